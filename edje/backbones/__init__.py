@@ -1,0 +1,1 @@
+"""Frozen encoders: pixels to tokens and features, captions to features, both to embeddings."""

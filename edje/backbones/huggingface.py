@@ -1,0 +1,261 @@
+"""Dual encoders of transformers: CLIP (also MetaCLIP, DFN) and SigLIP (also SigLIP2)."""
+
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    SiglipImageProcessor,
+)
+
+from edje.backbones.pretrained import freeze, load_pretrained, pretrained_source, weights_digest
+from edje.backbones.protocol import Identity, ImageEncoding
+from edje.errors import EdjeError
+
+logger = logging.getLogger(__name__)
+
+LAST = "last_hidden_state"
+
+# The fields of an image processor that change pixels; the rest is bookkeeping of transformers.
+PIXEL_FIELDS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How one family of dual encoders is read."""
+
+    layer: int | str  # where the tokens come from by default
+    class_tokens: int  # tokens in front of the patches
+    pad_to_max: bool  # captions padded to full length and read without an attention mask
+    lower_case: bool
+    image_processor: type  # for folders that hold none
+
+
+# SigLIP pools a caption at its last position, pads included, and was trained without a mask.
+FAMILIES = {
+    "clip": _Family(-2, 1, pad_to_max=False, lower_case=False, image_processor=CLIPImageProcessor),
+    "siglip": _Family(
+        LAST, 0, pad_to_max=True, lower_case=True, image_processor=SiglipImageProcessor
+    ),
+}
+
+
+class HuggingFaceBackbone(nn.Module):
+    """A frozen CLIP or SigLIP of transformers, read from a local folder or the hub.
+
+    Features are the model's own embeddings before normalisation.
+
+    Args:
+        pretrained: a folder written by `save_pretrained`, or a hub name.
+        layer: where the tokens come from: an index into the vision tower's hidden states (0 is
+            the input of the first layer, -1 the output of the last, before the final norm),
+            "last_hidden_state", or "auto": -2 for CLIP, "last_hidden_state" (after the final
+            norm) for SigLIP, as in section 3 of the paper.
+        keep_class_token: whether CLIP's class token is the first of the tokens.
+
+    Raises:
+        EdjeError: nothing to load under that name, a family that isn't known here, a layer that
+            the tower doesn't have, or a class token asked of a tower without one.
+    """
+
+    def __init__(
+        self, *, pretrained: str, layer: int | str = "auto", keep_class_token: bool = False
+    ):
+        super().__init__()
+        config = load_pretrained(AutoConfig.from_pretrained, pretrained, "configuration")
+        self.pretrained = pretrained
+        self.family = _family(config.model_type, pretrained)
+        self.layer = _layer(layer, self.family, config.vision_config.num_hidden_layers)
+        if keep_class_token and not self.family.class_tokens:
+            raise EdjeError(
+                f"keep_class_token=true, but {config.model_type} ({pretrained}) has no class "
+                "token; leave keep_class_token out."
+            )
+        self.keep_class_token = keep_class_token
+        self.model: Any = load_pretrained(
+            AutoModel.from_pretrained, pretrained, "weights", dtype=torch.float32
+        )
+        freeze(self.model)
+        self.tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
+        self.image_processor = _image_processor(pretrained, config, self.family)
+
+        vision = config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        self.num_tokens: int = patches + (self.family.class_tokens if keep_class_token else 0)
+        self.token_width: int = vision.hidden_size
+        self.num_heads: int = vision.num_attention_heads
+        self.layer_norm_eps: float = vision.layer_norm_eps
+        clip = config.model_type == "clip"
+        self.embedding_width: int = config.projection_dim if clip else vision.hidden_size
+        self.feature_width: int = self.embedding_width
+        self.text_width: int = self.embedding_width
+        self.max_text_length: int = config.text_config.max_position_embeddings
+
+    def train(self, mode: bool = True) -> "HuggingFaceBackbone":
+        """Stays in evaluation mode: the towers are frozen."""
+        return super().train(False)
+
+    def identity(self) -> Identity:
+        """What makes stored image tokens and features comparable."""
+        return {
+            "backbone": type(self).__name__,
+            "model": self.model.config.model_type,
+            "weights": self._vision_digest,
+            "layer": self.layer,
+            "class_token": str(self.keep_class_token),
+            "preprocessing": _pixel_settings(self.image_processor),
+            "num_tokens": self.num_tokens,
+            "token_width": self.token_width,
+        }
+
+    def text_identity(self) -> Identity:
+        """What makes stored caption features comparable."""
+        return {
+            "backbone": type(self).__name__,
+            "model": self.model.config.model_type,
+            "weights": self._text_digest,
+            "vocabulary": len(self.tokenizer),
+            "max_length": self.max_text_length,
+        }
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """The pixels of one RGB image, resized and normalised as the model's own processor does."""
+        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageEncoding:
+        """Tokens of the chosen layer and the model's image features before normalisation."""
+        outputs = self.model.get_image_features(
+            pixel_values=pixels, output_hidden_states=self.layer != LAST
+        )
+        tokens = (
+            outputs.last_hidden_state
+            if isinstance(self.layer, str)
+            else outputs.hidden_states[self.layer]
+        )
+        if not self.keep_class_token:
+            tokens = tokens[:, self.family.class_tokens :]
+        return ImageEncoding(tokens=tokens, features=outputs.pooler_output)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch text_features"]:
+        """The model's text features before normalisation; long captions are cut at its limit."""
+        family = self.family
+        batch = self.tokenizer(
+            [text.lower() for text in texts] if family.lower_case else list(texts),
+            padding="max_length" if family.pad_to_max else "longest",
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_length,
+            return_tensors="pt",
+        ).to(self.model.device)
+        mask = None if family.pad_to_max else batch["attention_mask"]
+        outputs = self.model.get_text_features(input_ids=batch["input_ids"], attention_mask=mask)
+        return outputs.pooler_output
+
+    def project_images(
+        self, features: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch embedding"]:
+        """L2-normalised image embeddings: the features are in the common space already."""
+        return nn.functional.normalize(features, dim=-1)
+
+    def project_texts(
+        self, features: Float[Tensor, "batch text_features"]
+    ) -> Float[Tensor, "batch embedding"]:
+        """L2-normalised caption embeddings: the features are in the common space already."""
+        return nn.functional.normalize(features, dim=-1)
+
+    @functools.cached_property
+    def _vision_digest(self) -> str:
+        towers = nn.ModuleDict({"tower": self.model.vision_model})
+        if hasattr(self.model, "visual_projection"):
+            towers["projection"] = self.model.visual_projection
+        return weights_digest(towers)
+
+    @functools.cached_property
+    def _text_digest(self) -> str:
+        towers = nn.ModuleDict({"tower": self.model.text_model})
+        if hasattr(self.model, "text_projection"):
+            towers["projection"] = self.model.text_projection
+        return weights_digest(towers)
+
+
+def _family(model_type: str, pretrained: str) -> _Family:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    hint = (
+        "that is the NaFlex form; take a fixed-resolution one such as "
+        "google/siglip2-base-patch16-384"
+        if model_type == "siglip2"
+        else "take a CLIP or SigLIP checkpoint"
+    )
+    raise EdjeError(
+        f"pretrained={pretrained!r} is a {model_type!r} model; expected one of "
+        f"{', '.join(FAMILIES)}: {hint}."
+    )
+
+
+def _layer(layer: int | str, family: _Family, num_layers: int) -> int | str:
+    """The chosen layer, counted from the end so that equal choices are spelt alike."""
+    if layer == "auto":
+        layer = family.layer
+    if layer == LAST:
+        return LAST
+    states = num_layers + 1
+    if isinstance(layer, str) or not -states <= layer < states:
+        raise EdjeError(
+            f"layer={layer!r}: expected 'auto', {LAST!r} or an index from {-states} to "
+            f"{states - 1} into the vision tower's {states} hidden states."
+        )
+    return layer if layer < 0 else layer - states
+
+
+def _image_processor(pretrained: str, config: Any, family: _Family) -> Any:
+    """The model's image processor, on PIL: the same pixels with and without an accelerator."""
+    source = Path(pretrained_source(pretrained))
+    files = ("preprocessor_config.json", "processor_config.json")
+    if not source.is_dir() or any((source / file).is_file() for file in files):
+        return load_pretrained(
+            AutoImageProcessor.from_pretrained, pretrained, "image processor", backend="pil"
+        )
+    side = config.vision_config.image_size
+    kind = family.image_processor
+    logger.warning("%s has no %s: using %s at %d pixels", source, files[0], kind.__name__, side)
+    square = {"height": side, "width": side}
+    if family.class_tokens:
+        return kind(size={"shortest_edge": side}, crop_size=square)
+    return kind(size=square)
+
+
+def _pixel_settings(image_processor: Any) -> str:
+    settings = {name: getattr(image_processor, name, None) for name in PIXEL_FIELDS}
+    settings["class"] = type(image_processor).__name__
+    return json.dumps(
+        {name: value for name, value in settings.items() if value is not None},
+        sort_keys=True,
+        default=lambda value: dict(value) if hasattr(value, "items") else str(value),
+    )

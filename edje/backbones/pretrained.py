@@ -1,0 +1,75 @@
+"""Loading frozen towers: where a name points to, what to do when it points nowhere, and a hash."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+import edje
+from edje.errors import EdjeError
+
+Loaded = TypeVar("Loaded")
+
+
+def pretrained_source(pretrained: str) -> str:
+    """The local folder that `pretrained` names, or the hub name as it is.
+
+    A path that starts with `edje/` may also name a folder of the installed package, so that the
+    shipped models are found from any working directory.
+
+    Raises:
+        EdjeError: `pretrained` is clearly a path, and no folder is there.
+    """
+    folder = Path(pretrained).expanduser()
+    shipped = Path(edje.__file__).parent.parent / folder
+    if folder.is_dir():
+        return str(folder)
+    if folder.parts[:1] == ("edje",) and shipped.is_dir():
+        return str(shipped)
+    if pretrained.startswith((".", "~", "/")) or len(folder.parts) != 2 or folder.exists():
+        kind = "a file" if folder.is_file() else "not there"
+        raise EdjeError(
+            f"pretrained={pretrained!r} is {kind}; expected a folder written by save_pretrained "
+            "(with config.json) or a Hugging Face hub name such as "
+            "'google/siglip2-base-patch16-384'. Give the folder's path."
+        )
+    return pretrained
+
+
+def load_pretrained(
+    load: Callable[..., Loaded], pretrained: str, what: str, **options: object
+) -> Loaded:
+    """What `load` (a transformers `from_pretrained`) makes of a folder or hub name.
+
+    Raises:
+        EdjeError: the folder or hub repository is missing, incomplete or not of a known kind.
+    """
+    source = pretrained_source(pretrained)
+    try:
+        return load(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise EdjeError(
+            f"can't load the {what} of pretrained={pretrained!r}: {reason} "
+            "Check the name; without a connection to the hub, give the path of a downloaded "
+            "folder (`hf download <name> --local-dir <folder>`)."
+        ) from error
+
+
+def freeze(module: nn.Module) -> None:
+    """Put a module in evaluation mode and take all gradients off it."""
+    module.eval()
+    module.requires_grad_(False)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The first 16 hex digits of a SHA-256 over names, types, shapes and values of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
