@@ -1,0 +1,40 @@
+"""Ranks and recall: pure functions over a score matrix and a relevance matrix."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+
+def first_hit_ranks(
+    scores: Num[Tensor, "queries pool"], relevant: Bool[Tensor, "queries pool"]
+) -> Float[Tensor, "queries"]:
+    """Rank of each query's best relevant candidate, from 1; infinite where none is listed.
+
+    The rank is 1 + the number of non-relevant candidates with a greater or equal score, so a
+    constant score earns nothing. A score that is not a number loses every comparison.
+
+    >>> first_hit_ranks(torch.tensor([[0.3, 0.9, 0.3]]), torch.tensor([[True, False, False]]))
+    tensor([3.])
+    """
+    scores = scores.double()
+    best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
+    ahead = (~relevant & ~(scores < best)).sum(dim=1)
+    return (1.0 + ahead).masked_fill(~relevant.any(dim=1), torch.inf)
+
+
+def hits_at_k(
+    ranks: Float[Tensor, "queries"], ks: Sequence[int]
+) -> Bool[Tensor, "queries cutoffs"]:
+    """Whether each query's first hit is among its `k` best, one column per `k`."""
+    return ranks[:, None] <= torch.tensor(ks, device=ranks.device)
+
+
+def recall_at_k(ranks: Float[Tensor, "queries"], ks: Sequence[int]) -> dict[int, float]:
+    """Share of queries, in [0, 1], whose first hit is among the `k` best.
+
+    Where `k` exceeds the pool, this is the share of queries with a hit anywhere in the pool.
+    """
+    shares = hits_at_k(ranks, ks).double().mean(dim=0)
+    return dict(zip(ks, shares.tolist(), strict=True))

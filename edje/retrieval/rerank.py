@@ -1,0 +1,104 @@
+"""The second stage: re-score every listed pair with a joint encoder, in flat batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from edje.errors import EdjeError
+from edje.records import CandidateList, Direction
+
+
+class PairScorer(Protocol):
+    """Scores pairs of a query and a candidate, both given by row; higher matches better."""
+
+    def __call__(
+        self,
+        direction: Direction,
+        queries: Int[Tensor, "pairs"],
+        candidates: Int[Tensor, "pairs"],
+        first_stage: Float[Tensor, "pairs"],
+    ) -> Float[Tensor, "pairs"]:
+        """Scores of the pairs; a pair's score may not depend on its neighbours in the batch."""
+        ...
+
+
+PairKey = Callable[[Direction, Int[Tensor, "pairs"], Int[Tensor, "pairs"]], Num[Tensor, "pairs"]]
+
+
+@dataclass(frozen=True)
+class RerankedList:
+    """The first stage's lists, in their order, with the joint encoder's and the final scores.
+
+    `final` decides the ranking: the joint score itself, or its fusion with the first stage.
+    """
+
+    first: CandidateList
+    joint: Float[Tensor, "queries pool"]
+    final: Float[Tensor, "queries pool"]
+
+
+@torch.no_grad()
+def rerank(
+    first: CandidateList,
+    scorer: PairScorer,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+    *,
+    key: PairKey | None = None,
+) -> RerankedList:
+    """Score every pair of `first`; its final score is the joint score.
+
+    Args:
+        batch_size: Pairs per call of the scorer.
+        progress: Called after each batch with the number of pairs just scored.
+        key: Pairs are scored in ascending order of this number (a text length, say, so that
+            batches hold pairs of like cost) and put back; by default query by query.
+
+    Raises:
+        EdjeError: a score is not finite (it would lose or win every comparison).
+    """
+    queries = torch.arange(len(first.candidates), device=first.candidates.device)
+    queries = queries[:, None].expand_as(first.candidates).reshape(-1)
+    candidates = first.candidates.reshape(-1)
+    scores = first.scores.reshape(-1)
+    if key is None:
+        order = torch.arange(len(candidates), device=candidates.device)
+    else:
+        order = key(first.direction, queries, candidates).argsort(stable=True).to(candidates.device)
+    joint = torch.empty(len(candidates), dtype=torch.float32, device=candidates.device)
+    for rows in order.split(batch_size):
+        batch = scorer(first.direction, queries[rows], candidates[rows], scores[rows])
+        joint[rows] = batch.to(joint)
+        if progress is not None:
+            progress(len(rows))
+    broken = int((~joint.isfinite()).sum())
+    if broken:
+        raise EdjeError(
+            f"The joint encoder gave scores that are not finite for {broken} of {len(joint)} pairs "
+            f"({first.direction}). Its training has diverged, or its number format overflows: "
+            "evaluate an earlier checkpoint, or in float32."
+        )
+    joint = joint.reshape(first.candidates.shape)
+    return RerankedList(first, joint, joint)
+
+
+def share_of_ties(scores: Num[Tensor, "queries pool"]) -> float:
+    """Share of candidates, in [0, 1], whose score equals another's in the same list.
+
+    Near 0 in a healthy model; a coarse number format or a collapsed model raises it.
+
+    >>> share_of_ties(torch.tensor([[1.0, 2.0, 1.0, 3.0]]))
+    0.5
+    """
+    if scores.numel() == 0:
+        return 0.0
+    ordered = scores.sort(dim=1).values
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    tied = torch.zeros_like(ordered, dtype=torch.bool)
+    tied[:, 1:] |= equal
+    tied[:, :-1] |= equal
+    return tied.double().mean().item()

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from edje.errors import EdjeError
+from edje.retrieval.candidates import candidate_lists, first_stage_candidates
+
+IMAGES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+# Captions 0 and 1 belong to image 0, caption 2 to image 1, caption 3 to image 2.
+CAPTIONS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.6, 0.8]])
+IMAGE_OF_CAPTION = torch.tensor([0, 0, 1, 2])
+
+
+def test_text_to_image_lists_are_best_first_with_their_relevance():
+    lists = candidate_lists(IMAGES, CAPTIONS, IMAGE_OF_CAPTION, "t2i", 2)
+    assert lists.direction == "t2i"
+    assert lists.candidates.tolist() == [[0, 2], [1, 2], [1, 2], [2, 1]]
+    torch.testing.assert_close(
+        lists.scores, torch.tensor([[1.0, 0.6], [1.0, 0.8], [1.0, 0.8], [1.0, 0.8]])
+    )
+    # Caption 1's own image was not retrieved, and nothing puts it there.
+    assert lists.relevant.tolist() == [[True, False], [False, False], [True, False], [True, False]]
+    assert lists.num_relevant.tolist() == [1, 1, 1, 1]
+
+
+def test_image_to_text_marks_all_captions_of_the_image():
+    lists = candidate_lists(IMAGES, CAPTIONS, IMAGE_OF_CAPTION, "i2t", 3)
+    assert lists.num_relevant.tolist() == [2, 1, 1]
+    assert lists.candidates[0].tolist() == [0, 3, 2]  # caption 1 ties with 2 and loses
+    assert lists.relevant[0].tolist() == [True, False, False]
+
+
+def test_a_pool_wider_than_the_gallery_is_the_gallery():
+    assert candidate_lists(IMAGES, CAPTIONS, IMAGE_OF_CAPTION, "t2i", 50).scores.shape == (4, 3)
+
+
+def test_the_relevant_item_loses_ties_wherever_it_stands():
+    gallery = torch.ones(5, 2)
+    for mine in range(5):
+        lists = first_stage_candidates(
+            torch.ones(1, 2), gallery, torch.tensor([mine]), torch.arange(5), "t2i", 4
+        )
+        assert not lists.relevant.any()
+        full = first_stage_candidates(
+            torch.ones(1, 2), gallery, torch.tensor([mine]), torch.arange(5), "t2i", 5
+        )
+        assert full.candidates[0, -1] == mine
+
+
+def test_a_tie_never_costs_more_than_the_tied():
+    """The relevant item stays ahead of the next lower score, however close that is."""
+    lower = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).item()
+    gallery = torch.tensor([[lower], [1.0], [1.0]])
+    lists = first_stage_candidates(
+        torch.ones(1, 1), gallery, torch.tensor([1]), torch.arange(3), "t2i", 3
+    )
+    assert lists.candidates.tolist() == [[2, 1, 0]]
+
+
+def test_chunks_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    images, captions = (torch.randn(n, 4, generator=generator) for n in (7, 21))
+    image_of_caption = torch.arange(21) % 7
+    for direction in ("t2i", "i2t"):
+        whole = candidate_lists(images, captions, image_of_caption, direction, 4)
+        parts = candidate_lists(images, captions, image_of_caption, direction, 4, chunk=2)
+        assert torch.equal(whole.candidates, parts.candidates)
+        assert torch.equal(whole.relevant, parts.relevant)
+        torch.testing.assert_close(whole.scores, parts.scores)
+
+
+def test_half_precision_embeddings_are_compared_in_float32():
+    lists = candidate_lists(IMAGES.half(), CAPTIONS.half(), IMAGE_OF_CAPTION, "t2i", 2)
+    assert lists.scores.dtype == torch.float32
+
+
+def test_similarities_that_are_not_finite_are_refused():
+    broken = IMAGES.clone()
+    broken[1] = torch.nan
+    with pytest.raises(EdjeError, match="not finite for 4 of 4"):
+        candidate_lists(broken, CAPTIONS, IMAGE_OF_CAPTION, "t2i", 2)
+
+
+def test_an_empty_pool_is_refused():
+    with pytest.raises(EdjeError, match="k=0"):
+        candidate_lists(IMAGES, CAPTIONS, IMAGE_OF_CAPTION, "t2i", 0)

@@ -1,0 +1,96 @@
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from edje.records import CandidateList
+from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum, fit_sum_weight
+from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.retrieval.rerank import RerankedList
+
+SAME = Standardiser(0.0, 1.0)
+
+
+def lists(first, joint, relevant):
+    first, joint = torch.tensor(first), torch.tensor(joint)
+    relevant = torch.tensor(relevant, dtype=torch.bool)
+    candidates = torch.arange(first.shape[1]).expand(first.shape)
+    return RerankedList(
+        CandidateList("t2i", candidates, first, relevant, relevant.sum(1)), joint, joint
+    )
+
+
+def noisy(seed, joint_noise, queries=200, pool=8):
+    """Both stages see the relevant item (the last) one deviation higher, through noise."""
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.zeros(queries, pool)
+    signal[:, -1] = 1.0
+    first, joint = (
+        signal + noise * torch.randn(queries, pool, generator=generator)
+        for noise in (1.0, joint_noise)
+    )
+    relevant = (signal > 0).tolist()
+    return lists(first.tolist(), joint.tolist(), relevant)
+
+
+def recall_at_1(reranked):
+    return recall_at_k(first_hit_ranks(reranked.final, reranked.first.relevant), (1,))[1]
+
+
+def test_a_standardiser_takes_mean_and_deviation_out():
+    scores = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    fitted = Standardiser.fit(scores)
+    assert fitted.mean == 4.0
+    torch.testing.assert_close(fitted(scores).mean(), torch.tensor(0.0, dtype=torch.double))
+    torch.testing.assert_close(
+        fitted(scores).std(correction=0), torch.tensor(1.0, dtype=torch.double)
+    )
+
+
+def test_constant_scores_are_standardised_to_zero():
+    assert Standardiser.fit(torch.full((2, 2), 3.0))(torch.full((2, 2), 3.0)).abs().max() == 0
+
+
+def test_the_sum_worked_by_hand():
+    given = lists([[1.0, 2.0]], [[10.0, 20.0]], [[0, 1]])
+    fused = SumFusion(0.25, Standardiser(1.0, 2.0), Standardiser(10.0, 5.0))(given)
+    torch.testing.assert_close(fused.final, torch.tensor([[0.0, 0.875]], dtype=torch.double))
+    assert fused.joint is given.joint
+
+
+@pytest.mark.parametrize(("weight", "stage"), [(0.0, "first"), (1.0, "joint")])
+def test_the_ends_of_the_grid_are_the_stages_themselves(weight, stage):
+    given = noisy(0, 2.0)
+    fused = SumFusion(weight, Standardiser(0.3, 7.0), Standardiser(-2.0, 0.1))(given)
+    scores = given.first.scores if stage == "first" else given.joint
+    ranks = first_hit_ranks(scores, given.first.relevant)
+    assert torch.equal(first_hit_ranks(fused.final, given.first.relevant), ranks)
+
+
+def test_a_joint_encoder_of_noise_gets_no_weight_of_equals_the_smallest():
+    given = lists([[2.0, 1.0]], [[0.0, 0.0]], [[1, 0]])
+    assert fit_sum_weight(given, SAME, SAME) == 0.0
+    assert fit_sum_weight(given, SAME, SAME, weights=(0.5, 0.25)) == 0.25
+
+
+def test_two_stages_with_independent_errors_beat_either():
+    given = noisy(1, 1.0)
+    fusion = fit_sum(given)
+    assert 0 < fusion.weight < 1
+    alone = [recall_at_1(SumFusion(w, fusion.first, fusion.joint)(given)) for w in (0.0, 1.0)]
+    assert recall_at_1(fusion(given)) > max(alone)
+
+
+def test_on_dev_the_sum_is_never_below_the_first_stage():
+    for seed in range(5):
+        given = noisy(seed, 20.0)
+        fusion = fit_sum(given)
+        before = SumFusion(0.0, fusion.first, fusion.joint)(given)
+        assert recall_at_1(fusion(given)) >= recall_at_1(before)
+
+
+def test_a_fusion_survives_as_plain_numbers():
+    fusion = fit_sum(noisy(2, 1.0))
+    kept = asdict(fusion)
+    again = SumFusion(kept["weight"], Standardiser(**kept["first"]), Standardiser(**kept["joint"]))
+    assert again == fusion
