@@ -1,0 +1,1 @@
+"""Image-caption data sets and the datamodules over cached tokens."""

@@ -1,0 +1,169 @@
+"""Your own images: a folder with a table of captions."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edje.data.source import (
+    AnnotatedImage,
+    BadImages,
+    assemble_split,
+    require_root,
+    require_unique,
+    split_counts,
+    unknown_split,
+)
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+
+class FolderSource:
+    """Reads images and a captions table, `.csv` or `.jsonl`, from one folder.
+
+    The table has the columns `image` (path relative to `images`), `caption` and, if you like,
+    `split`; an image with several captions has several rows (in JSON lines, `caption` may be a
+    list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
+    split val and the others train. Image ids are the paths as the table writes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        captions: str = "captions.csv",
+        images: str = ".",
+        image_column: str = "image",
+        caption_column: str = "caption",
+        split_column: str = "split",
+        val_share: float = 0.2,
+        split: str = "val",
+        bad_images: BadImages = "error",
+        dev_images: int = 100,
+        dev_seed: int = 0,
+    ) -> None:
+        if not 0 <= val_share <= 1:
+            raise EdjeError(f"data.val_share={val_share}: expected a share between 0 and 1.")
+        self.name = name
+        self.root = Path(root)
+        self.captions = self.root / captions
+        self.images = images
+        self.image_column = image_column
+        self.caption_column = caption_column
+        self.split_column = split_column
+        self.val_share = val_share
+        self.split = split
+        self.bad_images: BadImages = bad_images
+        self.dev_images = dev_images
+        self.dev_seed = dev_seed
+
+    def splits(self) -> list[str]:
+        """Names of the splits, sorted."""
+        return sorted(split_counts(self._annotated))
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, checked against the files on disk.
+
+        Raises:
+            EdjeError: root, table, column, split or an image is missing or not as expected.
+        """
+        images = [image for image in self._annotated if image.split == split]
+        if not images:
+            raise unknown_split(split, split_counts(self._annotated), self.name, self.captions)
+        return assemble_split(
+            images,
+            split,
+            dataset=self.name,
+            root=self.root,
+            annotations=self.captions,
+            bad_images=self.bad_images,
+        )
+
+    @cached_property
+    def _annotated(self) -> tuple[AnnotatedImage, ...]:
+        require_root(self.root, self.name)
+        captions: dict[tuple[str, str | None], list[str]] = {}
+        for place, row in self._rows():
+            image_id, split, texts = self._row(place, row)
+            captions.setdefault((image_id, split), []).extend(texts)
+        if not captions:
+            raise EdjeError(
+                f"{self.name}: {self.captions} holds no captions. Add a row per caption."
+            )
+        without = sum(split is None for _, split in captions)
+        if 0 < without < len(captions):
+            raise EdjeError(
+                f"{self.name}: {without} images of {self.captions} have no split and others have "
+                f"one. Fill the column {self.split_column!r} for all, or drop it."
+            )
+        validation = self._validation_ids([image_id for image_id, _ in captions]) if without else ()
+        images = tuple(
+            AnnotatedImage(
+                image_id=image_id,
+                split=split or ("val" if image_id in validation else "train"),
+                locations=((PurePosixPath(self.images) / image_id).as_posix(),),
+                captions=tuple(texts),
+            )
+            for (image_id, split), texts in captions.items()
+        )
+        require_unique(images, self.name, self.captions)
+        return images
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        """Each row with the words that say where it stands."""
+        try:
+            with self.captions.open(encoding="utf-8-sig", newline="") as file:
+                if self.captions.suffix == ".jsonl":
+                    for number, line in enumerate(file, start=1):
+                        if line.strip():
+                            yield f"line {number}", json.loads(line)
+                else:
+                    table = csv.DictReader(file)
+                    for row in table:
+                        yield f"line {table.line_num}", row
+        except FileNotFoundError:
+            raise EdjeError(
+                f"{self.name}: no captions table at {self.captions}. Write one with the columns "
+                f"{self.image_column},{self.caption_column}, or set data.captions to its name."
+            ) from None
+        except (OSError, ValueError, csv.Error) as error:
+            raise EdjeError(
+                f"{self.name}: {self.captions} is not readable ({error}). Expected UTF-8 CSV "
+                "with a header, or JSON lines (.jsonl)."
+            ) from error
+
+    def _row(self, place: str, row: Any) -> tuple[str, str | None, list[str]]:
+        columns = list(row) if isinstance(row, dict) else []
+        for column in (self.image_column, self.caption_column):
+            if column not in columns:
+                raise EdjeError(
+                    f"{self.name}: {self.captions}, {place}, has no {column!r}; it has "
+                    f"{', '.join(map(str, columns)) or 'no columns'}. "
+                    "Rename it, or set data.image_column and data.caption_column."
+                )
+        image = str(row[self.image_column] or "").strip()
+        texts = row[self.caption_column]
+        texts = [
+            str(text or "").strip() for text in (texts if isinstance(texts, list) else [texts])
+        ]
+        if not image:
+            raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
+        if "" in texts:
+            raise EdjeError(
+                f"{self.name}: {self.captions}, {place}: the caption of {image} is empty. "
+                "Write one or delete the row."
+            )
+        return image, str(row.get(self.split_column) or "").strip() or None, texts
+
+    def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:
+        def place(image_id: str) -> bytes:
+            return hashlib.sha256(f"val {self.dev_seed} {image_id}".encode()).digest()
+
+        count = round(self.val_share * len(image_ids))
+        if 0 < self.val_share < 1:
+            count = min(max(count, 1), len(image_ids) - 1)
+        return frozenset(sorted(image_ids, key=place)[:count])

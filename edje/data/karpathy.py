@@ -1,0 +1,145 @@
+"""Data sets in Karpathy's format: Flickr8k, Flickr30k, COCO and others written like them."""
+
+import json
+import logging
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edje.data.source import (
+    AnnotatedImage,
+    BadImages,
+    assemble_split,
+    require_root,
+    require_size,
+    require_unique,
+    split_counts,
+    unknown_split,
+)
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+logger = logging.getLogger(__name__)
+
+# Karpathy's "restval" are the images of COCO's val2014 that he did not choose for evaluation.
+_MERGED_SPLITS = {"restval": "train"}
+
+
+class KarpathySource:
+    """Reads `dataset_*.json` and finds its images.
+
+    An image is searched in each folder of `images` (relative to `root`, "." for the root), with
+    the `filepath` of its annotation and without, so that COCO's train2014/ and val2014/ and a
+    flat folder are found alike. Image ids are the file names. The split `restval` counts as
+    train. `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        annotations: str,
+        images: list[str],
+        split: str = "test",
+        bad_images: BadImages = "error",
+        split_sizes: dict[str, int] | None = None,
+        caption_counts: dict[str, int] | None = None,
+        dev_images: int = 1000,
+        dev_seed: int = 0,
+    ) -> None:
+        self.name = name
+        self.root = Path(root)
+        self.annotations = self.root / annotations
+        self.images = tuple(images)
+        self.split = split
+        self.bad_images: BadImages = bad_images
+        self.split_sizes = split_sizes
+        self.caption_counts = caption_counts
+        self.dev_images = dev_images
+        self.dev_seed = dev_seed
+
+    def splits(self) -> list[str]:
+        """Names of the splits, sorted."""
+        return sorted(split_counts(self._annotated))
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, checked against its known size and the files on disk.
+
+        Raises:
+            EdjeError: root, annotations, split or an image is missing or not as expected.
+        """
+        images = [image for image in self._annotated if image.split == split]
+        if not images:
+            raise unknown_split(split, split_counts(self._annotated), self.name, self.annotations)
+        require_size(
+            images,
+            split,
+            dataset=self.name,
+            annotations=self.annotations,
+            split_sizes=self.split_sizes,
+            caption_counts=self.caption_counts,
+        )
+        return assemble_split(
+            images,
+            split,
+            dataset=self.name,
+            root=self.root,
+            annotations=self.annotations,
+            bad_images=self.bad_images,
+        )
+
+    @cached_property
+    def _annotated(self) -> tuple[AnnotatedImage, ...]:
+        require_root(self.root, self.name)
+        try:
+            content = json.loads(self.annotations.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise EdjeError(
+                f"{self.name}: no annotations at {self.annotations}. Put Karpathy's JSON there, "
+                "or set data.annotations=<its path within data.root>."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise EdjeError(
+                f"{self.name}: {self.annotations} is not readable as JSON ({error}). "
+                "Fetch it again."
+            ) from error
+        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+            raise self._malformed("no list under the key 'images'")
+        images = tuple(self._image(number, entry) for number, entry in enumerate(content["images"]))
+        require_unique(images, self.name, self.annotations)
+        return images
+
+    def _image(self, number: int, entry: Any) -> AnnotatedImage:
+        try:
+            filename = str(entry["filename"])
+            split = str(entry["split"])
+            captions = tuple(str(sentence["raw"]) for sentence in entry["sentences"])
+            owners = {sentence.get("imgid") for sentence in entry["sentences"]}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._malformed(f"images[{number}] lacks {error}") from error
+        if not filename:
+            raise self._malformed(f"images[{number}] has captions but no image: empty 'filename'")
+        if "imgid" in entry and not owners <= {None, entry["imgid"]}:
+            raise self._malformed(
+                f"captions without their image: {filename} (imgid {entry['imgid']}) holds "
+                f"captions of imgid {', '.join(map(str, owners - {entry['imgid']}))}"
+            )
+        filepath = str(entry.get("filepath") or ".")
+        locations = (
+            (PurePosixPath(folder) / inner / filename).as_posix()
+            for folder in self.images
+            for inner in (filepath, ".")
+        )
+        return AnnotatedImage(
+            image_id=filename,
+            split=_MERGED_SPLITS.get(split, split),
+            locations=tuple(dict.fromkeys(locations)),
+            captions=captions,
+        )
+
+    def _malformed(self, problem: str) -> EdjeError:
+        return EdjeError(
+            f"{self.name}: {self.annotations} is not in Karpathy's format: {problem}. Expected "
+            '{"images": [{"filename": …, "split": …, "sentences": [{"raw": …}, …]}, …]}.'
+        )

@@ -1,0 +1,1 @@
+"""The token store: fingerprint, codecs, sharded writer, memory-mapped reader."""
