@@ -7,3 +7,12 @@ class EdjeError(Exception):
     The message says what, where, what was expected and what to do next, in one or two lines.
     The command line prints it without a traceback and exits with status 1.
     """
+
+
+class TrainingInterrupted(Exception):
+    """Training stopped on a signal after writing a checkpoint; `resume_command` continues it."""
+
+    def __init__(self, signal_number: int, resume_command: str):
+        super().__init__(f"Interrupted; a checkpoint is written. Continue with: {resume_command}")
+        self.resume_command = resume_command
+        self.exit_status = 128 + signal_number

@@ -1,0 +1,250 @@
+"""Checkpoints: what a trained reranker needs to rebuild itself, with weights only.
+
+A checkpoint is a dictionary of tensors, numbers and strings, so `torch.load(weights_only=True)`
+reads it: `state_dict` (the reranker's), `edje` (the specification below) and `edje_config` (the
+run's configuration as a YAML string). Lightning's training checkpoints hold the same keys beside
+their own.
+"""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edje.errors import EdjeError
+from edje.language_model import (
+    MAX_TEXT_TOKENS,
+    LanguageModel,
+    language_model_from_specification,
+)
+from edje.models.edje import EDJE
+from edje.models.joint_encoder import JointEncoder
+
+log = logging.getLogger(__name__)
+PREFIX = "model."  # where the LightningModule keeps the reranker
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What an adapter must know of the backbone whose tokens it reads."""
+
+    num_tokens: int
+    token_width: int
+    num_heads: int
+    layer_norm_eps: float
+    embedding_width: int
+
+
+@dataclass(frozen=True)
+class AdapterSpecification:
+    """An adapter's class (a dotted name under edje.models) and its keyword-only choices."""
+
+    target: str
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded reranker and what travels with it."""
+
+    model: EDJE
+    language_model: LanguageModel
+    facts: BackboneFacts
+    adapter: AdapterSpecification
+    config: str  # the run's configuration, YAML
+    first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
+    fusion: dict[str, float]  # fitted weights of score=sum; empty before they are fitted
+
+
+def build_reranker(
+    adapter: AdapterSpecification,
+    facts: BackboneFacts,
+    language_model: LanguageModel,
+    residual: bool,
+) -> EDJE:
+    """An EDJE with a fresh adapter and heads around the given language model.
+
+    Raises:
+        EdjeError: the adapter is not under edje.models, or refuses its choices.
+    """
+    module, _, name = adapter.target.rpartition(".")
+    if not module.startswith("edje.models"):
+        raise EdjeError(
+            f"adapter._target_={adapter.target}: adapters live under edje.models, so that a "
+            "checkpoint can name them. Put the class there."
+        )
+    cls = getattr(import_module(module), name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise EdjeError(f"adapter._target_={adapter.target}: no such adapter in {module}.")
+    width = language_model.encoder.config.hidden_size
+    try:
+        built = cls(
+            facts.num_tokens,
+            facts.token_width,
+            width,
+            facts.num_heads,
+            facts.layer_norm_eps,
+            F.gelu,
+            **adapter.choices,
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise EdjeError(f"adapter ({name}) with {dict(adapter.choices)}: {error}") from error
+    separator = language_model.tokenizer.sep_token_id
+    joint = JointEncoder(language_model.encoder, separator, MAX_TEXT_TOKENS, built.num_tokens)
+    return EDJE(built, joint, facts.embedding_width, residual)
+
+
+def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The keys that every checkpoint of ours carries beside its `state_dict`."""
+    return {
+        "edje": {
+            "language_model": checkpoint.language_model.specification(),
+            "facts": asdict(checkpoint.facts),
+            "adapter": {
+                "target": checkpoint.adapter.target,
+                "choices": dict(checkpoint.adapter.choices),
+            },
+            "residual": checkpoint.model.residual is not None,
+            "first_stage": checkpoint.first_stage,
+            "fusion": checkpoint.fusion,
+        },
+        "edje_config": checkpoint.config,
+    }
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the reranker alone (no optimiser state), by rename."""
+    state = {PREFIX + name: tensor for name, tensor in checkpoint.model.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    torch.save({"state_dict": state, **checkpoint_fields(checkpoint)}, partial)
+    partial.replace(path)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file that a run folder or a path means: model.ckpt, then best.ckpt, then last.ckpt.
+
+    Raises:
+        EdjeError: there is no checkpoint at the path.
+    """
+    if path.is_file():
+        return path
+    folder = path / "checkpoints"
+    for name in ("model.ckpt", "best.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            return folder / name
+    raise EdjeError(
+        f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, or a run folder "
+        "with checkpoints/model.ckpt, best.ckpt or last.ckpt). See the list of runs under runs/."
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The raw dictionary of a checkpoint of ours, read without running any pickled code.
+
+    Raises:
+        EdjeError: the file is not readable with weights only, or is not one of ours.
+    """
+    path = find_checkpoint(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise EdjeError(
+            f"checkpoint={path}: can't be read as tensors and plain values "
+            f"({type(error).__name__}). The file is cut off, or was not written by edje."
+        ) from error
+    missing = {"state_dict", "edje", "edje_config"} - set(content)
+    if missing:
+        raise EdjeError(
+            f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
+            f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
+        )
+    return content
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild a trained reranker, in eval mode, from its checkpoint alone.
+
+    Raises:
+        EdjeError: the file is not a checkpoint of ours, or its weights don't fit.
+    """
+    content = read_checkpoint(path)
+    fields = content["edje"]
+    language_model = language_model_from_specification(fields["language_model"])
+    facts = BackboneFacts(**fields["facts"])
+    adapter = AdapterSpecification(**fields["adapter"])
+    model = build_reranker(adapter, facts, language_model, fields["residual"])
+    load_weights(model, content["state_dict"], str(path))
+    return Checkpoint(
+        model=model.eval(),
+        language_model=language_model,
+        facts=facts,
+        adapter=adapter,
+        config=content["edje_config"],
+        first_stage=dict(fields["first_stage"]),
+        fusion=dict(fields["fusion"]),
+    )
+
+
+def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:
+    """Load every weight of the reranker, each of the right name and shape.
+
+    Raises:
+        EdjeError: names or shapes differ; the message shows the first few.
+    """
+    own = model.state_dict()
+    given = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    problems = [f"missing {name}" for name in own if name not in given]
+    problems += [f"unknown {name}" for name in given if name not in own]
+    problems += [
+        f"{name}: {tuple(given[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:4]) + (
+            f"; and {len(problems) - 4} more" if problems[4:] else ""
+        )
+        raise EdjeError(f"checkpoint={source}: it doesn't fit this model: {shown}.")
+    model.load_state_dict(given)
+
+
+def warm_start(model: EDJE, path: Path) -> list[str]:
+    """Start from another reranker's weights wherever name and shape agree.
+
+    The joint encoder and the heads must agree; the adapter is left fresh where it is of another
+    kind, and positions beyond the shorter table keep the model's own rows. Returns the names of
+    the parameters that stayed fresh.
+
+    Raises:
+        EdjeError: the joint encoders differ.
+    """
+    given = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in read_checkpoint(path)["state_dict"].items()
+    }
+    own = model.state_dict()
+    fresh, taken = [], {}
+    for name, tensor in own.items():
+        other = given.get(name)
+        if other is not None and other.shape == tensor.shape:
+            taken[name] = other
+        elif other is not None and name.endswith("position_embeddings.weight"):
+            rows = min(len(other), len(tensor))
+            taken[name] = torch.cat([other[:rows], tensor[rows:]])
+        elif name.startswith(("joint.", "match.")):
+            raise EdjeError(
+                f"initial={path}: its joint encoder differs at {name} "
+                f"({'absent' if other is None else tuple(other.shape)}, this model has "
+                f"{tuple(tensor.shape)}). Use the same joint options as that run."
+            )
+        else:
+            fresh.append(name)
+    model.load_state_dict(taken, strict=False)
+    return fresh

@@ -1,0 +1,82 @@
+"""The Reranker: what people put behind their own image search."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.captions import clean_caption
+from edje.errors import EdjeError
+from edje.inference.checkpoint import Checkpoint, load_checkpoint
+from edje.language_model import tokenize
+from edje.records import Direction
+
+
+class Reranker:
+    """A trained reranker for use from Python; needs torch and transformers only.
+
+    >>> reranker = Reranker.load("runs/shapes/…")                        # doctest: +SKIP
+    >>> visual = reranker.compress(vision_tokens)    # once per image    # doctest: +SKIP
+    >>> reranker.score(["a red star"] * 10, visual)  # once per pair     # doctest: +SKIP
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model.eval()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reranker":
+        """From a run folder or a .ckpt file.
+
+        Raises:
+            EdjeError: there is no readable checkpoint of ours at the path.
+        """
+        return cls(load_checkpoint(Path(path)))
+
+    @torch.inference_mode()
+    def compress(
+        self, tokens: Float[Tensor, "images vision_tokens token_width"]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Visual tokens to store, from the backbone's tokens of each image.
+
+        Raises:
+            EdjeError: the tokens are of another width than the model was trained on.
+        """
+        width = self.checkpoint.facts.token_width
+        if tokens.ndim != 3 or tokens.shape[2] != width:
+            raise EdjeError(
+                f"compress: got tokens of shape {tuple(tokens.shape)}, this model reads "
+                f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
+            )
+        return self.model.compress(tokens.float())
+
+    @torch.inference_mode()
+    def score(
+        self,
+        captions: Sequence[str],
+        visual: Float[Tensor, "pairs tokens width"],
+        first_stage: Float[Tensor, "pairs"] | None = None,
+        direction: Direction = "t2i",
+    ) -> Float[Tensor, "pairs"]:
+        """Match logits in float32 of caption i with image i; captions are cleaned here, once.
+
+        Raises:
+            EdjeError: the numbers of captions and images differ, or the model was trained with
+                the first-stage score (score=residual) and none is given.
+        """
+        if len(captions) != len(visual):
+            raise EdjeError(
+                f"score: got {len(captions)} captions and {len(visual)} images, expected pairs. "
+                "Repeat the query for each of its candidates."
+            )
+        if self.model.residual is not None and first_stage is None:
+            raise EdjeError(
+                "score: this model was trained with score=residual and reads the first-stage "
+                "score: pass first_stage, the cosine similarities of the pairs."
+            )
+        text = tokenize(
+            self.checkpoint.language_model.tokenizer, [clean_caption(text) for text in captions]
+        )
+        return self.model.score(text, visual, direction, first_stage)

@@ -1,0 +1,180 @@
+"""Language models for the joint encoder: an encoder of transformers with its tokenizer.
+
+From a folder or hub name, from scratch, or from what a checkpoint carries of itself.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from edje.errors import EdjeError
+from edje.records import TextBatch
+
+MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """An encoder and the tokenizer that it was trained with."""
+
+    encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+    def specification(self) -> dict[str, Any]:
+        """Everything that rebuilds the architecture and tokenizer without any folder."""
+        special = {
+            name: getattr(self.tokenizer, name)
+            for name in ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")
+        }
+        return {
+            "config": self.encoder.config.to_json_string(use_diff=False),
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "special_tokens": special,
+        }
+
+
+def pretrained_language_model(
+    *, pretrained: str, num_layers: int | None = None, dropout: float | None = None
+) -> LanguageModel:
+    """A trained encoder from a folder or hub name, optionally its first `num_layers` only.
+
+    Raises:
+        EdjeError: the folder or hub name can't be read, or has fewer layers than asked for.
+    """
+    try:
+        config = AutoConfig.from_pretrained(pretrained)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained)
+        _set_dropout(config, dropout)
+        kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
+        encoder = AutoModel.from_pretrained(
+            pretrained, config=config, dtype=torch.float32, **kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise EdjeError(
+            f"joint.pretrained={pretrained}: no language model could be read there "
+            f"({_first_line(error)}). Give a folder made by save_pretrained, with its tokenizer, "
+            "or a hub name that this machine can reach."
+        ) from error
+    if num_layers is not None:
+        keep_layers(encoder, num_layers, pretrained)
+    return LanguageModel(encoder, tokenizer)
+
+
+def new_language_model(
+    *,
+    tokenizer: str,
+    width: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    hidden_width: int = 512,
+    max_positions: int = 96,
+    dropout: float = 0.1,
+) -> LanguageModel:
+    """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
+
+    Raises:
+        EdjeError: there is no tokenizer in the folder.
+    """
+    try:
+        words = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise EdjeError(
+            f"joint.tokenizer={tokenizer}: no tokenizer could be read there "
+            f"({_first_line(error)}). Give a folder with a tokenizer.json."
+        ) from error
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=len(words),
+        hidden_size=width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        intermediate_size=hidden_width,
+        max_position_embeddings=max_positions,
+        pad_token_id=words.pad_token_id,
+    )
+    _set_dropout(config, dropout)
+    return LanguageModel(AutoModel.from_config(config, add_pooling_layer=False), words)
+
+
+def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
+    """The inverse of `LanguageModel.specification`, with fresh weights."""
+    from tokenizers import Tokenizer
+
+    fields = json.loads(specification["config"])
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(specification["tokenizer"]),
+        **specification["special_tokens"],
+    )
+    return LanguageModel(AutoModel.from_config(config, **kwargs), tokenizer)
+
+
+def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:
+    """Cut an encoder to its first `num_layers` layers.
+
+    Raises:
+        EdjeError: it has fewer, or its list of layers is not where BERT-like models keep it.
+    """
+    stack = getattr(encoder, "encoder", encoder)
+    for name in ("layer", "layers"):
+        layers = getattr(stack, name, None)
+        if isinstance(layers, nn.ModuleList):
+            break
+    else:
+        raise EdjeError(
+            f"joint.num_layers={num_layers}: no list of layers found in {type(encoder).__name__}. "
+            "Leave joint.num_layers=null for this language model."
+        )
+    if not 1 <= num_layers <= len(layers):
+        raise EdjeError(
+            f"joint.num_layers={num_layers}: {source} has {len(layers)} layers. "
+            f"Ask for 1 to {len(layers)}, or null for all."
+        )
+    setattr(stack, name, layers[:num_layers])
+    encoder.config.num_hidden_layers = num_layers
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int = MAX_TEXT_TOKENS
+) -> TextBatch:
+    """`[CLS] caption [SEP]` of each text, cut to `max_tokens`, padded to the longest."""
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_tokens,
+        padding="longest",
+        return_tensors="pt",
+        return_token_type_ids=False,
+    )
+    return TextBatch(encoded["input_ids"], encoded["attention_mask"].bool())
+
+
+_POOLED = frozenset({"bert", "roberta", "xlm-roberta"})  # models with a pooler that we don't use
+
+
+def _set_dropout(config: Any, dropout: float | None) -> None:
+    if dropout is None:
+        return
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)

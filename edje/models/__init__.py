@@ -1,0 +1,1 @@
+"""Adapters, the joint encoder and its heads: plain modules, tensors in and tensors out."""

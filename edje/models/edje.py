@@ -1,0 +1,96 @@
+"""The reranker: adapter, joint encoder and heads in one module."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edje.models.heads import FirstStageResidual, MaskedLanguageHead, MatchHead
+from edje.models.joint_encoder import JointEncoder
+from edje.records import DIRECTIONS, Direction, TextBatch
+
+
+class EDJE(nn.Module):
+    """An efficient discriminative joint encoder (EDJE, arXiv 2510.06820).
+
+    `compress` runs once per image, offline; `score` runs once per (text, candidate) pair.
+
+    Args:
+        adapter: maps vision tokens to visual tokens of the joint encoder's width.
+        joint: the joint encoder.
+        embedding_width: width of the first stage's embeddings, the target of text recovery.
+        residual: whether the first-stage score enters the match logit (score=residual). Its mean
+            and deviation per direction are buffers, so a score never depends on its neighbours.
+    """
+
+    first_stage_mean: Tensor
+    first_stage_deviation: Tensor
+
+    def __init__(
+        self, adapter: nn.Module, joint: JointEncoder, embedding_width: int, residual: bool = False
+    ):
+        super().__init__()
+        self.adapter = adapter
+        self.joint = joint
+        self.match = MatchHead(joint.width)
+        words = joint.word_embeddings
+        self.masked_language = MaskedLanguageHead(joint.width, words.num_embeddings)
+        self.text_recovery = nn.Linear(joint.width, embedding_width)
+        self.residual = FirstStageResidual(joint.width) if residual else None
+        self.register_buffer("first_stage_mean", torch.zeros(len(DIRECTIONS)))
+        self.register_buffer("first_stage_deviation", torch.ones(len(DIRECTIONS)))
+
+    def compress(
+        self, tokens: Float[Tensor, "images vision_tokens token_width"]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Visual tokens of each image, what the compressed tier of the store keeps."""
+        return self.adapter(tokens)
+
+    def score(
+        self,
+        text: TextBatch,
+        visual: Float[Tensor, "pairs tokens width"],
+        direction: Direction,
+        first_stage: Float[Tensor, "pairs"] | None = None,
+    ) -> Float[Tensor, "pairs"]:
+        """Match logits in float32, pair by pair.
+
+        Raises:
+            ValueError: a residual model is asked without the first-stage score.
+        """
+        hidden = self.joint(text.input_ids, text.attention_mask, visual)
+        return self.match_logits(hidden[:, 0], direction, first_stage)
+
+    def match_logits(
+        self,
+        states: Float[Tensor, "*batch width"],
+        direction: Direction,
+        first_stage: Float[Tensor, "*batch"] | None,
+    ) -> Float[Tensor, "*batch"]:
+        """Match logits from [CLS] states; `first_stage` holds raw cosine similarities.
+
+        Raises:
+            ValueError: a residual model is asked without the first-stage score.
+        """
+        if self.residual is None:
+            return self.match(states)
+        if first_stage is None:
+            raise ValueError(
+                "this model adds the first-stage score to its match logit (score=residual): "
+                "pass first_stage, the cosine similarities of the pairs"
+            )
+        return self.match(self.residual(states, self.standardise(first_stage, direction)))
+
+    def standardise(
+        self, first_stage: Float[Tensor, "*batch"], direction: Direction
+    ) -> Float[Tensor, "*batch"]:
+        """First-stage scores in units of the training lists' deviation about their mean."""
+        row = DIRECTIONS.index(direction)
+        return (first_stage.float() - self.first_stage_mean[row]) / self.first_stage_deviation[row]
+
+    def set_first_stage_statistics(
+        self, direction: Direction, mean: float, deviation: float
+    ) -> None:
+        """Fix the mean and deviation of one direction's first-stage scores."""
+        row = DIRECTIONS.index(direction)
+        self.first_stage_mean[row] = mean
+        self.first_stage_deviation[row] = max(deviation, 1e-6)

@@ -1,0 +1,63 @@
+"""The heads on the joint encoder: match, masked language, text recovery, first-stage residual."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MatchHead(nn.Module):
+    """One logit per pair from the [CLS] state: Linear(tanh(Linear(h))), in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, state: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
+        """Match logits; computed outside autocast, because ranks are lost to rounding."""
+        with torch.autocast(state.device.type, enabled=False):
+            return self.score(torch.tanh(self.dense(state.float()))).squeeze(-1)
+
+
+class MaskedLanguageHead(nn.Module):
+    """Predicts word pieces: dense, GELU, LayerNorm, then a decoder tied to the word embeddings."""
+
+    def __init__(self, width: int, vocabulary: int, layer_norm_eps: float = 1e-12):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(
+        self,
+        states: Float[Tensor, "masked width"],
+        word_embeddings: Float[Tensor, "vocabulary width"],
+    ) -> Float[Tensor, "masked vocabulary"]:
+        """Logits over the vocabulary for the given (masked) positions only."""
+        return F.linear(self.norm(F.gelu(self.dense(states))), word_embeddings, self.bias)
+
+
+class FirstStageResidual(nn.Module):
+    """Adds the standardised first-stage score to the [CLS] state before the match head.
+
+    Linear(1→64), GELU, Linear(64→width) (VEDJE). The last layer starts at zero, so that an
+    untrained residual changes nothing.
+    """
+
+    def __init__(self, width: int, hidden_width: int = 64):
+        super().__init__()
+        self.expand = nn.Linear(1, hidden_width)
+        self.project = nn.Linear(hidden_width, width)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(
+        self,
+        state: Float[Tensor, "*batch width"],
+        standardised: Float[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch width"]:
+        """`state` with the first stage's evidence added, in float32."""
+        with torch.autocast(state.device.type, enabled=False):
+            hidden = F.gelu(self.expand(standardised.float().unsqueeze(-1)))
+            return state.float() + self.project(hidden)

@@ -1,0 +1,39 @@
+"""Random numbers that are a function of their keys, so that no generator's state is kept.
+
+A draw depends on (seed, step, sample id, position) and on nothing else: not on the batch's
+neighbours, the number of ranks or workers, or where a run was interrupted.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer (splitmix64, Steele 2014)
+_FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift of 64-bit integers (torch's own keeps the sign)."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: Tensor) -> Tensor:
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    value = (value ^ _shift(value, 30)) * _FIRST
+    value = (value ^ _shift(value, 27)) * _SECOND
+    return value ^ _shift(value, 31)
+
+
+def uniform(*keys: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Uniform numbers in [0, 1) as float64, one per broadcast combination of the keys."""
+    state: Tensor = torch.zeros((), dtype=torch.long)
+    for key in keys:
+        key = torch.as_tensor(key, dtype=torch.long)
+        state = _mix(state.to(key.device) + _GOLDEN + _mix(key))
+    return _shift(state, 11).double() / (1 << 53)
+
+
+def integer(*keys: int) -> int:
+    """One non-negative integer below 2**53, for seeding a generator."""
+    return int(uniform(*keys).item() * (1 << 53))

@@ -1,0 +1,30 @@
+"""Masked language: read the masked words off the image."""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edje.objectives.outputs import Objective, Part, StepOutputs
+
+
+class MaskedLanguage(Objective):
+    """Cross-entropy of the masked word pieces, with the matching image's tokens in sight.
+
+    `probability` is each caption token's chance to become [MASK] (0.5 in EDJE); special and
+    visual tokens never are.
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"masked"})
+
+    def __init__(self, *, weight: float = 1.0, probability: float = 0.5):
+        super().__init__(weight=weight)
+        self.probability = probability
+
+    def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
+        """Mean over the masked positions, in nats; zero where nothing was masked."""
+        logits, labels = outputs.masked_logits, outputs.masked_labels
+        assert logits is not None and labels is not None
+        total = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return total / max(len(labels), 1)

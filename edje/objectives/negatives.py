@@ -1,0 +1,72 @@
+"""Hard negatives: the most similar wrong images and captions under the frozen dual encoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edje.objectives.draws import uniform
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Rows of the batch that serve each sample as wrong images and wrong captions."""
+
+    images: Int[Tensor, "batch n"]
+    captions: Int[Tensor, "batch n"]
+
+
+class HardNegatives:
+    """Mines `count` negatives per sample and direction inside the batch.
+
+    They are drawn from the `pool` most similar wrong ones (`pool = count`: simply the hardest),
+    as a function of (seed, step, sample id) alone. A pair of the same image, or with an equal
+    caption, is never a negative. Similarities are compared in float32: after a softmax in
+    half precision the hardest negative is often lost to ties.
+    """
+
+    def __init__(self, *, count: int = 3, pool: int = 3):
+        if not 1 <= count <= pool:
+            raise ValueError(f"negatives: need 1 <= count <= pool, got count={count}, pool={pool}")
+        self.count = count
+        self.pool = pool
+
+    def __call__(
+        self,
+        image_embeddings: Float[Tensor, "batch embedding"],
+        text_embeddings: Float[Tensor, "batch embedding"],
+        image_ids: Int[Tensor, "batch"],
+        caption_keys: Int[Tensor, "batch"],
+        sample_ids: Int[Tensor, "batch"],
+        seed: int,
+        step: int,
+    ) -> Negatives:
+        """Negatives of every sample, hardest first.
+
+        Raises:
+            ValueError: the batch holds fewer wrong images or captions than `count` for a sample.
+        """
+        similarity = text_embeddings.float() @ image_embeddings.float().T  # (captions, images)
+        forbidden = image_ids[:, None] == image_ids[None, :]
+        forbidden |= caption_keys[:, None] == caption_keys[None, :]
+        similarity = similarity.masked_fill(forbidden, -torch.inf)
+        fewest = int((~forbidden).sum(dim=1).min())
+        if fewest < self.count:
+            raise ValueError(
+                f"a sample has {fewest} possible negatives in its batch of {len(image_ids)}, "
+                f"{self.count} are asked for: raise loader.batch_size or lower negatives.count"
+            )
+        pool = min(self.pool, fewest)
+        images = similarity.topk(pool, dim=1).indices
+        captions = similarity.T.topk(pool, dim=1).indices
+        if pool > self.count:
+            columns = torch.arange(pool, device=images.device)
+            images = self._draw(images, uniform(seed, step, 1, sample_ids[:, None], columns))
+            captions = self._draw(captions, uniform(seed, step, 2, sample_ids[:, None], columns))
+        return Negatives(images[:, : self.count], captions[:, : self.count])
+
+    def _draw(self, ranked: Tensor, chance: Tensor) -> Tensor:
+        """`count` random columns of each row, in their order of hardness."""
+        chosen = chance.topk(self.count, dim=1).indices.sort(dim=1).values
+        return ranked.gather(1, chosen)

@@ -1,0 +1,43 @@
+"""What one training step computes, and what every objective shares."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Part = Literal["masked", "text_only", "teacher"]
+
+
+@dataclass(frozen=True)
+class StepOutputs:
+    """One step's logits and states; a part that no objective asked for is None.
+
+    Column 0 of the logits is the positive pair, the others are the mined negatives.
+    """
+
+    t2i_logits: Float[Tensor, "batch candidates"]  # caption against images
+    i2t_logits: Float[Tensor, "batch candidates"]  # image against captions
+    masked_logits: Float[Tensor, "masked vocabulary"] | None = None
+    masked_labels: Int[Tensor, "masked"] | None = None
+    recovered: Float[Tensor, "batch embedding"] | None = None
+    text_embeddings: Float[Tensor, "batch embedding"] | None = None
+    teacher_t2i_logits: Float[Tensor, "batch candidates"] | None = None
+    teacher_i2t_logits: Float[Tensor, "batch candidates"] | None = None
+
+
+class Objective:
+    """A term of the training loss: outputs of a step in, a scalar out.
+
+    `needs` names the parts of the step beyond the match logits that the term reads, so that
+    nothing is computed for a term that is off. `weight` is applied outside, once.
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset()
+
+    def __init__(self, *, weight: float = 1.0):
+        self.weight = weight
+
+    def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
+        """The unweighted value of the term."""
+        raise NotImplementedError

@@ -1,0 +1,21 @@
+"""Text recovery: the joint encoder's text keeps what the dual encoder knew of it."""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edje.objectives.outputs import Objective, Part, StepOutputs
+
+
+class TextRecovery(Objective):
+    """1 − cos(projected [CLS] state of the text alone, the dual encoder's text embedding)."""
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"text_only"})
+
+    def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
+        """Mean over the batch, between 0 and 2."""
+        assert outputs.recovered is not None and outputs.text_embeddings is not None
+        cosine = F.cosine_similarity(outputs.recovered.float(), outputs.text_embeddings.float())
+        return (1 - cosine).mean()

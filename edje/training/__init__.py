@@ -1,0 +1,1 @@
+"""Training: LightningModules that glue, the optimiser with its schedule, and callbacks."""

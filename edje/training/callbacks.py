@@ -1,0 +1,135 @@
+"""Callbacks: checkpoints to resume from, and a clean stop on Ctrl-C or SIGTERM."""
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from edje.errors import TrainingInterrupted
+
+log = logging.getLogger(__name__)
+
+
+class ResumableCheckpoint(Callback):
+    """Keeps `last.ckpt` fresh every `every_n_steps`, and when the run is told to stop.
+
+    On SIGINT or SIGTERM the optimiser step in hand is finished, the checkpoint written, and
+    `TrainingInterrupted` raised. A second signal stops at once. The file is written under another
+    name and renamed, so that a kill while writing leaves the earlier checkpoint whole.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int, resume_command: str):
+        self.path = folder / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self.resume_command = resume_command
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the signals (after Lightning has set its own handlers)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._release()
+            raise KeyboardInterrupt
+        self.received = number
+        log.warning(
+            "%s: finishing the step in hand, then writing a checkpoint", signal.Signals(number).name
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Save where a save is due; only between optimiser steps."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if self.received is not None:
+            self._save(trainer)
+            self._release()
+            raise TrainingInterrupted(self.received, self.resume_command)
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the last state, so that a finished run can be continued."""
+        self._save(trainer)
+        self._release()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._release()
+
+    def _save(self, trainer: L.Trainer) -> None:
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            partial.replace(self.path)
+
+    def _release(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
+class DevelopmentScore(Callback):
+    """Scores the reranker on the development set every so often and keeps the best weights.
+
+    Args:
+        score: the figure to raise, a function of nothing (it knows model and data).
+        keep: writes the current weights as the best ones.
+        every_n_steps: optimiser steps between two scores.
+        name: the figure's name in the log.
+    """
+
+    def __init__(
+        self, score: Callable[[], float], keep: Callable[[], None], every_n_steps: int, name: str
+    ):
+        self.score = score
+        self.keep = keep
+        self.every_n_steps = every_n_steps
+        self.name = name
+        self.best = float("-inf")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Score when due, and keep what is better than before."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not stepped or trainer.global_step % self.every_n_steps:
+            return
+        pl_module.eval()
+        value = self.score()
+        pl_module.train()
+        pl_module.log(self.name, value, prog_bar=True)
+        log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
+        if value > self.best:
+            self.best = value
+            self.keep()
+
+    def state_dict(self) -> dict[str, float]:
+        """The best figure so far, so that a resumed run goes on comparing."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Take the best figure of the interrupted run."""
+        self.best = state_dict["best"]

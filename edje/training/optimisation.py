@@ -1,0 +1,94 @@
+"""The optimiser and its schedule: AdamW, warm-up, then a decay per step."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from edje.objectives.draws import integer
+
+
+class Optimisation:
+    """AdamW with linear warm-up and a decay to `final_lr`.
+
+    Norms, biases, single vectors and position embeddings are not decayed. `cosine` falls over the
+    whole run; `exponential` multiplies by `decay_per_epoch` after every pass over the training
+    set (0.9 in EDJE).
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: decoupled decay of the matrices.
+        warmup_steps: optimiser steps from `initial_lr` to `lr`.
+        adapter_lr_scale: the adapter's learning rate in units of `lr`, for a fresh adapter before
+            a trained joint encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 3e-4,
+        weight_decay: float = 0.05,
+        betas: list[float] | None = None,
+        warmup_steps: int = 100,
+        initial_lr: float = 1e-6,
+        final_lr: float = 1e-6,
+        schedule: Literal["cosine", "exponential", "constant"] = "cosine",
+        decay_per_epoch: float = 0.9,
+        adapter_lr_scale: float = 1.0,
+    ):
+        self.lr = lr
+        self.weight_decay = weight_decay
+        first, second = betas or (0.9, 0.999)
+        self.betas = (first, second)
+        self.warmup_steps = warmup_steps
+        self.initial_lr = initial_lr
+        self.final_lr = final_lr
+        self.schedule = schedule
+        self.decay_per_epoch = decay_per_epoch
+        self.adapter_lr_scale = adapter_lr_scale
+
+    def build(
+        self, model: nn.Module, max_steps: int, steps_per_epoch: int
+    ) -> tuple[Optimizer, LambdaLR]:
+        """An optimiser over the trainable parameters and its per-step schedule."""
+        optimizer = AdamW(self._groups(model), lr=self.lr, betas=self.betas)
+        return optimizer, LambdaLR(
+            optimizer, lambda step: self.factor(step, max_steps, steps_per_epoch)
+        )
+
+    def factor(self, step: int, max_steps: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step in units of `lr`."""
+        first, last = self.initial_lr / self.lr, self.final_lr / self.lr
+        if step < self.warmup_steps:
+            return first + (1 - first) * step / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "exponential":
+            return max(last, self.decay_per_epoch ** (step // max(steps_per_epoch, 1)))
+        done = (step - self.warmup_steps) / max(max_steps - self.warmup_steps, 1)
+        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def _groups(self, model: nn.Module) -> list[dict]:
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decayed = parameter.ndim >= 2 and "position" not in name and "query" not in name
+            key = (decayed, name.startswith("adapter."))
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.weight_decay if decayed else 0.0,
+                "lr": self.lr * (self.adapter_lr_scale if adapter else 1.0),
+            }
+            for (decayed, adapter), parameters in groups.items()
+        ]
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout a function of (seed, step, rank), so that a resumed run repeats it."""
+    torch.manual_seed(integer(seed, step, rank, 4))

@@ -1,0 +1,114 @@
+"""The LightningModule of the reranker: steps, logging, optimiser. It builds nothing itself."""
+
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from edje.models.edje import EDJE
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.negatives import HardNegatives
+from edje.objectives.outputs import Objective, StepOutputs
+from edje.records import PairBatch
+from edje.training.optimisation import Optimisation, seed_step
+from edje.training.step import forward_step, masked_positions
+
+
+class RerankerModule(L.LightningModule):
+    """Trains an EDJE on pairs whose vision tokens are cached.
+
+    Negatives, masks and dropout are functions of (seed, step, sample), so that a run resumed
+    mid-epoch gives bitwise what an uninterrupted one gives.
+
+    Args:
+        model: the reranker, the only part that is trained and saved.
+        objectives: the terms of the loss by name.
+        negatives: the miner of hard negatives.
+        optimisation: the optimiser and schedule to build.
+        mask_id: word-piece id of [MASK].
+        steps_per_epoch: optimiser steps per pass over the training set.
+        checkpoint_fields: what makes a checkpoint reload alone; added to every one.
+        teacher: a frozen reranker to distil from; neither trained nor saved.
+        seed: seeds every draw.
+    """
+
+    def __init__(
+        self,
+        model: EDJE,
+        objectives: Mapping[str, Objective],
+        negatives: HardNegatives,
+        optimisation: Optimisation,
+        mask_id: int,
+        steps_per_epoch: int,
+        checkpoint_fields: Mapping[str, object],
+        teacher: EDJE | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.model = model
+        self.objectives = dict(objectives)
+        self.negatives = negatives
+        self.optimisation = optimisation
+        self.mask_id = mask_id
+        self.steps_per_epoch = steps_per_epoch
+        self.checkpoint_fields = dict(checkpoint_fields)
+        self.seed = seed
+        self.needs = frozenset().union(*(term.needs for term in self.objectives.values()))
+        frozen = None if teacher is None else teacher.eval().requires_grad_(False)
+        self._teacher = [frozen]  # in a list, so that it is no submodule of this one
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device of the model."""
+        self._teacher = [None if t is None else t.to(self.device) for t in self._teacher]
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """The weighted sum of the objectives on one batch of pairs."""
+        step = batch_idx  # counts batches from the run's start, resumed or not
+        seed_step(self.seed, step, self.global_rank)
+        outputs = self._forward(batch, step)
+        terms = {name: term(outputs) for name, term in self.objectives.items()}
+        loss = torch.stack([self.objectives[name].weight * terms[name] for name in terms]).sum()
+        with torch.no_grad():
+            first = outputs.t2i_logits.argmax(1).eq(0).float().mean()
+            self.log("train/accuracy", first, prog_bar=True)
+            if outputs.teacher_t2i_logits is not None:
+                self.log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
+                self.log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _forward(self, batch: PairBatch, step: int) -> StepOutputs:
+        negatives = self.negatives(
+            batch.image_embeddings,
+            batch.text_embeddings,
+            batch.image_ids,
+            batch.caption_keys,
+            batch.sample_ids,
+            self.seed,
+            step,
+        )
+        mask = None
+        for term in self.objectives.values():
+            if isinstance(term, MaskedLanguage):
+                mask = masked_positions(
+                    batch.text, batch.sample_ids, term.probability, self.seed, step
+                )
+        return forward_step(
+            self.model, batch, negatives, self.needs, mask, self.mask_id, self._teacher[0]
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with its per-step schedule."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.optimisation.build(self.model, steps, self.steps_per_epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Add what makes the checkpoint reload with nothing else."""
+        checkpoint.update(self.checkpoint_fields)

@@ -1,0 +1,125 @@
+"""One training step's forward: all the pairs of the step in one batch of the joint encoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edje.models.edje import EDJE
+from edje.objectives.draws import uniform
+from edje.objectives.negatives import Negatives
+from edje.objectives.outputs import Part, StepOutputs
+from edje.records import PairBatch, TextBatch
+
+
+@dataclass(frozen=True)
+class PairIndices:
+    """Which caption meets which image: B positives, B·n wrong images, B·n wrong captions."""
+
+    captions: Int[Tensor, "pairs"]
+    images: Int[Tensor, "pairs"]
+
+    @classmethod
+    def of(cls, negatives: Negatives) -> "PairIndices":
+        """Lay out the positives and the mined negatives of a batch."""
+        batch, count = negatives.images.shape
+        own = torch.arange(batch, device=negatives.images.device)
+        repeated = own.repeat_interleave(count)
+        return cls(
+            torch.cat([own, repeated, negatives.captions.flatten()]),
+            torch.cat([own, negatives.images.flatten(), repeated]),
+        )
+
+
+def masked_positions(
+    text: TextBatch, sample_ids: Tensor, probability: float, seed: int, step: int
+) -> Bool[Tensor, "batch length"]:
+    """Which word pieces become [MASK]: each of a caption's, never [CLS], [SEP] or padding.
+
+    A function of (seed, step, sample id, position) alone.
+    """
+    columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
+    last = text.attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
+    words = (columns > 0) & (columns < last)
+    return words & (uniform(seed, step, 3, sample_ids[:, None], columns) < probability)
+
+
+def pair_logits(
+    model: EDJE, states: Float[Tensor, "pairs width"], similarity: Tensor, negatives: Negatives
+) -> tuple[Float[Tensor, "batch candidates"], Float[Tensor, "batch candidates"]]:
+    """Match logits per direction from the [CLS] states of `PairIndices`' pairs.
+
+    `similarity` is the first stage's (captions, images) matrix of the batch.
+    """
+    batch, count = negatives.images.shape
+    own = torch.arange(batch, device=states.device)
+    positives, images, captions = states.split([batch, batch * count, batch * count])
+    image_states = torch.cat([positives[:, None], images.view(batch, count, -1)], dim=1)
+    caption_states = torch.cat([positives[:, None], captions.view(batch, count, -1)], dim=1)
+    image_scores = similarity[own[:, None], torch.cat([own[:, None], negatives.images], 1)]
+    caption_scores = similarity[torch.cat([own[:, None], negatives.captions], 1), own[:, None]]
+    return (
+        model.match_logits(image_states, "t2i", image_scores),
+        model.match_logits(caption_states, "i2t", caption_scores),
+    )
+
+
+def forward_step(
+    model: EDJE,
+    batch: PairBatch,
+    negatives: Negatives,
+    needs: frozenset[Part],
+    mask: Bool[Tensor, "batch length"] | None,
+    mask_id: int,
+    teacher: EDJE | None,
+) -> StepOutputs:
+    """Everything the objectives read, and nothing that none of them does.
+
+    Args:
+        model: the reranker in training.
+        batch: B matching pairs with the backbone's tokens.
+        negatives: mined rows of the batch.
+        needs: the parts beyond the match logits that some objective reads.
+        mask: positions to be masked; only with "masked" among the needs.
+        mask_id: word-piece id of [MASK].
+        teacher: the frozen reranker to distil from; only with "teacher" among the needs.
+    """
+    text, visual = batch.text, model.compress(batch.tokens)
+    pairs = PairIndices.of(negatives)
+    similarity = batch.text_embeddings.float() @ batch.image_embeddings.float().T
+
+    ids, attention = text.input_ids[pairs.captions], text.attention_mask[pairs.captions]
+    images = pairs.images
+    if mask is not None:
+        ids = torch.cat([ids, text.input_ids.masked_fill(mask, mask_id)])
+        attention = torch.cat([attention, text.attention_mask])
+        images = torch.cat([images, torch.arange(len(mask), device=images.device)])
+    hidden = model.joint(ids, attention, visual[images])
+
+    count = len(pairs.images)
+    t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives)
+    masked_logits = masked_labels = recovered = teacher_t2i = teacher_i2t = None
+    if mask is not None:
+        states = hidden[count:, : mask.shape[1]][mask]
+        masked_logits = model.masked_language(states, model.joint.word_embeddings.weight)
+        masked_labels = text.input_ids[mask]
+    if "text_only" in needs:
+        alone = model.joint.encode_text(text.input_ids, text.attention_mask)
+        recovered = model.text_recovery(alone[:, 0])
+    if "teacher" in needs:
+        assert teacher is not None
+        with torch.no_grad():
+            known = teacher.compress(batch.tokens)[pairs.images]
+            seen = teacher.joint(ids[:count], attention[:count], known)
+            teacher_t2i, teacher_i2t = pair_logits(teacher, seen[:, 0], similarity, negatives)
+    return StepOutputs(
+        t2i_logits=t2i,
+        i2t_logits=i2t,
+        masked_logits=masked_logits,
+        masked_labels=masked_labels,
+        recovered=recovered,
+        text_embeddings=batch.text_embeddings,
+        teacher_t2i_logits=teacher_t2i,
+        teacher_i2t_logits=teacher_i2t,
+    )
