@@ -1,0 +1,181 @@
+"""The command line: compose, validate, make the run folder, hand over to the task.
+
+Everything a user can do wrong ends here as one message; nothing below prints it.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from edje.config.checkpoint import (
+    TASKS_ON_CHECKPOINT,
+    checkpoint_text,
+    config_for_checkpoint,
+    config_for_resume,
+    resumable,
+)
+from edje.config.composition import explained
+from edje.config.locations import conf_folder, register_resolvers
+from edje.config.overrides import forced, quoted, value_given
+from edje.config.root import TASKS
+from edje.config.run_folder import create_run_folder, logging_into, record_failure
+from edje.config.saved import from_text
+from edje.config.validate import validate
+from edje.errors import EdjeError, TrainingInterrupted
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    debug = "1" in (os.environ.get("EDJE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
+    try:
+        run(sys.argv[1:])
+    except StoppedError as stopped:
+        sys.stderr.write(f"{stopped.interruption}\n")
+        return stopped.interruption.exit_status
+    except EdjeError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130
+    return 0
+
+
+def run(arguments: list[str]) -> None:
+    """Compose and run one job, or the jobs of a sweep.
+
+    Raises:
+        EdjeError: a mistake of the user, or failed jobs of a sweep.
+        StoppedError: a signal ended the training.
+    """
+    register_resolvers()
+    conf = conf_folder()
+    job = Job([])
+    command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
+    with hydra_arguments(prepared(forced(arguments, conf))):
+        try:
+            command()
+        except Exception as error:  # of composing: those of a job are kept by the job
+            raise explained(error, conf) from error
+    job.raise_failures()
+
+
+def prepared(arguments: list[str]) -> list[str]:
+    """Arguments with what a resumed run or a checkpoint says of its run folder."""
+    resume = value_given(arguments, "resume")
+    if resume not in (None, "null"):
+        if {"-m", "--multirun"} & set(arguments):
+            raise EdjeError(f"resume={resume}: one run is resumed at a time; leave out -m.")
+        return [*arguments, f"hydra.run.dir={quoted(str(resumable(Path(resume))))}"]
+    checkpoint = value_given(arguments, "checkpoint")
+    named = value_given(arguments, "name") is not None or checkpoint in (None, "null")
+    if value_given(arguments, "task") in TASKS_ON_CHECKPOINT and not named:
+        stored = from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
+        return [*arguments, f"++name={quoted(str(stored.name))}"]
+    return arguments
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed."""
+
+    folder: Path
+    overrides: list[str]
+    error: Exception
+
+
+class StoppedError(BaseException):
+    """Carries an interrupted training past Hydra's job runner, which catches any Exception."""
+
+    def __init__(self, interruption: TrainingInterrupted):
+        super().__init__(str(interruption))
+        self.interruption = interruption
+
+
+class Job:
+    """What Hydra calls for each composed configuration; failures are kept for the end."""
+
+    def __init__(self, failures: list[Failure]):
+        self.failures = failures
+        self.is_sweep = False
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
+        hydra_cfg = HydraConfig.get()
+        self.is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
+        folder = Path(hydra_cfg.runtime.output_dir)
+        overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
+        try:
+            figure = run_task(cfg, overrides, folder)
+        except TrainingInterrupted as interruption:
+            raise StoppedError(interruption) from interruption
+        except Exception as error:
+            self.failures.append(Failure(folder, overrides, error))
+            if self.is_sweep or (folder / "config.yaml").exists():
+                record_failure(folder, error)
+            elif not any(folder.iterdir()):
+                folder.rmdir()
+            return float("nan")
+        log.info("%s", os.path.relpath(folder))
+        return figure
+
+    def raise_failures(self) -> None:
+        """Raise the one failure of a single run, or one error that lists those of a sweep."""
+        if not self.failures:
+            return
+        if not self.is_sweep:
+            raise self.failures[0].error
+        lines = [
+            f"\n  {os.path.relpath(f.folder)} ({' '.join(f.overrides)}): "
+            f"{'' if isinstance(f.error, EdjeError) else type(f.error).__name__ + ': '}{f.error}"
+            for f in self.failures
+        ]
+        raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
+
+
+def run_task(cfg: DictConfig, overrides: list[str], folder: Path) -> float | None:
+    """Check one configuration and run its task in its folder."""
+    if cfg.resume is not None:
+        cfg = config_for_resume(cfg, overrides)
+    elif cfg.task in TASKS_ON_CHECKPOINT:
+        cfg = config_for_checkpoint(cfg, overrides)
+    validate(cfg)
+    create_run_folder(cfg, overrides, folder, resumed=cfg.resume is not None)
+    with logging_into(folder):
+        return importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+
+
+@contextmanager
+def hydra_arguments(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra read these arguments, and raise its errors instead of printing them."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [argv[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+if __name__ == "__main__":
+    from edje import cli  # the module under its own name, which Hydra records
+
+    sys.exit(cli.main())

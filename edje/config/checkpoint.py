@@ -1,0 +1,118 @@
+"""Runs that start from another run's configuration: `resume=` and `checkpoint=`."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from edje.config.locations import conf_folder
+from edje.config.overrides import is_group, key_of
+from edje.config.saved import from_text
+from edje.errors import EdjeError
+
+TASKS_ON_CHECKPOINT = ("evaluate",)  # their configuration is the checkpoint's
+OF_THE_PRESENT = ("task", "checkpoint", "resume", "store", "trainer", "logger")
+OF_THE_EXPERIMENT = ("data", "evaluation", "cache_dir")  # where experiment= is given as well
+CHOOSABLE = ("data", "trainer", "logger", "evaluation", "experiment")
+
+
+def resumable(folder: Path) -> Path:
+    """The absolute path of a run folder that can be continued.
+
+    Raises:
+        EdjeError: the folder, its config.yaml or its checkpoints are missing.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise EdjeError(f"resume={folder}: no such folder. Give a run folder, as runs print it.")
+    if not (folder / "config.yaml").is_file():
+        raise EdjeError(
+            f"resume={folder}: found no config.yaml in it, so it is not a run folder. Give the "
+            "folder that the run printed (runs/<name>/<date>_<time>)."
+        )
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        raise EdjeError(
+            f"resume={folder}: found no checkpoint in its checkpoints/, so there is nothing to "
+            "continue from. Start the run again with the overrides in its overrides.yaml."
+        )
+    return folder
+
+
+def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration in `cfg.resume`, with the command line's values on top.
+
+    Raises:
+        EdjeError: it can't be resumed, or the command line chooses a group's option.
+    """
+    folder = resumable(Path(cfg.resume))
+    stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
+    values = []
+    for override in overrides:
+        if is_group(key_of(override), conf_folder()):
+            raise EdjeError(
+                f"{override}: a resumed run keeps the options it was started with. Leave it out, "
+                "or set single values (group.key=value)."
+            )
+        values.append(override)
+    with open_dict(stored):
+        apply_values(stored, values)
+        stored.resume = str(folder)
+    return stored
+
+
+def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration in `cfg.checkpoint`, with what belongs to the present run on top.
+
+    Trainer, logger and task are the present run's; data, evaluation and the like are the
+    checkpoint's unless chosen on the command line; values on the command line win over all.
+
+    Raises:
+        EdjeError: no checkpoint, or an option that only the checkpoint can choose.
+    """
+    if cfg.checkpoint is None:
+        raise EdjeError(
+            f"task={cfg.task} needs a trained model: give checkpoint=<run folder or .ckpt file>."
+        )
+    stored = from_text(checkpoint_text(str(cfg.checkpoint)), f"checkpoint={cfg.checkpoint}")
+    conf = conf_folder()
+    groups = [key_of(o) for o in overrides if is_group(key_of(o), conf)]
+    if fixed := [group for group in groups if group not in CHOOSABLE]:
+        raise EdjeError(
+            f"{fixed[0]}=…: the checkpoint {cfg.checkpoint} decides this, it was trained with its "
+            f"own {fixed[0]}. Leave it out; {', '.join(CHOOSABLE)} can be chosen."
+        )
+    taken = [*OF_THE_PRESENT, *groups]
+    if "experiment" in groups:
+        taken += OF_THE_EXPERIMENT
+    with open_dict(stored):
+        for key in taken:
+            if key in cfg:
+                stored[key] = cfg._get_node(key)
+        apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
+    return stored
+
+
+@cache
+def checkpoint_text(checkpoint: str) -> str:
+    """The configuration that a checkpoint carries, as YAML."""
+    from edje.inference.checkpoint import read_checkpoint  # imports torch
+
+    return read_checkpoint(Path(checkpoint).expanduser())["edje_config"]
+
+
+def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set the command line's values in a configuration that was not composed from groups."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_hydra_override():
+            continue
+        if override.is_delete():
+            parent, _, name = override.key_or_group.rpartition(".")
+            node = OmegaConf.select(cfg, parent) if parent else cfg
+            if isinstance(node, DictConfig):
+                node.pop(name, None)
+        else:
+            OmegaConf.update(
+                cfg, override.key_or_group, override.value(), merge=True, force_add=True
+            )

@@ -1,0 +1,47 @@
+"""Hydra's complaints about a command line or a configuration file, in our words."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from edje.errors import EdjeError
+
+
+def explained(error: Exception, conf: Path) -> EdjeError:
+    """A composition error as the user's mistake that it is: what, where, and the nearest name."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return unknown_option(str(error.missing_cfg_file), conf)
+    if isinstance(error, OverrideParseException):
+        return EdjeError(
+            f"Can't read the override {error.override.removeprefix('++')!r}: expected key=value. "
+            "Put a value with spaces or any of ,=[]{}() in quotes: \"key='a value'\"."
+        )
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return EdjeError(f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}.")
+    text = " ".join(str(error).replace("'++", "'").split())
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        text += " " + str(error.__cause__).splitlines()[0]
+    if ambiguous := re.search(r"Ambiguous value for argument '(\w\S*?)=(\S*)'", text):
+        key, value = ambiguous.groups()
+        return EdjeError(
+            f"{key}={value} gives several values: add -m to run a job for each, or write "
+            f'"{key}=[{value}]" for a list.'
+        )
+    if "appears more than once" in text:
+        text += ": give it once and without +, as group=option."
+    return EdjeError(f"The configuration can't be composed: {text or type(error).__name__}")
+
+
+def unknown_option(config: str, conf: Path) -> EdjeError:
+    """An option that a group does not have."""
+    group, _, option = config.rpartition("/")
+    options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    close = get_close_matches(option, options, n=1, cutoff=0.5)
+    hint = f" Did you mean {group}={close[0]}?" if close else ""
+    known = ", ".join(options) or "none"
+    return EdjeError(f"{group}={option}: no such option. The options of {group}: {known}.{hint}")

@@ -1,0 +1,48 @@
+"""The root of the configuration: which keys it has, and which tasks there are."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["run", "cache", "train", "evaluate", "backbone"]
+
+TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
+    "run": "edje.tasks.run",
+    "cache": "edje.tasks.cache",
+    "train": "edje.tasks.train",
+    "evaluate": "edje.tasks.evaluate",
+    "backbone": "edje.tasks.backbone",
+}
+
+
+class Component:
+    """Type of a root key that holds a component: `_target_` and its values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootConfig:
+    """The keys at the root of a configuration, and their types."""
+
+    name: str
+    task: Task
+    seed: int
+    checkpoint: str | None
+    resume: str | None
+    store: str | None
+    score: Literal["joint", "residual", "sum"]
+    cache_dir: str
+    teacher: str | None
+    initial: str | None
+    store_codec: Literal["fp16", "bf16", "fp8", "int8"]
+    checkpoint_every: int
+
+    data: Component
+    backbone: Component
+    adapter: Component
+    joint: Component
+    objective: dict[str, Component]
+    negatives: Component | None
+    loader: Component
+    optim: Component
+    trainer: Component
+    logger: Component | None
+    evaluation: Component

@@ -1,0 +1,134 @@
+"""Run folders: where a run keeps its configuration, environment, logs and results."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import edje
+from edje.config.saved import to_text
+from edje.errors import EdjeError
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "timm",
+    "datasets",
+    "torchmetrics",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+@contextmanager
+def logging_into(folder: Path) -> Iterator[None]:
+    """Log into a run folder's logs/run.log."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "logs" / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def create_run_folder(
+    cfg: DictConfig, overrides: Sequence[str], folder: Path, resumed: bool = False
+) -> None:
+    """Write config.yaml, overrides.yaml and environment.json into a new run folder.
+
+    In a resumed run's folder, files that would change are kept under a number (config.1.yaml).
+
+    Raises:
+        EdjeError: the folder holds something already, and is not being resumed.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
+        return  # another process of the same run has written it
+    if not resumed and folder.is_dir() and any(folder.iterdir()):
+        raise EdjeError(
+            f"Run folder {folder}: it holds {len(list(folder.iterdir()))} entries already, "
+            "expected a new or empty one. Leave hydra.run.dir out to get a new folder, or continue "
+            f"that run with resume={folder}."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    write(folder / "config.yaml", to_text(cfg))
+    write(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+    write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file by rename; a different earlier one is kept under the next free number."""
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        number = 1
+        while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(kept)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def record_failure(folder: Path, error: BaseException) -> None:
+    """Write error.txt: the message of a user's mistake, or the traceback of anything else."""
+    if isinstance(error, EdjeError):
+        text = f"{error}\n"
+    else:
+        text = "".join(traceback.format_exception(error))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.txt").write_text(text, encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Where a run happens: commit, versions, device, cores."""
+    import torch
+
+    versions = {"python": platform.python_version(), "edje": edje.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    cuda = torch.cuda.is_available()
+    return {
+        "git_sha": git("rev-parse", "HEAD"),
+        "git_changed_files": len((git("status", "--porcelain") or "").splitlines()),
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "num_devices": torch.cuda.device_count() if cuda else 1,
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about the checkout that the package lies in; None outside a checkout."""
+    checkout = Path(edje.__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(checkout), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,59 @@
+"""Configurations as text: resolved for readers, and able to follow later overrides.
+
+A run's `config.yaml` and the configuration in its checkpoints are resolved: every value stands
+there. The interpolations that gave some of them are kept as comments, and come back when the text
+is read: so `backbone.checkpoint=<path here>` on another machine still reaches every place that
+copies it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from edje.errors import EdjeError
+
+HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"
+LINK = re.compile(r"^#   (?P<key>\S+): (?P<text>.*)$")
+
+
+def to_text(cfg: DictConfig) -> str:
+    """YAML with every interpolation resolved, and the interpolations as comments at the end."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    links = [f"#   {key}: {source}" for key, source in interpolations(cfg)]
+    return "\n".join([text.rstrip("\n"), *([HEADER, *links] if links else [])]) + "\n"
+
+
+def from_text(text: str, source: str) -> DictConfig:
+    """The configuration that `to_text` wrote, with its interpolations; `source` is for messages.
+
+    Raises:
+        EdjeError: the text is no YAML mapping.
+    """
+    try:
+        cfg = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise EdjeError(f"{source}: can't be read as a configuration: {error}") from error
+    if not isinstance(cfg, DictConfig):
+        raise EdjeError(f"{source}: expected the configuration of a run, got a {type(text)}.")
+    for line in text.splitlines():
+        if link := LINK.match(line):
+            OmegaConf.update(cfg, link["key"], link["text"], merge=False)
+    return cfg
+
+
+def interpolations(cfg: DictConfig) -> list[tuple[str, str]]:
+    """Full key and text of every interpolation in a tree."""
+    return list(_texts("", OmegaConf.to_container(cfg, resolve=False)))
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inner in named:
+            yield from _texts(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, str) and "${" in value:
+        yield key, value

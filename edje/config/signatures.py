@@ -1,0 +1,167 @@
+"""The signature of a `_target_`, which is the schema of its configuration node.
+
+In the project's own components, positional parameters are supplied where objects are wired
+together, and keyword-only ones are set in YAML. In others' components every parameter may be set.
+"""
+
+import ast
+import importlib
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from pkgutil import iter_modules
+from typing import Any, get_type_hints
+
+from edje.config.annotations import Definition, Module, find, locate, meaning, module_named
+
+OWN = "edje"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a component's constructor."""
+
+    annotation: Any
+    required: bool  # YAML must give it
+    wired: bool  # the run supplies it, YAML may not give it a plain value
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a component; `is_open` where it takes any further keyword."""
+
+    target: str
+    parameters: dict[str, Parameter]
+    is_open: bool = False
+
+    def settable(self) -> list[str]:
+        """Names that YAML may give, sorted."""
+        return sorted(name for name, p in self.parameters.items() if not p.wired)
+
+
+class UnknownTargetError(Exception):
+    """A `_target_` that names nothing; `candidates` are the names that exist beside it."""
+
+    def __init__(self, message: str, candidates: list[str]):
+        super().__init__(message)
+        self.candidates = candidates
+
+
+@cache
+def signature_of(target: str) -> Signature:
+    """Read a target's signature, from its source where that can be read.
+
+    Raises:
+        UnknownTargetError: there is no such module, class or function.
+    """
+    own = target.split(".")[0] == OWN
+    definition = defined(target)
+    if definition is not None:
+        read = parameters_of(definition, own)
+        if read is not None:
+            return Signature(target, *read)
+    return Signature(target, *imported_parameters(target, own))
+
+
+def defined(target: str) -> Definition | None:
+    """The class or function that a dotted name stands for; None where only an import can tell.
+
+    Raises:
+        UnknownTargetError: the module can be read and defines no such name.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise UnknownTargetError("expected a dotted name such as edje.models.adapters.…", [])
+    spec = locate(module_name)
+    if spec is None:
+        parent, _, last = module_name.rpartition(".")
+        above = locate(parent) if parent else None
+        if above is None or above.submodule_search_locations is None:
+            return None
+        siblings = [m.name for m in iter_modules(list(above.submodule_search_locations))]
+        if last in siblings:
+            return None
+        names = [f"{parent}.{sibling}.{name}" for sibling in siblings]
+        raise UnknownTargetError(f"there is no module {module_name}", names)
+    module = module_named(module_name)
+    if module is None:
+        return None
+    found = find(module, name)
+    if found is None and name not in module.definitions and module_name.split(".")[0] == OWN:
+        names = [f"{module_name}.{other}" for other in module.definitions]
+        raise UnknownTargetError(f"{module_name} has no {name}", names)
+    return found
+
+
+def parameters_of(
+    definition: Definition, own: bool, depth: int = 0
+) -> tuple[dict[str, Parameter], bool] | None:
+    """Parameters of a class or function from its source; None where the source can't tell."""
+    module, statement = definition.module, definition.statement
+    match statement:
+        case ast.FunctionDef():
+            return arguments(statement.args, module, own, skip=0)
+        case ast.ClassDef():
+            for inner in statement.body:
+                if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+                    return arguments(inner.args, module, own, skip=1)
+            if any("dataclass" in ast.unparse(d) for d in statement.decorator_list):
+                return None
+            if len(statement.bases) == 1 and isinstance(statement.bases[0], ast.Name) and depth < 9:
+                base = find(module, statement.bases[0].id)
+                return parameters_of(base, own, depth + 1) if base else None
+    return None
+
+
+def arguments(
+    args: ast.arguments, module: Module, own: bool, skip: int
+) -> tuple[dict[str, Parameter], bool]:
+    """Parameters from a parsed argument list, without its first `skip` (self)."""
+    positional = [*args.posonlyargs, *args.args][skip:]
+    parameters = {
+        a.arg: Parameter(meaning(a.annotation, module), required=False, wired=own)
+        for a in positional
+    }
+    for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        parameters[a.arg] = Parameter(
+            meaning(a.annotation, module), required=default is None, wired=False
+        )
+    return parameters, args.kwarg is not None
+
+
+def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], bool]:
+    """Parameters of a target by importing it: for what its source alone can't tell.
+
+    Raises:
+        UnknownTargetError: it can't be imported.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise UnknownTargetError(f"can't be imported ({error})", []) from error
+    except AttributeError as error:
+        names = [f"{module_name}.{n}" for n in dir(importlib.import_module(module_name))]
+        raise UnknownTargetError(f"{module_name} has no {name}", names) from error
+    if not callable(found):
+        raise UnknownTargetError("is neither a class nor a function", [])
+    hinted = found
+    if inspect.isclass(found) and "__init__" in vars(found):
+        hinted = found.__init__
+    try:
+        hints = get_type_hints(hinted)
+    except (NameError, TypeError):
+        hints = {}  # names that exist for type checkers only: names are checked, types are not
+    parameters = {}
+    is_open = False
+    for parameter in inspect.signature(found).parameters.values():
+        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            is_open = True
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            parameters[parameter.name] = Parameter(
+                hints.get(parameter.name, Any),
+                required=keyword_only and parameter.default is inspect.Parameter.empty,
+                wired=own and not keyword_only,
+            )
+    return parameters, is_open

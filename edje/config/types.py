@@ -1,0 +1,66 @@
+"""Whether a plain YAML value is of the type that a signature asks for, and how to say it isn't."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import to_json
+
+UNIONS = (Union, types.UnionType)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether the value can be passed as it is.
+
+    An int does for a float, a list for a tuple, a string for a path; a bool is no number, and a
+    quoted number is no number either.
+    """
+    if annotation is Any:
+        return True
+    if isinstance(value, bool) and get_origin(annotation) is Literal:
+        return any(value is choice for choice in get_args(annotation))
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            annotation, config=ConfigDict(arbitrary_types_allowed=True)
+        )
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return True  # a type outside what YAML can hold: the constructor itself must judge
+    try:
+        adapter.validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def choices(annotation: Any) -> list[str]:
+    """The strings that a type names one by one (`Literal`)."""
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if isinstance(choice, str)]
+    if get_origin(annotation) in UNIONS:
+        return [choice for member in get_args(annotation) for choice in choices(member)]
+    return []
+
+
+def describe(annotation: Any) -> str:
+    """A type in words: `int or null`, `list of float`, `one of joint, sum`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (None, types.NoneType):
+        return "null"
+    if annotation is Any:
+        return "anything"
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin in UNIONS:
+        members = [m for m in arguments if not getattr(m, "__opaque__", False)]
+        return " or ".join(describe(member) for member in members or arguments)
+    if origin is tuple:
+        inner = [describe(a) for a in arguments if a is not ...]
+        return f"list of {inner[0]}" if ... in arguments else f"list [{', '.join(inner)}]"
+    if origin is dict:
+        return f"mapping of {describe(arguments[0])} to {describe(arguments[1])}"
+    if origin is not None and arguments:
+        return "list of " + describe(arguments[0])
+    if getattr(annotation, "__opaque__", False):
+        return f"a {annotation.__name__} component (_target_)"
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,12 @@
+"""Run EDJE from a checkout: `python run.py [overrides]`; see `python run.py --help`.
+
+Composes conf/run.yaml with the overrides, checks the whole configuration, makes a run folder and
+hands over to the task (edje/tasks/): by default everything from images to a reranked recall table.
+"""
+
+import sys
+
+from edje.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
