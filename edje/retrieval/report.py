@@ -82,16 +82,21 @@ def candidate_columns(
 
 
 def query_columns(
-    reranked: RerankedList, query_ids: Sequence[str], image_ids: Sequence[str]
+    reranked: RerankedList,
+    query_ids: Sequence[str],
+    image_ids: Sequence[str],
+    texts: Sequence[str | None] | None = None,
 ) -> dict[str, list[Any]]:
     """Columns of queries.parquet for one direction: a row per query.
 
     `image_ids` names the image of each query (not of each row of the images), by which its
-    interval is resampled: without it the intervals could not be recomputed.
+    interval is resampled: without it the intervals could not be recomputed. `texts` are the
+    captions of text queries.
     """
     return {
         "direction": [reranked.first.direction] * len(query_ids),
         "query_id": list(query_ids),
         "image_id": list(image_ids),
         "num_relevant": reranked.first.num_relevant.tolist(),
+        "text": [None] * len(query_ids) if texts is None else list(texts),
     }

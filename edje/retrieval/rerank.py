@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -12,6 +12,7 @@ from edje.errors import EdjeError
 from edje.records import CandidateList, Direction
 
 
+@runtime_checkable
 class PairScorer(Protocol):
     """Scores pairs of a query and a candidate, both given by row; higher matches better."""
 

@@ -61,6 +61,7 @@ def test_columns_hold_one_row_per_pair_and_per_query():
     queries = query_columns(RERANKED, ["a", "b", "c", "d"], ["x", "x", "y", "y"])
     assert queries["image_id"] == ["x", "x", "y", "y"]
     assert queries["num_relevant"] == [1, 1, 1, 1]
+    assert queries["text"] == [None] * 4
 
 
 def test_the_metric_agrees_with_the_report_however_the_lists_are_split():

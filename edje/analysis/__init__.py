@@ -1,0 +1,22 @@
+"""Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
+
+from edje.analysis.curves import loss_curves
+from edje.analysis.gallery import gallery
+from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
+from edje.analysis.plots import save_plots
+from edje.analysis.recall import recall_bars
+from edje.analysis.runs import load_runs, read_metrics
+from edje.analysis.table import metrics_table
+
+__all__ = [
+    "StoredLists",
+    "gallery",
+    "load_runs",
+    "loss_curves",
+    "metrics_table",
+    "read_lists",
+    "read_metrics",
+    "recall_bars",
+    "recompute_metrics",
+    "save_plots",
+]

@@ -1,0 +1,184 @@
+"""A page of example queries: the images ranked first before and after reranking."""
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
+
+from edje.analysis.lists import StoredLists, read_lists
+from edje.analysis.style import BAD, GOOD, QUIET, RC, RULE, TRUE
+from edje.errors import EdjeError
+from edje.retrieval.metrics import first_hit_ranks
+
+SHOWN = 5
+# Inches: the page is laid out by hand so that thumbnails keep one size whatever the captions.
+THUMB, GAP, LABEL, CAPTION, BETWEEN = 0.95, 0.07, 0.98, 0.48, 0.36
+MARGIN, GUTTER, HEAD = 0.4, 0.5, 1.0
+BLOCK_WIDTH = LABEL + SHOWN * THUMB + (SHOWN - 1) * GAP
+BLOCK_HEIGHT = CAPTION + 2 * THUMB + GAP + BETWEEN
+PIXELS = 192  # a thumbnail is reduced to this side before it is drawn
+
+
+@dataclass(frozen=True)
+class Example:
+    """One caption's ranking before and after; ranks are infinite where the image is not listed."""
+
+    text: str
+    truth: str
+    ranks: tuple[float, float]
+    shown: tuple[list[str], list[str]]
+
+
+def gallery(run_folder: str | Path, *, examples: int = 8, seed: int = 0) -> Figure:
+    """Captions whose first answer reranking set right, and captions where it spoilt it.
+
+    Each has two rows of the five best images, first stage above reranked, the true image framed.
+    Examples are drawn at random by `seed` from all such captions, never picked: three of eight
+    show harm, and where one kind has too few, the other fills the page. The head counts both.
+
+    Raises:
+        EdjeError: the run has no lists of text queries, or no paths of its images.
+    """
+    folder = Path(run_folder)
+    stored = read_lists(folder).get("t2i")
+    if stored is None or "text" not in stored.queries:
+        raise EdjeError(f"The lists in {folder} have no text queries with their text.")
+    paths = _image_paths(folder)
+    ranks = torch.stack(
+        [
+            first_hit_ranks(scores, stored.reranked.first.relevant)
+            for scores in (stored.reranked.first.scores, stored.reranked.final)
+        ],
+        dim=1,
+    ).numpy()
+    better = np.flatnonzero((ranks[:, 0] > 1) & (ranks[:, 1] == 1))
+    worse = np.flatnonzero((ranks[:, 0] == 1) & (ranks[:, 1] > 1))
+    num_hurt = min(len(worse), max(3 * examples // 8, examples - len(better)))
+    num_helped = min(len(better), examples - num_hurt)
+    draw = np.random.default_rng(seed)
+    drawn = [(GOOD, query) for query in draw.permutation(better)[:num_helped]]
+    drawn += [(BAD, query) for query in draw.permutation(worse)[:num_hurt]]
+    blocks = [(colour, _example(stored, ranks, query)) for colour, query in drawn]
+    head = (
+        f"Of {len(ranks):,} captions, reranking put the true image first for {len(better):,} "
+        f"where it was not, and displaced it for {len(worse):,} where it was."
+    )
+    return _page(head, blocks, paths)
+
+
+def _image_paths(folder: Path) -> dict[str, str]:
+    path = folder / "images.parquet"
+    if not path.is_file():
+        raise EdjeError(f"No images.parquet in {folder}: evaluate this run again.")
+    table = pd.read_parquet(path, columns=["image_id", "path"])
+    return dict(zip(table["image_id"], table["path"], strict=True))
+
+
+def _example(stored: StoredLists, ranks: np.ndarray, query: int) -> Example:
+    first = stored.reranked.first
+    candidates, relevant = first.candidates[query], first.relevant[query]
+    shown = []
+    for scores in (first.scores[query], stored.reranked.final[query]):
+        # Relevant images first in the stable sort's input would win ties: put them last.
+        order = torch.argsort(relevant.int(), stable=True)
+        order = order[scores[order].argsort(descending=True, stable=True)]
+        shown.append([stored.candidate_ids[row] for row in candidates[order][:SHOWN].tolist()])
+    row = stored.queries.iloc[query]
+    before, after = ranks[query].tolist()
+    return Example(row["text"], row["image_id"], (before, after), (shown[0], shown[1]))
+
+
+def _page(head: str, blocks: list[tuple[str, Example]], paths: dict[str, str]) -> Figure:
+    rows = max(1, -(-len(blocks) // 2))
+    width = 2 * BLOCK_WIDTH + GUTTER + 2 * MARGIN
+    height = HEAD + rows * BLOCK_HEIGHT + 0.1
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        top = 1 - 0.36 / height
+        title = "Example captions before and after reranking"
+        figure.text(MARGIN / width, top, title, fontsize=14, fontweight="bold", va="center")
+        note = (
+            f"{head}\nThe true image is framed. Green bar: now right; red bar: now wrong. "
+            "Examples are drawn at random from each kind."
+        )
+        figure.text(MARGIN / width, top - 0.36 / height, note, color=QUIET, va="center")
+        for place, (colour, example) in enumerate(blocks):
+            left = MARGIN + (place % 2) * (BLOCK_WIDTH + GUTTER)
+            bottom = height - HEAD - (place // 2 + 1) * BLOCK_HEIGHT + BETWEEN
+            _block(figure, example, colour, left, bottom, paths)
+        if not blocks:
+            text = "Reranking changed no first answer."
+            figure.text(0.5, 0.4, text, ha="center", color=QUIET, fontsize=12)
+    return figure
+
+
+def _block(
+    figure: Figure,
+    example: Example,
+    colour: str,
+    left: float,
+    bottom: float,
+    paths: dict[str, str],
+) -> None:
+    """One example with its lower left corner at (left, bottom), in inches."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(example.text, 66, max_lines=2, placeholder=" …")
+    tall = 2 * THUMB + GAP + 0.11 + 0.18 * len(lines)
+    corner = (left - 0.14) / width, bottom / height
+    bar = Rectangle(corner, 0.035 / width, tall / height, color=colour, linewidth=0)
+    figure.add_artist(bar)
+    figure.text(
+        left / width,
+        (bottom + 2 * THUMB + GAP + 0.09) / height,
+        "\n".join(lines),
+        fontsize=10,
+        fontweight="bold",
+        va="bottom",
+        linespacing=1.25,
+    )
+    rows = zip(("first stage", "reranked"), example.ranks, example.shown, strict=True)
+    for row, (label, rank, ids) in enumerate(rows):
+        base = bottom + (1 - row) * (THUMB + GAP)
+        middle = base + THUMB / 2
+        listed = f"true: rank {rank:.0f}" if np.isfinite(rank) else "true: not listed"
+        figure.text(left / width, (middle + 0.09) / height, label, va="center", fontweight="bold")
+        figure.text(left / width, (middle - 0.09) / height, listed, va="center", color=QUIET)
+        for place, image_id in enumerate(ids):
+            x = left + LABEL + place * (THUMB + GAP)
+            axes = figure.add_axes((x / width, base / height, THUMB / width, THUMB / height))
+            _thumbnail(axes, paths.get(image_id), framed=image_id == example.truth)
+
+
+def _thumbnail(axes: Axes, path: str | None, framed: bool) -> None:
+    """An image at its own aspect in a square; a file that can't be read leaves a grey square."""
+    axes.set_axis_off()
+    try:
+        if path is None:
+            raise OSError("no path")
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        upright.thumbnail((PIXELS, PIXELS))
+        pixels = np.asarray(upright)
+    except OSError:
+        pixels = np.full((4, 4, 3), 232, dtype=np.uint8)
+        axes.text(1.5, 1.5, "no file", ha="center", va="center", color=QUIET, fontsize=7)
+    axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 8 else "antialiased")
+    rows, columns = pixels.shape[:2]
+    frame = Rectangle(
+        (-0.5, -0.5),
+        columns,
+        rows,
+        fill=False,
+        edgecolor=TRUE if framed else RULE,
+        linewidth=3.5 if framed else 0.6,
+        clip_on=False,
+    )
+    axes.add_patch(frame)

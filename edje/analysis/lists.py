@@ -1,0 +1,122 @@
+"""The ranked lists of a run, read back, and its metrics computed again from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from edje.analysis.runs import read_metrics
+from edje.errors import EdjeError
+from edje.records import DIRECTIONS, CandidateList, Direction
+from edje.retrieval.report import CUTOFFS, evaluate
+from edje.retrieval.rerank import RerankedList
+
+QUERY_COLUMNS = ("direction", "query_id", "image_id", "num_relevant")
+CANDIDATE_COLUMNS = (
+    *("direction", "query_id", "candidate_id", "rank_first"),
+    *("first_stage", "joint", "final", "relevant"),
+)
+
+
+@dataclass(frozen=True)
+class StoredLists:
+    """The lists of one direction, and the ids that their rows stand for."""
+
+    reranked: RerankedList
+    queries: pd.DataFrame  # a row per query: query_id, image_id, num_relevant, text
+    candidate_ids: tuple[str, ...]  # by the row numbers in reranked.first.candidates
+
+
+def recompute_metrics(
+    run_folder: str | Path,
+    *,
+    ks: Sequence[int] = CUTOFFS,
+    seed: int | None = None,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """The recall part of metrics.json, from the run's parquet files.
+
+    `seed` is the bootstrap's; by default it is the run's, and then all figures agree with those
+    in metrics.json to the last digit.
+    """
+    stored = read_lists(run_folder)
+    if seed is None:
+        seed = int(read_metrics(run_folder)["seed"])
+    images = {
+        direction: torch.from_numpy(pd.factorize(lists.queries["image_id"])[0].copy())
+        for direction, lists in stored.items()
+    }
+    reranked = {direction: lists.reranked for direction, lists in stored.items()}
+    return evaluate(reranked, images, ks=ks, seed=seed, resamples=resamples)
+
+
+def read_lists(run_folder: str | Path) -> dict[Direction, StoredLists]:
+    """The lists of each direction in candidates.parquet and queries.parquet.
+
+    Raises:
+        EdjeError: a file or a column is missing, or the two files don't belong together.
+    """
+    folder = Path(run_folder)
+    candidates = _read(folder / "candidates.parquet", CANDIDATE_COLUMNS)
+    queries = _read(folder / "queries.parquet", QUERY_COLUMNS)
+    return {
+        direction: _direction(
+            direction,
+            candidates[candidates["direction"] == direction],
+            queries[queries["direction"] == direction].reset_index(drop=True),
+            folder,
+        )
+        for direction in DIRECTIONS
+        if (queries["direction"] == direction).any()
+    }
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise EdjeError(f"No {path.name} in {path.parent}: evaluate this run first.")
+    table = pd.read_parquet(path)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise EdjeError(
+            f"{path} has no column {', '.join(missing)} (it has {', '.join(table.columns)}): "
+            "evaluate this run again."
+        )
+    return table
+
+
+def _direction(
+    direction: Direction, candidates: pd.DataFrame, queries: pd.DataFrame, folder: Path
+) -> StoredLists:
+    """The rows of one direction as matrices: queries in their file's order, best first."""
+    positions = pd.Series(queries.index, index=queries["query_id"])
+    rows = candidates.assign(query=candidates["query_id"].map(positions))
+    rows = rows.sort_values(["query", "rank_first"])
+    count, pool = len(queries), len(rows) // max(len(queries), 1)
+    expected = pd.Series(range(count)).repeat(pool).to_numpy()
+    if pool == 0 or len(rows) != len(expected) or (rows["query"].to_numpy() != expected).any():
+        raise EdjeError(
+            f"candidates.parquet and queries.parquet in {folder} don't belong together: "
+            f"{len(rows)} {direction} candidates do not make equal lists for {count} queries. "
+            "Evaluate this run again."
+        )
+    codes, ids = pd.factorize(rows["candidate_id"])
+
+    def matrix(column: Any, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(column, dtype=dtype).reshape(count, pool)
+
+    first = CandidateList(
+        direction,
+        matrix(codes, torch.long),
+        matrix(rows["first_stage"].to_numpy(), torch.float32),
+        matrix(rows["relevant"].to_numpy(), torch.bool),
+        torch.tensor(queries["num_relevant"].to_numpy(), dtype=torch.long),
+    )
+    reranked = RerankedList(
+        first,
+        matrix(rows["joint"].to_numpy(), torch.float32),
+        matrix(rows["final"].to_numpy(), torch.float64),
+    )
+    return StoredLists(reranked, queries, tuple(ids))

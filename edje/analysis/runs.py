@@ -1,0 +1,110 @@
+"""All runs below a folder as one table, a row per run."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from edje.errors import EdjeError
+
+RUN_FILES = frozenset({"config.yaml", "overrides.yaml", "environment.json", "metrics.json"})
+ERROR_FILE = "error.txt"
+
+
+def load_runs(folder: str | Path) -> pd.DataFrame:
+    """A table of every run folder at any depth below `folder` (or of `folder` itself).
+
+    Columns: `run` (path below `folder`), `status`, `message`, the resolved config flattened to
+    dotted names (`adapter.num_tokens`), and metrics.json likewise: `t2i.reranked.recall@1` in
+    percent, its interval in `t2i.reranked.recall@1.low` and `….high`. Where both name a column
+    (`seed`, `score`) it is what was measured. Lists become JSON text, so that every column can
+    be grouped by.
+
+    `status` is done (metrics.json is there), failed (`error.txt` says why: `message`) or
+    incomplete (still running, killed, or a file of it can't be read: `message`).
+
+    Raises:
+        EdjeError: `folder` does not exist.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise EdjeError(f"No folder of runs at {root}. Give the folder that holds run folders.")
+    rows = [_row(run, root) for run in _run_folders(root)]
+    return pd.DataFrame(rows, columns=None if rows else ["run", "status", "message"])
+
+
+def read_metrics(run_folder: str | Path) -> dict[str, Any]:
+    """The run's metrics.json.
+
+    Raises:
+        EdjeError: there is none, or it can't be read.
+    """
+    path = Path(run_folder) / "metrics.json"
+    if not path.is_file():
+        raise EdjeError(f"No metrics.json in {path.parent}: evaluate this run first.")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EdjeError(f"{path} is not JSON ({error}): evaluate this run again.") from error
+    if not isinstance(metrics, dict):
+        raise EdjeError(f"{path} holds no object: evaluate this run again.")
+    return metrics
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    """Run folders in the order of their paths; nothing is looked for inside a run folder."""
+    for parent, folders, files in os.walk(root):
+        if RUN_FILES.intersection(files):
+            folders.clear()
+            yield Path(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def _row(run: Path, root: Path) -> dict[str, Any]:
+    """One row of the table: what can be read of the run, and what can't in its message."""
+    config: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    status, message = "incomplete", ""
+    try:
+        config = _read_config(run)
+        if (run / "metrics.json").is_file():
+            metrics = read_metrics(run)
+            status = "done"
+        elif (run / ERROR_FILE).is_file():
+            status = "failed"
+            message = (run / ERROR_FILE).read_text(encoding="utf-8").strip()
+    except (EdjeError, OSError, UnicodeDecodeError) as error:
+        message = str(error)
+    name = run.relative_to(root).as_posix()
+    head = {"run": run.name if name == "." else name, "status": status, "message": message}
+    return {**head, **_flatten(config), **_flatten(metrics)}
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise EdjeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise EdjeError(f"{path} holds no mapping.")
+    return config
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of the leaves; an estimate is one leaf with `.low` and `.high` beside it."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and {"value", "low", "high"} == set(value):
+            flat[name] = value["value"]
+            flat[f"{name}.low"], flat[f"{name}.high"] = value["low"], value["high"]
+        elif isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list) else value
+    return flat

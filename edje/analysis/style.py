@@ -1,0 +1,43 @@
+"""The look that all figures share: a small palette, thin lines, nothing that says nothing."""
+
+from typing import Any
+
+INK = "#20262e"
+QUIET = "#6b7683"
+RULE = "#d9dee4"
+BEFORE = "#a9b4c0"  # the first stage
+AFTER = "#1f6f8b"  # the reranker
+GOOD = "#2c8c5a"
+BAD = "#b5482f"
+TRUE = "#eda813"  # the frame of the image that the caption describes
+
+RC: Any = {  # matplotlib types the keys one by one, and differently from version to version
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a caption may hold a dollar sign
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "legend.frameon": False,
+}

@@ -1,0 +1,60 @@
+"""Cache: every image's tokens and every caption's features, and the fitted first stage."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from edje.backbones.protocol import Backbone
+from edje.data.source import Source
+from edje.records import DIRECTIONS
+from edje.retrieval.candidates import candidate_lists
+from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.first_stage import align, embeddings
+from edje.tasks.train import training_collections
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> float:
+    """`task=cache`: fill the stores of train and of the evaluated split.
+
+    Scores the first stage alone on dev (or on the evaluated split where there is no dev), writes
+    it to first_stage.json and returns its t2i R@1 in percent. A store that another run is just
+    writing is an error.
+    """
+    source: Source = instantiate(cfg.data)
+    backbone: Backbone = instantiate(cfg.backbone)
+    train, dev = training_collections(cfg, source, backbone, wait=False)
+    evaluated = cached_collection(
+        source,
+        backbone,
+        source.split,
+        Path(cfg.cache_dir),
+        codec_name=cfg.store_codec,
+        wait=False,
+    )
+    align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
+    chosen = evaluated if dev is None else dev
+    recalls = first_stage_recall(backbone, chosen)
+    report = {"dataset": source.name, "split": chosen.split.name, "recall": recalls}
+    (folder / "first_stage.json").write_text(json.dumps(report, indent=2))
+    for direction, values in recalls.items():
+        log.info("first stage on %s, %s: %s", chosen.split.name, direction, values)
+    return recalls["t2i"]["recall@1"]
+
+
+@torch.inference_mode()
+def first_stage_recall(backbone: Backbone, collection: Collection) -> dict[str, dict[str, float]]:
+    """Recall of the first stage alone, in percent, per direction."""
+    images, captions = embeddings(backbone, collection)
+    recalls = {}
+    for direction in DIRECTIONS:
+        lists = candidate_lists(images, captions, collection.image_of_caption, direction, 50)
+        at = recall_at_k(first_hit_ranks(lists.scores, lists.relevant), (1, 5, 10, 20, 50))
+        recalls[direction] = {f"recall@{k}": round(100 * value, 2) for k, value in at.items()}
+    return recalls

@@ -1,0 +1,227 @@
+"""Train: an adapter and a joint encoder on cached tokens, into the run folder's checkpoints."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from edje.backbones.protocol import Backbone
+from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
+from edje.data.holdout import hold_out
+from edje.data.source import Source
+from edje.errors import EdjeError
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    BackboneFacts,
+    Checkpoint,
+    build_reranker,
+    checkpoint_fields,
+    load_checkpoint,
+    save_checkpoint,
+    warm_start,
+)
+from edje.language_model import LanguageModel, tokenize
+from edje.models.edje import EDJE
+from edje.retrieval.mining import similar_images
+from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.evaluate import Evaluation, check_fit, fusion_weights, rerank_collection
+from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
+from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
+from edje.training.reranker import RerankerModule
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """`task=train`: train on the train split's cached tokens, made now where they are missing."""
+    train_reranker(cfg, folder, instantiate(cfg.backbone))
+
+
+def training_collections(
+    cfg: DictConfig, source: Source, backbone: Backbone, *, wait: bool = True
+) -> tuple[Collection, Collection | None]:
+    """The train split without its dev images, and dev (None where no images are held back)."""
+    train = cached_collection(
+        source, backbone, "train", Path(cfg.cache_dir), codec_name=cfg.store_codec, wait=wait
+    )
+    if source.dev_images == 0:
+        return train, None
+    rest, dev = hold_out(train.split, source.dev_images, source.dev_seed)
+    return train.restricted(rest), train.restricted(dev)
+
+
+def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpoint:
+    """Train (or continue) the configured reranker; writes and returns checkpoints/model.ckpt.
+
+    Raises:
+        EdjeError: data, stores, teacher or options don't fit each other.
+    """
+    checkpoints = folder / "checkpoints"
+    source: Source = instantiate(cfg.data)
+    train, dev = training_collections(cfg, source, backbone)
+    align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
+    images, captions = embeddings(backbone, train)
+
+    torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
+    start = new_checkpoint(cfg, backbone, source.name)
+    fix_statistics(start.model, images, captions, train.image_of_caption)
+    if cfg.initial is not None:
+        fresh = warm_start(start.model, Path(cfg.initial))
+        log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(fresh) or "nothing")
+    data = datamodule(cfg, train, start.language_model, images, captions)
+    teacher = frozen_teacher(cfg, start)
+    module = RerankerModule(
+        start.model,
+        {name: instantiate(node) for name, node in cfg.objective.items() if node is not None},
+        instantiate(cfg.negatives),
+        instantiate(cfg.optim),
+        start.language_model.tokenizer.mask_token_id,
+        max(len(train.texts) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
+        checkpoint_fields(start),
+        teacher,
+        cfg.seed,
+    )
+    evaluation: Evaluation = instantiate(cfg.evaluation)
+    callbacks: list[L.Callback] = [
+        ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
+    ]
+    if dev is not None and evaluation.dev_every:
+        callbacks.insert(
+            0, development_score(start, backbone, dev, evaluation, checkpoints / "best.ckpt")
+        )
+    trainer: L.Trainer = instantiate(
+        cfg.trainer,
+        logger=instantiate(cfg.logger, save_dir=str(folder)) if cfg.logger else False,
+        callbacks=callbacks,
+        default_root_dir=str(folder),
+    )
+    last = checkpoints / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    return finish(start, backbone, dev, evaluation, checkpoints)
+
+
+def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpoint:
+    """The configured reranker with fresh weights, and all that its checkpoints will carry."""
+    choices = OmegaConf.to_container(cfg.adapter, resolve=True)
+    assert isinstance(choices, dict)
+    adapter = AdapterSpecification(choices.pop("_target_"), choices)
+    facts = BackboneFacts(
+        num_tokens=backbone.num_tokens,
+        token_width=backbone.token_width,
+        num_heads=backbone.num_heads,
+        layer_norm_eps=backbone.layer_norm_eps,
+        embedding_width=backbone.embedding_width,
+    )
+    language_model: LanguageModel = instantiate(cfg.joint)
+    return Checkpoint(
+        model=build_reranker(adapter, facts, language_model, cfg.score == "residual"),
+        language_model=language_model,
+        facts=facts,
+        adapter=adapter,
+        config=OmegaConf.to_yaml(cfg, resolve=False),
+        backbone=backbone.identity(),
+        label=f"trained on {dataset} train",
+        first_stage=first_stage_state(backbone),
+        fusion={},
+    )
+
+
+def datamodule(
+    cfg: DictConfig,
+    train: Collection,
+    language_model: LanguageModel,
+    images: torch.Tensor,
+    captions: torch.Tensor,
+) -> CachedTokenDataModule:
+    """The batches of the run."""
+    mined = None
+    if cfg.loader.neighbours:
+        mined = similar_images(images, captions, train.image_of_caption, cfg.loader.mined_pool)
+    return instantiate(
+        cfg.loader,
+        TrainingSet(
+            store=train.store,
+            store_rows=train.store_rows,
+            text=tokenize(language_model.tokenizer, train.texts),
+            image_of_caption=train.image_of_caption,
+            caption_keys=caption_keys(train.texts),
+            image_embeddings=images,
+            text_embeddings=captions,
+        ),
+        mined,
+        cfg.seed,
+    )
+
+
+def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> EDJE | None:
+    """The teacher to distil from; None where no objective asks for one.
+
+    Raises:
+        EdjeError: distillation without a teacher, or a teacher of other tokens or words.
+    """
+    distils = cfg.objective.get("distillation") is not None
+    if not distils:
+        return None
+    if cfg.teacher is None:
+        raise EdjeError(
+            "objective.distillation needs teacher=<run folder or .ckpt of a trained reranker>. "
+            "Give one, or leave distillation out: objective=[matching,masked_language,…]."
+        )
+    teacher = load_checkpoint(Path(cfg.teacher))
+    if teacher.backbone != student.backbone:
+        raise EdjeError(
+            f"teacher={cfg.teacher}: it reads the tokens of another backbone than this run's. "
+            "Train the teacher on the same backbone."
+        )
+    words = [one.language_model.tokenizer.get_vocab() for one in (teacher, student)]
+    if words[0] != words[1]:
+        raise EdjeError(
+            f"teacher={cfg.teacher}: its tokenizer differs from joint's, so it can't read this "
+            "run's captions. Use a language model with the same tokenizer."
+        )
+    if teacher.model.residual is not None:
+        log.info("the teacher adds the first-stage score to its logits")
+    return teacher.model
+
+
+def development_score(
+    current: Checkpoint, backbone: Backbone, dev: Collection, evaluation: Evaluation, path: Path
+) -> DevelopmentScore:
+    """A callback that keeps the weights of best t2i recall@1 on dev."""
+    from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+
+    def score() -> float:
+        lists = rerank_collection(current, backbone, dev, evaluation)[0]["t2i"]
+        return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
+
+    def keep() -> None:
+        save_checkpoint(current, path)
+
+    return DevelopmentScore(score, keep, evaluation.dev_every, "dev/t2i_recall@1")
+
+
+def finish(
+    trained: Checkpoint,
+    backbone: Backbone,
+    dev: Collection | None,
+    evaluation: Evaluation,
+    checkpoints: Path,
+) -> Checkpoint:
+    """Write model.ckpt: the best weights on dev or else the last, with the fitted sum."""
+    best = checkpoints / "best.ckpt"
+    if best.is_file():
+        trained = load_checkpoint(best)
+    trained.model.eval()
+    if dev is not None:
+        check_fit(trained, backbone, "residual" if trained.model.residual else "joint")
+        lists, _ = rerank_collection(trained, backbone, dev, evaluation)
+        trained = replace(trained, fusion=fusion_weights(lists))
+    save_checkpoint(trained, checkpoints / "model.ckpt")
+    if best.is_file():
+        shutil.copyfile(checkpoints / "model.ckpt", best)
+    return trained

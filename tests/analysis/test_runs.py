@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from edje.analysis.runs import load_runs, read_metrics
+from edje.errors import EdjeError
+
+
+def test_every_run_at_any_depth_is_one_row_with_its_config_and_metrics(tmp_path, make_run):
+    first = make_run(tmp_path / "shapes" / "2026-01-01_10-00-00")
+    second = make_run(tmp_path / "shapes" / "sweep_2026" / "0", seed=1)
+    table = load_runs(tmp_path)
+    assert table["run"].tolist() == ["shapes/2026-01-01_10-00-00", "shapes/sweep_2026/0"]
+    assert table["status"].tolist() == ["done", "done"]
+    assert table["adapter.num_tokens"].tolist() == [8, 8]
+    assert table["seed"].tolist() == [0, 1]
+    assert table["ks"].tolist() == ["[1, 5, 10]"] * 2
+    for row, metrics in enumerate((first, second)):
+        expected = metrics["t2i"]["reranked"]["recall@1"]
+        assert table["t2i.reranked.recall@1"][row] == expected["value"]
+        assert table["t2i.reranked.recall@1.low"][row] == expected["low"]
+        assert table["t2i.reranked.recall@1.high"][row] == expected["high"]
+    assert table["num_candidates.t2i"].tolist() == [6, 6]
+
+
+def test_a_run_folder_itself_is_a_table_of_one_row(run_folder):
+    assert load_runs(run_folder)["run"].tolist() == ["run"]
+
+
+def test_unfinished_failed_and_broken_runs_are_marked_and_stop_nothing(tmp_path, make_run):
+    make_run(tmp_path / "a_done")
+    for name in ("b_killed", "c_failed", "d_no_config", "e_cut", "f_not_yaml"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "c_failed" / "error.txt").write_text("No data at data.root=nowhere.\n")
+    (tmp_path / "d_no_config" / "config.yaml").rename(tmp_path / "d_no_config" / "overrides.yaml")
+    (tmp_path / "e_cut" / "metrics.json").write_text('{"t2i": {"first')
+    (tmp_path / "f_not_yaml" / "config.yaml").write_text("a: [")
+    table = load_runs(tmp_path).set_index("run")
+    assert table["status"].to_dict() == {
+        "a_done": "done",
+        "b_killed": "incomplete",
+        "c_failed": "failed",
+        "d_no_config": "incomplete",
+        "e_cut": "incomplete",
+        "f_not_yaml": "incomplete",
+    }
+    assert table.loc["c_failed", "message"] == "No data at data.root=nowhere."
+    assert "is not JSON" in table.loc["e_cut", "message"]
+    assert "is not YAML" in table.loc["f_not_yaml", "message"]
+    assert table.loc["b_killed", "seed"] == 3
+
+
+def test_nothing_is_looked_for_inside_a_run_or_in_hidden_folders(tmp_path, make_run):
+    make_run(tmp_path / "run")
+    for inner in (tmp_path / "run" / "logs" / "inner", tmp_path / ".hydra"):
+        inner.mkdir()
+        (inner / "config.yaml").write_text("seed: 0\n")
+    assert load_runs(tmp_path)["run"].tolist() == ["run"]
+
+
+def test_no_runs_make_an_empty_table_and_no_folder_an_error(tmp_path):
+    empty = load_runs(tmp_path)
+    assert len(empty) == 0
+    assert "status" in empty
+    with pytest.raises(EdjeError, match="No folder of runs"):
+        load_runs(tmp_path / "nowhere")
+
+
+def test_metrics_that_are_missing_or_no_metrics_are_refused(tmp_path):
+    with pytest.raises(EdjeError, match="evaluate this run first"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps([1]))
+    with pytest.raises(EdjeError, match="holds no object"):
+        read_metrics(tmp_path)

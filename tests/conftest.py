@@ -1,0 +1,41 @@
+"""Offline, on the CPU, with the shapes of public tensor signatures checked at run time."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+# Shapes are types: checked here, in the tests only.
+install_import_hook(
+    ["edje.models", "edje.objectives", "edje.retrieval", "edje.inference", "edje.records"],
+    "beartype.beartype",
+)
+
+import pytest
+import torch
+from tiny import tiny_language_model, tiny_pairs, tiny_reranker
+
+from edje.language_model import LanguageModel
+from edje.models.edje import EDJE
+from edje.records import PairBatch
+
+
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+
+
+@pytest.fixture
+def language_model() -> LanguageModel:
+    return tiny_language_model()
+
+
+@pytest.fixture
+def reranker() -> EDJE:
+    torch.manual_seed(0)
+    return tiny_reranker()
+
+
+@pytest.fixture
+def pairs() -> PairBatch:
+    return tiny_pairs()

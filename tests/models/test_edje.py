@@ -1,0 +1,175 @@
+import pytest
+import torch
+from tiny import COMPRESSION, FACTS, LOCAL, tiny_language_model, tiny_reranker
+from torch import nn
+
+from edje.inference.checkpoint import AdapterSpecification, build_reranker
+from edje.models.adapters import LocalAdapter, TokenCompressionAdapter
+from edje.models.joint_encoder import JointEncoder
+from edje.records import TextBatch
+
+
+def score(model, batch, rows=slice(None), length=None):
+    text = TextBatch(batch.text.input_ids[rows, :length], batch.text.attention_mask[rows, :length])
+    return model.score(text, model.compress(batch.tokens[rows]), "t2i")
+
+
+def test_padding_never_changes_a_score(reranker, pairs):
+    ids, mask = pairs.text.input_ids, pairs.text.attention_mask
+    longer = TextBatch(nn.functional.pad(ids, (0, 7)), nn.functional.pad(mask, (0, 7)))
+    visual = reranker.compress(pairs.tokens)
+    torch.testing.assert_close(
+        reranker.score(longer, visual, "t2i"),
+        reranker.score(pairs.text, visual, "t2i"),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_batch_neighbour_never_changes_a_score(reranker, pairs):
+    together = score(reranker, pairs)
+    for row in range(len(together)):
+        length = int(pairs.text.attention_mask[row].sum())
+        alone = score(reranker, pairs, slice(row, row + 1), length)
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-6)
+
+
+def test_the_image_matters_to_the_score(reranker, pairs):
+    visual = reranker.compress(pairs.tokens)
+    assert not torch.allclose(
+        reranker.score(pairs.text, visual, "t2i"),
+        reranker.score(pairs.text, visual.roll(1, 0), "t2i"),
+    )
+
+
+def test_the_joint_encoder_reads_the_sequence_that_the_paper_describes(pairs):
+    """The module's own assembly against ids and embeddings laid out by hand, one pair at a time."""
+    language_model = tiny_language_model()
+    encoder, separator = language_model.encoder.eval(), 3
+    joint = JointEncoder(encoder, separator, 63, 4).eval()
+    visual = torch.randn(len(pairs.sample_ids), 4, 32)
+    hidden = joint(pairs.text.input_ids, pairs.text.attention_mask, visual)
+    table = encoder.get_input_embeddings().weight
+    for row, caption in enumerate(pairs.text.input_ids):
+        words = caption[pairs.text.attention_mask[row]]
+        sequence = torch.cat([table[words], visual[row], table[[separator]]])
+        segments = torch.tensor([0] * len(words) + [1] * 5)
+        expected = encoder(
+            inputs_embeds=sequence[None],
+            token_type_ids=segments[None],
+            position_ids=torch.arange(len(sequence))[None],
+        ).last_hidden_state[0]
+        torch.testing.assert_close(hidden[row, 0], expected[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(hidden[row, -5:], expected[-5:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_position_table_is_extended_by_its_last_row():
+    language_model = tiny_language_model(max_positions=40)
+    before = language_model.encoder.embeddings.position_embeddings.weight.clone()
+    joint = JointEncoder(language_model.encoder, 3, 63, 16)
+    after = joint.language_model.embeddings.position_embeddings.weight
+    assert after.shape[0] == 63 + 16 + 1
+    torch.testing.assert_close(after[:40], before)
+    torch.testing.assert_close(after[40:], before[-1:].expand(40, -1))
+
+
+def test_the_compression_adapter_follows_the_papers_equations():
+    adapter = TokenCompressionAdapter(
+        9, 16, 32, 2, 1e-6, nn.functional.gelu, num_tokens=4, hidden_width=24
+    )
+    tokens = torch.randn(3, 9, 16)
+    weights = dict(adapter.named_parameters())
+    key = tokens @ weights["key.weight"].T + weights["key.bias"]
+    value = tokens @ weights["value.weight"].T + weights["value.bias"]
+    in_weight = weights["attention.in_proj_weight"].split(16)
+    in_bias = weights["attention.in_proj_bias"].split(16)
+    queries = (weights["query"] @ in_weight[0].T + in_bias[0]).expand(3, -1, -1)
+    heads = [
+        part.reshape(3, -1, 2, 8).transpose(1, 2)
+        for part in (
+            queries,
+            key @ in_weight[1].T + in_bias[1],
+            value @ in_weight[2].T + in_bias[2],
+        )
+    ]
+    chances = (heads[0] @ heads[1].transpose(-1, -2) / 8**0.5).softmax(-1)
+    joined = (chances @ heads[2]).transpose(1, 2).reshape(3, 4, 16)
+    pooled = joined @ weights["attention.out_proj.weight"].T + weights["attention.out_proj.bias"]
+    normed = nn.functional.layer_norm(
+        pooled, (16,), weights["norm.weight"], weights["norm.bias"], 1e-6
+    )
+    hidden = nn.functional.gelu(normed @ weights["expand.weight"].T + weights["expand.bias"])
+    output = pooled + hidden @ weights["contract.weight"].T + weights["contract.bias"]
+    expected = output @ weights["project.weight"].T + weights["project.bias"]
+    torch.testing.assert_close(adapter(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_local_adapter_treats_every_token_alone():
+    adapter = LocalAdapter(9, 16, 32, 2, 1e-6, hidden_width=24)
+    tokens = torch.randn(2, 9, 16)
+    order = torch.randperm(9)
+    assert adapter(tokens).shape == (2, 9, 32)
+    torch.testing.assert_close(adapter(tokens[:, order]), adapter(tokens)[:, order])
+
+
+@pytest.mark.parametrize("adapter", [COMPRESSION, LOCAL])
+def test_every_parameter_gets_a_gradient(adapter, pairs):
+    model = tiny_reranker(adapter, residual=True)
+    visual = model.compress(pairs.tokens)
+    nn.init.normal_(model.residual.project.weight)
+    scores = model.score(pairs.text, visual, "t2i", torch.rand(8))
+    hidden = model.joint.encode_text(pairs.text.input_ids, pairs.text.attention_mask)
+    words = model.masked_language(hidden[:, 1], model.joint.word_embeddings.weight)
+    (
+        scores.square().sum()
+        + words.logsumexp(1).sum()
+        + model.text_recovery(hidden[:, 0]).square().sum()
+    ).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert silent == []
+
+
+def test_a_residual_model_refuses_to_score_without_the_first_stage(pairs):
+    model = tiny_reranker(residual=True)
+    with pytest.raises(ValueError, match="pass first_stage"):
+        score(model, pairs)
+
+
+def test_a_fresh_residual_changes_nothing_and_a_trained_one_does(pairs):
+    model = tiny_reranker(residual=True)
+    visual = model.compress(pairs.tokens)
+    low = model.score(pairs.text, visual, "t2i", torch.zeros(8))
+    torch.testing.assert_close(low, model.score(pairs.text, visual, "t2i", torch.ones(8)))
+    nn.init.normal_(model.residual.project.weight)
+    low = model.score(pairs.text, visual, "t2i", torch.zeros(8))
+    assert not torch.allclose(low, model.score(pairs.text, visual, "t2i", torch.ones(8)))
+
+
+def test_directions_are_standardised_apart():
+    model = tiny_reranker(residual=True)
+    model.set_first_stage_statistics("t2i", 0.2, 0.1)
+    model.set_first_stage_statistics("i2t", 0.5, 2.0)
+    scores = torch.tensor([0.2, 0.5])
+    torch.testing.assert_close(model.standardise(scores, "t2i"), torch.tensor([0.0, 3.0]))
+    torch.testing.assert_close(model.standardise(scores, "i2t"), torch.tensor([-0.15, 0.0]))
+
+
+def test_an_adapter_with_wrong_choices_is_named():
+    from edje.errors import EdjeError
+
+    with pytest.raises(EdjeError, match=r"LocalAdapter.*num_tokens"):
+        build_reranker(
+            AdapterSpecification("edje.models.adapters.LocalAdapter", {"num_tokens": 3}),
+            FACTS,
+            tiny_language_model(),
+            False,
+        )
+    with pytest.raises(EdjeError, match="no such adapter"):
+        build_reranker(
+            AdapterSpecification("edje.models.adapters.Nothing"),
+            FACTS,
+            tiny_language_model(),
+            False,
+        )
+    with pytest.raises(EdjeError, match=r"live under edje\.models"):
+        build_reranker(AdapterSpecification("os.system"), FACTS, tiny_language_model(), False)

@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edje.objectives.distillation import Distillation
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.matching import Matching
+from edje.objectives.outputs import StepOutputs
+from edje.objectives.text_recovery import TextRecovery
+
+
+def outputs(**parts) -> StepOutputs:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    return StepOutputs(**({"t2i_logits": logits, "i2t_logits": logits} | parts))
+
+
+def test_softmax_matching_is_the_cross_entropy_of_the_first_column():
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert Matching()(outputs()).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_matching_averages_the_two_directions():
+    even = torch.zeros(2, 2)
+    loss = Matching()(outputs(i2t_logits=even)).item()
+    one = Matching()(outputs()).item()
+    assert loss == pytest.approx((one + math.log(2)) / 2, rel=1e-6)
+
+
+def test_binary_matching_balances_positives_and_negatives():
+    softplus = F.softplus(torch.tensor([-2.0, 0.0, 0.0, 1.0])).tolist()
+    expected = ((softplus[0] + softplus[1]) / 2 + (softplus[2] + softplus[3]) / 2) / 2
+    assert Matching(form="binary")(outputs()).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_masked_language_is_the_mean_over_masked_positions():
+    logits, labels = torch.zeros(3, 10), torch.tensor([1, 2, 3])
+    loss = MaskedLanguage()(outputs(masked_logits=logits, masked_labels=labels))
+    assert loss.item() == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_masked_language_without_a_masked_word_is_zero_and_has_a_gradient():
+    logits = torch.zeros(0, 10, requires_grad=True)
+    loss = MaskedLanguage()(outputs(masked_logits=logits, masked_labels=torch.zeros(0).long()))
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_text_recovery_is_one_minus_cosine():
+    target = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    loss = TextRecovery()
+    assert loss(outputs(recovered=3 * target, text_embeddings=target)).item() == pytest.approx(0)
+    assert loss(outputs(recovered=-target, text_embeddings=target)).item() == pytest.approx(2)
+
+
+def test_binary_distillation_is_the_mean_of_three_means():
+    teacher = torch.tensor([[1.0, -1.0], [0.5, 0.0]])
+    student = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    images = torch.tensor([[2.0, 3.0], [0.0, -1.0]])
+
+    def bce(logit, target):
+        chance = 1 / (1 + math.exp(-target))
+        return -(
+            chance * math.log(1 / (1 + math.exp(-logit)))
+            + (1 - chance) * math.log(1 - 1 / (1 + math.exp(-logit)))
+        )
+
+    positives = (bce(2, 1) + bce(0, 0.5)) / 2
+    wrong_images = (bce(0, -1) + bce(1, 0)) / 2
+    wrong_captions = (bce(3, -1) + bce(-1, 0)) / 2
+    loss = Distillation()(
+        outputs(
+            t2i_logits=student,
+            i2t_logits=images,
+            teacher_t2i_logits=teacher,
+            teacher_i2t_logits=teacher,
+        )
+    )
+    assert loss.item() == pytest.approx((positives + wrong_images + wrong_captions) / 3, rel=1e-5)
+
+
+def test_listwise_distillation_is_blind_to_the_teachers_level():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    same = outputs(teacher_t2i_logits=logits + 5, teacher_i2t_logits=logits - 3)
+    assert Distillation(form="listwise")(same).item() == pytest.approx(0, abs=1e-6)
+    assert Distillation()(same).item() > 0.1

@@ -1,0 +1,289 @@
+"""A resumed run equals a straight one, bit by bit; few pairs can be learned by heart."""
+
+import os
+import signal
+from itertools import chain
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from tiny import (
+    FACTS,
+    LOCAL,
+    tiny_captions,
+    tiny_checkpoint,
+    tiny_pairs,
+    tiny_reranker,
+    tiny_tokenizer,
+)
+from torch.nn import functional as F
+
+from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler, TrainingSet
+from edje.errors import TrainingInterrupted
+from edje.inference.checkpoint import checkpoint_fields, load_checkpoint
+from edje.language_model import tokenize
+from edje.objectives.distillation import Distillation
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.matching import Matching
+from edje.objectives.negatives import HardNegatives, Negatives
+from edje.objectives.text_recovery import TextRecovery
+from edje.training.callbacks import ResumableCheckpoint
+from edje.training.optimisation import Optimisation
+from edje.training.reranker import RerankerModule
+from edje.training.step import forward_step, masked_positions
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*",
+    "ignore:.*`isinstance.treespec, LeafSpec.`.*",
+    "ignore:.*This process .* is multi-threaded, use of fork.*",
+    "ignore:.*use_reentrant.*",
+)
+
+
+class StoreInMemory:
+    """What the datamodule needs of a token store."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def read(self, rows, *, dtype=torch.float32, device="cpu"):
+        return self.tokens[rows].to(device, dtype)
+
+
+def training_set(images=12) -> TrainingSet:
+    """Two captions per image."""
+    generator = torch.Generator().manual_seed(3)
+    return TrainingSet(
+        store=StoreInMemory(
+            torch.randn(images, FACTS.num_tokens, FACTS.token_width, generator=generator)
+        ),
+        store_rows=torch.arange(images),
+        text=tokenize(tiny_tokenizer(), tiny_captions(2 * images)),
+        image_of_caption=torch.arange(2 * images) // 2,
+        caption_keys=torch.arange(2 * images),
+        image_embeddings=F.normalize(torch.randn(images, 12, generator=generator), dim=1),
+        text_embeddings=F.normalize(torch.randn(2 * images, 12, generator=generator), dim=1),
+    )
+
+
+def module(steps, *, dropout=0.1, teacher=None, terms=None, lr=1e-3) -> RerankerModule:
+    torch.manual_seed(11)
+    checkpoint = tiny_checkpoint()
+    for part in checkpoint.model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = dropout
+    return RerankerModule(
+        checkpoint.model,
+        terms or {"matching": Matching(), "masked_language": MaskedLanguage()},
+        HardNegatives(count=2, pool=4),
+        Optimisation(lr=lr, warmup_steps=2),
+        mask_id=4,
+        steps_per_epoch=steps,
+        checkpoint_fields=checkpoint_fields(checkpoint),
+        teacher=teacher,
+        seed=5,
+    )
+
+
+def fit(folder: Path, steps, *, workers=0, callbacks=(), accumulate=1, resume=None, **choices):
+    trained = module(steps, **choices)
+    data = CachedTokenDataModule(
+        training_set(), None, 5, batch_size=6, num_workers=workers, neighbours=0
+    )
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1.0,
+        default_root_dir=str(folder),
+        callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
+    )
+    trainer.fit(trained, data, ckpt_path=resume, weights_only=True)
+    return trained
+
+
+class StopAt(L.Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, batch, number):
+        self.batch, self.number = batch, number
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.fit_loop.epoch_loop.batch_idx == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "accumulate", "stop"),
+    [(signal.SIGTERM, 2, 1, 6), (signal.SIGINT, 0, 3, 7)],
+)
+def test_a_resumed_run_equals_a_straight_one_bitwise(tmp_path, number, workers, accumulate, stop):
+    options = {"workers": workers, "accumulate": accumulate}
+    straight = fit(tmp_path / "straight", 9, **options)
+    with pytest.raises(TrainingInterrupted) as caught:
+        fit(tmp_path / "cut", 9, callbacks=[StopAt(stop, number)], **options)
+    assert caught.value.exit_status == 128 + number
+    stopped = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    assert 0 < stopped["global_step"] < 9
+    resumed = fit(tmp_path / "cut", 9, resume=tmp_path / "cut" / "last.ckpt", **options)
+    for name, tensor in straight.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    fit(tmp_path, 1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_training_checkpoint_reloads_alone(tmp_path, pairs):
+    trained = fit(tmp_path, 2)
+    loaded = load_checkpoint(tmp_path / "last.ckpt").model
+    model = trained.model.eval()
+    torch.testing.assert_close(
+        loaded.score(pairs.text, loaded.compress(pairs.tokens), "t2i"),
+        model.score(pairs.text, model.compress(pairs.tokens), "t2i"),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_eight_pairs_are_learned_by_heart():
+    torch.manual_seed(11)
+    model = tiny_reranker(LOCAL).train()
+    optimizer, schedule = Optimisation(lr=1e-3, warmup_steps=10).build(model, 200, 1)
+    batch = tiny_pairs(8)
+    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
+    for _ in range(200):
+        outputs = forward_step(model, batch, everyone, frozenset(), None, 4, None)
+        optimizer.zero_grad()
+        Matching()(outputs).backward()
+        optimizer.step()
+        schedule.step()
+    assert torch.equal(outputs.t2i_logits.argmax(1), torch.zeros(8).long())
+    assert torch.equal(outputs.i2t_logits.argmax(1), torch.zeros(8).long())
+
+
+def test_the_teacher_is_neither_trained_nor_saved(tmp_path):
+    teacher = tiny_checkpoint().model
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    terms = {"matching": Matching(), "distillation": Distillation()}
+    trained = fit(tmp_path, 3, teacher=teacher, terms=terms)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert set(saved) == {f"model.{name}" for name in trained.model.state_dict()}
+    optimised = {id(p) for group in trained.optimizers().param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in trained.model.parameters()}
+
+
+def test_one_forward_gives_what_pair_by_pair_scoring_gives(reranker, pairs):
+    ids = pairs.sample_ids
+    negatives = HardNegatives(count=2, pool=2)(
+        pairs.image_embeddings, pairs.text_embeddings, ids, ids, ids, 0, 0
+    )
+    mask = masked_positions(pairs.text, ids, 0.5, 0, 0)
+    needs = frozenset({"masked", "text_only"})
+    outputs = forward_step(reranker, pairs, negatives, needs, mask, 4, None)
+    visual = reranker.compress(pairs.tokens)
+    text = pairs.text
+    for row in range(8):
+        images = [row, *negatives.images[row].tolist()]
+        captions = [row, *negatives.captions[row].tolist()]
+        t2i = reranker.score(
+            type(text)(text.input_ids[[row] * 3], text.attention_mask[[row] * 3]),
+            visual[images],
+            "t2i",
+        )
+        i2t = reranker.score(
+            type(text)(text.input_ids[captions], text.attention_mask[captions]),
+            visual[[row] * 3],
+            "i2t",
+        )
+        torch.testing.assert_close(outputs.t2i_logits[row], t2i, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs.i2t_logits[row], i2t, rtol=1e-4, atol=1e-5)
+    assert len(outputs.masked_labels) == int(mask.sum())
+    assert TextRecovery()(outputs).item() > 0
+
+
+def test_masks_hide_words_only_and_half_of_them():
+    text = tokenize(tiny_tokenizer(), tiny_captions(8) * 100)
+    mask = masked_positions(text, torch.arange(800), 0.5, 0, 0)
+    special = torch.tensor([0, 2, 3])  # [PAD], [CLS], [SEP]
+    assert not torch.isin(text.input_ids[mask], special).any()
+    words = (~torch.isin(text.input_ids, special)).sum()
+    assert abs(mask.sum() / words - 0.5) < 0.03
+
+
+def test_a_mask_depends_on_seed_step_and_sample_alone():
+    batch = tiny_pairs()
+    mask = masked_positions(batch.text, batch.sample_ids, 0.5, 1, 2)
+    order = torch.randperm(8)
+    text = type(batch.text)(batch.text.input_ids[order], batch.text.attention_mask[order])
+    assert torch.equal(masked_positions(text, batch.sample_ids[order], 0.5, 1, 2), mask[order])
+    assert not torch.equal(masked_positions(batch.text, batch.sample_ids, 0.5, 1, 3), mask)
+
+
+def sampler(**changes):
+    options = {
+        "image_of_caption": torch.arange(24) // 2,
+        "mined": None,
+        "batch_size": 6,
+        "neighbours": 0,
+        "num_batches": 8,
+        "first_batch": 0,
+        "seed": 0,
+        "rank": 0,
+        "num_ranks": 1,
+    } | changes
+    return NeighbourhoodSampler(**options)
+
+
+def test_an_epoch_visits_every_caption_once_and_the_next_in_another_order():
+    batches = list(sampler())
+    first, second = list(chain(*batches[:4])), list(chain(*batches[4:]))
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first != second
+
+
+def test_a_sampler_continues_where_it_was_cut():
+    assert list(sampler(first_batch=5)) == list(sampler())[5:]
+
+
+def test_two_ranks_share_the_batches_of_one():
+    both = [list(sampler(rank=rank, num_ranks=2, num_batches=4)) for rank in (0, 1)]
+    assert [batch for pair in zip(*both, strict=True) for batch in pair] == list(sampler())
+
+
+def test_anchors_come_with_their_mined_neighbours():
+    mined = torch.stack([(torch.arange(12) + shift) % 12 for shift in (1, 2, 3)], dim=1)
+    for batch in sampler(mined=mined, neighbours=2):
+        images = [caption // 2 for caption in batch]
+        for anchor, *similar in zip(images[::3], images[1::3], images[2::3], strict=True):
+            assert set(similar) <= set(mined[anchor].tolist()) and len(set(similar)) == 2
+
+
+def test_the_schedule_warms_up_and_decays():
+    cosine = Optimisation(lr=1.0, warmup_steps=10, initial_lr=0.1, final_lr=0.01)
+    assert cosine.factor(0, 100, 5) == pytest.approx(0.1)
+    assert cosine.factor(10, 100, 5) == pytest.approx(1.0)
+    assert cosine.factor(55, 100, 5) == pytest.approx(0.505)
+    assert cosine.factor(100, 100, 5) == pytest.approx(0.01)
+    paper = Optimisation(lr=1.0, warmup_steps=0, final_lr=0.5, schedule="exponential")
+    assert [paper.factor(step, 100, 5) for step in (0, 5, 10, 99)] == pytest.approx(
+        [1.0, 0.9, 0.81, 0.5]
+    )
+
+
+def test_norms_biases_and_positions_are_not_decayed():
+    model = tiny_checkpoint().model
+    optimizer, _ = Optimisation(weight_decay=0.1).build(model, 10, 5)
+    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert "adapter.project.weight" in names
+    assert not any("bias" in n or "norm" in n.lower() or "position" in n for n in names)
