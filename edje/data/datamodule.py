@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import lightning as L
 import numpy as np
@@ -13,14 +14,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edje.errors import EdjeError
 from edje.records import PairBatch, TextBatch
-from edje.tokens.store import TokenStore
+
+
+class TokenReader(Protocol):
+    """Where vision tokens come from: a token store, or anything that reads like one."""
+
+    def read(
+        self, rows: Int[Tensor, "rows"], *, dtype: torch.dtype = ..., device: str = ...
+    ) -> Float[Tensor, "rows tokens width"]:
+        """Tokens of the given rows."""
+        ...
 
 
 @dataclass(frozen=True)
 class TrainingSet:
     """Everything a pair batch is gathered from, by caption row and image row."""
 
-    store: TokenStore
+    store: TokenReader
     store_rows: Int[Tensor, "images"]  # the images' rows in the store
     text: TextBatch
     image_of_caption: Int[Tensor, "captions"]

@@ -59,6 +59,8 @@ class Checkpoint:
     facts: BackboneFacts
     adapter: AdapterSpecification
     config: str  # the run's configuration, YAML
+    backbone: dict[str, str | int | float]  # identity of the backbone whose tokens it reads
+    label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
     fusion: dict[str, float]  # fitted weights of score=sum; empty before they are fitted
 
@@ -112,6 +114,8 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
                 "choices": dict(checkpoint.adapter.choices),
             },
             "residual": checkpoint.model.residual is not None,
+            "backbone": checkpoint.backbone,
+            "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
             "fusion": checkpoint.fusion,
         },
@@ -187,6 +191,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         facts=facts,
         adapter=adapter,
         config=content["edje_config"],
+        backbone=dict(fields["backbone"]),
+        label=fields["label"],
         first_stage=dict(fields["first_stage"]),
         fusion=dict(fields["fusion"]),
     )

@@ -47,7 +47,7 @@ class RerankerModule(L.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.model = model
+        self.model = model.train()
         self.objectives = dict(objectives)
         self.negatives = negatives
         self.optimisation = optimisation

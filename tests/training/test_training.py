@@ -156,10 +156,10 @@ def test_a_training_checkpoint_reloads_alone(tmp_path, pairs):
 def test_eight_pairs_are_learned_by_heart():
     torch.manual_seed(11)
     model = tiny_reranker(LOCAL).train()
-    optimizer, schedule = Optimisation(lr=1e-3, warmup_steps=10).build(model, 200, 1)
+    optimizer, schedule = Optimisation(lr=1e-3, warmup_steps=10).build(model, 300, 1)
     batch = tiny_pairs(8)
     everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
-    for _ in range(200):
+    for _ in range(300):
         outputs = forward_step(model, batch, everyone, frozenset(), None, 4, None)
         optimizer.zero_grad()
         Matching()(outputs).backward()
