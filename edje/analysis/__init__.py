@@ -7,15 +7,18 @@ from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
 from edje.analysis.runs import load_runs, read_metrics
 from edje.analysis.table import metrics_table
+from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
 __all__ = [
     "StoredLists",
+    "first_hit_ranks",
     "gallery",
     "load_runs",
     "loss_curves",
     "metrics_table",
     "read_lists",
     "read_metrics",
+    "recall_at_k",
     "recall_bars",
     "recompute_metrics",
     "save_plots",
