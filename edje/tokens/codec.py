@@ -1,0 +1,149 @@
+"""Token codecs: one image's tokens ↔ a cell of fixed width in bytes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from edje.errors import EdjeError
+
+CodecName = Literal["fp16", "bf16", "fp8", "int8"]
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """Packs the tokens of one image, `num_tokens` × `width`, into a cell of `cell_bytes`."""
+
+    name: str
+    num_tokens: int
+    width: int
+
+    @property
+    @abstractmethod
+    def cell_bytes(self) -> int:
+        """Bytes per image, scales included."""
+
+    @abstractmethod
+    def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
+        """Cells of tokens, one row per image.
+
+        Raises:
+            EdjeError: a token is not finite, or too large for the codec.
+        """
+
+    @abstractmethod
+    def decode(
+        self,
+        cells: UInt8[Tensor, "images _"],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "images tokens width"]:
+        """Tokens of cells, moved to the device as bytes and unpacked there."""
+
+    def _require_finite(self, tokens: Tensor) -> None:
+        if not torch.isfinite(tokens).all():
+            raise EdjeError(
+                "the backbone gave tokens that are infinite or not numbers. "
+                "Check its weights and precision before caching."
+            )
+
+
+@dataclass(frozen=True)
+class FloatCodec(Codec):
+    """Tokens rounded to a 16-bit float."""
+
+    stored: torch.dtype
+
+    @property
+    def cell_bytes(self) -> int:
+        """Two bytes per number."""
+        return self.num_tokens * self.width * self.stored.itemsize
+
+    def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
+        """Cells of tokens; see `Codec`."""
+        self._require_finite(tokens)
+        rounded = tokens.to(self.stored)
+        if not torch.isfinite(rounded).all():
+            raise EdjeError(
+                f"a token value of {tokens.abs().max().item():.3g} is too large for the codec "
+                f"{self.name} (at most {torch.finfo(self.stored).max:.3g}). Store with bf16."
+            )
+        return _bytes(rounded)
+
+    def decode(
+        self,
+        cells: UInt8[Tensor, "images _"],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "images tokens width"]:
+        """Tokens of cells; see `Codec`."""
+        values = cells.to(device).view(self.stored)
+        return values.view(-1, self.num_tokens, self.width).to(dtype)
+
+
+@dataclass(frozen=True)
+class ScaledCodec(Codec):
+    """Tokens in 8 bits, each divided by its own float32 scale so that its largest value fits.
+
+    A cell holds all values, then all scales. The scale is the token's largest absolute value
+    over the codec's; a token of zeros has scale 1.
+    """
+
+    stored: torch.dtype
+    largest: float  # absolute value that the stored type represents
+
+    @property
+    def cell_bytes(self) -> int:
+        """A byte per number and four per token."""
+        return self.num_tokens * (self.width * self.stored.itemsize + 4)
+
+    def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
+        """Cells of tokens; see `Codec`."""
+        self._require_finite(tokens)
+        tokens = tokens.float()
+        scales = tokens.abs().amax(dim=2) / self.largest  # (images, tokens)
+        scales = torch.where(scales > 0, scales, torch.ones_like(scales))
+        values = (tokens / scales[..., None]).clamp(-self.largest, self.largest)
+        if not self.stored.is_floating_point:
+            values = values.round()
+        return np.concatenate([_bytes(values.to(self.stored)), _bytes(scales)], axis=1)
+
+    def decode(
+        self,
+        cells: UInt8[Tensor, "images _"],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "images tokens width"]:
+        """Tokens of cells; see `Codec`."""
+        cells = cells.to(device)
+        split = self.num_tokens * self.width * self.stored.itemsize
+        values = cells[:, :split].view(self.stored).unflatten(1, (self.num_tokens, self.width))
+        scales = cells[:, split:].contiguous().view(torch.float32)  # (images, tokens)
+        return (values.float() * scales[..., None]).to(dtype)
+
+
+def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
+    """The codec of a name: 64 × 384 tokens take 49,152 bytes (fp16, bf16) or 24,832 (fp8, int8).
+
+    Raises:
+        EdjeError: there is no codec of this name.
+    """
+    match name:
+        case "fp16":
+            return FloatCodec(name, num_tokens, width, torch.float16)
+        case "bf16":
+            return FloatCodec(name, num_tokens, width, torch.bfloat16)
+        case "fp8":
+            return ScaledCodec(name, num_tokens, width, torch.float8_e4m3fn, 448.0)
+        case "int8":
+            return ScaledCodec(name, num_tokens, width, torch.int8, 127.0)
+    raise EdjeError(f"codec {name!r} is unknown; choose one of {', '.join(get_args(CodecName))}.")
+
+
+def _bytes(values: Tensor) -> UInt8[np.ndarray, "images _"]:
+    flat = values.detach().flatten(1).contiguous().view(torch.uint8)
+    return flat.cpu().numpy()

@@ -1,0 +1,61 @@
+"""Files that are either whole or absent: written aside, forced to disk, renamed."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edje.errors import EdjeError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file by rename, so that a reader sees the old content or the new."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write; it becomes `path` at the end of the block, if that succeeds."""
+    # The process id keeps concurrent writers of the same content apart.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn a failing disk into the error that a user can mend.
+
+    Raises:
+        EdjeError: the block failed to write; what was finished before stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            advice = "Free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = "Make the folder writable or choose another with cache_dir"
+        else:
+            advice = "Check the path and the disk"
+        raise EdjeError(
+            f"can't write to {folder}: {error}. {advice}, then run the same command again: "
+            "what was finished is kept."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""The lock that lets one process at a time write a store."""
+
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edje.errors import EdjeError
+from edje.tokens.durable import writing_to
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_held: set[Path] = set()  # the kernel's lock keeps processes apart, not parts of one process
+
+
+@contextmanager
+def writer_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold `<folder>/writer.lock` during the block; the file names the process and its host.
+
+    The kernel releases the lock of a process that died, so a stale file is taken over.
+
+    Raises:
+        EdjeError: another process holds it and `wait` is off, or the folder is not writable.
+    """
+    path = folder.resolve() / "writer.lock"
+    if path in _held:
+        raise EdjeError(f"this process is already writing {folder}. Write one store at a time.")
+    with writing_to(folder):
+        descriptor = _acquire(path, folder, wait)
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, folder: Path, wait: bool) -> int:
+    announced = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_current(path, descriptor):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+                return descriptor
+        except (BlockingIOError, PermissionError):  # held by another process
+            if not wait:
+                holder = _holder(descriptor)
+                os.close(descriptor)
+                raise EdjeError(
+                    f"the store {folder} is being written by {holder}. "
+                    "Wait until it is done, or end that process, then run this again."
+                ) from None
+            if not announced:
+                logger.info("waiting for %s, which writes %s", _holder(descriptor), folder)
+                announced = True
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_current(path: Path, descriptor: int) -> bool:
+    """Whether the locked file still has its name: its last holder may just have removed it."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    process, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    return f"process {process} on {host}" if host else "another process"

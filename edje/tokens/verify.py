@@ -1,0 +1,59 @@
+"""Checking every byte of a store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from edje.errors import EdjeError
+from edje.tokens.manifest import STORE_FILE, Manifest, Shard, hash_ids, read_manifest
+from edje.tokens.shard import hash_file, open_shard
+from edje.tokens.store import missing_or_cut
+
+
+def verify(folder: str | Path, progress: Callable[[int], None] | None = None) -> list[str]:
+    """Problems of a store, each naming its file; an empty list if it is sound.
+
+    Compares sizes, checksums, schema, row counts and ids with `store.json`, and that with its
+    own checksum. `progress` is told how many bytes have been read since its last call.
+
+    Raises:
+        EdjeError: there is no complete store in the folder.
+    """
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder / STORE_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise EdjeError(f"no complete token store at {folder}. Build it with task=cache.") from None
+    except EdjeError as error:
+        return [str(error)]
+    problems = missing_or_cut(folder, manifest)
+    if (folder / STORE_FILE).read_bytes() != manifest.to_json().encode():
+        problems.append(f"{STORE_FILE} was changed after it was written")
+    image_ids: list[str] = []
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if path.is_file() and path.stat().st_size == shard.bytes:
+            if hash_file(path) != shard.sha256:
+                problems.append(f"{shard.file} has changed: its checksum doesn't match")
+            else:
+                problems += _wrong_content(path, shard, manifest, image_ids)
+        if progress is not None:
+            progress(shard.bytes)
+    if not problems and hash_ids(image_ids) != manifest.image_ids:
+        problems.append("the image ids of the shards are not those of the store")
+    return problems
+
+
+def _wrong_content(path: Path, shard: Shard, manifest: Manifest, ids: list[str]) -> list[str]:
+    """Whether a shard with the right checksum holds what the store says; collects its ids."""
+    try:
+        batch, cells_at = open_shard(path)
+    except EdjeError as error:
+        return [str(error)]
+    ids += batch.column("image_id").to_pylist()
+    found = (batch.num_rows, cells_at, batch.schema.field("tokens").type)
+    expected = (shard.rows, shard.cells_at, pa.binary(manifest.make_codec().cell_bytes))
+    if found != expected:
+        return [f"{shard.file} has (rows, cells at, type) {found}, expected {expected}"]
+    return []
