@@ -1,0 +1,102 @@
+"""Claims about a folder of your own images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edje.data.folder import FolderSource
+from edje.errors import EdjeError
+
+
+def write(root: Path, table: str, *names: str, file: str = "captions.csv") -> None:
+    (root / file).write_text(table, encoding="utf-8")
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name)
+
+
+def source(root: Path, **more: Any) -> FolderSource:
+    return FolderSource(name="mine", root=str(root), **more)
+
+
+def test_rows_of_one_image_are_its_captions(tmp_path: Path) -> None:
+    table = 'image,caption,split\nb.png,one,train\nsub/a.png,"two, three",train\nb.png,four,train\n'
+    write(tmp_path, table, "b.png", "sub/a.png")
+    split = source(tmp_path).read("train")
+    assert [image.image_id for image in split.images] == ["b.png", "sub/a.png"]
+    assert [caption.text for caption in split.captions] == ["one", "four", "two, three"]
+
+
+def test_json_lines_may_list_captions(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "caption": ["one", "two"], "split": "val"}]
+    write(tmp_path, "\n".join(map(json.dumps, rows)), "a.png", file="captions.jsonl")
+    split = source(tmp_path, captions="captions.jsonl").read("val")
+    assert [caption.text for caption in split.captions] == ["one", "two"]
+
+
+def test_columns_and_image_folder_have_names_of_your_choice(tmp_path: Path) -> None:
+    write(tmp_path, "file,text\na.png,one\nb.png,two\n", "photos/a.png", "photos/b.png")
+    mine = source(tmp_path, image_column="file", caption_column="text", images="photos")
+    assert mine.splits() == ["train", "val"]
+
+
+def test_without_a_split_column_a_share_fixed_by_the_seed_is_val(tmp_path: Path) -> None:
+    names = [f"{k}.png" for k in range(20)]
+    write(tmp_path, "image,caption\n" + "".join(f"{name},dog\n" for name in names), *names)
+    first, again, other = (source(tmp_path, dev_seed=s).read("val") for s in (0, 0, 1))
+    assert len(first.images) == 4
+    assert first == again
+    assert first != other
+    assert len(source(tmp_path).read("train").images) == 16
+    assert source(tmp_path, val_share=1.0).splits() == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image,text\na.png,dog\n", "line 2, has no 'caption'; it has image, text"),
+        ("image,caption\n,dog\n", "line 2: a caption without an image"),
+        ("image,caption\na.png,dog\na.png, \n", r"line 3: the caption of a\.png is empty"),
+        ("image,caption\n", "holds no captions"),
+        ("image,caption,split\na.png,dog,train\na.png,cat,val\n", "in two splits"),
+        ("image,caption,split\na.png,dog,train\nb.png,cat,\n", "1 images .* have no split"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_place(tmp_path: Path, table: str, message: str) -> None:
+    write(tmp_path, table, "a.png", "b.png")
+    with pytest.raises(EdjeError, match=message):
+        source(tmp_path).splits()
+
+
+def test_broken_json_lines_and_a_missing_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match=r"no captions table at .*captions\.csv"):
+        source(tmp_path).splits()
+    write(tmp_path, '{"image": ', file="captions.jsonl")
+    with pytest.raises(EdjeError, match="not readable"):
+        source(tmp_path, captions="captions.jsonl").splits()
+    (tmp_path / "captions.csv").write_bytes(b"image,caption\n\xff\xfe,dog\n")
+    with pytest.raises(EdjeError, match="Expected UTF-8"):
+        source(tmp_path).splits()
+
+
+def test_captions_without_their_image_file_follow_the_policy(tmp_path: Path) -> None:
+    write(tmp_path, "image,caption,split\na.png,dog,val\nb.png,cat,val\n", "a.png")
+    with pytest.raises(EdjeError, match=r"have no file under .*b\.png"):
+        source(tmp_path).read("val")
+    assert source(tmp_path, bad_images="skip").read("val").skipped == ("b.png",)
+
+
+def test_a_missing_root_and_an_absent_split_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match="is not a folder"):
+        source(tmp_path / "nowhere").splits()
+    write(tmp_path, "image,caption,split\na.png,dog,val\n", "a.png")
+    with pytest.raises(EdjeError, match=r"no split 'train'; it has val \(1 images\)"):
+        source(tmp_path).read("train")
+
+
+def test_a_share_outside_zero_to_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match="between 0 and 1"):
+        source(tmp_path, val_share=20)
