@@ -81,9 +81,9 @@ def prepared(arguments: list[str]) -> list[str]:
         if {"-m", "--multirun"} & set(arguments):
             raise EdjeError(f"resume={resume}: one run is resumed at a time; leave out -m.")
         return [*arguments, f"hydra.run.dir={quoted(str(resumable(Path(resume))))}"]
-    checkpoint = value_given(arguments, "checkpoint")
-    named = value_given(arguments, "name") is not None or checkpoint in (None, "null")
-    if value_given(arguments, "task") in TASKS_ON_CHECKPOINT and not named:
+    checkpoint = value_given(arguments, "checkpoint") or "null"
+    unnamed = value_given(arguments, "name") is None and Path(checkpoint).expanduser().exists()
+    if value_given(arguments, "task") in TASKS_ON_CHECKPOINT and unnamed:
         stored = from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
         return [*arguments, f"++name={quoted(str(stored.name))}"]
     return arguments
@@ -119,14 +119,20 @@ class Job:
         self.is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
         folder = Path(hydra_cfg.runtime.output_dir)
         overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
+        is_ours = self.is_sweep  # the folder, to write into
         try:
-            figure = run_task(cfg, overrides, folder)
+            cfg = checked(cfg, overrides, folder)
+            create_run_folder(cfg, overrides, folder, resumed=cfg.resume is not None)
+            is_ours = True
+            with logging_into(folder):
+                figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
         except TrainingInterrupted as interruption:
             raise StoppedError(interruption) from interruption
         except Exception as error:
             self.failures.append(Failure(folder, overrides, error))
-            if self.is_sweep or (folder / "config.yaml").exists():
+            if is_ours:
                 record_failure(folder, error)
+                log.error("Failed, see %s", os.path.relpath(folder / "error.txt"))
             elif not any(folder.iterdir()):
                 folder.rmdir()
             return float("nan")
@@ -147,16 +153,16 @@ class Job:
         raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
 
 
-def run_task(cfg: DictConfig, overrides: list[str], folder: Path) -> float | None:
-    """Check one configuration and run its task in its folder."""
+def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
+    """The configuration that the run goes by, checked as a whole."""
     if cfg.resume is not None:
+        if Path(cfg.resume).expanduser().absolute() != folder:
+            raise EdjeError(f"resume={cfg.resume}: give it on the command line, for one run alone.")
         cfg = config_for_resume(cfg, overrides)
     elif cfg.task in TASKS_ON_CHECKPOINT:
         cfg = config_for_checkpoint(cfg, overrides)
     validate(cfg)
-    create_run_folder(cfg, overrides, folder, resumed=cfg.resume is not None)
-    with logging_into(folder):
-        return importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+    return cfg
 
 
 @contextmanager

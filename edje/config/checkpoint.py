@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from edje.config.locations import conf_folder
 from edje.config.overrides import is_group, key_of
+from edje.config.root import RootConfig
 from edje.config.saved import from_text
 from edje.errors import EdjeError
 
@@ -48,17 +49,15 @@ def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     folder = resumable(Path(cfg.resume))
     stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
-    values = []
     for override in overrides:
         if is_group(key_of(override), conf_folder()):
             raise EdjeError(
                 f"{override}: a resumed run keeps the options it was started with. Leave it out, "
                 "or set single values (group.key=value)."
             )
-        values.append(override)
-    with open_dict(stored):
-        apply_values(stored, values)
-        stored.resume = str(folder)
+    stored = with_present(stored, cfg, [])
+    apply_values(stored, overrides)
+    stored.resume = str(folder)
     return stored
 
 
@@ -86,12 +85,19 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     taken = [*OF_THE_PRESENT, *groups]
     if "experiment" in groups:
         taken += OF_THE_EXPERIMENT
-    with open_dict(stored):
-        for key in taken:
-            if key in cfg:
-                stored[key] = cfg._get_node(key)
-        apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
+    stored = with_present(stored, cfg, taken)
+    apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
     return stored
+
+
+def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> DictConfig:
+    """The stored configuration with some root keys, and those it lacks, of the present one."""
+    kept = [str(key) for key in stored if key not in taken]
+    new = [str(key) for key in cfg if key not in kept and key in RootConfig.__dataclass_fields__]
+    merged = OmegaConf.merge(OmegaConf.masked_copy(stored, kept), OmegaConf.masked_copy(cfg, new))
+    assert isinstance(merged, DictConfig)
+    OmegaConf.set_struct(merged, False)
+    return merged
 
 
 @cache

@@ -23,6 +23,8 @@ def explained(error: Exception, conf: Path) -> EdjeError:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return EdjeError(f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}.")
+    if isinstance(error, ValueError) and "group override must be" in str(error):
+        return EdjeError("A group was given no option: expected group=<option>, or nothing.")
     text = " ".join(str(error).replace("'++", "'").split())
     if isinstance(error.__cause__, OmegaConfBaseException):
         text += " " + str(error.__cause__).splitlines()[0]
@@ -32,6 +34,10 @@ def explained(error: Exception, conf: Path) -> EdjeError:
             f"{key}={value} gives several values: add -m to run a job for each, or write "
             f'"{key}=[{value}]" for a list.'
         )
+    if override := re.search(r"Could not override '([\w/]+)'\. No match", text):
+        groups = [path.name for path in conf.iterdir() if path.is_dir()]
+        close = get_close_matches(override[1].lstrip("/"), groups, n=1)
+        text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
     if "appears more than once" in text:
         text += ": give it once and without +, as group=option."
     return EdjeError(f"The configuration can't be composed: {text or type(error).__name__}")

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
@@ -38,7 +36,7 @@ def forced(arguments: list[str], conf: Path) -> list[str]:
 def value_given(arguments: list[str], key: str) -> str | None:
     """The last value given to a key on the command line, as text."""
     values = [a.partition("=")[2] for a in arguments if "=" in a and key_of(a) == key]
-    return str(OmegaConf.create({"value": values[-1].strip("'\"")})["value"]) if values else None
+    return values[-1].strip("'\"") if values else None
 
 
 def quoted(text: str) -> str:

@@ -50,7 +50,9 @@ def create_run_folder(
 ) -> None:
     """Write config.yaml, overrides.yaml and environment.json into a new run folder.
 
-    In a resumed run's folder, files that would change are kept under a number (config.1.yaml).
+    In a resumed run's folder nothing is lost: config.yaml is the one now in force, an earlier one
+    that differs stays as config.1.yaml; overrides and environment of the resumption stand beside
+    the first ones as overrides.1.yaml and environment.1.json.
 
     Raises:
         EdjeError: the folder holds something already, and is not being resumed.
@@ -65,21 +67,26 @@ def create_run_folder(
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.txt").unlink(missing_ok=True)
-    write(folder / "config.yaml", to_text(cfg))
-    write(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-    write(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    config, text = folder / "config.yaml", to_text(OmegaConf.merge(cfg, {"resume": None}))
+    if config.exists() and config.read_text(encoding="utf-8") != text:
+        config.rename(unused(config))
+    write(config, text)
+    write(unused(folder / "overrides.yaml"), OmegaConf.to_yaml(list(overrides)))
+    write(unused(folder / "environment.json"), json.dumps(environment(), indent=2) + "\n")
+
+
+def unused(path: Path) -> Path:
+    """The path, or where something is there its first free number (name.1.yaml)."""
+    numbered, number = path, 0
+    while numbered.exists():
+        number += 1
+        numbered = path.with_suffix(f".{number}{path.suffix}")
+    return numbered
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file by rename; a different earlier one is kept under the next free number."""
-    if path.exists():
-        if path.read_text(encoding="utf-8") == text:
-            return
-        number = 1
-        while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
-            number += 1
-        path.rename(kept)
-    partial = path.with_suffix(".partial")
+    """Write a whole file by rename."""
+    partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

@@ -7,12 +7,13 @@ together, and keyword-only ones are set in YAML. In others' components every par
 import ast
 import importlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pkgutil import iter_modules
 from typing import Any, get_type_hints
 
-from edje.config.annotations import Definition, Module, find, locate, meaning, module_named
+from edje.config.annotations import meaning
+from edje.config.source_code import Definition, Module, find, locate, module_named
 
 OWN = "edje"
 
@@ -146,7 +147,7 @@ def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], b
     if not callable(found):
         raise UnknownTargetError("is neither a class nor a function", [])
     hinted = found
-    if inspect.isclass(found) and "__init__" in vars(found):
+    if inspect.isclass(found) and not is_dataclass(found):
         hinted = found.__init__
     try:
         hints = get_type_hints(hinted)

@@ -42,6 +42,15 @@ def choices(annotation: Any) -> list[str]:
     return []
 
 
+def is_plain(annotation: Any) -> bool:
+    """Whether only numbers, strings and the like are of this type, and no component is."""
+    if get_origin(annotation) is Literal:
+        return True
+    if arguments := get_args(annotation):
+        return all(a is ... or is_plain(a) for a in arguments)
+    return annotation in (int, float, str, bool, None, types.NoneType)
+
+
 def describe(annotation: Any) -> str:
     """A type in words: `int or null`, `list of float`, `one of joint, sum`."""
     origin, arguments = get_origin(annotation), get_args(annotation)

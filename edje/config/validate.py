@@ -5,33 +5,19 @@ when it is instantiated, perhaps after hours of work. Here the whole tree is che
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf import DictConfig
 
+from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
+from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError, signature_of
-from edje.config.types import choices, describe, fits
+from edje.config.types import choices, describe, fits, is_plain
 from edje.errors import EdjeError
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 MANY = 12  # names, beyond which a message shows only the nearest
-UNKNOWN = object()  # a value that is missing or can't be resolved, reported where it stands
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One mistake in a configuration: where, what, and the nearest valid name."""
-
-    key: str
-    what: str
-    nearest: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.key}{self.what}" + (f" Did you mean {self.nearest}?" if self.nearest else "")
 
 
 def validate(cfg: DictConfig, root: type = RootConfig) -> None:
@@ -78,13 +64,22 @@ def check_root_value(key: str, value: Any, annotation: Any) -> list[Problem]:
     if annotation == dict[str, Component]:
         if not isinstance(value, Mapping):
             return [Problem(key, f"{shown(value)}: expected {expected(annotation)}.")]
-        return [
-            p
-            for name, node in value.items()
-            if node is not None
-            for p in check_component(f"{key}.{name}", node)
-        ]
+        return check_terms(key, value)
     return check_value(key, value, annotation)
+
+
+def check_terms(key: str, terms: Mapping[str, Any]) -> list[Problem]:
+    """Problems of a mapping of components, where null leaves a term out."""
+    problems = []
+    known = [name for name, node in terms.items() if is_component(node)]
+    for name, node in terms.items():
+        if node is UNKNOWN or node is None or is_component(node):
+            problems += [] if node is None else check_component(f"{key}.{name}", node)
+        else:
+            close = nearest(name, known)
+            what = f"{shown(node)} is no term: {key} has {listed(known)}."
+            problems.append(Problem(f"{key}.{name}", what, close and f"{key}.{close}"))
+    return problems
 
 
 def check_component(key: str, node: Any) -> list[Problem]:
@@ -127,6 +122,9 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
         where = key.removesuffix(name)
         return [Problem(key, what, f"{where}{close}" if close else None)]
     inner = list(components_in(key, value))
+    if inner and parameter is not None and is_plain(parameter.annotation):
+        what = f": got a component, expected {describe(parameter.annotation)}."
+        return [Problem(key, what)]
     if inner:
         return [problem for at, node in inner for problem in check_component(at, node)]
     if parameter is None or value is UNKNOWN:
@@ -148,32 +146,6 @@ def check_value(key: str, value: Any, annotation: Any) -> list[Problem]:
     return [Problem(key, what, nearest(str(value), choices(annotation)))]
 
 
-def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> Any:
-    """The tree as dicts and lists with interpolations resolved; failures become problems."""
-
-    def value_at(name: Any) -> Any:
-        at = f"{key}.{name}" if key else str(name)
-        if OmegaConf.is_missing(node, name):
-            what = f" has no value yet (???). Give it on the command line: {at}=<value>."
-            problems.append(Problem(at, what))
-            return UNKNOWN
-        try:
-            value = node[name]
-        except InterpolationToMissingValueError:
-            return UNKNOWN  # the missing value itself is reported
-        except (OmegaConfBaseException, RecursionError) as error:
-            raw = OmegaConf.to_container(node, resolve=False)
-            text = raw[name] if isinstance(raw, dict | list) else "?"
-            reason = str(error).strip().split("\n")[0]
-            problems.append(Problem(at, f"={text} can't be resolved: {reason}."))
-            return UNKNOWN
-        return plain(value, at, problems) if isinstance(value, DictConfig | ListConfig) else value
-
-    if isinstance(node, DictConfig):
-        return {name: value_at(name) for name in node}
-    return [value_at(index) for index in range(len(node))]
-
-
 def is_component(node: Any) -> bool:
     """Whether a value is a configuration node with a `_target_`."""
     return isinstance(node, Mapping) and "_target_" in node
@@ -189,50 +161,6 @@ def components_in(key: str, value: Any) -> Iterable[tuple[str, Any]]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from components_in(f"{key}.{index}", inner)
-
-
-def contains_unknown(value: Any) -> bool:
-    """Whether a value or anything in it was already reported as unknown."""
-    if isinstance(value, Mapping):
-        return any(contains_unknown(inner) for inner in value.values())
-    if isinstance(value, list):
-        return any(contains_unknown(inner) for inner in value)
-    return value is UNKNOWN
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The valid name most like the given one, if any is alike."""
-    close = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a row, `nothing` where there are none."""
-    return ", ".join(names) or "nothing"
-
-
-def short(target: str) -> str:
-    """The last part of a dotted name."""
-    return target.rpartition(".")[2]
-
-
-def shown(value: Any) -> str:
-    """`=value` as YAML would have it, cut to a line; nothing for nodes and unknown values."""
-    if value is UNKNOWN or (isinstance(value, Mapping) and value):
-        return ""
-    text = {None: "null", True: "true", False: "false"}.get(value) if _is_flag(value) else None
-    text = text or (repr(value) if value == "" else str(value))
-    return "=" + (text if len(text) <= 60 else text[:57] + "...")
-
-
-def _is_flag(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def kind_of(value: Any) -> str:
-    """The type of a value, in the words of `describe`."""
-    names = {str: "str", list: "list", dict: "mapping", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
 
 
 def expected(annotation: Any) -> str:

@@ -1,0 +1,55 @@
+"""A mistake in a configuration, and the words in which it is told."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+UNKNOWN = object()  # a value that is missing or can't be resolved, reported where it stands
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a configuration: where, what, and the nearest valid name."""
+
+    key: str
+    what: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.what}" + (f" Did you mean {self.nearest}?" if self.nearest else "")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The valid name most like the given one, if any is alike."""
+    close = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, `nothing` where there are none."""
+    return ", ".join(names) or "nothing"
+
+
+def short(target: str) -> str:
+    """The last part of a dotted name."""
+    return target.rpartition(".")[2]
+
+
+def shown(value: Any) -> str:
+    """`=value` as YAML would have it, cut to a line; nothing for nodes and unknown values."""
+    if value is UNKNOWN or (isinstance(value, Mapping) and value):
+        return ""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _is_flag(value) else None
+    text = text or (repr(value) if value == "" else str(value))
+    return "=" + (text if len(text) <= 60 else text[:57] + "...")
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def kind_of(value: Any) -> str:
+    """The type of a value, in the words of `describe`."""
+    names = {str: "str", list: "list", dict: "mapping", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,44 @@
+"""A configuration as plain values, with every interpolation followed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from edje.config.problems import UNKNOWN, Problem
+
+
+def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> Any:
+    """The tree as dicts and lists with interpolations resolved; failures become problems."""
+
+    def value_at(name: Any) -> Any:
+        at = f"{key}.{name}" if key else str(name)
+        if OmegaConf.is_missing(node, name):
+            what = f" has no value yet (???). Give it on the command line: {at}=<value>."
+            problems.append(Problem(at, what))
+            return UNKNOWN
+        try:
+            value = node[name]
+        except InterpolationToMissingValueError:
+            return UNKNOWN  # the missing value itself is reported
+        except (OmegaConfBaseException, RecursionError) as error:
+            raw = OmegaConf.to_container(node, resolve=False)
+            text = raw[name] if isinstance(raw, dict | list) else "?"
+            reason = str(error).strip().split("\n")[0]
+            problems.append(Problem(at, f"={text} can't be resolved: {reason}."))
+            return UNKNOWN
+        return plain(value, at, problems) if isinstance(value, DictConfig | ListConfig) else value
+
+    if isinstance(node, DictConfig):
+        return {name: value_at(name) for name in node}
+    return [value_at(index) for index in range(len(node))]
+
+
+def contains_unknown(value: Any) -> bool:
+    """Whether a value or anything in it was already reported as unknown."""
+    if isinstance(value, Mapping):
+        return any(contains_unknown(inner) for inner in value.values())
+    if isinstance(value, list):
+        return any(contains_unknown(inner) for inner in value)
+    return value is UNKNOWN

@@ -1,0 +1,96 @@
+"""A tiny project made on the spot: components, a conf folder for them, and a task."""
+
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from sample_project import CONF, PARTS, write_yaml
+
+import edje
+from edje import cli
+from edje.config import checkpoint, root
+from edje.errors import EdjeError
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A conf folder of tiny components; commands run in an empty working directory."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "sample_parts.py").write_text(PARTS)
+    monkeypatch.setattr(edje, "__path__", [*edje.__path__, str(package)])
+    folder = tmp_path / "conf"
+    real = Path(edje.__file__).parent.parent / "conf"
+    for name, text in CONF.items():
+        write_yaml(folder / f"{name}.yaml", text)
+    for kind in ("help", "job_logging", "hydra_logging"):
+        target = folder / "hydra" / kind / "edje.yaml"
+        target.parent.mkdir(parents=True)
+        target.write_text((real / "hydra" / kind / "edje.yaml").read_text())
+    run = OmegaConf.load(real / "run.yaml")
+    assert isinstance(run, DictConfig)
+    options = {
+        "data": "drawn",
+        "backbone": "tower",
+        "adapter": "compression",
+        "joint": "tiny",
+        "objective": ["matching", "recovery"],
+        "negatives": "in_batch",
+        "loader": "default",
+        "optim": "adamw",
+        "trainer": "default",
+        "logger": "csv",
+        "evaluation": "default",
+    }
+    kept = [d for d in run.defaults if d == "_self_" or not set(d) & set(options)]
+    run.defaults = [*({group: option} for group, option in options.items()), *kept]
+    (folder / "run.yaml").write_text(OmegaConf.to_yaml(run))
+    for module in (cli, checkpoint):
+        monkeypatch.setattr(module, "conf_folder", lambda: folder)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return folder
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, Path]]:
+    """Replace every task by one that notes its calls and fails where the seed asks for it."""
+    calls: list[tuple[DictConfig, Path]] = []
+
+    def run(cfg: DictConfig, folder: Path) -> float:
+        calls.append((cfg, folder))
+        logging.getLogger("edje.sample").info("working on seed %d", cfg.seed)
+        if cfg.seed == 13:
+            raise EdjeError("seed=13: unlucky. Take another.")
+        if cfg.seed == 14:
+            raise RuntimeError("a bug")
+        return float(cfg.seed)
+
+    module = types.ModuleType("edje_sample_task")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for task in root.TASKS:
+        monkeypatch.setitem(root.TASKS, task, module.__name__)
+    return calls
+
+
+@pytest.fixture
+def command(
+    conf: Path, tasks: list[tuple[DictConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., int]]:
+    """Run the command line in this process; returns the exit status."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        return cli.main()
+
+    yield run
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

@@ -1,0 +1,245 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from sample_project import write_yaml
+
+from edje.config import root
+from edje.errors import TrainingInterrupted
+
+Command = Callable[..., int]
+Calls = list[tuple[DictConfig, Path]]
+
+
+def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_folder(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("adapter.num_tokens=8") == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert folder.parts[:2] == ("runs", "shapes")
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.adapter.num_tokens == 8
+    assert config.backbone.vision.checkpoint == "here.pt"
+    assert "${" not in OmegaConf.to_yaml(config)
+    assert OmegaConf.load(folder / "overrides.yaml") == ["adapter.num_tokens=8"]
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] and environment["cpu_count"] >= 1
+    assert "working on seed 0" in (folder / "logs" / "run.log").read_text()
+    assert tasks[0][1] == folder.absolute()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["adapter.num_token=8"], "adapter.num_token=8 is unknown: Adapter takes bias, dropout, "
+         "num_tokens. Did you mean adapter.num_tokens?"),
+        (["adapter=compresion"], "adapter=compresion: no such option. The options of adapter: "
+         "compression, local. Did you mean adapter=compression?"),
+        (["adaptor=local"], "adaptor=local is no key of the configuration. Did you mean adapter?"),
+        (["seed=abc"], "seed=abc (str): expected int."),
+        (["seed=true"], "seed=true (bool): expected int."),
+        (["trainer.max_steps=ten"], "trainer.max_steps=ten (str): expected int."),
+        (["trainer.max_step=10"], "trainer.max_step=10 is unknown: Trainer takes no such "
+         "argument. Did you mean trainer.max_steps?"),
+        (["trainer.precision=bf16-mixt"], "Did you mean bf16-mixed?"),
+        (["objective=[matching,recovry]"], "objective=recovry: no such option. The options of "
+         "objective: matching, recovery. Did you mean objective=recovery?"),
+        (["objective.recovry.weight=2"], "objective.recovry is no term: objective has matching, "
+         "recovery. Did you mean objective.recovery?"),
+        (["objective.recovery.weight=two"], "objective.recovery.weight=two (str): expected float."),
+        (["objective.recovery.form=softmx"], "objective.recovery.form=softmx (str): expected one "
+         "of softmax, binary. Did you mean softmax?"),
+        (["experiment=biger"], "experiment=biger: no such option. The options of experiment: "
+         "bigger. Did you mean experiment=bigger?"),
+        (["task=trian"], "task=trian (str): expected one of run, cache, train, evaluate, "
+         "backbone. Did you mean train?"),
+        (["adapter.width=3"], "adapter.width=3 can't be set: the run itself supplies it"),
+        (["backbone.vision.mean=[1]"], "expected list [float, float]."),
+        (["data=photos"], "data.root has no value yet (???). Give it on the command line: "
+         "data.root=<value>."),
+        (["seed=1,2"], "seed=1,2 gives several values: add -m"),
+        (["name=a=b"], "Can't read the override 'name=a=b'"),
+        (["evaluation=null"], "A group was given no option"),
+        (["adapter._target_=edje.sample_parts.Adaptor"],
+         "edje.sample_parts has no Adaptor. Did you mean edje.sample_parts.Adapter?"),
+        (["adapter._target_=edje.sample_part.Adapter"],
+         "there is no module edje.sample_part. Did you mean edje.sample_parts.Adapter?"),
+        (["trainer._target_=lightning.Trainr"], "lightning has no Trainr."),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_clear_message(
+    command: Command,
+    tasks: Calls,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    assert command(*arguments) == 1
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert not tasks
+    assert not list(Path("runs").rglob("*.*")) or not any(
+        path.is_file() for path in Path("runs").rglob("*")
+    )
+
+
+def test_all_mistakes_are_told_at_once(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("seed=x", "trainer.max_steps=ten", "adapter.num_token=8", "evalution.k=3") == 1
+    error = capsys.readouterr().err
+    assert "4 problems" in error
+    for key in ("seed=x", "trainer.max_steps=ten", "adapter.num_token=8", "evalution"):
+        assert f"\n  {key}" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nam: x", "nam=x is no key of the configuration. Did you mean name?"),
+        ("adapter:\n  num_token: 3", "Did you mean adapter.num_tokens?"),
+        ("seed: many", "seed=many (str): expected int."),
+        ("objective:\n  matching:\n    wieght: 1", "Did you mean objective.matching.weight?"),
+        ("data:\n  sizes: {val: few}", "expected mapping of str to int or null."),
+        ("defaults:\n  - override /adapter: lokal", "Did you mean adapter=local?"),
+        ("defaults:\n  - override /adaptor: local", "Did you mean adapter?"),
+        ("seed: [1", "bad.yaml, line"),
+        ("cache_dir: ${nam}", "cache_dir=${nam} can't be resolved"),
+    ],
+)
+def test_mistakes_in_an_experiment_file_are_found(
+    command: Command, conf: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
+) -> None:
+    write_yaml(conf / "experiment" / "bad.yaml", f"# @package _global_\n{text}\n")
+    assert command("experiment=bad") == 1
+    error = capsys.readouterr().err
+    assert expected in error and "Traceback" not in error
+
+
+def test_what_the_yaml_leaves_out_can_be_set_when_the_constructor_takes_it(
+    command: Command, tasks: Calls
+) -> None:
+    assert command("adapter.dropout=0.5", "objective.recovery=null") == 0
+    assert tasks[0][0].adapter.dropout == 0.5
+
+
+def test_an_experiment_wins_over_the_root_file_and_the_command_line_over_both(
+    command: Command, tasks: Calls
+) -> None:
+    assert command("experiment=bigger", "adapter.num_tokens=2") == 0
+    cfg, folder = tasks[0]
+    assert (cfg.name, cfg.seed, cfg.adapter.num_tokens) == ("bigger", 7, 2)
+    assert folder.parent.name == "bigger"
+
+
+def test_a_sweep_makes_a_folder_per_job_and_goes_on_after_failures(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("-m", "seed=1,13,14,x,2") == 1
+    assert [cfg.seed for cfg, _ in tasks] == [1, 13, 14, 2]
+    (sweep,) = Path("runs/shapes").iterdir()
+    assert sweep.name.startswith("sweep_")
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == list("01234")
+    assert (sweep / "1" / "error.txt").read_text() == "seed=13: unlucky. Take another.\n"
+    assert "Traceback" in (sweep / "2" / "error.txt").read_text()
+    assert "seed=x (str): expected int." in (sweep / "3" / "error.txt").read_text()
+    assert not (sweep / "0" / "error.txt").exists() and (sweep / "4" / "config.yaml").exists()
+    error = capsys.readouterr().err
+    assert "3 of the sweep's jobs failed" in error and "RuntimeError: a bug" in error
+    assert "Traceback" not in error
+
+
+def test_four_jobs_make_four_folders(command: Command, tasks: Calls) -> None:
+    assert command("-m", "adapter.num_tokens=4,8", "seed=0,1") == 0
+    assert len({folder for _, folder in tasks}) == 4
+    assert {(cfg.adapter.num_tokens, cfg.seed) for cfg, _ in tasks} == {
+        (4, 0), (4, 1), (8, 0), (8, 1)
+    }  # fmt: skip
+
+
+def test_a_sweep_can_be_a_file(command: Command, conf: Path, tasks: Calls) -> None:
+    write_yaml(
+        conf / "sweep" / "tokens.yaml",
+        """
+        # @package _global_
+        hydra:
+          mode: MULTIRUN
+          sweeper:
+            params:
+              adapter.num_tokens: 4,8
+        """,
+    )
+    assert command("+sweep=tokens") == 0
+    assert [cfg.adapter.num_tokens for cfg, _ in tasks] == [4, 8]
+
+
+def test_an_optimising_sweeper_gets_the_figure_or_nan(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    figures = []
+    launch = BasicLauncher.launch
+
+    def noting(self, jobs, initial_job_idx):  # type: ignore[no-untyped-def]
+        results = launch(self, jobs, initial_job_idx)
+        figures.extend(result.return_value for result in results)
+        return results
+
+    monkeypatch.setattr(BasicLauncher, "launch", noting)
+    command("-m", "seed=5,13")
+    assert figures[0] == 5.0 and figures[1] != figures[1]
+
+
+def test_an_interrupted_training_ends_a_sweep_with_the_signals_status(
+    command: Command,
+    tasks: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(cfg: DictConfig, folder: Path) -> float:
+        tasks.append((cfg, folder))
+        raise TrainingInterrupted(15, f"python run.py resume={folder}")
+
+    monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", interrupted)
+    assert command("-m", "seed=1,2") == 128 + 15
+    assert len(tasks) == 1
+    assert "resume=" in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback_and_a_users_mistake_does_not(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        command("seed=14")
+    assert command("seed=13") == 1
+    assert capsys.readouterr().err == "Error: seed=13: unlucky. Take another.\n"
+    monkeypatch.setenv("EDJE_DEBUG", "1")
+    with pytest.raises(Exception, match="unlucky"):
+        command("seed=13")
+
+
+def test_help_explains_tasks_groups_and_root_keys(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command("--help")
+    assert stopped.value.code == 0
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()]
+    for name in (*root.TASKS, *root.RootConfig.__dataclass_fields__):
+        assert name in lines, f"--help has no line for {name}"
+
+
+def test_a_folder_with_something_in_it_is_never_written_into(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text("precious: true\n")
+    assert command("hydra.run.dir=mine") == 1
+    assert "mine" in capsys.readouterr().err
+    assert [path.name for path in Path("mine").iterdir()] == ["config.yaml"]
+    assert Path("mine/config.yaml").read_text() == "precious: true\n"

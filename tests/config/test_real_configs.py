@@ -1,0 +1,63 @@
+"""Every option of every group and every experiment composes and validates."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from edje.config.locations import conf_folder, register_resolvers
+from edje.config.root import RootConfig
+from edje.config.validate import problems_of
+
+CONF = conf_folder()
+ROOT = Path(__file__).parents[2]
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), [("", ""), *OPTIONS])
+def test_the_option_composes_and_validates(group: str, option: str) -> None:
+    register_resolvers()
+    chosen = f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+    chosen = f"+{chosen}" if group == "sweep" else chosen
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [chosen] if group else [])
+    problems = [p for p in problems_of(cfg) if "???" not in str(p)]  # for the user to give
+    assert not problems, "\n".join(map(str, problems))
+
+
+def test_every_group_is_a_root_key_and_explained_by_help() -> None:
+    text = (CONF / "hydra" / "help" / "edje.yaml").read_text()
+    for group in GROUPS:
+        assert f"\n    {group} " in text, f"--help does not explain {group}"
+        assert group in RootConfig.__dataclass_fields__ or group in ("experiment", "sweep")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("adapter.num_token=8", "Did you mean adapter.num_tokens?"),
+        ("trainer.max_steps=ten", "expected int"),
+        ("backbone=shape", "Did you mean backbone=shapes?"),
+    ],
+)
+def test_run_py_stops_at_a_mistake_within_ten_seconds(argument: str, message: str) -> None:
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "run.py", argument], cwd=ROOT, capture_output=True, text=True
+    )
+    assert time.monotonic() - start < 10
+    assert result.returncode == 1 and message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_and_the_configuration_can_be_shown() -> None:
+    for arguments, expected in ((["--help"], "Groups"), (["--cfg", "job"], "_target_")):
+        result = subprocess.run(
+            [sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.returncode == 0 and expected in result.stdout
+        assert "Traceback" not in result.stderr

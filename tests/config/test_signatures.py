@@ -1,0 +1,83 @@
+"""The signatures read from source must be those that Python itself sees."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edje.config.signatures import UnknownTargetError, imported_parameters, signature_of
+from edje.config.types import describe
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def targets_in(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["_target_"]} if "_target_" in node else set()
+        return own.union(*(targets_in(value) for value in node.values()))
+    return set().union(*(targets_in(value) for value in node)) if isinstance(node, list) else set()
+
+
+TARGETS = sorted(
+    set().union(*(targets_in(yaml.safe_load(path.read_text())) for path in CONF.rglob("*.yaml")))
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_source_and_import_give_the_same_signature(target: str) -> None:
+    own = target.startswith("edje.")
+    signature = signature_of(target)
+    parameters, is_open = imported_parameters(target, own)
+    assert signature.is_open == is_open
+    assert list(signature.parameters) == list(parameters)
+    for name, read in signature.parameters.items():
+        seen = parameters[name]
+        assert (read.required, read.wired) == (seen.required, seen.wired), name
+        if own and not read.wired:
+            assert describe(read.annotation) == describe(seen.annotation), name
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS if t.startswith("edje.")])
+def test_our_components_say_what_yaml_may_give_them(target: str) -> None:
+    signature = signature_of(target)
+    assert not signature.is_open, "**kwargs would swallow misspelt keys"
+    for name in signature.settable():
+        assert signature.parameters[name].annotation is not Any, f"{name} needs a simple type"
+
+
+def test_reading_signatures_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from edje.config.signatures import signature_of;"
+        f"[signature_of(target) for target in {TARGETS}];"
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_target_outside_the_project_can_be_set_in_full_and_needs_nothing() -> None:
+    signature = signature_of("lightning.pytorch.loggers.CSVLogger")
+    assert "save_dir" in signature.settable()
+    assert not any(parameter.required for parameter in signature.parameters.values())
+
+
+def test_a_target_whose_source_cannot_tell_is_imported() -> None:
+    assert "fields" not in signature_of("edje.tokens.fingerprint.Fingerprint").settable()
+    assert signature_of("edje.records.CaptionRecord").parameters["text"].annotation is str
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("Adapter", "expected a dotted name"),
+        ("edje.models.adapters.Nothing", "has no Nothing"),
+        ("edje.nowhere.Thing", "no module edje.nowhere"),
+        ("nowhere.at.all.Thing", "can't be imported"),
+        ("edje.records.DIRECTIONS", "neither a class nor a function"),
+    ],
+)
+def test_a_target_that_names_nothing_is_refused(target: str, message: str) -> None:
+    with pytest.raises(UnknownTargetError, match=message):
+        signature_of(target)

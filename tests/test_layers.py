@@ -1,0 +1,116 @@
+"""Who may import whom, read from the source of every module (also imports inside functions)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edje"
+
+# What each layer may import of edje, besides itself. Nothing reaches back.
+MAY_IMPORT = {
+    "records": set(),
+    "errors": set(),
+    "captions": set(),
+    "language_model": {"records", "errors"},
+    "backbones": {"records", "errors"},
+    "models": {"records", "errors"},
+    "objectives": {"records", "errors"},
+    "retrieval": {"records", "errors"},
+    "tokens": {"records", "errors", "backbones.protocol"},
+    "data": {"records", "errors", "captions", "tokens"},
+    "training": {"records", "errors", "models", "objectives", "retrieval"},
+    "inference": {"records", "errors", "captions", "language_model", "models", "tokens"},
+    "analysis": {"records", "errors", "retrieval"},
+    "config": {"errors", "inference.checkpoint"},
+    "cli": {"config", "errors"},
+    "tasks": {
+        "records", "errors", "captions", "language_model", "backbones", "tokens", "data", "models",
+        "objectives", "training", "retrieval", "inference", "analysis", "config",
+    },
+}  # fmt: skip
+
+# Files, strings and the libraries that read them stay out of the tensor layers.
+WORLD = {"pathlib", "os", "io", "json", "csv", "shutil", "PIL", "pandas", "pyarrow", "datasets"}
+WORLD |= {"tokenizers", "safetensors", "yaml"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != PACKAGE / "__init__.py"
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports, names of `from` imports included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+MODULES = modules()
+
+
+def inside(name: str, allowed: str) -> bool:
+    return name == allowed or name.startswith(f"{allowed}.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_layer_imports_only_what_lies_below_it(module: str) -> None:
+    layer = module.split(".")[0]
+    assert layer in MAY_IMPORT, f"edje/{layer} is new: say here what it may import"
+    for name in imports(MODULES[module]):
+        if name == "edje" or not name.startswith("edje."):
+            continue
+        name = name.removeprefix("edje.")
+        allowed = {layer, *MAY_IMPORT[layer]}
+        known = name.split(".")[0] in MAY_IMPORT  # else a name of edje/__init__.py
+        assert not known or any(inside(name, other) for other in allowed), (
+            f"edje.{module} imports edje.{name}; {layer} may import {sorted(MAY_IMPORT[layer])}"
+        )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_stay_in_their_layers(module: str) -> None:
+    layer = module.split(".")[0]
+    used = {name.split(".")[0] for name in imports(MODULES[module])}
+    if layer not in ("config", "cli", "tasks"):
+        assert not used & {"hydra", "omegaconf"}
+    if layer not in ("training", "tasks") and not (layer == "data" and "datamodule" in module):
+        assert not used & {"lightning", "pytorch_lightning"}
+    if layer in ("models", "objectives", "retrieval"):
+        assert not used & WORLD, f"{layer}: tensors and records in and out"
+        names = {name.rpartition(".")[2] for name in imports(MODULES[module])}
+        assert not {name for name in names if "Tokenizer" in name}
+
+
+def test_objects_are_wired_together_in_tasks_only() -> None:
+    for module, path in MODULES.items():
+        names = set(imports(path))
+        if "hydra.utils.instantiate" in names or "hydra.utils.call" in names:
+            assert module.startswith("tasks."), f"edje.{module} instantiates"
+
+
+def test_inference_needs_neither_hydra_nor_lightning() -> None:
+    reached, waiting = set(), [m for m in MODULES if m.split(".")[0] == "inference"]
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        for name in imports(MODULES[module]):
+            top = name.split(".")[0]
+            assert top not in ("hydra", "omegaconf", "lightning"), f"edje.{module} imports {name}"
+            for known in MODULES:
+                if name.startswith("edje.") and inside(name.removeprefix("edje."), known):
+                    waiting += [known] if known not in reached else []
+
+
+def test_backbones_models_objectives_and_retrieval_are_blind_to_each_other() -> None:
+    layers = {"backbones", "models", "objectives", "retrieval"}
+    for layer in layers:
+        assert not MAY_IMPORT[layer] & layers
