@@ -1,0 +1,70 @@
+"""A frozen sentence encoder: the mean of a language model's token states, normalised."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from edje.backbones.pretrained import freeze, load_pretrained, weights_digest
+from edje.backbones.protocol import Identity
+
+
+class SentenceEncoder(nn.Module):
+    """Captions to L2-normalised mean-pooled states, as Sentence-BERT models are trained.
+
+    Args:
+        pretrained: a folder written by `save_pretrained`, or a hub name such as
+            `sentence-transformers/all-MiniLM-L6-v2`.
+        max_length: word pieces, special ones included, after which a caption is cut.
+
+    Raises:
+        EdjeError: nothing to load under that name.
+    """
+
+    def __init__(self, *, pretrained: str, max_length: int = 128):
+        super().__init__()
+        self.pretrained = pretrained
+        self.model: Any = load_pretrained(
+            AutoModel.from_pretrained, pretrained, "weights", dtype=torch.float32
+        )
+        freeze(self.model)
+        self.tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
+        self.max_length = min(max_length, self.model.config.max_position_embeddings)
+        self.text_width: int = self.model.config.hidden_size
+
+    def train(self, mode: bool = True) -> "SentenceEncoder":
+        """Stays in evaluation mode: the encoder is frozen."""
+        return super().train(False)
+
+    def text_identity(self) -> Identity:
+        """What makes stored caption features comparable."""
+        return {
+            "text_encoder": type(self).__name__,
+            "model": self.model.config.model_type,
+            "weights": self._digest,
+            "vocabulary": len(self.tokenizer),
+            "max_length": self.max_length,
+        }
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch text_features"]:
+        """L2-normalised means of the token states, pads left out."""
+        batch = self.tokenizer(
+            list(texts),
+            padding="longest",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.model.device)
+        states = self.model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+        # A mean and a sum differ by a factor that the normalisation takes away.
+        return nn.functional.normalize((states * mask).sum(1), dim=-1)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return weights_digest(self.model)

@@ -1,0 +1,202 @@
+"""Vision towers of timm: the tokens of a transformer, or a feature map flattened."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from edje.backbones.pretrained import freeze, weights_digest
+from edje.backbones.protocol import Identity, ImageEncoding
+from edje.errors import EdjeError
+
+HEAD_WIDTH = 64  # of the adapter's attention where the tower has no attention of its own
+LAYER_NORM_EPS = 1e-6  # likewise, that of SigLIP
+
+
+class TimmBackbone(nn.Module):
+    """A frozen vision tower of timm; it has no text tower.
+
+    Tokens are the last features: patches of a transformer without its class and register tokens,
+    or a feature map row by row. Image features are the model's own pooled ones, before its
+    classifier. A tower without attention gets heads of width 64 and a norm epsilon of 1e-6.
+
+    Args:
+        model: a name of `timm.list_models()`.
+        checkpoint: a file of weights (.safetensors, or .pth with a state dict); null takes
+            timm's own weights from the hub.
+        model_args: further arguments of `timm.create_model`, for instance `pad_type: same`.
+        image_size: side of the square that the tower sees, in pixels.
+        resize: "squash" scales both sides to `image_size`; "crop" scales the shorter one and
+            keeps the centre.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides what is left.
+
+    Raises:
+        EdjeError: an unknown model or argument, weights that are missing or don't fit, or a
+            model whose features are neither tokens nor a map.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        checkpoint: str | None = None,
+        model_args: dict[str, Any] | None = None,
+        image_size: int = 224,
+        resize: Literal["squash", "crop"] = "squash",
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    ):
+        super().__init__()
+        self.model_name = model
+        self.model_args = dict(model_args or {})
+        self.image_size = image_size
+        self.resize = resize
+        self.mean: tuple[float, ...] = tuple(map(float, mean))
+        self.std: tuple[float, ...] = tuple(map(float, std))
+        self.model: Any = _create(model, checkpoint, self.model_args)
+        if checkpoint is not None:
+            _load(self.model, model, Path(checkpoint).expanduser())
+        freeze(self.model)
+
+        encoding = self._probe()
+        self.num_tokens: int = encoding.tokens.shape[1]
+        self.token_width: int = encoding.tokens.shape[2]
+        self.feature_width: int = encoding.features.shape[1]
+        self.num_heads, self.layer_norm_eps = _attention_settings(self.model, self.token_width)
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Stays in evaluation mode: the tower is frozen."""
+        return super().train(False)
+
+    def identity(self) -> Identity:
+        """What makes stored image tokens and features comparable."""
+        preprocessing = {
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "mean": list(map(float, self.mean)),
+            "std": list(map(float, self.std)),
+        }
+        return {
+            "backbone": type(self).__name__,
+            "model": self.model_name,
+            "model_args": json.dumps(self.model_args, sort_keys=True),
+            "weights": self._digest,
+            "layer": "forward_features",
+            "preprocessing": json.dumps(preprocessing, sort_keys=True),
+            "num_tokens": self.num_tokens,
+            "token_width": self.token_width,
+        }
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Normalised pixels of one image, `image_size` on both sides."""
+        side = self.image_size
+        image = image.convert("RGB")
+        if self.resize == "crop":
+            scale = side / min(image.size)
+            width, height = (max(side, round(length * scale)) for length in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            left, top = (width - side) // 2, (height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+        elif image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[
+            :, None, None
+        ]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageEncoding:
+        """Tokens without class and register tokens, and the model's pooled features."""
+        # Convolutions on a CPU are a third faster with the channels last.
+        values = self.model.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        features = self.model.forward_head(values, pre_logits=True)
+        return ImageEncoding(tokens=self._tokens(values), features=features.flatten(1))
+
+    def _tokens(self, values: Tensor) -> Float[Tensor, "batch tokens width"]:
+        if values.ndim == 3:
+            return values[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if values.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return values.flatten(1, 2)
+        if values.ndim == 4:
+            return values.flatten(2).transpose(1, 2).contiguous()
+        raise EdjeError(
+            f"model={self.model_name!r} gives features of shape {tuple(values.shape)}; expected "
+            "(batch, tokens, width) or a feature map. Take another timm model."
+        )
+
+    def _probe(self) -> ImageEncoding:
+        """One empty image through the tower: the shapes that no attribute of timm tells."""
+        try:
+            return self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
+        except (RuntimeError, AssertionError) as error:
+            raise EdjeError(
+                f"model={self.model_name!r} doesn't take images of {self.image_size} pixels "
+                f"({_first_line(error)}). Set image_size, or the model's img_size in model_args."
+            ) from error
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return weights_digest(self.model)
+
+
+def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -> nn.Module:
+    if not timm.is_model(model):
+        near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
+        raise EdjeError(
+            f"model={model!r} is no model of timm {timm.__version__}; "
+            f"near it: {', '.join(near) or 'nothing'}. See timm.list_models()."
+        )
+    try:
+        return timm.create_model(model, pretrained=checkpoint is None, **model_args)
+    except (TypeError, RuntimeError, OSError, ValueError) as error:
+        raise EdjeError(
+            f"timm can't make model={model!r} with model_args={dict(model_args)} and "
+            f"checkpoint={checkpoint!r}: {_first_line(error)}. Check model_args; without a "
+            "connection to the hub, give checkpoint=<file of weights>."
+        ) from error
+
+
+def _load(module: nn.Module, model: str, checkpoint: Path) -> None:
+    if not checkpoint.is_file():
+        raise EdjeError(
+            f"checkpoint={str(checkpoint)!r} is no file; expected weights of timm's {model!r}. "
+            "Give the path of a .safetensors or .pth file."
+        )
+    try:
+        if checkpoint.suffix == ".safetensors":
+            state = load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+        module.load_state_dict(state)
+    except Exception as error:
+        raise EdjeError(
+            f"checkpoint={str(checkpoint)!r} doesn't fit timm's {model!r}: "
+            f"{_first_line(error, lines=2)}. Give its weights, or the model_args they were "
+            "made with."
+        ) from error
+
+
+def _attention_settings(model: nn.Module, width: int) -> tuple[int, float]:
+    """Heads and norm epsilon of the tower, or the documented choice where it has no attention."""
+    counts = [getattr(module, "num_heads", None) for module in model.modules()]
+    own = [count for count in counts if isinstance(count, int) and width % count == 0]
+    if own:
+        return own[-1], getattr(getattr(model, "norm", None), "eps", LAYER_NORM_EPS)
+    most = max(1, width // HEAD_WIDTH)
+    return next(heads for heads in range(most, 0, -1) if width % heads == 0), LAYER_NORM_EPS
+
+
+def _first_line(error: Exception, lines: int = 1) -> str:
+    text = [line.strip() for line in str(error).strip().splitlines() if line.strip()][:lines]
+    return " ".join(text) or type(error).__name__
