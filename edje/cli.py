@@ -132,6 +132,7 @@ class Job:
             self.failures.append(Failure(folder, overrides, error))
             if is_ours:
                 record_failure(folder, error)
+            if self.is_sweep:
                 log.error("Failed, see %s", os.path.relpath(folder / "error.txt"))
             elif not any(folder.iterdir()):
                 folder.rmdir()
@@ -156,7 +157,7 @@ class Job:
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     """The configuration that the run goes by, checked as a whole."""
     if cfg.resume is not None:
-        if Path(cfg.resume).expanduser().absolute() != folder:
+        if resumable(Path(cfg.resume)) != folder.resolve():
             raise EdjeError(f"resume={cfg.resume}: give it on the command line, for one run alone.")
         cfg = config_for_resume(cfg, overrides)
     elif cfg.task in TASKS_ON_CHECKPOINT:

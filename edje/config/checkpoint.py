@@ -25,7 +25,7 @@ def resumable(folder: Path) -> Path:
     Raises:
         EdjeError: the folder, its config.yaml or its checkpoints are missing.
     """
-    folder = folder.expanduser().absolute()
+    folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise EdjeError(f"resume={folder}: no such folder. Give a run folder, as runs print it.")
     if not (folder / "config.yaml").is_file():

@@ -67,7 +67,9 @@ def create_run_folder(
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.txt").unlink(missing_ok=True)
-    config, text = folder / "config.yaml", to_text(OmegaConf.merge(cfg, {"resume": None}))
+    own = cfg.copy()
+    own.resume = None  # of this command, not of the run
+    config, text = folder / "config.yaml", to_text(own)
     if config.exists() and config.read_text(encoding="utf-8") != text:
         config.rename(unused(config))
     write(config, text)

@@ -1,6 +1,7 @@
 """Whether a plain YAML value is of the type that a signature asks for, and how to say it isn't."""
 
 import types
+from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -66,7 +67,7 @@ def describe(annotation: Any) -> str:
     if origin is tuple:
         inner = [describe(a) for a in arguments if a is not ...]
         return f"list of {inner[0]}" if ... in arguments else f"list [{', '.join(inner)}]"
-    if origin is dict:
+    if isinstance(origin, type) and issubclass(origin, Mapping) and arguments:
         return f"mapping of {describe(arguments[0])} to {describe(arguments[1])}"
     if origin is not None and arguments:
         return "list of " + describe(arguments[0])

@@ -108,7 +108,8 @@ def test_a_resumed_run_goes_on_in_its_folder_with_its_configuration(
     command: Command, tasks: Calls, trained: Path
 ) -> None:
     before = (trained / "overrides.yaml").read_text()
-    assert command(f"resume={trained}", "trainer.max_steps=9") == 0
+    given = f"../work/{trained.relative_to(Path.cwd())}/"
+    assert command(f"resume={given}", "trainer.max_steps=9") == 0
     cfg, folder = tasks[-1]
     assert folder == trained
     assert (cfg.adapter.num_tokens, cfg.data.root, cfg.name) == (8, "pictures", "photos")

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ def test_values_that_fit(value: Any, annotation: Any) -> None:
         (["a"], list[int], "list of int"),
         ("ab", list[str], "list of str"),
         ({"val": "x"}, dict[str, int], "mapping of str to int"),
+        ({"val": 1}, Mapping[str, str], "mapping of str to str"),
         ("i2i", Literal["t2i", "i2t"], "one of t2i, i2t"),
         (True, Literal[1, 2], "one of 1, 2"),
     ],
