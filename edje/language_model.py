@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -40,15 +40,25 @@ class LanguageModel:
         }
         return {
             "config": self.encoder.config.to_json_string(use_diff=False),
+            "attention": self.encoder.config._attn_implementation,
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "special_tokens": special,
         }
 
 
+Attention = Literal["sdpa", "eager"]  # eager is faster for short sequences on a CPU
+
+
 def pretrained_language_model(
-    *, pretrained: str, num_layers: int | None = None, dropout: float | None = None
+    *,
+    pretrained: str,
+    num_layers: int | None = None,
+    dropout: float | None = None,
+    attention: Attention = "sdpa",
 ) -> LanguageModel:
     """A trained encoder from a folder or hub name, optionally its first `num_layers` only.
+
+    `attention` names transformers' implementation of it, the same numbers at another speed.
 
     Raises:
         EdjeError: the folder or hub name can't be read, or has fewer layers than asked for.
@@ -59,7 +69,11 @@ def pretrained_language_model(
         _set_dropout(config, dropout)
         kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
         encoder = AutoModel.from_pretrained(
-            pretrained, config=config, dtype=torch.float32, **kwargs
+            pretrained,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            **kwargs,
         )
     except (OSError, ValueError) as error:
         raise EdjeError(
@@ -69,7 +83,7 @@ def pretrained_language_model(
         ) from error
     if num_layers is not None:
         keep_layers(encoder, num_layers, pretrained)
-    return LanguageModel(encoder, tokenizer)
+    return LanguageModel(encoder, _fast(tokenizer, pretrained))
 
 
 def new_language_model(
@@ -81,6 +95,7 @@ def new_language_model(
     hidden_width: int = 512,
     max_positions: int = 96,
     dropout: float = 0.1,
+    attention: Attention = "sdpa",
 ) -> LanguageModel:
     """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
 
@@ -105,7 +120,8 @@ def new_language_model(
         pad_token_id=words.pad_token_id,
     )
     _set_dropout(config, dropout)
-    return LanguageModel(AutoModel.from_config(config, add_pooling_layer=False), words)
+    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
+    return LanguageModel(encoder, _fast(words, tokenizer))
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
@@ -119,7 +135,10 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
         tokenizer_object=Tokenizer.from_str(specification["tokenizer"]),
         **specification["special_tokens"],
     )
-    return LanguageModel(AutoModel.from_config(config, **kwargs), tokenizer)
+    encoder = AutoModel.from_config(
+        config, attn_implementation=specification["attention"], **kwargs
+    )
+    return LanguageModel(encoder, tokenizer)
 
 
 def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:
@@ -160,6 +179,20 @@ def tokenize(
         return_token_type_ids=False,
     )
     return TextBatch(encoded["input_ids"], encoded["attention_mask"].bool())
+
+
+def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
+    """The tokenizer, if it is a fast one: a checkpoint carries its tokenizer as JSON, which only the fast ones can give.
+
+    Raises:
+        EdjeError: the tokenizer is not a fast one.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise EdjeError(
+            f"{source}: its tokenizer is a {type(tokenizer).__name__} without a tokenizer.json. "
+            "Convert it to a fast tokenizer and save it beside the model."
+        )
+    return tokenizer
 
 
 _POOLED = frozenset({"bert", "roberta", "xlm-roberta"})  # models with a pooler that we don't use

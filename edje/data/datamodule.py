@@ -219,7 +219,7 @@ class CachedTokenDataModule(L.LightningDataModule):
             PairDataset(self.training),
             batch_sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # type: ignore[arg-type]  # the dataset gives whole batches
             worker_init_fn=_ignore_interrupt,
             persistent_workers=False,
         )

@@ -99,7 +99,8 @@ def build_reranker(
     except (ValueError, TypeError, AssertionError) as error:
         raise EdjeError(f"adapter ({name}) with {dict(adapter.choices)}: {error}") from error
     separator = language_model.tokenizer.sep_token_id
-    joint = JointEncoder(language_model.encoder, separator, MAX_TEXT_TOKENS, built.num_tokens)
+    num_tokens = int(built.num_tokens)  # type: ignore[arg-type]  # Module hides attributes' types
+    joint = JointEncoder(language_model.encoder, separator, MAX_TEXT_TOKENS, num_tokens)
     return EDJE(built, joint, facts.embedding_width, residual)
 
 

@@ -14,6 +14,7 @@ from edje.records import DIRECTIONS
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings
 from edje.tasks.train import training_collections
 
@@ -27,6 +28,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     it to first_stage.json and returns its t2i R@1 in percent. A store that another run is just
     writing is an error.
     """
+    quiet_libraries()
     source: Source = instantiate(cfg.data)
     backbone: Backbone = instantiate(cfg.backbone)
     train, dev = training_collections(cfg, source, backbone, wait=False)
@@ -52,7 +54,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
 def first_stage_recall(backbone: Backbone, collection: Collection) -> dict[str, dict[str, float]]:
     """Recall of the first stage alone, in percent, per direction."""
     images, captions = embeddings(backbone, collection)
-    recalls = {}
+    recalls: dict[str, dict[str, float]] = {}
     for direction in DIRECTIONS:
         lists = candidate_lists(images, captions, collection.image_of_caption, direction, 50)
         at = recall_at_k(first_hit_ranks(lists.scores, lists.relevant), (1, 5, 10, 20, 50))

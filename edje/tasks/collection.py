@@ -17,9 +17,9 @@ from edje.data.images import check_images, images_digest, open_image
 from edje.data.source import Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
-from edje.tokens.codec import Codec, make_codec
-from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.store import TokenStore, store_folder
+from edje.tokens.codec import Codec, CodecName, make_codec
+from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
 from edje.tokens.writer import write_store
 
@@ -64,7 +64,7 @@ def cached_collection(
     split_name: str,
     cache_dir: Path,
     *,
-    codec_name: str,
+    codec_name: CodecName,
     store: Path | None = None,
     wait: bool = True,
 ) -> Collection:

@@ -11,9 +11,12 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
+from edje.analysis.plots import save_plots
+from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
@@ -27,6 +30,7 @@ from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.report import candidate_columns, evaluate, query_columns
 from edje.retrieval.rerank import RerankedList, rerank
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import embeddings, restore_first_stage
 from edje.tokens.codec import Codec, make_codec
 
@@ -69,6 +73,7 @@ class Evaluation:
 
 def run(cfg: DictConfig, folder: Path) -> float:
     """`task=evaluate`: score a trained reranker on `data.split`; returns t2i R@1 in percent."""
+    quiet_libraries()
     if cfg.checkpoint is None:
         raise EdjeError(
             "task=evaluate needs checkpoint=<run folder or .ckpt>. See the run folders under runs/."
@@ -99,15 +104,14 @@ def evaluate_checkpoint(
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint.model.to(device)
-    started = time.perf_counter()
-    reranked, codec = rerank_collection(checkpoint, backbone, collection, evaluation)
-    seconds = time.perf_counter() - started
+    reranked, codec, pairs_per_second = rerank_collection(
+        checkpoint, backbone, collection, evaluation
+    )
     if cfg.score == "sum":
         reranked = {
             direction: fusion_of(checkpoint, direction)(lists)
             for direction, lists in reranked.items()
         }
-    pairs = sum(lists.joint.numel() for lists in reranked.values())
     metrics = evaluate(reranked, image_of_query(collection), seed=cfg.seed)
     metrics |= {
         "dataset": source.name,
@@ -120,11 +124,13 @@ def evaluate_checkpoint(
         "num_captions": len(collection.split.captions),
         "num_skipped_images": len(collection.split.skipped),
         "storage_bytes_per_image": codec.cell_bytes,
-        "scored_pairs_per_second": pairs / seconds,
+        "scored_pairs_per_second": pairs_per_second,
         "device": str(device),
         "dtype": str(evaluation.precision).removeprefix("torch."),
     }
     write_results(folder, metrics, reranked, collection)
+    save_plots(folder, examples=evaluation.examples)
+    Console().print(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
 
 
@@ -180,28 +186,35 @@ def compressed(model: EDJE, collection: Collection, codec: Codec, batch_size: in
 
 def rerank_collection(
     checkpoint: Checkpoint, backbone: Backbone, collection: Collection, evaluation: Evaluation
-) -> tuple[dict[Direction, RerankedList], Codec]:
-    """Candidates of both directions with their joint scores, and the codec of their tokens."""
+) -> tuple[dict[Direction, RerankedList], Codec, float]:
+    """Candidates of both directions with their joint scores, the codec, and pairs per second.
+
+    The speed is the scorer's alone, its gathering of tokens included.
+    """
     model = checkpoint.model
     codec = make_codec(
         evaluation.codec,
-        model.adapter.num_tokens,
-        model.joint.width,  # type: ignore[arg-type]
+        int(model.adapter.num_tokens),  # type: ignore[arg-type]  # Module hides its type
+        model.joint.width,
     )
     visual = compressed(model, collection, codec)
     text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
     scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
     images, captions = embeddings(backbone, collection)
     reranked: dict[Direction, RerankedList] = {}
+    seconds = 0.0
     for direction in DIRECTIONS:
         lists = candidate_lists(
             images, captions, collection.image_of_caption, direction, evaluation.candidates
         )
         with tqdm(total=lists.candidates.numel(), desc=f"rerank {direction}", unit="pair") as bar:
+            started = time.perf_counter()
             reranked[direction] = rerank(
                 lists, scorer, evaluation.batch_size, bar.update, key=scorer.lengths
             )
-    return reranked, codec
+            seconds += time.perf_counter() - started
+    pairs = sum(lists.joint.numel() for lists in reranked.values())
+    return reranked, codec, pairs / seconds
 
 
 def image_of_query(collection: Collection) -> dict[Direction, Tensor]:

@@ -3,13 +3,13 @@
 import hashlib
 import logging
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edje.backbones.aligned import AlignedBackbone
 from edje.backbones.protocol import Backbone
 from edje.models.edje import EDJE
 from edje.records import DIRECTIONS
@@ -17,6 +17,31 @@ from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class FittedProjections(Protocol):
+    """A backbone whose projections into the common space are fitted on cached features."""
+
+    def recipe(self) -> dict[str, str | int | float]:
+        """Everything but the data and the seed that the fit depends on."""
+        ...
+
+    def fit(
+        self, image_features: Tensor, text_features: Tensor, image_of_caption: Tensor, *, seed: int
+    ) -> dict[str, float]:
+        """Fit the projections; returns figures of the fit."""
+        ...
+
+    def first_stage_state(self) -> dict[str, Tensor]:
+        """The fitted projections."""
+        ...
+
+    def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
+        """Take fitted projections."""
+        ...
+
+
 STATISTICS_POOL = 100  # candidates per training query whose scores fix mean and deviation
 
 
@@ -25,7 +50,7 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
 
     The file's name is a hash of everything the fit depends on. Dual encoders need nothing.
     """
-    if not isinstance(backbone, AlignedBackbone):
+    if not isinstance(backbone, FittedProjections):
         return
     facts = [*map(str, sorted(backbone.identity().items()))]
     facts += map(str, sorted(backbone.text_identity().items()))
@@ -47,12 +72,12 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
     """What a checkpoint keeps of the first stage; nothing for dual encoders."""
-    return backbone.first_stage_state() if isinstance(backbone, AlignedBackbone) else {}
+    return backbone.first_stage_state() if isinstance(backbone, FittedProjections) else {}
 
 
 def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
     """Take the projections from a checkpoint, so that nothing is fitted again."""
-    if isinstance(backbone, AlignedBackbone):
+    if isinstance(backbone, FittedProjections):
         backbone.load_first_stage_state(state)
 
 

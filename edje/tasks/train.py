@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
@@ -29,6 +30,7 @@ from edje.language_model import LanguageModel, tokenize
 from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import Evaluation, check_fit, fusion_weights, rerank_collection
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """`task=train`: train on the train split's cached tokens, made now where they are missing."""
+    quiet_libraries()
     train_reranker(cfg, folder, instantiate(cfg.backbone))
 
 
@@ -96,7 +99,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         )
     trainer: L.Trainer = instantiate(
         cfg.trainer,
-        logger=instantiate(cfg.logger, save_dir=str(folder)) if cfg.logger else False,
+        logger=run_logger(cfg, folder),
         callbacks=callbacks,
         default_root_dir=str(folder),
     )
@@ -105,11 +108,20 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     return finish(start, backbone, dev, evaluation, checkpoints)
 
 
+def run_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
+    """The configured logger in `logs/`; a resumed run writes beside its earlier part."""
+    if cfg.logger is None:
+        return False
+    parts = len(list((folder / "logs").glob("part_*")))
+    return instantiate(cfg.logger, save_dir=str(folder), name="logs", version=f"part_{parts}")
+
+
 def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpoint:
     """The configured reranker with fresh weights, and all that its checkpoints will carry."""
     choices = OmegaConf.to_container(cfg.adapter, resolve=True)
     assert isinstance(choices, dict)
-    adapter = AdapterSpecification(choices.pop("_target_"), choices)
+    values = {str(name): value for name, value in choices.items()}
+    adapter = AdapterSpecification(values.pop("_target_"), values)
     facts = BackboneFacts(
         num_tokens=backbone.num_tokens,
         token_width=backbone.token_width,
@@ -125,7 +137,7 @@ def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpo
         adapter=adapter,
         config=OmegaConf.to_yaml(cfg, resolve=False),
         backbone=backbone.identity(),
-        label=f"trained on {dataset} train",
+        label=f"{dataset} train",
         first_stage=first_stage_state(backbone),
         fusion={},
     )
@@ -219,7 +231,7 @@ def finish(
     trained.model.eval()
     if dev is not None:
         check_fit(trained, backbone, "residual" if trained.model.residual else "joint")
-        lists, _ = rerank_collection(trained, backbone, dev, evaluation)
+        lists, *_ = rerank_collection(trained, backbone, dev, evaluation)
         trained = replace(trained, fusion=fusion_weights(lists))
     save_checkpoint(trained, checkpoints / "model.ckpt")
     if best.is_file():

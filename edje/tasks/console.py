@@ -1,0 +1,27 @@
+"""What the libraries may say on the console while a task runs."""
+
+import logging
+import warnings
+
+from huggingface_hub.utils import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+TALKATIVE = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning.pytorch.utilities.rank_zero",
+)
+
+
+def quiet_libraries() -> None:
+    """Leave the console to the run's own progress: no tips, no loading bars, no device notes."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Ours: the reader gathers whole batches from memory maps, which workers rarely speed up.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning on a newer torch than it knows.
+    warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")

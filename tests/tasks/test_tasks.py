@@ -1,0 +1,284 @@
+"""The whole road in a tiny world, through the command line's own entry."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from world import make_siglip, make_world
+
+from edje.analysis import load_runs, recompute_metrics
+from edje.cli import run
+from edje.errors import EdjeError
+from edje.inference.reranker import Reranker
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+ROOT = Path(__file__).parents[2]
+
+
+def with_changes(overrides: list[str], *changes: str) -> list[str]:
+    """The overrides with some replaced or added, by key."""
+    keys = {change.split("=")[0] for change in changes}
+    return [line for line in overrides if line.split("=")[0] not in keys] + list(changes)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> list[str]:
+    """A world whose stores are filled and whose `run` folder holds a finished run."""
+    overrides = make_world(tmp_path_factory.mktemp("world"))
+    run(overrides)
+    return overrides
+
+
+@pytest.fixture(scope="module")
+def root(world) -> Path:
+    return next(Path(o.split("=")[1]).parent for o in world if o.startswith("hydra.run.dir"))
+
+
+def test_a_run_folder_holds_what_is_promised(root):
+    folder = root / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.yaml",
+        "overrides.yaml",
+        "environment.json",
+        "metrics.json",
+        "candidates.parquet",
+        "queries.parquet",
+        "checkpoints",
+        "logs",
+        "plots",
+    } <= names
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for direction in ("t2i", "i2t"):
+        for stage in ("first_stage", "reranked", "ceiling", "gain"):
+            assert set(metrics[direction][stage]) == {"recall@1", "recall@5", "recall@10"}
+            for estimate in metrics[direction][stage].values():
+                assert estimate["low"] <= estimate["value"] <= estimate["high"]
+    assert metrics["storage_bytes_per_image"] == 4 * 32 * 2
+    assert (metrics["num_images"], metrics["num_captions"]) == (8, 16)
+    assert metrics["num_candidates"] == {"t2i": 5, "i2t": 5}
+    assert metrics["label"] == "folder train" and metrics["split"] == "val"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["adapter"]["num_tokens"] == 4
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        "losses.png",
+        "recall.png",
+        "gallery.png",
+    }
+
+
+def test_the_parquet_files_give_the_metrics_back(root):
+    metrics = json.loads((root / "run" / "metrics.json").read_text())
+    again = recompute_metrics(root / "run")
+    assert again["t2i"] == metrics["t2i"] and again["i2t"] == metrics["i2t"]
+
+
+def test_the_reranker_from_a_run_folder_gives_the_runs_scores(root):
+    """Through files alone: raw tokens of the store, compressed and scored by the Reranker."""
+    from edje.tokens.store import TokenStore
+
+    reranker = Reranker.load(root / "run")
+    folder = next((root / "cache" / "folder-val").glob("raw-*"))
+    store = TokenStore.open(folder)
+    table = pd.read_parquet(root / "run" / "candidates.parquet")
+    table = table[table.direction == "t2i"].head(20)
+    texts = pd.read_parquet(root / "run" / "queries.parquet").set_index("query_id").text
+    visual = reranker.compress(store.read(store.rows_of(table.candidate_id.tolist())))
+    scores = reranker.score([texts[query] for query in table.query_id], visual)
+    torch.testing.assert_close(
+        scores, torch.tensor(table.joint.to_numpy(dtype="float32")), rtol=0.05, atol=0.02
+    )
+
+
+def test_the_tasks_work_on_their_own_and_evaluating_needs_no_training_data(tmp_path):
+    overrides = make_world(tmp_path)
+    run(with_changes(overrides, "task=cache", f"hydra.run.dir={tmp_path / 'cached'}"))
+    report = json.loads((tmp_path / "cached" / "first_stage.json").read_text())
+    assert report["split"] == "dev" and 0 <= report["recall"]["t2i"]["recall@1"] <= 100
+    run(with_changes(overrides, "task=train", f"hydra.run.dir={tmp_path / 'trained'}"))
+    assert not (tmp_path / "trained" / "metrics.json").exists()
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "data", elsewhere)
+    table = pd.read_csv(elsewhere / "captions.csv")
+    for image in table[table.split == "train"].image.unique():
+        (elsewhere / "images" / image).unlink()
+    table[table.split == "val"].to_csv(elsewhere / "captions.csv", index=False)
+    shutil.rmtree(tmp_path / "cache")
+    run(
+        [
+            "task=evaluate",
+            f"checkpoint={tmp_path / 'trained'}",
+            f"data.root={elsewhere}",
+            "data.split=val",
+            f"cache_dir={tmp_path / 'cache2'}",
+            f"hydra.run.dir={tmp_path / 'evaluated'}",
+        ]
+    )
+    metrics = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert metrics["num_images"] == 8
+    assert not (tmp_path / "cache2" / "folder-train").exists()
+
+    lone = tmp_path / "lone.ckpt"
+    shutil.copyfile(tmp_path / "trained" / "checkpoints" / "model.ckpt", lone)
+    run(
+        [
+            "task=evaluate",
+            f"checkpoint={lone}",
+            "score=sum",
+            f"data.root={elsewhere}",
+            f"cache_dir={tmp_path / 'cache2'}",
+            f"hydra.run.dir={tmp_path / 'summed'}",
+        ]
+    )
+    assert json.loads((tmp_path / "summed" / "metrics.json").read_text())["score"] == "sum"
+
+
+def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root):
+    run(["-m", *with_changes(world, "adapter.num_tokens=2,4", "seed=0,1", "trainer.max_steps=1")])
+    table = load_runs(root / "sweep")
+    assert len(table) == 4 and set(table["status"]) == {"done"}
+    pairs = zip(table["adapter.num_tokens"], table["seed"], strict=True)
+    assert set(pairs) == {(2, 0), (2, 1), (4, 0), (4, 1)}
+    assert table["t2i.reranked.recall@1"].notna().all()
+
+
+def test_a_failed_job_does_not_end_the_others(world, root, tmp_path):
+    with pytest.raises(EdjeError, match="1 of the sweep's jobs failed"):
+        run(
+            [
+                "-m",
+                *with_changes(
+                    world,
+                    "loader.batch_size=1000,8",
+                    "trainer.max_steps=1",
+                    f"hydra.sweep.dir={tmp_path}",
+                ),
+            ]
+        )
+    table = load_runs(tmp_path)
+    assert sorted(table["status"]) == ["done", "failed"]
+
+
+def test_a_residual_run_reranks_and_is_refused_as_joint(world, root, tmp_path):
+    run(with_changes(world, "score=residual", f"hydra.run.dir={tmp_path / 'residual'}"))
+    assert json.loads((tmp_path / "residual" / "metrics.json").read_text())["score"] == "residual"
+    evaluate = ["task=evaluate", f"hydra.run.dir={tmp_path / 'evaluated'}"]
+    with pytest.raises(EdjeError, match=r"score=joint: .* trained with score=residual"):
+        run([*evaluate, f"checkpoint={tmp_path / 'residual'}", "score=joint"])
+    with pytest.raises(EdjeError, match=r"score=residual: .* trained without"):
+        run(
+            [
+                *evaluate,
+                f"checkpoint={root / 'run'}",
+                "score=residual",
+                f"hydra.run.dir={tmp_path / 'evaluated2'}",
+            ]
+        )
+
+
+def test_distillation_follows_a_teacher_and_needs_one(world, root, tmp_path):
+    terms = "objective=[matching,distillation]"
+    run(
+        with_changes(
+            world,
+            terms,
+            f"teacher={root / 'run'}",
+            f"initial={root / 'run'}",
+            f"hydra.run.dir={tmp_path / 'student'}",
+        )
+    )
+    logged = pd.read_csv(tmp_path / "student" / "logs" / "part_0" / "metrics.csv")
+    assert logged["train/distillation"].notna().any()
+    with pytest.raises(EdjeError, match="needs teacher="):
+        run(with_changes(world, terms, f"hydra.run.dir={tmp_path / 'alone'}"))
+
+
+def test_a_checkpoint_or_store_of_another_backbone_is_refused(world, root, tmp_path):
+    other = make_siglip(tmp_path / "other", seed=1)
+    with pytest.raises(EdjeError, match="another backbone's tokens"):
+        run(
+            [
+                "task=evaluate",
+                f"checkpoint={root / 'run'}",
+                f"backbone.pretrained={other}",
+                f"cache_dir={tmp_path}",
+                f"hydra.run.dir={tmp_path / 'a'}",
+            ]
+        )
+    store = next((root / "cache" / "folder-train").glob("raw-*"))
+    with pytest.raises(EdjeError, match=r"holds other tokens than this run needs: .*images"):
+        run(
+            [
+                "task=evaluate",
+                f"checkpoint={root / 'run'}",
+                f"store={store}",
+                f"hydra.run.dir={tmp_path / 'b'}",
+            ]
+        )
+
+
+def test_a_cut_off_checkpoint_gets_one_clear_message(root, tmp_path):
+    whole = (root / "run" / "checkpoints" / "model.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EdjeError, match=r"cut\.ckpt.*cut off"):
+        run(
+            [
+                "task=evaluate",
+                f"checkpoint={tmp_path / 'cut.ckpt'}",
+                f"hydra.run.dir={tmp_path / 'a'}",
+            ]
+        )
+
+
+def test_bad_images_are_an_error_or_left_out_and_listed(tmp_path):
+    overrides = make_world(tmp_path)
+    (tmp_path / "data" / "images" / "002.png").write_bytes(b"not a picture")
+    with pytest.raises(EdjeError, match=r"002\.png"):
+        run(with_changes(overrides, "trainer.max_steps=1"))
+    shutil.rmtree(tmp_path / "run")
+    run(with_changes(overrides, "trainer.max_steps=1", "data.bad_images=skip"))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["num_images"], metrics["num_skipped_images"]) == (7, 1)
+    assert json.loads((tmp_path / "run" / "skipped_images.json").read_text()) == ["002.png"]
+
+
+def test_a_missing_data_root_is_named(world, tmp_path):
+    with pytest.raises(EdjeError, match=r"data root .*nowhere is not a folder"):
+        run(with_changes(world, "data.root=nowhere", f"hydra.run.dir={tmp_path / 'a'}"))
+
+
+@pytest.mark.slow
+def test_a_terminated_run_resumes_to_the_same_result(tmp_path):
+    """From the shell: SIGTERM while training, exit status 143, resume=, the metrics agree."""
+    overrides = with_changes(make_world(tmp_path), "trainer.max_steps=120", "loader.num_workers=1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "run.py"]
+    cut = [*command, *overrides]
+    process = subprocess.Popen(cut, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "logs" / "part_0" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size > 200) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert f"resume={tmp_path / 'run'}" in said
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    run([f"resume={tmp_path / 'run'}"])
+    run(with_changes(overrides, f"hydra.run.dir={tmp_path / 'straight'}"))
+    first, second = (
+        torch.load(tmp_path / name / "checkpoints" / "model.ckpt", weights_only=True)["state_dict"]
+        for name in ("run", "straight")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,87 @@
+"""A tiny world on disk: a folder of images with captions, and a SigLIP of random weights."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tiny import WORDS, tiny_tokenizer
+from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+
+
+def make_images(root: Path, count: int = 24) -> Path:
+    """Flat patches on grey, two captions each; a third of them is the val split."""
+    (root / "images").mkdir(parents=True)
+    draws = np.random.default_rng(0)
+    with (root / "captions.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption", "split"])
+        for number in range(count):
+            colour = list(COLOURS)[number % 3]
+            pixels = draws.integers(90, 110, (32, 32, 3), dtype=np.uint8)
+            pixels[4 + number % 5 : 20, 6:24] = COLOURS[colour]
+            Image.fromarray(pixels).save(root / "images" / f"{number:03d}.png")
+            split = "val" if number % 3 == 2 else "train"
+            table.writerow([f"{number:03d}.png", f"{colour} {WORDS[number % 10]}", split])
+            table.writerow([f"{number:03d}.png", f"large {colour} {WORDS[number % 7]}", split])
+    return root
+
+
+def make_siglip(folder: Path, seed: int = 0) -> Path:
+    """A random SigLIP of width 32 that sees 16 patches of 8 pixels."""
+    import torch
+
+    torch.manual_seed(seed)
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    tokenizer = tiny_tokenizer()
+    config = SiglipConfig(
+        text_config=tower
+        | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32},
+        vision_config=tower | {"image_size": 32, "patch_size": 8},
+    )
+    SiglipModel(config).save_pretrained(folder)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def make_world(root: Path) -> list[str]:
+    """Overrides of a run in this world that takes a few seconds."""
+    images, siglip = make_images(root / "data"), make_siglip(root / "siglip")
+    return [
+        "name=tiny",
+        "data=folder",
+        f"data.root={images}",
+        "data.images=images",
+        "data.dev_images=4",
+        f"backbone.pretrained={siglip}",
+        f"cache_dir={root / 'cache'}",
+        f"joint.tokenizer={siglip}",
+        "joint.width=32",
+        "joint.num_layers=1",
+        "joint.num_heads=2",
+        "joint.hidden_width=64",
+        "adapter.num_tokens=4",
+        "adapter.hidden_width=32",
+        "objective=[matching,masked_language,text_recovery]",
+        "loader.batch_size=8",
+        "negatives.count=1",
+        "negatives.pool=2",
+        "trainer.max_steps=4",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "trainer.log_every_n_steps=1",
+        "evaluation.candidates=5",
+        "teacher=null",
+        "initial=null",
+        f"hydra.run.dir={root / 'run'}",
+        f"hydra.sweep.dir={root / 'sweep'}",
+    ]
