@@ -3,11 +3,15 @@
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edje.config.signatures import signature_of
 from edje.errors import EdjeError
 
 
@@ -34,13 +38,41 @@ def explained(error: Exception, conf: Path) -> EdjeError:
             f"{key}={value} gives several values: add -m to run a job for each, or write "
             f'"{key}=[{value}]" for a list.'
         )
+    if unknown := re.search(r"Could not override '(\S+?)'\. To append", text):
+        close = get_close_matches(unknown[1], known_keys(conf), n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return EdjeError(f"{unknown[1]} is no key of the configuration.{hint}")
     if override := re.search(r"Could not override '([\w/]+)'\. No match", text):
         groups = [path.name for path in conf.iterdir() if path.is_dir()]
         close = get_close_matches(override[1].lstrip("/"), groups, n=1)
         text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
     if "appears more than once" in text:
         text += ": give it once and without +, as group=option."
-    return EdjeError(f"The configuration can't be composed: {text or type(error).__name__}")
+    if isinstance(error, OSError):
+        return EdjeError(f"Can't write the run folder: {text}. Set another with hydra.run.dir=….")
+    if not isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        text = f"{type(error).__name__}: {text} (EDJE_DEBUG=1 shows where)"
+    return EdjeError(f"The configuration can't be composed: {text}")
+
+
+def known_keys(conf: Path) -> list[str]:
+    """Full keys of all values that the default configuration has, or its constructors take."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        tree = OmegaConf.to_container(compose("run"), resolve=False)
+    keys: set[str] = set()
+
+    def collect(key: str, node: Any) -> None:
+        if isinstance(node, dict):
+            names = {str(name) for name in node}
+            if isinstance(node.get("_target_"), str):
+                names.update(signature_of(node["_target_"]).settable())
+            for name in names:
+                collect(f"{key}.{name}" if key else name, node.get(name))
+        else:
+            keys.add(key)
+
+    collect("", tree)
+    return sorted(keys)
 
 
 def unknown_option(config: str, conf: Path) -> EdjeError:

@@ -177,6 +177,30 @@ def test_a_sweep_can_be_a_file(command: Command, conf: Path, tasks: Calls) -> No
     assert [cfg.adapter.num_tokens for cfg, _ in tasks] == [4, 8]
 
 
+def test_a_misspelt_key_in_a_sweep_file_is_found(
+    command: Command, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_yaml(
+        conf / "sweep" / "wrong.yaml",
+        """
+        # @package _global_
+        hydra: {mode: MULTIRUN, sweeper: {params: {adapter.num_token: "4,8"}}}
+        """,
+    )
+    assert command("+sweep=wrong") == 1
+    assert "adapter.num_token is no key of the configuration. Did you mean adapter.num_tokens?" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_run_folder_that_cannot_be_made_is_a_clear_message(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs").write_text("in the way")
+    assert command() == 1
+    assert "Can't write the run folder" in capsys.readouterr().err
+
+
 def test_an_optimising_sweeper_gets_the_figure_or_nan(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
