@@ -27,15 +27,19 @@ class Codec(ABC):
     def cell_bytes(self) -> int:
         """Bytes per image, scales included."""
 
-    @abstractmethod
     def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
         """Cells of tokens, one row per image.
 
         Raises:
             EdjeError: a token is not finite, or too large for the codec.
         """
+        if not torch.isfinite(tokens).all():
+            raise EdjeError(
+                "the backbone gave tokens that are infinite or not numbers. "
+                "Check its weights and precision before caching."
+            )
+        return self._pack(tokens.detach()).cpu().numpy()
 
-    @abstractmethod
     def decode(
         self,
         cells: UInt8[Tensor, "images _"],
@@ -43,13 +47,17 @@ class Codec(ABC):
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "images tokens width"]:
         """Tokens of cells, moved to the device as bytes and unpacked there."""
+        if not len(cells):  # torch can't reinterpret the bytes of nothing
+            return torch.empty(0, self.num_tokens, self.width, dtype=dtype, device=device)
+        return self._unpack(cells.to(device)).to(dtype)
 
-    def _require_finite(self, tokens: Tensor) -> None:
-        if not torch.isfinite(tokens).all():
-            raise EdjeError(
-                "the backbone gave tokens that are infinite or not numbers. "
-                "Check its weights and precision before caching."
-            )
+    @abstractmethod
+    def _pack(self, tokens: Tensor) -> Tensor:
+        """Bytes (images, cell_bytes) of finite tokens, on their device."""
+
+    @abstractmethod
+    def _unpack(self, cells: Tensor) -> Tensor:
+        """Tokens (images, num_tokens, width) of bytes, on their device."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,7 @@ class FloatCodec(Codec):
         """Two bytes per number."""
         return self.num_tokens * self.width * self.stored.itemsize
 
-    def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
-        """Cells of tokens; see `Codec`."""
-        self._require_finite(tokens)
+    def _pack(self, tokens: Tensor) -> Tensor:
         rounded = tokens.to(self.stored)
         if not torch.isfinite(rounded).all():
             raise EdjeError(
@@ -74,15 +80,8 @@ class FloatCodec(Codec):
             )
         return _bytes(rounded)
 
-    def decode(
-        self,
-        cells: UInt8[Tensor, "images _"],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Float[Tensor, "images tokens width"]:
-        """Tokens of cells; see `Codec`."""
-        values = cells.to(device).view(self.stored)
-        return values.view(-1, self.num_tokens, self.width).to(dtype)
+    def _unpack(self, cells: Tensor) -> Tensor:
+        return cells.view(self.stored).unflatten(1, (self.num_tokens, self.width))
 
 
 @dataclass(frozen=True)
@@ -101,29 +100,20 @@ class ScaledCodec(Codec):
         """A byte per number and four per token."""
         return self.num_tokens * (self.width * self.stored.itemsize + 4)
 
-    def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
-        """Cells of tokens; see `Codec`."""
-        self._require_finite(tokens)
+    def _pack(self, tokens: Tensor) -> Tensor:
         tokens = tokens.float()
         scales = tokens.abs().amax(dim=2) / self.largest  # (images, tokens)
         scales = torch.where(scales > 0, scales, torch.ones_like(scales))
         values = (tokens / scales[..., None]).clamp(-self.largest, self.largest)
         if not self.stored.is_floating_point:
             values = values.round()
-        return np.concatenate([_bytes(values.to(self.stored)), _bytes(scales)], axis=1)
+        return torch.cat([_bytes(values.to(self.stored)), _bytes(scales)], dim=1)
 
-    def decode(
-        self,
-        cells: UInt8[Tensor, "images _"],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Float[Tensor, "images tokens width"]:
-        """Tokens of cells; see `Codec`."""
-        cells = cells.to(device)
+    def _unpack(self, cells: Tensor) -> Tensor:
         split = self.num_tokens * self.width * self.stored.itemsize
         values = cells[:, :split].view(self.stored).unflatten(1, (self.num_tokens, self.width))
         scales = cells[:, split:].contiguous().view(torch.float32)  # (images, tokens)
-        return (values.float() * scales[..., None]).to(dtype)
+        return values.float() * scales[..., None]
 
 
 def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
@@ -144,6 +134,5 @@ def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
     raise EdjeError(f"codec {name!r} is unknown; choose one of {', '.join(get_args(CodecName))}.")
 
 
-def _bytes(values: Tensor) -> UInt8[np.ndarray, "images _"]:
-    flat = values.detach().flatten(1).contiguous().view(torch.uint8)
-    return flat.cpu().numpy()
+def _bytes(values: Tensor) -> Tensor:
+    return values.flatten(1).contiguous().view(torch.uint8)

@@ -1,0 +1,83 @@
+"""Claims about codecs: sizes as documented, round trips exact at their precision."""
+
+import pytest
+import torch
+
+from edje.errors import EdjeError
+from edje.tokens.codec import make_codec
+
+NAMES = ("fp16", "bf16", "fp8", "int8")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("fp16", 49_152), ("bf16", 49_152), ("fp8", 24_832), ("int8", 24_832)]
+)
+def test_cells_have_their_documented_size(name: str, size: int) -> None:
+    codec = make_codec(name, 64, 384)  # type: ignore[arg-type]
+    assert codec.cell_bytes == size
+    assert codec.encode(torch.zeros(2, 64, 384)).shape == (2, size)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_round_trip_in_16_bits_is_rounding_once(name: str, dtype: torch.dtype) -> None:
+    tokens = torch.randn(5, 3, 8) * 10
+    codec = make_codec(name, 3, 8)  # type: ignore[arg-type]
+    cells = torch.from_numpy(codec.encode(tokens))
+    assert torch.equal(codec.decode(cells), tokens.to(dtype).float())
+    assert torch.equal(codec.decode(cells, dtype), tokens.to(dtype))
+
+
+@pytest.mark.parametrize(("name", "error"), [("int8", 0.5 / 127), ("fp8", 1 / 16)])
+def test_8_bits_err_by_at_most_half_a_step(name: str, error: float) -> None:
+    tokens = torch.randn(5, 3, 64) * torch.tensor([1e-4, 1.0, 1e4])[None, :, None]
+    codec = make_codec(name, 3, 64)  # type: ignore[arg-type]
+    decoded = codec.decode(torch.from_numpy(codec.encode(tokens)))
+    largest = tokens.abs().amax(dim=2, keepdim=True)
+    # int8 has even steps; those of fp8 are relative, with three bits of mantissa
+    step = largest if name == "int8" else tokens.abs() + largest / 448 / 64
+    assert ((decoded - tokens).abs() <= error * step * 1.0001).all()
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+def test_the_largest_value_of_a_token_survives_8_bits(name: str) -> None:
+    tokens = torch.randn(5, 3, 64)
+    codec = make_codec(name, 3, 64)  # type: ignore[arg-type]
+    decoded = codec.decode(torch.from_numpy(codec.encode(tokens)))
+    torch.testing.assert_close(decoded.abs().amax(2), tokens.abs().amax(2), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoding_what_was_decoded_changes_nothing(name: str) -> None:
+    codec = make_codec(name, 3, 16)  # type: ignore[arg-type]
+    once = codec.decode(torch.from_numpy(codec.encode(torch.randn(4, 3, 16))))
+    twice = codec.decode(torch.from_numpy(codec.encode(once)))
+    torch.testing.assert_close(twice, once, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_and_low_precision_input_are_stored(name: str) -> None:
+    codec = make_codec(name, 3, 16)  # type: ignore[arg-type]
+    tokens = torch.randn(4, 3, 16).bfloat16()
+    tokens[1] = 0
+    decoded = codec.decode(torch.from_numpy(codec.encode(tokens)))
+    assert (decoded[1] == 0).all()
+    torch.testing.assert_close(decoded, tokens.float(), rtol=0.07, atol=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tokens_that_are_not_finite_are_refused(name: str, value: float) -> None:
+    tokens = torch.zeros(2, 3, 16)
+    tokens[1, 2, 3] = value
+    with pytest.raises(EdjeError, match="infinite or not numbers"):
+        make_codec(name, 3, 16).encode(tokens)  # type: ignore[arg-type]
+
+
+def test_a_token_too_large_for_fp16_is_refused_and_bf16_recommended() -> None:
+    with pytest.raises(EdjeError, match=r"1e\+05 is too large for the codec fp16.*bf16"):
+        make_codec("fp16", 1, 2).encode(torch.full((1, 1, 2), 1e5))
+
+
+def test_an_unknown_codec_is_refused() -> None:
+    with pytest.raises(EdjeError, match="'fp4' is unknown; choose one of fp16, bf16, fp8, int8"):
+        make_codec("fp4", 1, 2)  # type: ignore[arg-type]

@@ -1,0 +1,158 @@
+"""Claims about reading a store."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tiny_stores import FINGERPRINT, IDS, NUM_IMAGES, StoreRows, features_of, make_store, tokens_of
+from torch.utils.data import DataLoader
+
+from edje.errors import EdjeError
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("stores") / "store")
+
+
+@pytest.fixture
+def store(folder: Path) -> TokenStore:
+    return TokenStore.open(folder, FINGERPRINT)
+
+
+def test_a_round_trip_is_exact_at_its_precision(store: TokenStore) -> None:
+    expected = tokens_of(range(NUM_IMAGES)).half()
+    assert torch.equal(store.read(torch.arange(NUM_IMAGES)), expected.float())
+    assert torch.equal(store.read(torch.arange(NUM_IMAGES), dtype=torch.float16), expected)
+    assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (50, 4, 6, 48)
+
+
+def test_rows_come_in_the_asked_order_with_repeats(store: TokenStore) -> None:
+    rows = torch.tensor([49, 0, 17, 17, 8, 7, 0])
+    assert torch.equal(store.read(rows), tokens_of(rows.tolist()).half().float())
+    assert store.read(torch.tensor([], dtype=torch.int64)).shape == (0, 4, 6)
+
+
+def test_what_was_read_is_a_copy(store: TokenStore) -> None:
+    rows = torch.tensor([3])
+    store.read(rows, dtype=torch.float16).zero_()
+    assert store.read(rows).abs().sum() > 0
+
+
+@pytest.mark.parametrize("row", [-1, NUM_IMAGES])
+def test_a_row_outside_the_store_is_an_error(store: TokenStore, row: int) -> None:
+    with pytest.raises(IndexError, match="store of 50"):
+        store.read(torch.tensor([0, row]))
+
+
+def test_ids_and_features_belong_to_the_rows(store: TokenStore) -> None:
+    assert store.image_ids == tuple(IDS)
+    assert torch.equal(store.features(), features_of(range(NUM_IMAGES)))
+    assert store.rows_of(["030.jpg", "001.jpg"]).tolist() == [30, 1]
+    with pytest.raises(EdjeError, match=r"lacks 1 of 2 images, such as cat\.jpg.*task=cache"):
+        store.rows_of(["001.jpg", "cat.jpg"])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_dataloader_workers_read_the_same(store: TokenStore, method: str) -> None:
+    store.read(torch.tensor([0]))  # maps are open before the worker starts
+    loader = DataLoader(
+        StoreRows(store), batch_size=None, num_workers=1, multiprocessing_context=method
+    )
+    assert torch.equal(torch.stack(list(loader)), store.read(torch.arange(3)))
+
+
+def test_pickling_carries_no_data(store: TokenStore) -> None:
+    store.read(torch.arange(NUM_IMAGES))
+    copy = pickle.loads(pickle.dumps(store))
+    assert torch.equal(copy.read(torch.tensor([5])), store.read(torch.tensor([5])))
+    assert "_map" not in store.__getstate__()
+
+
+def test_reading_keeps_no_file_open(store: TokenStore) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    store.read(torch.arange(NUM_IMAGES))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_shards_open_as_a_dataset(store: TokenStore) -> None:
+    dataset = store.as_dataset()
+    assert dataset["image_id"][:] == IDS
+    cells = store.read_cells(np.arange(NUM_IMAGES))
+    assert dataset[13]["tokens"] == cells[13].tobytes()
+    assert dataset[13]["features"] == pytest.approx(features_of([13])[0].tolist())
+
+
+def test_cells_begin_a_page_and_lie_where_arrow_has_them(store: TokenStore) -> None:
+    shard = store.manifest.shards[1]
+    content = (store.folder / shard.file).read_bytes()
+    table = pa.ipc.open_stream(content).read_all()
+    assert shard.cells_at % 4096 == 0
+    first = content[shard.cells_at : shard.cells_at + store.cell_bytes]
+    assert first == table["tokens"][0].as_py()
+
+
+def test_a_store_of_another_fingerprint_is_refused_with_the_difference(folder: Path) -> None:
+    asked = Fingerprint({**FINGERPRINT.fields, "layer": -2})
+    message = r"layer: store has -1, run asks for -2\. Build the right one with: make it so"
+    with pytest.raises(EdjeError, match=message):
+        TokenStore.open(folder, asked, rebuild="make it so")
+
+
+def test_an_absent_store_is_refused_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match=r"doesn't exist\. Build it with: .*task=cache"):
+        TokenStore.open(tmp_path / "nothing")
+
+
+def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
+    def stop(rows: range) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path / "store", encode=stop)
+    with pytest.raises(EdjeError, match="is unfinished"):
+        TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("cut", [1, 48, 384])  # a byte, a cell, all rows but the schema
+def test_a_shard_cut_off_is_found_on_opening(tmp_path: Path, cut: int) -> None:
+    folder = make_store(tmp_path / "store")
+    path = folder / "shard-00002.arrow"
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(EdjeError, match=r"damaged: shard-00002\.arrow has .* bytes, expected"):
+        TokenStore.open(folder)
+
+
+def test_a_missing_shard_is_found_on_opening(tmp_path: Path) -> None:
+    folder = make_store(tmp_path / "store")
+    (folder / "shard-00006.arrow").unlink()
+    with pytest.raises(EdjeError, match=r"shard-00006\.arrow is missing"):
+        TokenStore.open(folder)
+
+
+def test_a_damaged_store_file_is_found_on_opening(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store") / "store.json"
+    text = path.read_text()
+    path.write_text(text.replace('"width": 6', '"width": 7'))
+    with pytest.raises(EdjeError, match=r"store\.json is damaged \(its checksum"):
+        TokenStore.open(path.parent)
+    path.write_text(text[:100])
+    with pytest.raises(EdjeError, match="is damaged"):
+        TokenStore.open(path.parent)
+    path.write_text(text.replace("edje token store 1", "edje token store 9"))
+    with pytest.raises(EdjeError, match="is of format 'edje token store 9'"):
+        TokenStore.open(path.parent)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "fp8", "int8"])
+def test_every_codec_reads_back_across_shards(tmp_path: Path, codec: str) -> None:
+    store = TokenStore.open(make_store(tmp_path / "store", codec))
+    rows = torch.tensor([40, 3, 22])
+    torch.testing.assert_close(store.read(rows), tokens_of(rows.tolist()), rtol=0.07, atol=0.02)
+    assert store.read(rows, dtype=torch.bfloat16).dtype == torch.bfloat16

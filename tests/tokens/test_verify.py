@@ -1,0 +1,53 @@
+"""Claims about verifying: every damage is found and named by its file."""
+
+import random
+from pathlib import Path
+
+import pytest
+from tiny_stores import contents, make_store
+
+from edje.errors import EdjeError
+from edje.tokens.store import TokenStore
+from edje.tokens.verify import verify
+
+
+def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
+    steps: list[int] = []
+    assert verify(make_store(tmp_path), progress=steps.append) == []
+    shards = [content for name, content in contents(tmp_path).items() if name != "store.json"]
+    assert sum(steps) == sum(map(len, shards))
+
+
+def test_an_absent_store_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match="no complete token store"):
+        verify(tmp_path)
+
+
+def test_random_damage_is_always_found_and_names_the_file(tmp_path: Path) -> None:
+    sound = contents(make_store(tmp_path))
+    draws = random.Random(0)
+    for _ in range(200):
+        name = draws.choice(sorted(sound))
+        content = bytearray(sound[name])
+        at = draws.randrange(len(content))
+        if draws.random() < 0.7:
+            content[at] ^= 1 << draws.randrange(8)
+        else:
+            del content[at:]
+        (tmp_path / name).write_bytes(content)
+        problems = verify(tmp_path)
+        assert problems and all(name in problem for problem in problems), (name, at, problems)
+        (tmp_path / name).write_bytes(sound[name])
+    assert verify(tmp_path) == []
+
+
+def test_missing_and_swapped_shards_are_named(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    first, second = tmp_path / "shard-00000.arrow", tmp_path / "shard-00001.arrow"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    TokenStore.open(tmp_path)  # equal sizes: the cheap checks can't see it
+    assert [problem.split()[0] for problem in verify(tmp_path)] == [first.name, second.name]
+    second.unlink()
+    assert "shard-00001.arrow is missing" in verify(tmp_path)

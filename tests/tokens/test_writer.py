@@ -1,0 +1,213 @@
+"""Claims about writing a store: the same bytes, nothing lost, nothing broken."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_stores
+import torch
+from tiny_stores import FINGERPRINT, IDS, NUM_IMAGES, contents, encode, make_store, tokens_of
+
+import edje
+from edje.errors import EdjeError
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+from edje.tokens.verify import verify
+
+NUM_SHARDS = 7
+
+
+def run_script(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(tiny_stores.__file__)), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(edje.__file__).parents[1])}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def forbidden(rows: Sequence[int]) -> Any:
+    raise AssertionError(f"rows {list(rows)} were encoded again")
+
+
+def failing_from(first: int) -> Any:
+    def encode_some(rows: Sequence[int]) -> Any:
+        if rows[0] >= first:
+            raise InterruptedError
+        return encode(rows)
+
+    return encode_some
+
+
+def test_two_runs_write_the_same_bytes_and_nothing_else(tmp_path: Path) -> None:
+    first, second = (contents(make_store(tmp_path / name)) for name in ("a", "b"))
+    assert first == second
+    assert set(first) == {"store.json", *(f"shard-{k:05d}.arrow" for k in range(NUM_SHARDS))}
+
+
+def test_batches_stay_within_shards_and_cover_all_rows_in_order(tmp_path: Path) -> None:
+    batches: list[list[int]] = []
+
+    def recording(rows: Sequence[int]) -> Any:
+        batches.append(list(rows))
+        return encode(rows)
+
+    make_store(tmp_path, encode=recording)
+    assert [row for batch in batches for row in batch] == list(range(NUM_IMAGES))
+    assert all(batch[0] // 8 == batch[-1] // 8 and len(batch) <= 3 for batch in batches)
+
+
+def test_progress_counts_every_image_once_kept_ones_too(tmp_path: Path) -> None:
+    steps: list[int] = []
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path, encode=failing_from(20), progress=steps.append)
+    assert sum(steps) < NUM_IMAGES
+    steps.clear()
+    make_store(tmp_path, progress=steps.append)
+    assert (steps[0], sum(steps)) == (16, NUM_IMAGES)
+    steps.clear()
+    make_store(tmp_path, progress=steps.append, encode=forbidden)
+    assert sum(steps) == NUM_IMAGES
+
+
+def test_finished_shards_are_kept_and_the_rest_is_as_in_one_run(tmp_path: Path) -> None:
+    def second_half(rows: Sequence[int]) -> Any:
+        return forbidden(rows) if rows[0] < 16 else encode(rows)
+
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path / "a", encode=failing_from(20))
+    make_store(tmp_path / "a", encode=second_half)
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+def test_a_store_written_through_kills_equals_one_written_in_peace(tmp_path: Path) -> None:
+    script = run_script("kill", str(tmp_path / "killed"))
+    output, _ = script.communicate(timeout=120)
+    finished, redone, locks = zip(*(line.split() for line in output.splitlines()), strict=True)
+    assert script.returncode == 0
+    assert set(redone) == {"0"}
+    assert "True" in locks, "no writer died with the lock in hand"
+    assert len(set(finished)) > 2, "the kills came at no different moments"
+    make_store(tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(make_store(tmp_path / "peace"))
+    assert verify(tmp_path / "killed") == []
+
+
+def test_a_store_being_written_is_waited_for_or_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    other = run_script("write", str(folder))
+    try:
+        until = time.monotonic() + 60
+        while not (folder / "plan.json").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(EdjeError, match=rf"is being written by process {other.pid} on"):
+            make_store(folder, wait=False)
+        make_store(folder, encode=forbidden)
+        assert (folder / "store.json").exists()
+    finally:
+        other.wait(timeout=60)
+        assert other.stdout is not None
+        other.stdout.close()
+    assert contents(folder) == contents(make_store(tmp_path / "alone"))
+
+
+def test_one_process_does_not_write_one_store_twice_at_a_time(tmp_path: Path) -> None:
+    def nested(rows: Sequence[int]) -> Any:
+        make_store(tmp_path)
+
+    with pytest.raises(EdjeError, match="already writing"):
+        make_store(tmp_path, encode=nested)
+    make_store(tmp_path)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_finished(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path / "a", encode=failing_from(20))
+    before = contents(tmp_path / "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(EdjeError, match=r"can't write to .* Free some space, then run"):
+            make_store(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path / "a") == before
+    make_store(tmp_path / "a")
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named_and_a_complete_store_in_it_is_used(tmp_path: Path) -> None:
+    folder = make_store(tmp_path / "store")
+    for path in (folder, tmp_path):
+        path.chmod(0o555)
+    try:
+        make_store(folder, encode=forbidden)
+        with pytest.raises(EdjeError, match=r"can't write to .* Make the folder writable"):
+            make_store(tmp_path / "other")
+    finally:
+        for path in (folder, tmp_path):
+            path.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdjeError, match=r"can't write to .*file/store"):
+        make_store(tmp_path / "file" / "store")
+
+
+def test_another_store_in_the_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    before = contents(make_store(tmp_path))
+    other = Fingerprint({**FINGERPRINT.fields, "backbone": "large"})
+    with pytest.raises(EdjeError, match="backbone: store has tiny, run asks for large"):
+        make_store(tmp_path, fingerprint=other)
+    with pytest.raises(EdjeError, match="num_images: store has 50, run asks for 49"):
+        make_store(tmp_path, image_ids=IDS[1:])
+    assert contents(tmp_path) == before
+
+
+def test_another_unfinished_store_in_the_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path, encode=failing_from(20))
+    with pytest.raises(EdjeError, match="backbone: store has tiny"):
+        make_store(tmp_path, fingerprint=Fingerprint({"backbone": "large"}))
+
+
+def test_an_unfinished_store_of_other_images_is_begun_again(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path / "a", encode=failing_from(20))
+    make_store(tmp_path / "a", image_ids=IDS[1:])
+    fresh = make_store(tmp_path / "b", image_ids=IDS[1:])
+    assert contents(tmp_path / "a") == contents(fresh)
+    assert TokenStore.open(fresh).image_ids == tuple(IDS[1:])
+
+
+def test_a_shard_that_was_cut_off_since_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        make_store(tmp_path / "a", encode=failing_from(20))
+    (tmp_path / "a" / "shard-00001.arrow").write_bytes(b"cut")
+    make_store(tmp_path / "a")
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("ids", [[], ["b", "a"], ["a", "a"]])
+def test_ids_that_are_not_sorted_and_unique_are_refused(tmp_path: Path, ids: list[str]) -> None:
+    with pytest.raises(ValueError, match="sorted, unique and not empty"):
+        make_store(tmp_path, image_ids=ids)
+
+
+def test_tokens_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tokens \(3, 4, 6\) and features \(3, 2\)"):
+        make_store(tmp_path, encode=lambda rows: (tokens_of(rows), torch.zeros(len(rows), 2)))
+
+
+def test_tokens_that_are_not_finite_are_refused_with_their_images(tmp_path: Path) -> None:
+    def broken(rows: Sequence[int]) -> Any:
+        tokens, features = encode(rows)
+        return tokens / (0 if 10 in rows else 1), features
+
+    with pytest.raises(EdjeError, match=r"images 008\.jpg to 010\.jpg: .* infinite"):
+        make_store(tmp_path, encode=broken)
