@@ -54,7 +54,9 @@ def make_store(folder: Path, codec: str = "fp16", **more: Any) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Files of a store by name, but for the lock that a killed writer leaves."""
+    files = sorted(path for path in folder.iterdir() if path.name != "writer.lock")
+    return {path.name: path.read_bytes() for path in files}
 
 
 def slowly(seconds: float) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:

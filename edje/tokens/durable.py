@@ -25,10 +25,15 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename a file within its folder, and force that to disk."""
+    old.replace(new)
+    _flush(new.parent)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from edje.tokens.codec import Codec, make_codec
 from edje.tokens.durable import replace_file
 from edje.tokens.fingerprint import Fingerprint
 
-STORE_FILE = "store.json"  # written last: its presence means that the store is complete
-PLAN_FILE = "plan.json"  # written first: the same without shards, while a store is being written
+STORE_FILE = "store.json"  # comes last: its presence means that the store is complete
+PLAN_FILE = "plan.json"  # the same while a store is being written, without shards until the end
 _FORMAT = "edje token store 1"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec
-from edje.tokens.durable import writing_to
+from edje.tokens.durable import rename, writing_to
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import writer_lock
 from edje.tokens.manifest import (
@@ -114,12 +114,7 @@ class UnfinishedStore:
         self._plan = plan
         self._image_ids = image_ids
         with writing_to(folder):
-            self._adopt_folder()
-        self._shards = {
-            index: shard
-            for index in range(plan.num_shards)
-            if (shard := self._finished_shard(index)) is not None
-        }
+            self._shards = self._adopt_folder()
         if self._shards:
             logger.info("%s: keeping %d finished shards", folder, len(self._shards))
 
@@ -145,44 +140,53 @@ class UnfinishedStore:
         self._shards[index] = shard
 
     def finish(self) -> None:
-        """Make the store complete by writing `store.json`."""
+        """Make the store complete: the plan, now with all shards, is renamed to `store.json`.
+
+        The notes go before that, so that nothing is left over whenever a kill comes.
+        """
         assert not self.pending(), "a store is finished after its last shard"
         shards = tuple(shard for _, shard in sorted(self._shards.items()))
         with writing_to(self._folder):
-            replace(self._plan, shards=shards).write(self._folder / STORE_FILE)
-            for shard in shards:
-                (self._folder / shard.file).with_suffix(".json").unlink(missing_ok=True)
-            (self._folder / PLAN_FILE).unlink(missing_ok=True)
+            replace(self._plan, shards=shards).write(self._folder / PLAN_FILE)
+            for note in self._folder.glob("shard-*.json"):
+                note.unlink()
+            rename(self._folder / PLAN_FILE, self._folder / STORE_FILE)
 
-    def _adopt_folder(self) -> None:
+    def _adopt_folder(self) -> dict[int, Shard]:
+        """Finished shards of an earlier run with this plan; other leftovers are removed."""
         for leftover in self._folder.glob("*.tmp"):
             leftover.unlink()
         try:
             earlier = read_manifest(self._folder / PLAN_FILE)
         except FileNotFoundError:
             earlier = None
-        if earlier == self._plan:
-            return
-        if earlier is not None:
-            differences = earlier.fingerprint.differences(self._plan.fingerprint)
-            if differences:
-                raise _foreign_store(self._folder, differences)
-            logger.warning("%s: starting again, the images or shards have changed", self._folder)
-        for old in self._folder.glob("shard-*"):
-            old.unlink()
-        self._plan.write(self._folder / PLAN_FILE)
-
-    def _finished_shard(self, index: int) -> Shard | None:
-        path = self._folder / shard_file(index)
-        shard = read_shard_note(path.with_suffix(".json"))
-        if shard is None or not path.is_file() or path.stat().st_size != shard.bytes:
-            return None
-        return shard
+        if earlier is None or replace(earlier, shards=()) != self._plan:
+            if earlier is not None:
+                differences = earlier.fingerprint.differences(self._plan.fingerprint)
+                if differences:
+                    raise _foreign_store(self._folder, differences)
+                logger.warning("%s: begun again, the images or shards changed", self._folder)
+            for old in self._folder.glob("shard-*"):
+                old.unlink()
+            self._plan.write(self._folder / PLAN_FILE)
+            return {}
+        found = dict(enumerate(earlier.shards))  # not empty if the kill came in `finish`
+        for index in range(self._plan.num_shards):
+            note = read_shard_note((self._folder / shard_file(index)).with_suffix(".json"))
+            if note is not None:
+                found[index] = note
+        return {index: shard for index, shard in found.items() if _is_whole(self._folder, shard)}
 
 
 def shard_file(index: int) -> str:
     """Name of a shard's file."""
     return f"shard-{index:05d}.arrow"
+
+
+def _is_whole(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there with all its bytes."""
+    path = folder / shard.file
+    return path.is_file() and path.stat().st_size == shard.bytes
 
 
 def _is_complete(folder: Path, plan: Manifest) -> bool:

@@ -96,6 +96,21 @@ def test_a_store_written_through_kills_equals_one_written_in_peace(tmp_path: Pat
     assert verify(tmp_path / "killed") == []
 
 
+def test_a_kill_before_the_very_end_leaves_nothing_to_encode_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(old: Path, new: Path) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.tokens.writer.rename", killed)
+        with pytest.raises(EdjeError):
+            make_store(tmp_path / "a")
+    assert "store.json" not in contents(tmp_path / "a")
+    make_store(tmp_path / "a", encode=forbidden)
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
 def test_a_store_being_written_is_waited_for_or_refused(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     other = run_script("write", str(folder))
