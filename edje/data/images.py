@@ -53,13 +53,16 @@ def check_images(
         EdjeError: an image is unreadable under the policy `error`, or none is readable.
     """
     broken: dict[str, str] = {}
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(num_threads or os.cpu_count())
+    try:
         problems = pool.map(_problem, split.images)
         for image, problem in zip(split.images, problems, strict=True):
             if problem is not None:
                 broken[image.image_id] = problem
             if progress is not None:
                 progress(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the other images
     if not broken:
         return split
     first = next(iter(broken))
