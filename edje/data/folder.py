@@ -8,15 +8,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edje.data.source import (
-    AnnotatedImage,
-    BadImages,
-    assemble_split,
-    require_root,
-    require_unique,
-    split_counts,
-    unknown_split,
-)
+from edje.data.assembly import assemble_split, require_root, require_unique
+from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 

@@ -103,7 +103,7 @@ def test_a_kill_before_the_very_end_leaves_nothing_to_encode_again(
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("edje.tokens.writer.rename", killed)
+        patch.setattr("edje.tokens.unfinished.rename", killed)
         with pytest.raises(EdjeError):
             make_store(tmp_path / "a")
     assert "store.json" not in contents(tmp_path / "a")
