@@ -1,0 +1,200 @@
+"""The embedded data set: scenes of coloured shapes, rendered on first use, read like photos."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edje.data.karpathy import KarpathySource
+from edje.data.scene_captions import write_captions
+from edje.data.scene_images import draw_scene
+from edje.data.scenes import Scene, generate_scenes
+from edje.data.source import BadImages
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+logger = logging.getLogger(__name__)
+
+ANNOTATIONS = "dataset_shapes.json"
+GENERATOR = 1  # raise it when the same recipe would give other images or captions
+_STREAMS = ("train", "val", "test")
+
+
+class ShapesSource(KarpathySource):
+    """Scenes of coloured shapes with captions that name attributes and relations.
+
+    Each caption is true of exactly one image among `unique_among` images of its split, so for
+    evaluated splits up to that size of exactly one image of the split. `siblings` scenes in a row
+    share their bag of shapes, colours and sizes (see `edje.data.scenes`). The images and
+    annotations are a function of the arguments that say what they are; they are rendered into
+    `root` when a split is first read, and read through Karpathy's JSON like photographs. The
+    scene behind each image stands in the JSON under "scene".
+
+    Args:
+        cache_dir: where the folder `shapes-<digest>` is made if `root` is null.
+        root: the folder of the images, rendered by this recipe or yet to be.
+        image_side: pixels.
+        caption_shares: wished shares of the kinds of captions (see `write_captions`).
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "shapes",
+        cache_dir: str = "cache",
+        root: str | None = None,
+        split: str = "test",
+        train_images: int = 3000,
+        val_images: int = 500,
+        test_images: int = 500,
+        objects: int = 3,
+        siblings: int = 4,
+        captions: int = 5,
+        caption_shares: list[float] | None = None,
+        unique_among: int = 3000,
+        image_side: int = 96,
+        render_seed: int = 0,
+        bad_images: BadImages = "error",
+        dev_images: int = 0,
+        dev_seed: int = 0,
+    ) -> None:
+        self.sizes = dict(zip(_STREAMS, (train_images, val_images, test_images), strict=True))
+        self.recipe: dict[str, Any] = {
+            "generator": GENERATOR,
+            "images": self.sizes,
+            "objects": objects,
+            "siblings": siblings,
+            "captions": captions,
+            "caption_shares": caption_shares or [0.7, 0.15, 0.15],
+            "unique_among": unique_among,
+            "image_side": image_side,
+            "seed": render_seed,
+        }
+        digest = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()
+        super().__init__(
+            name=name,
+            root=root or str(Path(cache_dir) / f"shapes-{digest[:12]}"),
+            annotations=ANNOTATIONS,
+            images=["images"],
+            split=split,
+            bad_images=bad_images,
+            split_sizes=self.sizes,
+            caption_counts={key: captions * count for key, count in self.sizes.items()},
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+        )
+        self._rendered = False
+
+    def splits(self) -> list[str]:
+        """Names of the splits, sorted."""
+        self.render()
+        return super().splits()
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, rendered now if its images are not there yet.
+
+        Raises:
+            EdjeError: no such split, or `root` holds other images.
+        """
+        self.render()
+        return super().read(split)
+
+    def render(self) -> None:
+        """Make the images and, last of all, the annotations; nothing where they are there.
+
+        A folder left half rendered is rendered again; a second process that renders the same
+        folder at the same time writes the same bytes, each file by rename.
+
+        Raises:
+            EdjeError: `root` holds a data set of another recipe, or can't be written.
+        """
+        if self._rendered:
+            return
+        if self.annotations.is_file():
+            self._require_recipe()
+        else:
+            started = time.perf_counter()
+            logger.info("rendering %d images into %s", sum(self.sizes.values()), self.root)
+            try:
+                self._write()
+            except OSError as error:
+                raise EdjeError(
+                    f"{self.name}: can't write the rendered images to {self.root} ({error}). "
+                    "Make room there, or set data.root=<a folder to write to>."
+                ) from error
+            logger.info("rendered in %.1f s", time.perf_counter() - started)
+        self._rendered = True
+
+    def scenes(self, split: str) -> list[Scene]:
+        """The scenes of a split, in the order of its images."""
+        return [scene for scene, _ in self._described(split)]
+
+    def _described(self, split: str) -> Iterator[tuple[Scene, list[str]]]:
+        """Scenes with their captions, in blocks whose captions are unique among each other."""
+        recipe, seed = self.recipe, self.recipe["seed"]
+        for block, start in enumerate(range(0, self.sizes[split], recipe["unique_among"])):
+            stream = (_STREAMS.index(split), block)
+            scenes = generate_scenes(
+                min(recipe["unique_among"], self.sizes[split] - start),
+                siblings=recipe["siblings"],
+                objects=recipe["objects"],
+                seed=(seed, *stream),
+            )
+            captions = write_captions(
+                scenes,
+                per_scene=recipe["captions"],
+                seed=(seed, *stream),
+                shares=recipe["caption_shares"],
+            )
+            yield from zip(scenes, captions, strict=True)
+
+    def _write(self) -> None:
+        folder = self.root / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        entries: list[dict[str, Any]] = []
+        captions = 0
+        for split in _STREAMS:
+            for number, (scene, texts) in enumerate(self._described(split)):
+                filename = f"{split}_{number:06d}.png"
+                image = draw_scene(scene, self.recipe["image_side"])
+                partial = folder / f"{filename}.{os.getpid()}.partial"
+                image.save(partial, format="PNG", compress_level=1)
+                partial.replace(folder / filename)
+                sentences = [
+                    {"raw": text, "imgid": len(entries), "sentid": captions + place}
+                    for place, text in enumerate(texts)
+                ]
+                captions += len(texts)
+                entries.append(
+                    {
+                        "filename": filename,
+                        "split": split,
+                        "imgid": len(entries),
+                        "sentids": [sentence["sentid"] for sentence in sentences],
+                        "sentences": sentences,
+                        "scene": asdict(scene),
+                    }
+                )
+        content = {"dataset": "shapes", "recipe": self.recipe, "images": entries}
+        partial = self.root / f"{ANNOTATIONS}.{os.getpid()}.partial"
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.replace(self.annotations)
+
+    def _require_recipe(self) -> None:
+        try:
+            found = json.loads(self.annotations.read_text(encoding="utf-8")).get("recipe")
+        except (OSError, ValueError, AttributeError):
+            return  # reading the annotations tells what is wrong with them
+        if found != self.recipe:
+            differing = sorted(
+                key for key in self.recipe if found is None or found.get(key) != self.recipe[key]
+            )
+            raise EdjeError(
+                f"{self.name}: {self.root} was rendered by another recipe (differing: "
+                f"{', '.join(differing)}). Remove the folder, or set data.root to a new one."
+            )
