@@ -13,18 +13,18 @@ PAINTS = {
     "orange": (245, 130, 32),
     "yellow": (250, 218, 45),
     "green": (46, 150, 62),
-    "cyan": (60, 205, 225),
     "blue": (38, 72, 200),
     "purple": (126, 48, 160),
-    "pink": (250, 130, 190),
     "white": (250, 250, 250),
     "black": (18, 18, 18),
 }
 GROUNDS = {
     "grey": (150, 150, 150),
-    "beige": (200, 188, 160),
-    "slate": (96, 112, 124),
-    "brown": (112, 88, 70),
+    "beige": (215, 200, 165),
+    "navy": (30, 40, 90),
+    "brown": (112, 80, 60),
+    "mint": (170, 225, 195),
+    "pink": (245, 190, 205),
 }
 
 Point = tuple[float, float]
@@ -91,22 +91,10 @@ def _cross(arm: float = 0.34) -> list[Point]:
     ]  # fmt: skip
 
 
-def _heart(points: int = 40) -> list[Point]:
-    outline = []
-    for step in range(points):
-        t = 2 * math.pi * step / points
-        x = 16 * math.sin(t) ** 3
-        y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        outline.append((x / 17, -y / 17 - 0.08))
-    return outline
-
-
 # Corners within the unit circle or nearly so, y down, before turning by the object's angle.
 OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0.0, -1.0), (0.92, 0.7), (-0.92, 0.7)],
-    "diamond": [(0.0, -1.0), (0.62, 0.0), (0.0, 1.0), (-0.62, 0.0)],
     "star": _star(),
     "cross": _cross(),
-    "heart": _heart(),
 }

@@ -1,8 +1,8 @@
 """Scenes of coloured shapes in sibling groups: the descriptions behind the `shapes` data set.
 
-The scenes of a group share their bag of shapes, colours and sizes and the places on the canvas;
-they differ in one exchange: who has which colour, which size, or which place. A dual encoder that
-knows what is in a picture finds the group; telling siblings apart takes binding and relations.
+The scenes of a group share background, shapes, colours, sizes and places; in each, two objects
+have exchanged their colours, their places, or both. A dual encoder that knows what is in a
+picture finds the group; telling siblings apart takes binding and relations.
 """
 
 from dataclasses import dataclass
@@ -10,25 +10,15 @@ from itertools import combinations
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond")
-COLOURS = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "cyan",
-    "blue",
-    "purple",
-    "pink",
-    "white",
-    "black",
-)
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 SIZES = ("small", "large")
-BACKGROUNDS = ("grey", "beige", "slate", "brown")
+BACKGROUNDS = ("grey", "beige", "navy", "brown", "mint", "pink")
 
-CELLS = 3  # the objects of a scene lie in different cells of a square grid, per axis
-RADIUS = {"small": (0.08, 0.092), "large": (0.134, 0.146)}  # in canvas widths
-JITTER = 0.02  # largest distance of an object from the middle of its cell, per axis
+RADIUS = {"small": (0.11, 0.122), "large": (0.178, 0.195)}  # in canvas widths
+DISTANCE = 0.45  # least distance between the places of any two objects
+MARGIN = 0.22  # least distance from a place to the edge of the canvas
+JITTER = 0.02  # largest distance of an object from its place, per axis
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ def generate_scenes(
     """
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
-    bags: set[tuple[tuple[str, ...], ...]] = set()
+    bags: set[Bag] = set()
     while len(scenes) < count:
         bag = _bag(rng, objects)
         if bag not in bags:
@@ -71,66 +61,64 @@ def generate_scenes(
     return scenes[:count]
 
 
-def _bag(rng: np.random.Generator, objects: int) -> tuple[tuple[str, ...], ...]:
-    """Sorted shapes, colours and sizes; no shape and no colour twice."""
+Bag = tuple[tuple[str, ...], tuple[str, ...], str]
+Attributes = tuple[str, str, str]
+
+
+def _bag(rng: np.random.Generator, objects: int) -> Bag:
+    """Sorted shapes and colours, and a background; no shape and no colour twice."""
     shapes = rng.choice(SHAPES, objects, replace=False)
     colours = rng.choice(COLOURS, objects, replace=False)
-    sizes = rng.choice(SIZES, objects)
-    return tuple(tuple(sorted(str(word) for word in words)) for words in (shapes, colours, sizes))
+    return _sorted(shapes), _sorted(colours), str(rng.choice(BACKGROUNDS))
 
 
-def _sibling_group(
-    rng: np.random.Generator, group: int, bag: tuple[tuple[str, ...], ...], siblings: int
-) -> list[Scene]:
-    places = _places(rng, len(bag[0]))
-    shapes, colours, sizes = ([str(word) for word in rng.permutation(words)] for words in bag)
-    base = list(zip(shapes, colours, sizes, strict=True))
-    arrangements = [base]
-    for arrangement in _exchanges(rng, base):
-        if arrangement not in arrangements:
-            arrangements.append(arrangement)
+def _sorted(words: np.ndarray) -> tuple[str, ...]:
+    return tuple(sorted(words.tolist()))
+
+
+def _sibling_group(rng: np.random.Generator, group: int, bag: Bag, siblings: int) -> list[Scene]:
+    shapes, colours, background = bag
+    sizes = rng.choice(SIZES, len(shapes)).tolist()
+    base: list[Attributes] = list(
+        zip(rng.permutation(shapes).tolist(), rng.permutation(colours).tolist(), sizes, strict=True)
+    )
+    places = _places(rng, len(base))
     scenes = []
-    for arrangement in arrangements[:siblings]:
-        background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    for arrangement in [base, *_exchanges(rng, base)][:siblings]:
         members = tuple(
-            _place_object(rng, shape, colour, size, place)
-            for (shape, colour, size), place in zip(arrangement, places, strict=True)
+            _place_object(rng, *attributes, place)
+            for attributes, place in zip(arrangement, places, strict=True)
         )
         scenes.append(Scene(group, background, members))
     return scenes
 
 
-Attributes = tuple[str, str, str]
-
-
 def _exchanges(rng: np.random.Generator, base: list[Attributes]) -> list[list[Attributes]]:
-    """Arrangements one exchange away from the base, in random order.
+    """Arrangements in which two objects have each other's colours, places, or both.
 
-    An exchange gives two objects each other's colour, each other's size, or each other's place;
-    one pair of objects never changes places, so that a caption can tell the base from them all.
+    One pair of objects, drawn at random, comes first with all three.
     """
-    pairs = [tuple(pair) for pair in rng.permutation(list(combinations(range(len(base)), 2)))]
+    pairs = rng.permutation(list(combinations(range(len(base)), 2))).tolist()
     found = []
-    for number, (i, j) in enumerate(pairs):
+    for i, j in pairs:
         (shape_i, colour_i, size_i), (shape_j, colour_j, size_j) = base[i], base[j]
-        exchanged = [
-            ((shape_i, colour_j, size_i), (shape_j, colour_i, size_j)),
-            ((shape_i, colour_i, size_j), (shape_j, colour_j, size_i)),
-            (base[j], base[i]),
-        ]
-        for first, second in exchanged[: 2 if number == 0 else 3]:
+        recoloured = (shape_i, colour_j, size_i), (shape_j, colour_i, size_j)
+        for first, second in (recoloured, (base[j], base[i]), recoloured[::-1]):
             arrangement = list(base)
             arrangement[i], arrangement[j] = first, second
             found.append(arrangement)
-    return [found[i] for i in rng.permutation(len(found))]
+    return found
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
-    """The middles of `count` different cells."""
-    cells = rng.choice(CELLS * CELLS, count, replace=False)
-    return [
-        ((cell % CELLS + 0.5) / CELLS, (cell // CELLS + 0.5) / CELLS) for cell in cells.tolist()
-    ]
+    """Points on the canvas with room for a large object at each."""
+    first, second = np.triu_indices(count, 1)
+    while True:
+        tries = rng.uniform(MARGIN, 1 - MARGIN, size=(64, count, 2))
+        gaps = np.linalg.norm(tries[:, first] - tries[:, second], axis=-1)
+        fitting = np.flatnonzero(gaps.min(axis=1) >= DISTANCE)
+        if fitting.size:
+            return [(x, y) for x, y in tries[fitting[0]].tolist()]
 
 
 def _place_object(

@@ -30,7 +30,7 @@ class ShapesSource(KarpathySource):
 
     Each caption is true of exactly one image among `unique_among` images of its split, so for
     evaluated splits up to that size of exactly one image of the split. `siblings` scenes in a row
-    share their bag of shapes, colours and sizes (see `edje.data.scenes`). The images and
+    show the same things, differently arranged (see `edje.data.scenes`). The images and
     annotations are a function of the arguments that say what they are; they are rendered into
     `root` when a split is first read, and read through Karpathy's JSON like photographs. The
     scene behind each image stands in the JSON under "scene".
@@ -39,7 +39,7 @@ class ShapesSource(KarpathySource):
         cache_dir: where the folder `shapes-<digest>` is made if `root` is null.
         root: the folder of the images, rendered by this recipe or yet to be.
         image_side: pixels.
-        caption_shares: wished shares of the kinds of captions (see `write_captions`).
+        background_share: share of the captions that name the background.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class ShapesSource(KarpathySource):
         train_images: int = 3000,
         val_images: int = 500,
         test_images: int = 500,
-        objects: int = 3,
+        objects: int = 2,
         siblings: int = 4,
         captions: int = 5,
-        caption_shares: list[float] | None = None,
+        background_share: float = 0.67,
         unique_among: int = 3000,
         image_side: int = 96,
         render_seed: int = 0,
@@ -70,7 +70,7 @@ class ShapesSource(KarpathySource):
             "objects": objects,
             "siblings": siblings,
             "captions": captions,
-            "caption_shares": caption_shares or [0.7, 0.15, 0.15],
+            "background_share": background_share,
             "unique_among": unique_among,
             "image_side": image_side,
             "seed": render_seed,
@@ -148,8 +148,8 @@ class ShapesSource(KarpathySource):
             captions = write_captions(
                 scenes,
                 per_scene=recipe["captions"],
+                background_share=recipe["background_share"],
                 seed=(seed, *stream),
-                shares=recipe["caption_shares"],
             )
             yield from zip(scenes, captions, strict=True)
 

@@ -8,7 +8,15 @@ from PIL import Image
 
 from edje.data.images import open_image
 from edje.data.scene_images import draw_scene
-from edje.data.scenes import COLOURS, SHAPES, Scene, SceneObject, generate_scenes
+from edje.data.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    generate_scenes,
+)
 from edje.data.shapes import ANNOTATIONS, ShapesSource
 from edje.errors import EdjeError
 from tests.data.scene_reader import is_true
@@ -26,52 +34,53 @@ def entries(source: ShapesSource) -> list[dict]:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """The default evaluated splits and a train split of a block, with their scenes."""
-    source = ShapesSource(
-        cache_dir=str(tmp_path_factory.mktemp("cache")), image_side=8, train_images=1000
-    )
+    source = ShapesSource(cache_dir=str(tmp_path_factory.mktemp("cache")), image_side=8)
     source.render()
     return entries(source)
 
 
 def test_every_caption_is_true_of_its_scene_and_of_no_other_of_its_split(full: list[dict]) -> None:
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         scenes = [entry for entry in full if entry["split"] == split]
-        assert len(scenes) == 500
         by_shapes: dict[frozenset, list[dict]] = {}
         for entry in scenes:
             key = frozenset(thing["shape"] for thing in entry["scene"]["objects"])
             by_shapes.setdefault(key, []).append(entry)
-        for entry in scenes:
+        for entry in scenes[:: 40 if split == "train" else 1]:
             for sentence in entry["sentences"]:
-                said = set(SHAPES) & set(sentence["raw"].replace(",", "").split())
+                said = set(SHAPES) & set(sentence["raw"].split())
                 possible = [e for key, es in by_shapes.items() if said <= key for e in es]
                 true = [e["filename"] for e in possible if is_true(sentence["raw"], e["scene"])]
                 assert true == [entry["filename"]], sentence["raw"]
 
 
-def test_five_different_captions_name_attributes_and_mostly_relations(full: list[dict]) -> None:
+def test_five_different_captions_name_attributes_and_a_relation(full: list[dict]) -> None:
     captions = [[sentence["raw"] for sentence in entry["sentences"]] for entry in full]
     assert all(len(set(group)) == 5 for group in captions)
     flat = [caption for group in captions for caption in group]
-    related = [c for c in flat if any(f" {w} " in c for w in ("left", "right", "above", "below"))]
-    assert len(related) > 0.8 * len(flat)
+    named = [caption for caption in flat if "background" in caption]
+    assert 0.6 < len(named) / len(flat) < 0.8
     words = Counter(word for caption in flat for word in caption.replace(",", "").split())
-    assert all(words[word] for word in (*SHAPES, *COLOURS, "small", "large"))
+    expected = {*SHAPES, *COLOURS, *SIZES, *BACKGROUNDS, "left", "right", "above", "below"}
+    assert expected <= set(words) and min(words[word] for word in expected) > 0.02 * len(flat)
 
 
-def test_siblings_share_their_bag_and_differ_in_one_exchange() -> None:
-    scenes = generate_scenes(200, siblings=4, objects=3, seed=(0, 1))
+def test_siblings_differ_only_in_who_has_which_colour_and_place() -> None:
     groups: dict[int, list[Scene]] = {}
-    for scene in scenes:
+    for scene in generate_scenes(200, siblings=4, objects=3, seed=(0, 1)):
         groups.setdefault(scene.group, []).append(scene)
     for group in groups.values():
-        assert len(group) == 4
+        assert len(group) == 4 and len({scene.background for scene in group}) == 1
         for field in ("shape", "colour", "size"):
             assert len({tuple(sorted(getattr(o, field) for o in s.objects)) for s in group}) == 1
-        attributes = [[(o.shape, o.colour, o.size) for o in scene.objects] for scene in group]
-        assert len({tuple(each) for each in attributes}) == 4
-        for sibling in attributes[1:]:  # the first is the base
-            assert sum(a != b for a, b in zip(attributes[0], sibling, strict=True)) == 2
+        assert all(
+            {(o.shape, o.size) for o in s.objects} == {(o.shape, o.size) for o in group[0].objects}
+            for s in group
+        )
+        arrangements = [[(o.shape, o.colour) for o in scene.objects] for scene in group]
+        assert len({tuple(each) for each in arrangements}) == 4
+        for sibling in arrangements[1:]:  # the first is the base
+            assert sum(a != b for a, b in zip(arrangements[0], sibling, strict=True)) == 2
 
 
 def test_objects_lie_on_the_canvas_and_apart() -> None:
@@ -105,7 +114,7 @@ def test_every_shape_and_colour_is_drawn_differently() -> None:
         thing = SceneObject(shape, colour, "large", x=0.5, y=0.5, radius=0.3, angle=0.0)
         return draw_scene(Scene(0, "grey", (thing,)), 32).tobytes()
 
-    assert len({picture(shape, colour) for shape in SHAPES for colour in COLOURS}) == 80
+    assert len({picture(shape, colour) for shape in SHAPES for colour in COLOURS}) == 48
 
 
 def test_the_same_recipe_gives_the_same_bytes_and_folder(tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_a_root_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_too_many_scenes_for_unique_captions_is_an_error(tmp_path: Path) -> None:
-    crowded = small(tmp_path, objects=2, train_images=6000, unique_among=6000, image_side=8)
+    crowded = small(tmp_path, objects=3, train_images=4000, unique_among=4000, image_side=8)
     with pytest.raises(EdjeError, match=r"true of it alone.*unique_among"):
         crowded.read("train")
 
