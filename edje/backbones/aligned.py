@@ -43,7 +43,6 @@ class AlignedBackbone(nn.Module):
         image_dropout: share of the standardised image features set to zero at each step.
         text_dropout: likewise for the caption features.
         temperature: where the learned temperature of the InfoNCE loss starts.
-        averaging: decay per step of the running mean of the weights, which is what is kept.
 
     Raises:
         EdjeError: an embedding wider than the features, or a recipe value out of its range.
@@ -59,13 +58,12 @@ class AlignedBackbone(nn.Module):
         image_shrinkage: float = 3.0,
         text_shrinkage: float = 1.0,
         correlation_power: float = 0.6,
-        epochs: int = 80,
+        epochs: int = 120,
         batch_size: int = 1000,
         learning_rate: float = 5e-4,
-        image_dropout: float = 0.7,
-        text_dropout: float = 0.3,
+        image_dropout: float = 0.8,
+        text_dropout: float = 0.2,
         temperature: float = 0.05,
-        averaging: float = 0.98,
     ):
         super().__init__()
         self.vision, self.text, self.checkpoint = vision, text, checkpoint
@@ -85,7 +83,6 @@ class AlignedBackbone(nn.Module):
             image_dropout=image_dropout,
             text_dropout=text_dropout,
             temperature=temperature,
-            averaging=averaging,
         )
         self._check()
         self.fitted = False
@@ -110,15 +107,14 @@ class AlignedBackbone(nn.Module):
             "image_dropout": 0 <= recipe.image_dropout < 1,
             "text_dropout": 0 <= recipe.text_dropout < 1,
             "temperature": recipe.temperature > 0,
-            "averaging": 0 <= recipe.averaging < 1,
         }
         wrong = [name for name, fine in within.items() if not fine]
         if wrong:
             values = {**vars(recipe), **self.recipe()}
             raise EdjeError(
                 f"{wrong[0]}={values[wrong[0]]} is out of range: expected positive shrinkages, "
-                "learning_rate and temperature, batch_size of 2 or more, dropouts and averaging "
-                "from 0 to below 1."
+                "learning_rate and temperature, batch_size of 2 or more, dropouts from 0 to "
+                "below 1."
             )
 
     def train(self, mode: bool = True) -> "AlignedBackbone":

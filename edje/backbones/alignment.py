@@ -50,7 +50,6 @@ class ContrastiveRecipe:
     image_dropout: float
     text_dropout: float
     temperature: float
-    averaging: float
 
 
 WARMUP_STEPS = 10
@@ -97,7 +96,7 @@ def contrastive_maps(
     recipe: ContrastiveRecipe,
     seed: int,
 ) -> tuple[Pair, float]:
-    """The maps after training by symmetric InfoNCE, averaged over the last steps, and the loss.
+    """The maps after training by symmetric InfoNCE, and the last step's loss.
 
     An epoch takes every image once, with one of its captions. Everything random is a function of
     the seed; the global generator is neither read nor changed.
@@ -111,7 +110,6 @@ def contrastive_maps(
         LinearMap(*(tensor.clone().requires_grad_() for tensor in start.tensors()[:2])),
         LinearMap(*(tensor.clone().requires_grad_() for tensor in start.tensors()[2:])),
     )
-    averaged = [tensor.detach().clone() for tensor in start.tensors()]
     log_scale = torch.tensor(-math.log(recipe.temperature), requires_grad=True)
     optimiser = torch.optim.Adam([*trained.tensors(), log_scale], lr=recipe.learning_rate)
     loss = torch.zeros(())
@@ -127,11 +125,8 @@ def contrastive_maps(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        # A running mean while it is young, then exponential: the start never weighs in.
-        kept = min(recipe.averaging, step / (step + 1))
-        for mean, tensor in zip(averaged, trained.tensors(), strict=True):
-            mean.mul_(kept).add_(tensor.detach(), alpha=1 - kept)
-    return Pair(LinearMap(*averaged[:2]), LinearMap(*averaged[2:])), loss.item()
+    weights = [tensor.detach() for tensor in trained.tensors()]
+    return Pair(LinearMap(*weights[:2]), LinearMap(*weights[2:])), loss.item()
 
 
 def caption_means(
