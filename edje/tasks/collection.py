@@ -14,7 +14,7 @@ from tqdm import tqdm
 from edje.backbones.protocol import Backbone
 from edje.captions import clean_caption
 from edje.data.images import check_images, images_digest, open_image
-from edje.data.source import Source
+from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 from edje.tokens.codec import Codec, CodecName, make_codec
@@ -86,7 +86,7 @@ def cached_collection(
         checked = check_images(split, source.bad_images)
         _write_tokens(checked, backbone, folder, fingerprint, codec, wait)
     opened = TokenStore.open(folder, fingerprint)
-    split = _present(split, opened)
+    split = _present(split, opened, source.bad_images)
     texts = tuple(clean_caption(caption.text) for caption in split.captions)
     rows = opened.rows_of([image.image_id for image in split.images])
     return Collection(
@@ -127,8 +127,14 @@ def _write_tokens(
         )
 
 
-def _present(split: RetrievalSplit, store: TokenStore) -> RetrievalSplit:
-    """The split without the images that were left out when the store was written."""
+def _present(
+    split: RetrievalSplit, store: TokenStore, bad_images: BadImages
+) -> RetrievalSplit:
+    """The split without the images that were left out when the store was written.
+
+    Raises:
+        EdjeError: some were, and the policy is `error`; or the store is of another split.
+    """
     stored = set(store.image_ids)
     absent = [image.image_id for image in split.images if image.image_id not in stored]
     if not absent:
@@ -137,6 +143,12 @@ def _present(split: RetrievalSplit, store: TokenStore) -> RetrievalSplit:
         raise EdjeError(
             f"store={store.folder}: it holds none of the {len(split.images)} images of split "
             f"{split.name!r} of {split.dataset}. Give the store of that split, or store=null."
+        )
+    if bad_images == "error":
+        raise EdjeError(
+            f"store {store.folder}: it was written with data.bad_images=skip and lacks "
+            f"{len(absent)} unreadable images, such as {absent[0]}. Go on with "
+            "data.bad_images=skip, or mend the images and delete the store."
         )
     return replace(
         split,

@@ -46,6 +46,8 @@ class Evaluation:
         codec: number format of the stored (compressed) visual tokens.
         precision: of the joint encoder's matrix products; scores are float32.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
+        shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
+            joint encoder reads off the images is gone.
         examples: example queries drawn in the gallery.
     """
 
@@ -57,6 +59,7 @@ class Evaluation:
         codec: Literal["bf16", "fp16", "fp8", "int8"] = "bf16",
         precision: Literal["fp32", "bf16", "fp16"] = "bf16",
         dev_every: int = 0,
+        shuffle_tokens: bool = False,
         examples: int = 8,
     ):
         self.candidates = candidates
@@ -68,6 +71,7 @@ class Evaluation:
             "fp16": torch.float16,
         }[precision]
         self.dev_every = dev_every
+        self.shuffle_tokens = shuffle_tokens
         self.examples = examples
 
 
@@ -120,6 +124,7 @@ def evaluate_checkpoint(
         "seed": cfg.seed,
         "score": cfg.score,
         "label": checkpoint.label,
+        "shuffled_tokens": evaluation.shuffle_tokens,
         "num_images": len(collection.split.images),
         "num_captions": len(collection.split.captions),
         "num_skipped_images": len(collection.split.skipped),
@@ -198,6 +203,8 @@ def rerank_collection(
         model.joint.width,
     )
     visual = compressed(model, collection, codec)
+    if evaluation.shuffle_tokens:
+        visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]
     text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
     scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
     images, captions = embeddings(backbone, collection)
