@@ -30,11 +30,7 @@ class NewSiglip:
     model: SiglipModel
     tokenizer: PreTrainedTokenizerFast
     image_processor: SiglipImageProcessor
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square image that the vision tower reads, in pixels."""
-        return self.model.config.vision_config.image_size
+    image_size: int  # side of the square that the vision tower reads, in pixels
 
     def resized(self, image: Image.Image) -> UInt8[Tensor, "3 side side"]:
         """The image as the processor resizes it, before it is scaled to [-1, 1]."""
@@ -48,7 +44,7 @@ class NewSiglip:
             list(captions),
             padding="max_length",
             truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
+            max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         )
         return batch["input_ids"]
@@ -112,7 +108,7 @@ def new_siglip(
     processor = SiglipImageProcessor(
         size={"height": image_size, "width": image_size}, resample=Image.Resampling.BILINEAR
     )
-    return NewSiglip(model, tokenizer, processor)
+    return NewSiglip(model, tokenizer, processor, image_size)
 
 
 def word_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:

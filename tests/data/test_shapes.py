@@ -84,7 +84,7 @@ def test_siblings_differ_only_in_who_has_which_colour_and_place() -> None:
 
 
 def test_objects_lie_on_the_canvas_and_apart() -> None:
-    for scene in generate_scenes(300, siblings=4, objects=4, seed=(3,)):
+    for scene in generate_scenes(300, siblings=4, objects=3, seed=(3,)):
         for thing in scene.objects:
             assert thing.radius <= min(thing.x, thing.y, 1 - thing.x, 1 - thing.y)
         for number, one in enumerate(scene.objects):
