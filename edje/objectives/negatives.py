@@ -24,13 +24,24 @@ class HardNegatives:
     as a function of (seed, step, sample id) alone. A pair of the same image, or with an equal
     caption, is never a negative. Similarities are compared in float32: after a softmax in
     half precision the hardest negative is often lost to ties.
+
+    A curriculum from easy to hard: over the first `easy_steps` steps the pool shrinks evenly from
+    `pool` to `count`. With 0 it stays as it is.
     """
 
-    def __init__(self, *, count: int = 3, pool: int = 3):
+    def __init__(self, *, count: int = 3, pool: int = 3, easy_steps: int = 0):
         if not 1 <= count <= pool:
             raise ValueError(f"negatives: need 1 <= count <= pool, got count={count}, pool={pool}")
         self.count = count
         self.pool = pool
+        self.easy_steps = easy_steps
+
+    def pool_at(self, step: int) -> int:
+        """How many of the hardest the negatives of a step are drawn from."""
+        if not self.easy_steps:
+            return self.pool
+        left = max(1 - step / self.easy_steps, 0.0)
+        return self.count + round((self.pool - self.count) * left)
 
     def __call__(
         self,
@@ -57,7 +68,7 @@ class HardNegatives:
                 f"a sample has {fewest} possible negatives in its batch of {len(image_ids)}, "
                 f"{self.count} are asked for: raise loader.batch_size or lower negatives.count"
             )
-        pool = min(self.pool, fewest)
+        pool = min(self.pool_at(step), fewest)
         images = similarity.topk(pool, dim=1).indices
         captions = similarity.T.topk(pool, dim=1).indices
         if pool > self.count:

@@ -47,6 +47,12 @@ def test_draws_from_a_pool_depend_on_seed_step_and_sample_alone():
     assert torch.equal(order[shuffled.images], first.images[order])
 
 
+def test_a_curriculum_goes_from_easy_to_hard():
+    mine = HardNegatives(count=2, pool=8, easy_steps=10)
+    assert [mine.pool_at(step) for step in (0, 5, 10, 99)] == [8, 5, 2, 2]
+    assert HardNegatives(count=2, pool=8).pool_at(99) == 8
+
+
 def test_a_batch_without_enough_wrong_images_says_what_to_do():
     images, texts = embeddings(4)
     ids = torch.tensor([0, 0, 1, 1])
