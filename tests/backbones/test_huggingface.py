@@ -70,6 +70,18 @@ def test_layer_and_class_token_are_choices(clip):
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_attention_implementation_changes_speed_only(family, request):
+    folder = str(request.getfixturevalue(family))
+    sdpa = HuggingFaceBackbone(pretrained=folder)
+    eager = HuggingFaceBackbone(pretrained=folder, attention="eager")
+    torch.testing.assert_close(
+        eager.encode_images(pixels()).tokens, sdpa.encode_images(pixels()).tokens
+    )
+    torch.testing.assert_close(eager.encode_texts(CAPTIONS), sdpa.encode_texts(CAPTIONS))
+    assert eager.identity() == sdpa.identity()
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_text_features_are_those_of_the_model(family, request):
     folder = request.getfixturevalue(family)
     backbone = HuggingFaceBackbone(pretrained=str(folder))
