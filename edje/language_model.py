@@ -182,7 +182,7 @@ def tokenize(
 
 
 def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
-    """The tokenizer, if it is a fast one: a checkpoint carries its tokenizer as JSON, which only the fast ones can give.
+    """The tokenizer, if it is a fast one: only these can travel in a checkpoint, as JSON.
 
     Raises:
         EdjeError: the tokenizer is not a fast one.

@@ -21,7 +21,6 @@ from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
 
-
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 

@@ -46,7 +46,11 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "logger": "csv",
         "evaluation": "default",
     }
-    kept = [d for d in run.defaults if d == "_self_" or not set(d) & set(options)]
+    kept = [
+        {"experiment": None} if d != "_self_" and "experiment" in d else d
+        for d in run.defaults
+        if d == "_self_" or not set(d) & set(options)
+    ]
     run.defaults = [*({group: option} for group, option in options.items()), *kept]
     (folder / "run.yaml").write_text(OmegaConf.to_yaml(run))
     for module in (cli, checkpoint):

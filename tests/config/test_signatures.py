@@ -36,7 +36,9 @@ def test_source_and_import_give_the_same_signature(target: str) -> None:
     for name, read in signature.parameters.items():
         seen = parameters[name]
         assert (read.required, read.wired) == (seen.required, seen.wired), name
-        if own and not read.wired:
+        if getattr(read.annotation, "__opaque__", False):
+            assert read.annotation.__name__ == seen.annotation.__name__, name
+        elif own and not read.wired:
             assert describe(read.annotation) == describe(seen.annotation), name
 
 
