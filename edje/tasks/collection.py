@@ -127,9 +127,7 @@ def _write_tokens(
         )
 
 
-def _present(
-    split: RetrievalSplit, store: TokenStore, bad_images: BadImages
-) -> RetrievalSplit:
+def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) -> RetrievalSplit:
     """The split without the images that were left out when the store was written.
 
     Raises:
