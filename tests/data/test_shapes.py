@@ -131,7 +131,7 @@ def test_splits_are_read_like_photographs(tmp_path: Path) -> None:
     assert source.splits() == ["test", "train", "val"]
     split = source.read("val")
     assert len(split.images) == 12 and len(split.captions) == 60
-    assert open_image(split.images[0].path).size == (96, 96)
+    assert open_image(split.images[0].path).size == (source.recipe["image_side"],) * 2
     ids = [{image.image_id for image in source.read(name).images} for name in source.splits()]
     assert len(set.union(*ids)) == 64
 
