@@ -15,10 +15,9 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 SIZES = ("small", "large")
 BACKGROUNDS = ("grey", "beige", "navy", "brown", "mint", "pink")
 
-RADIUS = {"small": (0.11, 0.122), "large": (0.178, 0.195)}  # in canvas widths
-DISTANCE = 0.45  # least distance between the places of any two objects
-MARGIN = 0.22  # least distance from a place to the edge of the canvas
-JITTER = 0.02  # largest distance of an object from its place, per axis
+GRID = 5  # cells per axis: an object lies within one cell, and has it for itself
+RADIUS = {"small": (0.048, 0.056), "large": (0.076, 0.084)}  # in canvas widths
+JITTER = 0.014  # largest distance of an object from the centre of its cell, per axis
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,9 @@ def _exchanges(rng: np.random.Generator, base: list[Attributes]) -> list[list[At
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
-    """Points on the canvas with room for a large object at each."""
-    first, second = np.triu_indices(count, 1)
-    while True:
-        tries = rng.uniform(MARGIN, 1 - MARGIN, size=(64, count, 2))
-        gaps = np.linalg.norm(tries[:, first] - tries[:, second], axis=-1)
-        fitting = np.flatnonzero(gaps.min(axis=1) >= DISTANCE)
-        if fitting.size:
-            return [(x, y) for x, y in tries[fitting[0]].tolist()]
+    """Centres of different cells."""
+    cells = rng.choice(GRID * GRID, count, replace=False).tolist()
+    return [((cell % GRID + 0.5) / GRID, (cell // GRID + 0.5) / GRID) for cell in cells]
 
 
 def _place_object(

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
 from edje.models.edje import EDJE
-from edje.records import DIRECTIONS, Direction
+from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.report import candidate_columns, evaluate, query_columns
@@ -190,11 +190,18 @@ def compressed(model: EDJE, collection: Collection, codec: Codec, batch_size: in
 
 
 def rerank_collection(
-    checkpoint: Checkpoint, backbone: Backbone, collection: Collection, evaluation: Evaluation
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    collection: Collection,
+    evaluation: Evaluation,
+    *,
+    directions: Sequence[Direction] = DIRECTIONS,
+    stride: int = 1,
 ) -> tuple[dict[Direction, RerankedList], Codec, float]:
     """Candidates of both directions with their joint scores, the codec, and pairs per second.
 
-    The speed is the scorer's alone, its gathering of tokens included.
+    The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
+    every so many-th query only, against the whole gallery.
     """
     model = checkpoint.model
     codec = make_codec(
@@ -210,10 +217,11 @@ def rerank_collection(
     images, captions = embeddings(backbone, collection)
     reranked: dict[Direction, RerankedList] = {}
     seconds = 0.0
-    for direction in DIRECTIONS:
+    for direction in directions:
         lists = candidate_lists(
             images, captions, collection.image_of_caption, direction, evaluation.candidates
         )
+        lists = every(stride, lists)
         with tqdm(total=lists.candidates.numel(), desc=f"rerank {direction}", unit="pair") as bar:
             started = time.perf_counter()
             reranked[direction] = rerank(
@@ -222,6 +230,17 @@ def rerank_collection(
             seconds += time.perf_counter() - started
     pairs = sum(lists.joint.numel() for lists in reranked.values())
     return reranked, codec, pairs / seconds
+
+
+def every(stride: int, lists: CandidateList) -> CandidateList:
+    """The lists of queries 0, stride, 2·stride, …"""
+    return CandidateList(
+        lists.direction,
+        lists.candidates[::stride],
+        lists.scores[::stride],
+        lists.relevant[::stride],
+        lists.num_relevant[::stride],
+    )
 
 
 def image_of_query(collection: Collection) -> dict[Direction, Tensor]:

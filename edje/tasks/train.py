@@ -37,6 +37,7 @@ from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
+DEV_STRIDE = 3  # while training, dev is scored on every third caption
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -208,7 +209,10 @@ def development_score(
     from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
     def score() -> float:
-        lists = rerank_collection(current, backbone, dev, evaluation)[0]["t2i"]
+        reranked, *_ = rerank_collection(
+            current, backbone, dev, evaluation, directions=("t2i",), stride=DEV_STRIDE
+        )
+        lists = reranked["t2i"]
         return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
 
     def keep() -> None:
