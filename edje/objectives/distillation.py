@@ -18,7 +18,7 @@ class Distillation(Objective):
     of the teacher's logits (softmax matching leaves that level free).
     """
 
-    needs: ClassVar[frozenset[Part]] = frozenset({"teacher"})
+    needs: ClassVar[frozenset[Part]] = frozenset({"pairs", "teacher"})
 
     def __init__(self, *, weight: float = 1.0, form: Literal["binary", "listwise"] = "binary"):
         super().__init__(weight=weight)
@@ -28,6 +28,7 @@ class Distillation(Objective):
         """The chosen form's mean over the batch."""
         teacher_t2i, teacher_i2t = outputs.teacher_t2i_logits, outputs.teacher_i2t_logits
         assert teacher_t2i is not None and teacher_i2t is not None
+        assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
         student_t2i, student_i2t = outputs.t2i_logits.float(), outputs.i2t_logits.float()
         if self.form == "listwise":
             return (_kl(student_t2i, teacher_t2i) + _kl(student_i2t, teacher_i2t)) / 2

@@ -1,13 +1,13 @@
 """Matching: the positive pair against its mined negatives."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.objectives.outputs import Objective, StepOutputs
+from edje.objectives.outputs import Objective, Part, StepOutputs
 
 
 class Matching(Objective):
@@ -17,12 +17,15 @@ class Matching(Objective):
     `binary` classifies each pair alone (the paper's wording), positives and negatives balanced.
     """
 
+    needs: ClassVar[frozenset[Part]] = frozenset({"pairs"})
+
     def __init__(self, *, weight: float = 1.0, form: Literal["softmax", "binary"] = "softmax"):
         super().__init__(weight=weight)
         self.form = form
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean of the two directions' losses, in nats."""
+        assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
         loss = self._softmax if self.form == "softmax" else self._binary
         return (loss(outputs.t2i_logits) + loss(outputs.i2t_logits)) / 2
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Part = Literal["masked", "text_only", "teacher"]
+Part = Literal["pairs", "masked", "text_only", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class StepOutputs:
     Column 0 of the logits is the positive pair, the others are the mined negatives.
     """
 
-    t2i_logits: Float[Tensor, "batch candidates"]  # caption against images
-    i2t_logits: Float[Tensor, "batch candidates"]  # image against captions
+    t2i_logits: Float[Tensor, "batch candidates"] | None = None  # caption against images
+    i2t_logits: Float[Tensor, "batch candidates"] | None = None  # image against captions
     masked_logits: Float[Tensor, "masked vocabulary"] | None = None
     masked_labels: Int[Tensor, "masked"] | None = None
     recovered: Float[Tensor, "batch embedding"] | None = None
@@ -29,8 +29,8 @@ class StepOutputs:
 class Objective:
     """A term of the training loss: outputs of a step in, a scalar out.
 
-    `needs` names the parts of the step beyond the match logits that the term reads, so that
-    nothing is computed for a term that is off. `weight` is applied outside, once.
+    `needs` names the parts of the step that the term reads, so that nothing is computed for a
+    term that is off. `weight` is applied outside, once.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset()

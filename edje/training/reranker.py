@@ -71,8 +71,9 @@ class RerankerModule(L.LightningModule):
         terms = {name: term(outputs) for name, term in self.objectives.items()}
         loss = torch.stack([self.objectives[name].weight * terms[name] for name in terms]).sum()
         with torch.no_grad():
-            first = outputs.t2i_logits.argmax(1).eq(0).float().mean()
-            self.log("train/accuracy", first, prog_bar=True)
+            if outputs.t2i_logits is not None:
+                first = outputs.t2i_logits.argmax(1).eq(0).float().mean()
+                self.log("train/accuracy", first, prog_bar=True)
             if outputs.teacher_t2i_logits is not None:
                 self.log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
                 self.log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
@@ -81,15 +82,17 @@ class RerankerModule(L.LightningModule):
         return loss
 
     def _forward(self, batch: PairBatch, step: int) -> StepOutputs:
-        negatives = self.negatives(
-            batch.image_embeddings,
-            batch.text_embeddings,
-            batch.image_ids,
-            batch.caption_keys,
-            batch.sample_ids,
-            self.seed,
-            step,
-        )
+        negatives = None
+        if "pairs" in self.needs:
+            negatives = self.negatives(
+                batch.image_embeddings,
+                batch.text_embeddings,
+                batch.image_ids,
+                batch.caption_keys,
+                batch.sample_ids,
+                self.seed,
+                step,
+            )
         mask = None
         for term in self.objectives.values():
             if isinstance(term, MaskedLanguage):

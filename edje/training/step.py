@@ -68,7 +68,7 @@ def pair_logits(
 def forward_step(
     model: EDJE,
     batch: PairBatch,
-    negatives: Negatives,
+    negatives: Negatives | None,
     needs: frozenset[Part],
     mask: Bool[Tensor, "batch length"] | None,
     mask_id: int,
@@ -79,27 +79,32 @@ def forward_step(
     Args:
         model: the reranker in training.
         batch: B matching pairs with the backbone's tokens.
-        negatives: mined rows of the batch.
-        needs: the parts beyond the match logits that some objective reads.
+        negatives: mined rows of the batch; only with "pairs" among the needs.
+        needs: the parts that some objective reads.
         mask: positions to be masked; only with "masked" among the needs.
         mask_id: word-piece id of [MASK].
         teacher: the frozen reranker to distil from; only with "teacher" among the needs.
     """
     text, visual = batch.text, model.compress(batch.tokens)
-    pairs = PairIndices.of(negatives)
+    pairs = None if negatives is None else PairIndices.of(negatives)
     similarity = batch.text_embeddings.float() @ batch.image_embeddings.float().T
 
-    ids, attention = text.input_ids[pairs.captions], text.attention_mask[pairs.captions]
-    images = pairs.images
+    ids, attention, images = [], [], []  # pairs first, masked captions after them
+    if pairs is not None:
+        ids.append(text.input_ids[pairs.captions])
+        attention.append(text.attention_mask[pairs.captions])
+        images.append(pairs.images)
     if mask is not None:
-        ids = torch.cat([ids, text.input_ids.masked_fill(mask, mask_id)])
-        attention = torch.cat([attention, text.attention_mask])
-        images = torch.cat([images, torch.arange(len(mask), device=images.device)])
-    hidden = model.joint(ids, attention, visual[images])
+        ids.append(text.input_ids.masked_fill(mask, mask_id))
+        attention.append(text.attention_mask)
+        images.append(torch.arange(len(mask), device=mask.device))
+    if ids:
+        hidden = model.joint(torch.cat(ids), torch.cat(attention), visual[torch.cat(images)])
 
-    count = len(pairs.images)
-    t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives)
-    masked_logits = masked_labels = recovered = teacher_t2i = teacher_i2t = None
+    count = 0 if pairs is None else len(pairs.images)
+    t2i = i2t = masked_logits = masked_labels = recovered = teacher_t2i = teacher_i2t = None
+    if negatives is not None:
+        t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives)
     if mask is not None:
         states = hidden[count:, : mask.shape[1]][mask]
         masked_logits = model.masked_language(states, model.joint.word_embeddings.weight)
@@ -108,10 +113,10 @@ def forward_step(
         alone = model.joint.encode_text(text.input_ids, text.attention_mask)
         recovered = model.text_recovery(alone[:, 0])
     if "teacher" in needs:
-        assert teacher is not None
+        assert teacher is not None and pairs is not None and negatives is not None
         with torch.no_grad():
             known = teacher.compress(batch.tokens)[pairs.images]
-            seen = teacher.joint(ids[:count], attention[:count], known)
+            seen = teacher.joint(ids[0], attention[0], known)
             teacher_t2i, teacher_i2t = pair_logits(teacher, seen[:, 0], similarity, negatives)
     return StepOutputs(
         t2i_logits=t2i,

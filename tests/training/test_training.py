@@ -211,6 +211,19 @@ def test_one_forward_gives_what_pair_by_pair_scoring_gives(reranker, pairs):
     assert TextRecovery()(outputs).item() > 0
 
 
+def test_nothing_is_computed_for_an_objective_that_is_off(reranker, pairs):
+    mask = masked_positions(pairs.text, pairs.sample_ids, 0.5, 0, 0)
+    only_words = forward_step(reranker, pairs, None, MaskedLanguage.needs, mask, 4, None)
+    assert only_words.t2i_logits is None and only_words.recovered is None
+    assert MaskedLanguage()(only_words).item() > 0
+    negatives = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 3)) % 8] * 2)
+    only_pairs = forward_step(reranker, pairs, negatives, Matching.needs, None, 4, None)
+    assert only_pairs.masked_logits is None and only_pairs.recovered is None
+    beside = forward_step(reranker, pairs, negatives, Matching.needs, mask, 4, None)
+    torch.testing.assert_close(beside.masked_logits, only_words.masked_logits)
+    torch.testing.assert_close(beside.t2i_logits, only_pairs.t2i_logits)
+
+
 def test_masks_hide_words_only_and_half_of_them():
     text = tokenize(tiny_tokenizer(), tiny_captions(8) * 100)
     mask = masked_positions(text, torch.arange(800), 0.5, 0, 0)
