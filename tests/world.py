@@ -57,8 +57,10 @@ def make_world(root: Path) -> list[str]:
     """Overrides of a run in this world that takes a few seconds."""
     images, siglip = make_images(root / "data"), make_siglip(root / "siglip")
     return [
+        "experiment=folder",
+        "backbone=shapes",
+        "joint=tiny",
         "name=tiny",
-        "data=folder",
         f"data.root={images}",
         "data.images=images",
         "data.dev_images=4",

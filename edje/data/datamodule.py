@@ -220,7 +220,7 @@ class CachedTokenDataModule(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_is,  # type: ignore[arg-type]  # the dataset gives whole batches
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=leave_signals_to_main,
             persistent_workers=False,
         )
 
@@ -249,6 +249,10 @@ def _as_is(batch: PairBatch) -> PairBatch:
     return batch
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the main process alone decides when to stop."""
+def leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the main process stops.
+
+    A worker ends when the main process tells it to, or is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

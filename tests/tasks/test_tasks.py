@@ -264,13 +264,15 @@ def test_a_terminated_run_resumes_to_the_same_result(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "run.py"]
     cut = [*command, *overrides]
-    process = subprocess.Popen(cut, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        cut, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     log = tmp_path / "run" / "logs" / "part_0" / "metrics.csv"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size > 200) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the workers get it too
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert f"resume={tmp_path / 'run'}" in said
