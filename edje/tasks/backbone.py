@@ -20,7 +20,7 @@ from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.console import quiet_libraries
-from edje.tasks.train import run_logger
+from edje.tasks.train import progress, run_logger
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
 
@@ -62,6 +62,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
         cfg.trainer,
         logger=run_logger(cfg, folder),
         callbacks=[
+            *progress(cfg),
             DevelopmentScore(
                 lambda: recall(module, held_out)["t2i"]["recall@1"],
                 lambda: None,

@@ -33,7 +33,7 @@ from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import Evaluation, check_fit, fusion_weights, rerank_collection
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
+from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     callbacks: list[L.Callback] = [
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
+    callbacks += progress(cfg)
     if dev is not None and evaluation.dev_every:
         callbacks.insert(
             0, development_score(start, backbone, dev, evaluation, checkpoints / "best.ckpt")
@@ -107,6 +108,11 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     last = checkpoints / "last.ckpt"
     trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
     return finish(start, backbone, dev, evaluation, checkpoints)
+
+
+def progress(cfg: DictConfig) -> list[L.Callback]:
+    """The bar of a training run, unless the trainer is told to show none."""
+    return [StepProgress()] if cfg.trainer.get("enable_progress_bar", True) else []
 
 
 def run_logger(cfg: DictConfig, folder: Path) -> Logger | bool:

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from edje.errors import TrainingInterrupted
 
@@ -84,6 +84,23 @@ class ResumableCheckpoint(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+class StepProgress(TQDMProgressBar):
+    """A bar over the steps of the run: Lightning's epoch is the whole run here, so not shown."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Name the bar for what it counts."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("train")
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The logged figures, without the logger's version."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class DevelopmentScore(Callback):
