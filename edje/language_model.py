@@ -4,7 +4,6 @@ From a folder or hub name, from scratch, or from what a checkpoint carries of it
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -208,6 +207,3 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)

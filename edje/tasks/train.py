@@ -31,7 +31,7 @@ from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
-from edje.tasks.evaluate import Evaluation, check_fit, fusion_weights, rerank_collection
+from edje.tasks.evaluate import Evaluation, fusion_weights, rerank_collection
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.reranker import RerankerModule
@@ -240,7 +240,6 @@ def finish(
         trained = load_checkpoint(best)
     trained.model.eval()
     if dev is not None:
-        check_fit(trained, backbone, "residual" if trained.model.residual else "joint")
         lists, *_ = rerank_collection(trained, backbone, dev, evaluation)
         trained = replace(trained, fusion=fusion_weights(lists))
     save_checkpoint(trained, checkpoints / "model.ckpt")
