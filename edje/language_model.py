@@ -26,10 +26,11 @@ MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """An encoder and the tokenizer that it was trained with."""
+    """An encoder, the tokenizer that it was trained with, and where visual tokens join it."""
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+    fusion_layer: int = 0  # layers that the text runs through alone
 
     def specification(self) -> dict[str, Any]:
         """Everything that rebuilds the architecture and tokenizer without any folder."""
@@ -42,6 +43,7 @@ class LanguageModel:
             "attention": self.encoder.config._attn_implementation,
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "special_tokens": special,
+            "fusion_layer": self.fusion_layer,
         }
 
 
@@ -54,10 +56,12 @@ def pretrained_language_model(
     num_layers: int | None = None,
     dropout: float | None = None,
     attention: Attention = "sdpa",
+    fusion_layer: int = 0,
 ) -> LanguageModel:
     """A trained encoder from a folder or hub name, optionally its first `num_layers` only.
 
-    `attention` names transformers' implementation of it, the same numbers at another speed.
+    `attention` names transformers' implementation of it, the same numbers at another speed;
+    `fusion_layer` is the layer at which visual tokens join (see `JointEncoder`).
 
     Raises:
         EdjeError: the folder or hub name can't be read, or has fewer layers than asked for.
@@ -82,7 +86,7 @@ def pretrained_language_model(
         ) from error
     if num_layers is not None:
         keep_layers(encoder, num_layers, pretrained)
-    return LanguageModel(encoder, _fast(tokenizer, pretrained))
+    return LanguageModel(encoder, _fast(tokenizer, pretrained), fusion_layer)
 
 
 def new_language_model(
@@ -95,6 +99,7 @@ def new_language_model(
     max_positions: int = 96,
     dropout: float = 0.1,
     attention: Attention = "sdpa",
+    fusion_layer: int = 0,
 ) -> LanguageModel:
     """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
 
@@ -120,7 +125,7 @@ def new_language_model(
     )
     _set_dropout(config, dropout)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
-    return LanguageModel(encoder, _fast(words, tokenizer))
+    return LanguageModel(encoder, _fast(words, tokenizer), fusion_layer)
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
@@ -137,7 +142,7 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     encoder = AutoModel.from_config(
         config, attn_implementation=specification["attention"], **kwargs
     )
-    return LanguageModel(encoder, tokenizer)
+    return LanguageModel(encoder, tokenizer, specification["fusion_layer"])
 
 
 def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:

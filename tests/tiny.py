@@ -47,7 +47,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_language_model(max_positions: int = 80) -> LanguageModel:
+def tiny_language_model(max_positions: int = 80, fusion_layer: int = 0) -> LanguageModel:
     config = BertConfig(
         vocab_size=5 + len(WORDS),
         hidden_size=32,
@@ -58,11 +58,14 @@ def tiny_language_model(max_positions: int = 80) -> LanguageModel:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return LanguageModel(BertModel(config, add_pooling_layer=False), tiny_tokenizer())
+    return LanguageModel(BertModel(config, add_pooling_layer=False), tiny_tokenizer(), fusion_layer)
 
 
-def tiny_reranker(adapter: AdapterSpecification = COMPRESSION, residual: bool = False) -> EDJE:
-    return build_reranker(adapter, FACTS, tiny_language_model(), residual).eval()
+def tiny_reranker(
+    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, fusion_layer: int = 0
+) -> EDJE:
+    language_model = tiny_language_model(fusion_layer=fusion_layer)
+    return build_reranker(adapter, FACTS, language_model, residual).eval()
 
 
 def tiny_checkpoint(

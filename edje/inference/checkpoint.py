@@ -100,7 +100,13 @@ def build_reranker(
         raise EdjeError(f"adapter ({name}) with {dict(adapter.choices)}: {error}") from error
     separator = language_model.tokenizer.sep_token_id
     num_tokens = int(built.num_tokens)  # type: ignore[arg-type]  # Module hides attributes' types
-    joint = JointEncoder(language_model.encoder, separator, MAX_TEXT_TOKENS, num_tokens)
+    joint = JointEncoder(
+        language_model.encoder,
+        separator,
+        MAX_TEXT_TOKENS,
+        num_tokens,
+        language_model.fusion_layer,
+    )
     return EDJE(built, joint, facts.embedding_width, residual)
 
 
@@ -232,10 +238,10 @@ def warm_start(model: EDJE, path: Path) -> list[str]:
     Raises:
         EdjeError: the joint encoders differ.
     """
-    given = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in read_checkpoint(path)["state_dict"].items()
-    }
+    content = read_checkpoint(path)
+    given = {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}
+    if content["edje"]["adapter"]["target"] != _dotted_name(model.adapter):
+        given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}
     own = model.state_dict()
     fresh, taken = [], {}
     for name, tensor in own.items():
@@ -255,3 +261,7 @@ def warm_start(model: EDJE, path: Path) -> list[str]:
             fresh.append(name)
     model.load_state_dict(taken, strict=False)
     return fresh
+
+
+def _dotted_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -49,13 +49,16 @@ class StoredTokenScorer:
         """Match logits of the pairs; `first_stage` is read by residual models only."""
         captions, images = (queries, candidates) if direction == "t2i" else (candidates, queries)
         text = self.collection.text
-        mask = text.attention_mask[captions]
+        texts, rows = captions.unique(return_inverse=True)
+        mask = text.attention_mask[texts]
         longest = int(mask.sum(dim=1).max())
         part = TextBatch(
-            text.input_ids[captions, :longest].to(self.device), mask[:, :longest].to(self.device)
+            text.input_ids[texts, :longest].to(self.device), mask[:, :longest].to(self.device)
         )
         visual = self.collection.visual[images].to(self.device)
         half = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=half):
-            scores = self.model.score(part, visual, direction, first_stage.to(self.device))
+            scores = self.model.score(
+                part, visual, direction, first_stage.to(self.device), rows.to(self.device)
+            )
         return scores.float().cpu()

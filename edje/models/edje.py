@@ -1,7 +1,7 @@
 """The reranker: adapter, joint encoder and heads in one module."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edje.models.heads import FirstStageResidual, MaskedLanguageHead, MatchHead
@@ -51,13 +51,22 @@ class EDJE(nn.Module):
         visual: Float[Tensor, "pairs tokens width"],
         direction: Direction,
         first_stage: Float[Tensor, "pairs"] | None = None,
+        text_rows: Int[Tensor, "pairs"] | None = None,
     ) -> Float[Tensor, "pairs"]:
         """Match logits in float32, pair by pair.
+
+        Pair i reads text i, or text `text_rows[i]`: what pairs share of a text is computed once.
 
         Raises:
             ValueError: a residual model is asked without the first-stage score.
         """
-        hidden = self.joint(text.input_ids, text.attention_mask, visual)
+        states, mask = (
+            self.joint.read_text(text.input_ids, text.attention_mask),
+            text.attention_mask,
+        )
+        if text_rows is not None:
+            states, mask = states[text_rows], mask[text_rows]
+        hidden = self.joint.fuse(states, mask, visual)
         return self.match_logits(hidden[:, 0], direction, first_stage)
 
     def match_logits(

@@ -1,7 +1,7 @@
-"""The heads on the joint encoder: match, masked language, text recovery, first-stage residual."""
+"""Heads on the joint encoder: match, masked language, first-stage residual; late interaction."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,3 +61,19 @@ class FirstStageResidual(nn.Module):
         with torch.autocast(state.device.type, enabled=False):
             hidden = F.gelu(self.expand(standardised.float().unsqueeze(-1)))
             return state.float() + self.project(hidden)
+
+
+def late_interaction(
+    words: Float[Tensor, "captions length width"],
+    present: Bool[Tensor, "captions length"],
+    visual: Float[Tensor, "images tokens width"],
+) -> Float[Tensor, "captions images"]:
+    """Each present word's largest cosine to a visual token, averaged over the caption's words.
+
+    Every caption meets every image (ColBERT, Khattab and Zaharia, 2020; FILIP, Yao et al., 2022).
+    Memory grows with captions · images · length · tokens.
+    """
+    words, visual = F.normalize(words, dim=-1), F.normalize(visual, dim=-1)
+    nearest = torch.einsum("cld,imd->cilm", words, visual).amax(dim=3).float()
+    weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.einsum("cil,cl->ci", nearest, weights)

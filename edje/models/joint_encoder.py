@@ -1,19 +1,30 @@
-"""The joint encoder: a small language model that reads `[CLS] caption [SEP] v_1 … v_m [SEP]`."""
+"""The joint encoder: a small language model that reads a caption and an image's visual tokens."""
 
 import inspect
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from edje.errors import EdjeError
 
 
 class JointEncoder(nn.Module):
     """Runs a bidirectional language model over a caption's word pieces and visual tokens.
 
-    Segment ids are 0 for the text and 1 for the visual part with its final [SEP]; position ids
-    run on from each caption's own length, so that padding never changes a result (EDJE, section 3).
-    A language model without segments gets a learned embedding for the visual type instead.
+    With `fusion_layer` 0 it reads `[CLS] caption [SEP] v_1 … v_m [SEP]` from the first layer on
+    (EDJE, section 3). Segment ids are 0 for the text and 1 for the visual part with its final
+    [SEP]; position ids run on from each caption's own length, so that padding never changes a
+    result. A language model without segments gets a learned embedding for the visual type instead.
+
+    With `fusion_layer` k the text runs alone through the first k layers, once for all of its
+    candidates, and the visual tokens join there (as document representations do in PreTTR,
+    MacAvaney et al., 2020): through a LayerNorm and a learned embedding of the visual type, with
+    no positions and no [SEP] of their own. What tells one visual token from another is what the
+    adapter put into it.
 
     Args:
         language_model: an encoder of transformers that takes `inputs_embeds`.
@@ -21,6 +32,11 @@ class JointEncoder(nn.Module):
         max_text_tokens: longest text part, [CLS] and [SEP] included.
         num_visual_tokens: m; where the position table is too short for
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
+        fusion_layer: layers that the text runs through before the visual tokens join.
+
+    Raises:
+        EdjeError: `fusion_layer` leaves no layer for both, or the language model's layers can't
+            be run one by one.
     """
 
     def __init__(
@@ -29,10 +45,12 @@ class JointEncoder(nn.Module):
         separator_id: int,
         max_text_tokens: int,
         num_visual_tokens: int,
+        fusion_layer: int = 0,
     ):
         super().__init__()
         self.language_model = language_model
         self.separator_id = separator_id
+        self.fusion_layer = fusion_layer
         self.width: int = language_model.config.hidden_size
         accepted = inspect.signature(language_model.forward).parameters
         self.takes_positions = "position_ids" in accepted
@@ -40,8 +58,14 @@ class JointEncoder(nn.Module):
             "token_type_ids" in accepted
             and getattr(language_model.config, "type_vocab_size", 0) >= 2
         )
-        self.visual_type = None if self.has_segments else nn.Parameter(torch.zeros(self.width))
-        extend_position_table(language_model, max_text_tokens + num_visual_tokens + 1)
+        self.entry_norm: nn.LayerNorm | None = None
+        if fusion_layer:
+            require_layers(language_model, fusion_layer)
+            self.entry_norm = nn.LayerNorm(self.width, eps=language_model.config.layer_norm_eps)
+        learned_type = bool(fusion_layer) or not self.has_segments
+        self.visual_type = nn.Parameter(torch.zeros(self.width)) if learned_type else None
+        visual_positions = 0 if fusion_layer else num_visual_tokens + 1
+        extend_position_table(language_model, max_text_tokens + visual_positions)
 
     @property
     def word_embeddings(self) -> nn.Embedding:
@@ -58,18 +82,61 @@ class JointEncoder(nn.Module):
     ) -> Float[Tensor, "pairs sequence width"]:
         """Hidden states of the last layer, text part (with its padding) first.
 
-        The sequence is `length + tokens + 1` long: text, visual tokens, [SEP].
+        The text part is followed by the visual tokens and, with `fusion_layer` 0, a [SEP].
         """
-        pairs, length = input_ids.shape
-        tail = visual.shape[1] + 1
+        return self.fuse(self.read_text(input_ids, attention_mask), attention_mask, visual)
+
+    def read_text(
+        self,
+        input_ids: Int[Tensor, "texts length"],
+        attention_mask: Bool[Tensor, "texts length"],
+    ) -> Float[Tensor, "texts length width"]:
+        """The text where the visual tokens join it: word embeddings, or states of layer k.
+
+        Once per text, whatever the number of its candidates.
+        """
         words = self.word_embeddings(input_ids)
+        if not self.fusion_layer:
+            return words
+        embeddings = cast(nn.Module, self.language_model.embeddings)
+        embedded = embeddings(inputs_embeds=words)
+        return self._layers(embedded, attention_mask, slice(None, self.fusion_layer))
+
+    def entering(
+        self, visual: Float[Tensor, "images tokens width"]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Visual tokens in the space of `read_text`, before the embedding of their type."""
+        return visual if self.entry_norm is None else self.entry_norm(visual)
+
+    def fuse(
+        self,
+        states: Float[Tensor, "pairs length width"],
+        attention_mask: Bool[Tensor, "pairs length"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs sequence width"]:
+        """The layers that text and visual tokens share; `states` come from `read_text`."""
+        if not self.fusion_layer:
+            return self._fuse_embeddings(states, attention_mask, visual)
+        entering = self.entering(visual)
+        assert self.visual_type is not None
+        both = torch.cat([states, (entering + self.visual_type).to(states.dtype)], dim=1)
+        visible = attention_mask.new_ones(visual.shape[:2])
+        mask = torch.cat([attention_mask, visible], dim=1)
+        return self._layers(both, mask, slice(self.fusion_layer, None))
+
+    def _fuse_embeddings(
+        self, words: Tensor, attention_mask: Tensor, visual: Tensor
+    ) -> Float[Tensor, "pairs sequence width"]:
+        """The whole language model over `[CLS] caption [SEP] v_1 … v_m [SEP]`."""
+        pairs, length = attention_mask.shape
+        tail = visual.shape[1] + 1
         separator = self.word_embeddings.weight[self.separator_id].expand(pairs, 1, -1)
         visual_part = torch.cat([visual.to(words.dtype), separator.to(words.dtype)], dim=1)
         if self.visual_type is not None:
             visual_part = visual_part + self.visual_type
         embedded = torch.cat([words, visual_part], dim=1)  # (pairs, length + m + 1, width)
 
-        device = input_ids.device
+        device = words.device
         text_lengths = attention_mask.sum(dim=1, keepdim=True)
         positions = torch.cat(
             [
@@ -97,6 +164,18 @@ class JointEncoder(nn.Module):
         mask = None if bool(attention_mask.all()) else attention_mask
         return self._run(self.word_embeddings(input_ids), mask, positions, segments)
 
+    def _layers(self, hidden: Tensor, mask: Tensor, part: slice) -> Tensor:
+        """Some layers of a BERT-like encoder, one by one; `mask` is true where to attend."""
+        ready = create_bidirectional_mask(
+            config=self.language_model.config,
+            inputs_embeds=hidden,
+            attention_mask=None if bool(mask.all()) else mask,
+        )
+        stack = cast(nn.Module, self.language_model.encoder).layer
+        for layer in cast(nn.ModuleList, stack)[part]:
+            hidden = layer(hidden, ready)
+        return hidden
+
     def _run(
         self, embedded: Tensor, mask: Tensor | None, positions: Tensor, segments: Tensor
     ) -> Tensor:
@@ -110,6 +189,26 @@ class JointEncoder(nn.Module):
             inputs_embeds=embedded, attention_mask=None if mask is None else mask.long(), **known
         )
         return output.last_hidden_state
+
+
+def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
+    """Check that a language model's layers can be parted at `fusion_layer`.
+
+    Raises:
+        EdjeError: they can't, or there are too few.
+    """
+    stack = getattr(getattr(language_model, "encoder", None), "layer", None)
+    if not isinstance(stack, nn.ModuleList) or not hasattr(language_model, "embeddings"):
+        raise EdjeError(
+            f"joint.fusion_layer={fusion_layer}: the layers of {type(language_model).__name__} "
+            "can't be run one by one, as those of BERT, MiniLM and their kin can. Set "
+            "joint.fusion_layer=0."
+        )
+    if not 0 < fusion_layer < len(stack):
+        raise EdjeError(
+            f"joint.fusion_layer={fusion_layer}: this language model has {len(stack)} layers; "
+            f"expected 0 (visual tokens from the first layer on) to {len(stack) - 1}."
+        )
 
 
 def extend_position_table(language_model: PreTrainedModel, length: int) -> None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Part = Literal["pairs", "masked", "text_only", "teacher"]
+Part = Literal["pairs", "masked", "text_only", "alignment", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class StepOutputs:
     masked_labels: Int[Tensor, "masked"] | None = None
     recovered: Float[Tensor, "batch embedding"] | None = None
     text_embeddings: Float[Tensor, "batch embedding"] | None = None
+    alignment: Float[Tensor, "captions images"] | None = None  # late interaction, -1 to 1
+    same: Bool[Tensor, "captions images"] | None = None  # matching pairs, those by chance included
     teacher_t2i_logits: Float[Tensor, "batch candidates"] | None = None
     teacher_i2t_logits: Float[Tensor, "batch candidates"] | None = None
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edje.models.edje import EDJE
+from edje.models.heads import late_interaction
 from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives
 from edje.objectives.outputs import Part, StepOutputs
@@ -32,6 +33,13 @@ class PairIndices:
         )
 
 
+def word_positions(text: TextBatch) -> Bool[Tensor, "batch length"]:
+    """Where a caption's own word pieces stand: not [CLS], [SEP] or padding."""
+    columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
+    last = text.attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
+    return (columns > 0) & (columns < last)
+
+
 def masked_positions(
     text: TextBatch, sample_ids: Tensor, probability: float, seed: int, step: int
 ) -> Bool[Tensor, "batch length"]:
@@ -40,9 +48,9 @@ def masked_positions(
     A function of (seed, step, sample id, position) alone.
     """
     columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
-    last = text.attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
-    words = (columns > 0) & (columns < last)
-    return words & (uniform(seed, step, 3, sample_ids[:, None], columns) < probability)
+    return word_positions(text) & (
+        uniform(seed, step, 3, sample_ids[:, None], columns) < probability
+    )
 
 
 def pair_logits(
@@ -89,34 +97,49 @@ def forward_step(
     pairs = None if negatives is None else PairIndices.of(negatives)
     similarity = batch.text_embeddings.float() @ batch.image_embeddings.float().T
 
-    ids, attention, images = [], [], []  # pairs first, masked captions after them
-    if pairs is not None:
-        ids.append(text.input_ids[pairs.captions])
-        attention.append(text.attention_mask[pairs.captions])
-        images.append(pairs.images)
+    # Texts are read once: captions as they are, then masked ones; pairs point at their rows.
+    plain = pairs is not None or "alignment" in needs
+    ids = [text.input_ids] if plain else []
     if mask is not None:
         ids.append(text.input_ids.masked_fill(mask, mask_id))
-        attention.append(text.attention_mask)
-        images.append(torch.arange(len(mask), device=mask.device))
     if ids:
-        hidden = model.joint(torch.cat(ids), torch.cat(attention), visual[torch.cat(images)])
+        attention = text.attention_mask.repeat(len(ids), 1)
+        states = model.joint.read_text(torch.cat(ids), attention)
+    rows, images = [], []  # of the pairs first, of the masked captions after them
+    if pairs is not None:
+        rows.append(pairs.captions)
+        images.append(pairs.images)
+    if mask is not None:
+        own = torch.arange(len(mask), device=mask.device)
+        rows.append(own + len(mask) if plain else own)
+        images.append(own)
+    if rows:
+        row = torch.cat(rows)
+        hidden = model.joint.fuse(states[row], attention[row], visual[torch.cat(images)])
 
     count = 0 if pairs is None else len(pairs.images)
-    t2i = i2t = masked_logits = masked_labels = recovered = teacher_t2i = teacher_i2t = None
+    t2i = i2t = masked_logits = masked_labels = recovered = alignment = same = None
+    teacher_t2i = teacher_i2t = None
     if negatives is not None:
         t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives)
     if mask is not None:
-        states = hidden[count:, : mask.shape[1]][mask]
-        masked_logits = model.masked_language(states, model.joint.word_embeddings.weight)
+        masked = hidden[count:, : mask.shape[1]][mask]
+        masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
         masked_labels = text.input_ids[mask]
     if "text_only" in needs:
         alone = model.joint.encode_text(text.input_ids, text.attention_mask)
         recovered = model.text_recovery(alone[:, 0])
+    if "alignment" in needs:
+        words = states[: len(text.input_ids)]
+        alignment = late_interaction(words, word_positions(text), model.joint.entering(visual))
+        same = batch.image_ids[:, None] == batch.image_ids
+        same = same | (batch.caption_keys[:, None] == batch.caption_keys)
     if "teacher" in needs:
         assert teacher is not None and pairs is not None and negatives is not None
         with torch.no_grad():
             known = teacher.compress(batch.tokens)[pairs.images]
-            seen = teacher.joint(ids[0], attention[0], known)
+            read = teacher.joint.read_text(text.input_ids, text.attention_mask)[pairs.captions]
+            seen = teacher.joint.fuse(read, text.attention_mask[pairs.captions], known)
             teacher_t2i, teacher_i2t = pair_logits(teacher, seen[:, 0], similarity, negatives)
     return StepOutputs(
         t2i_logits=t2i,
@@ -125,6 +148,8 @@ def forward_step(
         masked_labels=masked_labels,
         recovered=recovered,
         text_embeddings=batch.text_embeddings,
+        alignment=alignment,
+        same=same,
         teacher_t2i_logits=teacher_t2i,
         teacher_i2t_logits=teacher_i2t,
     )

@@ -3,8 +3,10 @@ import torch
 from tiny import COMPRESSION, FACTS, LOCAL, tiny_language_model, tiny_reranker
 from torch import nn
 
+from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.models.adapters import LocalAdapter, TokenCompressionAdapter
+from edje.models.heads import late_interaction
 from edje.models.joint_encoder import JointEncoder
 from edje.records import TextBatch
 
@@ -14,7 +16,9 @@ def score(model, batch, rows=slice(None), length=None):
     return model.score(text, model.compress(batch.tokens[rows]), "t2i")
 
 
-def test_padding_never_changes_a_score(reranker, pairs):
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_padding_never_changes_a_score(fusion_layer, pairs):
+    reranker = tiny_reranker(fusion_layer=fusion_layer)
     ids, mask = pairs.text.input_ids, pairs.text.attention_mask
     longer = TextBatch(nn.functional.pad(ids, (0, 7)), nn.functional.pad(mask, (0, 7)))
     visual = reranker.compress(pairs.tokens)
@@ -61,6 +65,54 @@ def test_the_joint_encoder_reads_the_sequence_that_the_paper_describes(pairs):
         ).last_hidden_state[0]
         torch.testing.assert_close(hidden[row, 0], expected[0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(hidden[row, -5:], expected[-5:], rtol=1e-5, atol=1e-5)
+
+
+def test_below_the_fusion_layer_the_text_runs_alone(pairs):
+    """Against transformers' own hidden states of the text, continued by hand, pair by pair."""
+    language_model = tiny_language_model()
+    encoder = language_model.encoder.eval()
+    joint = JointEncoder(encoder, 3, 63, 4, fusion_layer=1).eval()
+    nn.init.normal_(joint.visual_type)
+    nn.init.normal_(joint.entry_norm.weight)
+    visual = torch.randn(len(pairs.sample_ids), 4, 32)
+    hidden = joint(pairs.text.input_ids, pairs.text.attention_mask, visual)
+    for row, caption in enumerate(pairs.text.input_ids):
+        words = caption[pairs.text.attention_mask[row]]
+        alone = encoder(words[None], output_hidden_states=True).hidden_states[1][0]
+        entering = joint.entry_norm(visual[row]) + joint.visual_type
+        expected = encoder.encoder.layer[1](torch.cat([alone, entering])[None], None)[0]
+        torch.testing.assert_close(hidden[row, : len(words)], expected[: len(words)])
+        torch.testing.assert_close(hidden[row, -4:], expected[-4:])
+
+
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_pairs_that_share_a_text_score_as_pairs_with_a_text_each(fusion_layer, pairs):
+    reranker = tiny_reranker(fusion_layer=fusion_layer)
+    visual, rows = reranker.compress(pairs.tokens), torch.tensor([1, 1, 0, 5, 5, 5, 2, 0])
+    repeated = TextBatch(pairs.text.input_ids[rows], pairs.text.attention_mask[rows])
+    torch.testing.assert_close(
+        reranker.score(pairs.text, visual, "t2i", text_rows=rows),
+        reranker.score(repeated, visual, "t2i"),
+    )
+
+
+@pytest.mark.parametrize("layer", [2, -1, 7])
+def test_a_fusion_layer_beyond_the_language_model_is_refused(layer):
+    with pytest.raises(EdjeError, match=f"fusion_layer={layer}.*2 layers; expected 0 .* to 1"):
+        JointEncoder(tiny_language_model().encoder, 3, 63, 4, fusion_layer=layer)
+
+
+def test_late_interaction_is_the_mean_over_words_of_the_best_cosine():
+    words, visual = torch.randn(3, 5, 8), torch.randn(2, 4, 8)
+    present = torch.rand(3, 5) < 0.6
+    present[:, 0] = True
+    found = late_interaction(words, present, visual)
+    for caption in range(3):
+        for image in range(2):
+            cosine = nn.functional.cosine_similarity(
+                words[caption][present[caption]][:, None], visual[image][None], dim=-1
+            )
+            torch.testing.assert_close(found[caption, image], cosine.amax(1).mean())
 
 
 def test_a_short_position_table_is_extended_by_its_last_row():
@@ -113,8 +165,9 @@ def test_the_local_adapter_treats_every_token_alone():
 
 
 @pytest.mark.parametrize("adapter", [COMPRESSION, LOCAL])
-def test_every_parameter_gets_a_gradient(adapter, pairs):
-    model = tiny_reranker(adapter, residual=True)
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_every_parameter_gets_a_gradient(adapter, fusion_layer, pairs):
+    model = tiny_reranker(adapter, residual=True, fusion_layer=fusion_layer)
     visual = model.compress(pairs.tokens)
     nn.init.normal_(model.residual.project.weight)
     scores = model.score(pairs.text, visual, "t2i", torch.rand(8))

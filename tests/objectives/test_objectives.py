@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
@@ -85,3 +86,34 @@ def test_listwise_distillation_is_blind_to_the_teachers_level():
     same = outputs(teacher_t2i_logits=logits + 5, teacher_i2t_logits=logits - 3)
     assert Distillation(form="listwise")(same).item() == pytest.approx(0, abs=1e-6)
     assert Distillation()(same).item() > 0.1
+
+
+def test_alignment_is_the_cross_entropy_of_both_directions():
+    similarity = torch.tensor([[0.8, 0.1, 0.3], [0.2, 0.5, 0.4], [0.0, 0.6, 0.9]])
+    loss = Alignment(temperature=0.1)(outputs(alignment=similarity, same=torch.eye(3).bool()))
+    rows = [
+        -math.log(math.exp(row[i]) / sum(map(math.exp, row)))
+        for i, row in enumerate((10 * similarity).tolist())
+    ]
+    columns = [
+        -math.log(math.exp(row[i]) / sum(map(math.exp, row)))
+        for i, row in enumerate((10 * similarity.T).tolist())
+    ]
+    assert loss.item() == pytest.approx((sum(rows) + sum(columns)) / 6, rel=1e-5)
+
+
+def test_a_match_by_chance_is_no_rival_of_the_alignment():
+    similarity = torch.tensor([[0.8, 0.9, 0.3], [0.2, 0.5, 0.4], [0.0, 0.6, 0.9]])
+    same = torch.eye(3).bool()
+    same[0, 1] = True  # caption 0 is true of image 1 too
+    excused = Alignment()(outputs(alignment=similarity, same=same))
+    apart = similarity.clone()
+    apart[0, 1] = -1e4
+    torch.testing.assert_close(
+        excused, Alignment()(outputs(alignment=apart, same=torch.eye(3).bool()))
+    )
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0.0"):
+        Alignment(temperature=0.0)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny import (
     LOCAL,
     tiny_captions,
     tiny_checkpoint,
+    tiny_language_model,
     tiny_pairs,
     tiny_reranker,
     tiny_tokenizer,
@@ -21,13 +23,21 @@ from torch.nn import functional as F
 
 from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler, TrainingSet
 from edje.errors import TrainingInterrupted
-from edje.inference.checkpoint import checkpoint_fields, load_checkpoint
+from edje.inference.checkpoint import (
+    build_reranker,
+    checkpoint_fields,
+    load_checkpoint,
+    save_checkpoint,
+    warm_start,
+)
 from edje.language_model import tokenize
+from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives, Negatives
 from edje.objectives.text_recovery import TextRecovery
+from edje.records import TextBatch
 from edje.training.callbacks import ResumableCheckpoint
 from edje.training.optimisation import Optimisation
 from edje.training.reranker import RerankerModule
@@ -153,6 +163,29 @@ def test_a_training_checkpoint_reloads_alone(tmp_path, pairs):
     )
 
 
+def test_a_checkpoint_keeps_the_layer_of_fusion(tmp_path):
+    language_model = tiny_language_model(fusion_layer=1)
+    model = build_reranker(LOCAL, FACTS, language_model, False)
+    kept = replace(tiny_checkpoint(LOCAL), model=model, language_model=language_model)
+    save_checkpoint(kept, tmp_path / "model.ckpt")
+    assert load_checkpoint(tmp_path / "model.ckpt").model.joint.fusion_layer == 1
+
+
+def test_a_warm_start_leaves_an_adapter_of_another_kind_fresh(tmp_path):
+    """LocalAdapter and TokenCompressionAdapter share names and shapes, not meanings."""
+    teacher = tiny_checkpoint(LOCAL)
+    save_checkpoint(teacher, tmp_path / "model.ckpt")
+    given = teacher.model.state_dict()
+    student = tiny_reranker()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    fresh = warm_start(student, tmp_path / "model.ckpt")
+    assert fresh == [name for name in before if name.startswith("adapter.")]
+    for name, tensor in student.state_dict().items():
+        source = before if name in fresh else given
+        assert torch.equal(tensor, source[name]), name
+    assert warm_start(tiny_reranker(LOCAL), tmp_path / "model.ckpt") == []
+
+
 def test_eight_pairs_are_learned_by_heart():
     torch.manual_seed(11)
     model = tiny_reranker(LOCAL).train()
@@ -182,13 +215,15 @@ def test_the_teacher_is_neither_trained_nor_saved(tmp_path):
     assert optimised == {id(p) for p in trained.model.parameters()}
 
 
-def test_one_forward_gives_what_pair_by_pair_scoring_gives(reranker, pairs):
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_one_forward_gives_what_pair_by_pair_scoring_gives(fusion_layer, pairs):
+    reranker = tiny_reranker(fusion_layer=fusion_layer)
     ids = pairs.sample_ids
     negatives = HardNegatives(count=2, pool=2)(
         pairs.image_embeddings, pairs.text_embeddings, ids, ids, ids, 0, 0
     )
     mask = masked_positions(pairs.text, ids, 0.5, 0, 0)
-    needs = frozenset({"masked", "text_only"})
+    needs = frozenset({"masked", "text_only", "alignment"})
     outputs = forward_step(reranker, pairs, negatives, needs, mask, 4, None)
     visual = reranker.compress(pairs.tokens)
     text = pairs.text
@@ -209,6 +244,36 @@ def test_one_forward_gives_what_pair_by_pair_scoring_gives(reranker, pairs):
         torch.testing.assert_close(outputs.i2t_logits[row], i2t, rtol=1e-4, atol=1e-5)
     assert len(outputs.masked_labels) == int(mask.sum())
     assert TextRecovery()(outputs).item() > 0
+    alone = forward_step(reranker, pairs, None, Alignment.needs, None, 4, None)
+    assert alone.t2i_logits is None and alone.masked_logits is None
+    torch.testing.assert_close(outputs.alignment, alone.alignment)
+    words = reranker.joint.read_text(text.input_ids[:1], text.attention_mask[:1])[0]
+    last = int(text.attention_mask[0].sum()) - 1
+    cosine = torch.nn.functional.cosine_similarity(
+        words[1:last, None], reranker.joint.entering(visual[3:4]), dim=-1
+    )
+    torch.testing.assert_close(outputs.alignment[0, 3], cosine.amax(1).mean())
+
+
+def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
+    """The same words in another order: one bag at layer 0, another text at layer 1."""
+    swapped = pairs.text.input_ids.clone()
+    swapped[:, [1, 2]] = swapped[:, [2, 1]]
+    for layer, same in ((0, True), (1, False)):
+        model = tiny_reranker(LOCAL, fusion_layer=layer)
+        found = [
+            forward_step(
+                model,
+                replace(pairs, text=TextBatch(ids, pairs.text.attention_mask)),
+                None,
+                Alignment.needs,
+                None,
+                4,
+                None,
+            ).alignment
+            for ids in (pairs.text.input_ids, swapped)
+        ]
+        assert torch.allclose(*found, atol=1e-6) is same
 
 
 def test_nothing_is_computed_for_an_objective_that_is_off(reranker, pairs):

@@ -1,0 +1,43 @@
+"""Alignment: words and visual tokens in one space before the joint encoder compares them."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edje.objectives.outputs import Objective, Part, StepOutputs
+
+
+class Alignment(Objective):
+    """Contrastive loss over the late interaction of a batch's captions and images.
+
+    Every word, as it stands where the visual tokens join the text (`joint.fusion_layer`), looks
+    for its nearest visual token; captions and images are matched by the mean of these cosines,
+    within the batch, in both directions. Aligning before fusing (ALBEF, Li et al., 2021) by
+    tokens (FILIP, Yao et al., 2022): what the joint layers then have to compare lies side by side.
+
+    With `joint.fusion_layer=0` words stand alone, so that bags of words are aligned; from layer 1
+    on a word knows its neighbours, and the loss asks for bindings too.
+
+    Args:
+        temperature: divides the mean cosines before the softmax.
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"alignment"})
+
+    def __init__(self, *, weight: float = 1.0, temperature: float = 0.05):
+        super().__init__(weight=weight)
+        if temperature <= 0:
+            raise ValueError(f"objective.alignment.temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+
+    def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
+        """Mean of the two directions' cross-entropies, in nats; matches by chance are no rivals."""
+        assert outputs.alignment is not None and outputs.same is not None
+        own = torch.arange(len(outputs.alignment), device=outputs.alignment.device)
+        excused = outputs.same.clone()
+        excused[own, own] = False
+        logits = (outputs.alignment / self.temperature).masked_fill(excused, -torch.inf)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
