@@ -1,9 +1,9 @@
 """Captions of scenes, each true of exactly one scene of its split.
 
-A claim is what a caption says, without its wording: how one object lies to another, and perhaps
-on which background. An object is named by colour and shape and perhaps by its size. A relation is
-stated only where it is plainly visible, but counts as true of another scene where it holds by a
-hair: what is unique here is unique to any reader.
+A claim is what a caption says, without its wording: how one object lies to each of up to two
+others, and perhaps on which background. An object is named by colour and shape and perhaps by its
+size. A relation is stated only where it is plainly visible, but counts as true of another scene
+where it holds by a hair: what is unique here is unique to any reader.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,11 @@ VISIBLE = 0.15  # least distance along an axis, in canvas widths, at which a rel
 
 RELATIONS = ("to the left of", "to the right of", "above", "below")
 
+NAMED = 3  # objects in a caption, where a scene has as many
+
 # Claims are mixed-radix digits of one integer, so that the claims of a split are counted by
-# sorting: first object, second object, relation, background; an object is shape, colour, size.
+# sorting: an object, then relation and object for each other one, then the background; an object
+# is shape, colour, size.
 # Size and background count from 1, and 0 says that a caption leaves them out.
 _SIZE, _COLOUR = len(SIZES) + 1, len(COLOURS)
 _OBJECT = len(SHAPES) * _COLOUR * _SIZE
@@ -53,7 +56,8 @@ def write_captions(
         chosen = []
         for named in rng.random(per_scene) < background_share:
             pool = pools[int(named)] or pools[int(not named)]
-            chosen.append(_words(pool.pop(), leads=bool(rng.random() < 0.5)))
+            named = min(NAMED, len(scene.objects))
+            chosen.append(_words(pool.pop(), named, leads=bool(rng.random() < 0.5)))
         captions.append(chosen)
     return captions
 
@@ -62,10 +66,12 @@ def _claims(scene: Scene, margin: float) -> np.ndarray:
     """All claims true of a scene, each once; relations hold by more than `margin`."""
     backgrounds = np.array([0, BACKGROUNDS.index(scene.background) + 1])
     found = []
-    for first, second in permutations(scene.objects, 2):
-        pairs = _combined(_names(first), _names(second), _OBJECT)
-        related = _combined(pairs, _relations(first, second, margin), _RELATION)
-        found.append(_combined(related, backgrounds, _BACKGROUND))
+    for subject, *others in permutations(scene.objects, min(NAMED, len(scene.objects))):
+        claims = _names(subject)
+        for other in others:
+            claims = _combined(claims, _relations(subject, other, margin), _RELATION)
+            claims = _combined(claims, _names(other), _OBJECT)
+        found.append(_combined(claims, backgrounds, _BACKGROUND))
     return np.unique(np.concatenate(found))
 
 
@@ -86,11 +92,14 @@ def _relations(first: SceneObject, second: SceneObject, margin: float) -> np.nda
     return np.flatnonzero(holds)
 
 
-def _words(claim: int, leads: bool) -> str:
+def _words(claim: int, named: int, leads: bool) -> str:
     claim, background = divmod(claim, _BACKGROUND)
-    claim, relation = divmod(claim, _RELATION)
-    first, second = divmod(claim, _OBJECT)
-    text = f"{_phrase(first)} {RELATIONS[relation]} {_phrase(second)}"
+    others = []
+    for _ in range(named - 1):
+        claim, other = divmod(claim, _OBJECT)
+        claim, relation = divmod(claim, _RELATION)
+        others.append(f"{RELATIONS[relation]} {_phrase(other)}")
+    text = f"{_phrase(claim)} {' and '.join(reversed(others))}"
     if not background:
         return text
     place = f"{_article(BACKGROUNDS[background - 1])} background"

@@ -16,16 +16,17 @@ PAINTS = {
     "blue": (38, 72, 200),
     "purple": (126, 48, 160),
     "white": (250, 250, 250),
-    "black": (18, 18, 18),
+    "cyan": (60, 205, 225),
 }
 GROUNDS = {
-    "grey": (150, 150, 150),
-    "beige": (215, 200, 165),
-    "navy": (30, 40, 90),
-    "brown": (112, 80, 60),
-    "mint": (170, 225, 195),
-    "pink": (245, 190, 205),
+    "grey": (196, 196, 196),
+    "beige": (226, 214, 182),
+    "mint": (180, 228, 202),
+    "pink": (245, 196, 210),
+    "lilac": (206, 192, 236),
+    "peach": (250, 210, 178),
 }
+OUTLINE = (20, 20, 20)  # of every object: the same contrast whatever its paint and the ground
 
 Point = tuple[float, float]
 
@@ -45,22 +46,28 @@ def _draw(
 ) -> None:
     paint = PAINTS[thing.colour]
     if thing.shape in ("circle", "ring"):
-        _disc(pen, thing, thing.radius, paint, side)
+        _disc(pen, thing, thing.radius, OUTLINE, side)
+        _disc(pen, thing, 0.8 * thing.radius, paint, side)
         if thing.shape == "ring":
-            _disc(pen, thing, 0.55 * thing.radius, ground, side)
+            _disc(pen, thing, 0.5 * thing.radius, OUTLINE, side)
+            _disc(pen, thing, 0.3 * thing.radius, ground, side)
     else:
-        turn = math.radians(thing.angle)
-        sine, cosine = math.sin(turn), math.cos(turn)
-        pen.polygon(
-            [
-                (
-                    side * (thing.x + thing.radius * (x * cosine - y * sine)),
-                    side * (thing.y + thing.radius * (x * sine + y * cosine)),
-                )
-                for x, y in OUTLINES[thing.shape]
-            ],
-            fill=paint,
+        corners = _corners(thing, side)
+        pen.polygon(corners, fill=paint)
+        width = round(0.2 * thing.radius * side)
+        pen.line([*corners, *corners[:2]], fill=OUTLINE, width=width, joint="curve")
+
+
+def _corners(thing: SceneObject, side: int) -> list[Point]:
+    turn = math.radians(thing.angle)
+    sine, cosine = math.sin(turn), math.cos(turn)
+    return [
+        (
+            side * (thing.x + thing.radius * (x * cosine - y * sine)),
+            side * (thing.y + thing.radius * (x * sine + y * cosine)),
         )
+        for x, y in OUTLINES[thing.shape]
+    ]
 
 
 def _disc(
@@ -96,5 +103,7 @@ OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0.0, -1.0), (0.92, 0.7), (-0.92, 0.7)],
     "star": _star(),
+    "diamond": [(0.0, -1.0), (0.6, 0.0), (0.0, 1.0), (-0.6, 0.0)],
+    "bar": [(-1.0, -0.4), (1.0, -0.4), (1.0, 0.4), (-1.0, 0.4)],
     "cross": _cross(),
 }

@@ -1,22 +1,24 @@
 """Scenes of coloured shapes in sibling groups: the descriptions behind the `shapes` data set.
 
-The scenes of a group share background, shapes, colours, sizes and places; in each, two objects
-have exchanged their colours, their places, or both. A dual encoder that knows what is in a
-picture finds the group; telling siblings apart takes binding and relations.
+The scenes of a group share background, shapes, sizes, places and the colours that occur; pairs of
+objects have exchanged their colours. A dual encoder that knows what is in a picture finds the
+group; telling siblings apart takes binding: which shape has which colour.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from math import comb
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
-SIZES = ("small", "large")
-BACKGROUNDS = ("grey", "beige", "navy", "brown", "mint", "pink")
+from edje.errors import EdjeError
 
-GRID = 5  # cells per axis: an object lies within one cell, and has it for itself
-RADIUS = {"small": (0.048, 0.056), "large": (0.076, 0.084)}  # in canvas widths
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "bar")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "cyan")
+SIZES = ("small", "large")
+BACKGROUNDS = ("grey", "beige", "mint", "pink", "lilac", "peach")
+
+GRID = 4  # cells per axis: an object lies within one cell, and has it for itself
+RADIUS = {"small": (0.066, 0.074), "large": (0.100, 0.108)}  # in canvas widths
 JITTER = 0.014  # largest distance of an object from the centre of its cell, per axis
 
 
@@ -48,7 +50,17 @@ def generate_scenes(
     """Scenes 0 … count - 1 of one split, group after group; no two groups have the same bag.
 
     A function of the seed alone: a larger `count` continues a smaller one.
+
+    Raises:
+        EdjeError: there are not enough bags for so many groups.
     """
+    possible = comb(len(SHAPES), objects) * comb(len(COLOURS), objects) * len(BACKGROUNDS)
+    if count > possible * siblings:
+        raise EdjeError(
+            f"data.objects={objects}: there are {possible} sets of {objects} shapes, {objects} "
+            f"colours and a background, too few for {count} scenes in groups of {siblings}. "
+            "Lower data.unique_among or the number of images, or choose 3 to 5 objects."
+        )
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     bags: set[Bag] = set()
@@ -61,7 +73,6 @@ def generate_scenes(
 
 
 Bag = tuple[tuple[str, ...], tuple[str, ...], str]
-Attributes = tuple[str, str, str]
 
 
 def _bag(rng: np.random.Generator, objects: int) -> Bag:
@@ -78,35 +89,23 @@ def _sorted(words: np.ndarray) -> tuple[str, ...]:
 def _sibling_group(rng: np.random.Generator, group: int, bag: Bag, siblings: int) -> list[Scene]:
     shapes, colours, background = bag
     sizes = rng.choice(SIZES, len(shapes)).tolist()
-    base: list[Attributes] = list(
-        zip(rng.permutation(shapes).tolist(), rng.permutation(colours).tolist(), sizes, strict=True)
-    )
-    places = _places(rng, len(base))
+    shapes = rng.permutation(shapes).tolist()
+    colours = rng.permutation(colours).tolist()
+    places = _places(rng, len(shapes))
     scenes = []
-    for arrangement in [base, *_exchanges(rng, base)][:siblings]:
-        members = tuple(
-            _place_object(rng, *attributes, place)
-            for attributes, place in zip(arrangement, places, strict=True)
-        )
-        scenes.append(Scene(group, background, members))
+    for member in range(siblings):
+        things = zip(shapes, _exchanged(colours, member), sizes, places, strict=True)
+        scenes.append(Scene(group, background, tuple(_place_object(rng, *one) for one in things)))
     return scenes
 
 
-def _exchanges(rng: np.random.Generator, base: list[Attributes]) -> list[list[Attributes]]:
-    """Arrangements in which two objects have each other's colours, places, or both.
-
-    One pair of objects, drawn at random, comes first with all three.
-    """
-    pairs = rng.permutation(list(combinations(range(len(base)), 2))).tolist()
-    found = []
-    for i, j in pairs:
-        (shape_i, colour_i, size_i), (shape_j, colour_j, size_j) = base[i], base[j]
-        recoloured = (shape_i, colour_j, size_i), (shape_j, colour_i, size_j)
-        for first, second in (recoloured, (base[j], base[i]), recoloured[::-1]):
-            arrangement = list(base)
-            arrangement[i], arrangement[j] = first, second
-            found.append(arrangement)
-    return found
+def _exchanged(colours: list[str], member: int) -> list[str]:
+    """Objects i and i + 1 exchange their colours in turn, for every bit i set in `member`."""
+    exchanged = list(colours)
+    for place in range(len(colours) - 1):
+        if member >> place & 1:
+            exchanged[place : place + 2] = exchanged[place + 1], exchanged[place]
+    return exchanged
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from typing import Any
 from edje.data.karpathy import KarpathySource
 from edje.data.scene_captions import write_captions
 from edje.data.scene_images import draw_scene
-from edje.data.scenes import Scene, generate_scenes
+from edje.data.scenes import COLOURS, SHAPES, Scene, generate_scenes
 from edje.data.source import BadImages
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
@@ -21,7 +21,7 @@ from edje.records import RetrievalSplit
 logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "dataset_shapes.json"
-GENERATOR = 1  # raise it when the same recipe would give other images or captions
+GENERATOR = 2  # raise it when the same recipe would give other images or captions
 _STREAMS = ("train", "val", "test")
 
 
@@ -30,12 +30,14 @@ class ShapesSource(KarpathySource):
 
     Each caption is true of exactly one image among `unique_among` images of its split, so for
     evaluated splits up to that size of exactly one image of the split. `siblings` scenes in a row
-    show the same things, differently arranged (see `edje.data.scenes`). The images and
+    show the same things with exchanged colours (see `edje.data.scenes`). The images and
     annotations are a function of the arguments that say what they are; they are rendered into
     `root` when a split is first read, and read through Karpathy's JSON like photographs. The
     scene behind each image stands in the JSON under "scene".
 
     Args:
+        objects: in each scene, no shape and no colour twice.
+        train_siblings: `siblings` of the training split.
         cache_dir: where the folder `shapes-<digest>` is made if `root` is null.
         root: the folder of the images, rendered by this recipe or yet to be.
         image_side: pixels.
@@ -52,23 +54,27 @@ class ShapesSource(KarpathySource):
         train_images: int = 3000,
         val_images: int = 500,
         test_images: int = 500,
-        objects: int = 2,
+        objects: int = 3,
         siblings: int = 4,
+        train_siblings: int = 4,
         captions: int = 5,
-        background_share: float = 0.67,
-        unique_among: int = 3000,
+        background_share: float = 0.8,
+        unique_among: int = 500,
         image_side: int = 96,
         render_seed: int = 0,
         bad_images: BadImages = "error",
         dev_images: int = 0,
         dev_seed: int = 0,
     ) -> None:
+        _require_possible(objects, siblings, "siblings")
+        _require_possible(objects, train_siblings, "train_siblings")
         self.sizes = dict(zip(_STREAMS, (train_images, val_images, test_images), strict=True))
         self.recipe: dict[str, Any] = {
             "generator": GENERATOR,
             "images": self.sizes,
             "objects": objects,
             "siblings": siblings,
+            "train_siblings": train_siblings,
             "captions": captions,
             "background_share": background_share,
             "unique_among": unique_among,
@@ -141,7 +147,7 @@ class ShapesSource(KarpathySource):
             stream = (_STREAMS.index(split), block)
             scenes = generate_scenes(
                 min(recipe["unique_among"], self.sizes[split] - start),
-                siblings=recipe["siblings"],
+                siblings=recipe["train_siblings" if split == "train" else "siblings"],
                 objects=recipe["objects"],
                 seed=(seed, *stream),
             )
@@ -198,3 +204,14 @@ class ShapesSource(KarpathySource):
                 f"{self.name}: {self.root} was rendered by another recipe (differing: "
                 f"{', '.join(differing)}). Remove the folder, or set data.root to a new one."
             )
+
+
+def _require_possible(objects: int, siblings: int, name: str) -> None:
+    most = min(len(SHAPES), len(COLOURS))
+    if not 2 <= objects <= most:
+        raise EdjeError(f"data.objects={objects}: expected 2 to {most}, no shape or colour twice.")
+    if not 1 <= siblings <= 2 ** (objects - 1):
+        raise EdjeError(
+            f"data.{name}={siblings}: {objects} objects give 1 to {2 ** (objects - 1)} siblings. "
+            f"Lower data.{name} or raise data.objects."
+        )
