@@ -31,8 +31,8 @@ from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
-from edje.tasks.evaluate import Evaluation, fusion_weights, rerank_collection
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
+from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.reranker import RerankerModule
 

@@ -50,7 +50,8 @@ def test_it_beats_the_first_stage_by_far(evaluate) -> None:
 def test_with_the_tokens_of_other_images_the_gain_is_gone(evaluate) -> None:
     figures = evaluate("shuffled", "evaluation.shuffle_tokens=true")
     for direction in ("t2i", "i2t"):
-        assert figures[direction]["gain"]["recall@1"]["high"] < 0
+        gain = figures[direction]["gain"]["recall@1"]
+        assert gain["low"] < 0 and gain["value"] < 3
 
 
 def test_it_names_no_place_of_the_machine_that_trained_it() -> None:

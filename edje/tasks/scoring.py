@@ -1,0 +1,153 @@
+"""Scoring a cached collection: compressed tokens, first-stage candidates, joint scores."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from edje.backbones.protocol import Backbone
+from edje.inference.checkpoint import Checkpoint
+from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.language_model import tokenize
+from edje.models.edje import EDJE
+from edje.records import DIRECTIONS, CandidateList, Direction
+from edje.retrieval.candidates import candidate_lists
+from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
+from edje.retrieval.rerank import RerankedList, rerank
+from edje.tasks.collection import Collection
+from edje.tasks.first_stage import embeddings
+from edje.tokens.codec import Codec, make_codec
+
+
+class Evaluation:
+    """How candidate lists are made and scored.
+
+    Args:
+        candidates: pool size k of the first stage, per query and direction.
+        batch_size: pairs per call of the joint encoder.
+        codec: number format of the stored (compressed) visual tokens.
+        precision: of the joint encoder's matrix products; scores are float32.
+        dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
+        shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
+            joint encoder reads off the images is gone.
+        examples: example queries drawn in the gallery.
+    """
+
+    def __init__(
+        self,
+        *,
+        candidates: int = 20,
+        batch_size: int = 1024,
+        codec: Literal["bf16", "fp16", "fp8", "int8"] = "bf16",
+        precision: Literal["fp32", "bf16", "fp16"] = "bf16",
+        dev_every: int = 0,
+        shuffle_tokens: bool = False,
+        examples: int = 8,
+    ):
+        self.candidates = candidates
+        self.batch_size = batch_size
+        self.codec = codec
+        self.precision = {
+            "fp32": torch.float32,
+            "bf16": torch.bfloat16,
+            "fp16": torch.float16,
+        }[precision]
+        self.dev_every = dev_every
+        self.shuffle_tokens = shuffle_tokens
+        self.examples = examples
+
+
+def compressed(model: EDJE, collection: Collection, codec: Codec, batch_size: int = 64) -> Tensor:
+    """Visual tokens of every image as a store of this codec gives them back, (images, m, D)."""
+    device = next(model.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for rows in tqdm(
+            collection.store_rows.split(batch_size), desc="compress", unit="batch", leave=False
+        ):
+            tokens = collection.store.read(rows, device=str(device))
+            cells = torch.from_numpy(codec.encode(model.compress(tokens).float().cpu()))
+            parts.append(codec.decode(cells, dtype=torch.float32, device="cpu"))
+    return torch.cat(parts)
+
+
+def rerank_collection(
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    collection: Collection,
+    evaluation: Evaluation,
+    *,
+    directions: Sequence[Direction] = DIRECTIONS,
+    stride: int = 1,
+) -> tuple[dict[Direction, RerankedList], Codec, float]:
+    """Candidates of both directions with their joint scores, the codec, and pairs per second.
+
+    The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
+    every so many-th query only, against the whole gallery.
+    """
+    model = checkpoint.model
+    codec = make_codec(
+        evaluation.codec,
+        int(model.adapter.num_tokens),  # type: ignore[arg-type]  # Module hides its type
+        model.joint.width,
+    )
+    visual = compressed(model, collection, codec)
+    if evaluation.shuffle_tokens:
+        visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]
+    text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
+    scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
+    images, captions = embeddings(backbone, collection)
+    reranked: dict[Direction, RerankedList] = {}
+    seconds = 0.0
+    for direction in directions:
+        lists = candidate_lists(
+            images, captions, collection.image_of_caption, direction, evaluation.candidates
+        )
+        lists = every(stride, lists)
+        with tqdm(total=lists.candidates.numel(), desc=f"rerank {direction}", unit="pair") as bar:
+            started = time.perf_counter()
+            reranked[direction] = rerank(
+                lists, scorer, evaluation.batch_size, bar.update, key=scorer.lengths
+            )
+            seconds += time.perf_counter() - started
+    pairs = sum(lists.joint.numel() for lists in reranked.values())
+    return reranked, codec, pairs / seconds
+
+
+def every(stride: int, lists: CandidateList) -> CandidateList:
+    """The lists of queries 0, stride, 2·stride, …"""
+    return CandidateList(
+        lists.direction,
+        lists.candidates[::stride],
+        lists.scores[::stride],
+        lists.relevant[::stride],
+        lists.num_relevant[::stride],
+    )
+
+
+def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:
+    """score=sum fitted on dev, as the flat numbers that a checkpoint keeps."""
+    weights: dict[str, float] = {}
+    for direction, lists in dev.items():
+        fusion = fit_sum(lists)
+        weights |= {
+            f"{direction}.weight": fusion.weight,
+            f"{direction}.first.mean": fusion.first.mean,
+            f"{direction}.first.std": fusion.first.std,
+            f"{direction}.joint.mean": fusion.joint.mean,
+            f"{direction}.joint.std": fusion.joint.std,
+        }
+    return weights
+
+
+def fusion_of(checkpoint: Checkpoint, direction: Direction) -> SumFusion:
+    """The fitted fusion of one direction."""
+    numbers = checkpoint.fusion
+    return SumFusion(
+        numbers[f"{direction}.weight"],
+        Standardiser(numbers[f"{direction}.first.mean"], numbers[f"{direction}.first.std"]),
+        Standardiser(numbers[f"{direction}.joint.mean"], numbers[f"{direction}.joint.std"]),
+    )
