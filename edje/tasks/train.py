@@ -76,7 +76,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     fix_statistics(start.model, images, captions, train.image_of_caption)
     if cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
-        log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(fresh) or "nothing")
+        parts = dict.fromkeys(name.split(".")[0] for name in fresh)
+        log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
     data = datamodule(cfg, train, start.language_model, images, captions)
     teacher = frozen_teacher(cfg, start)
     module = RerankerModule(

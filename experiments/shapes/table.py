@@ -1,0 +1,32 @@
+"""The table of this study, from its run folders, as markdown.
+
+python experiments/shapes/table.py runs/shapes_local/shipped runs/shapes/seeds …
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from edje.analysis import load_runs
+
+
+def figure(run: pd.Series, name: str) -> str:
+    """A percentage with its interval."""
+    return f"{run[name]:.1f} [{run[f'{name}.low']:.1f}, {run[f'{name}.high']:.1f}]"
+
+
+def main(folders: list[Path]) -> None:
+    """Print a row per run: recall of both stages and the paired gain, R@1 both ways."""
+    stages = ("first_stage", "reranked", "gain")
+    columns = [f"{way}.{stage}.recall@1" for way in ("t2i", "i2t") for stage in stages]
+    print("| run |", " | ".join(columns), "|")  # noqa: T201  # the output of the script
+    print("|---" * (1 + len(columns)) + "|")  # noqa: T201
+    for folder in folders:
+        for _, run in load_runs(folder).iterrows():
+            name = folder if run["run"] == "." else folder / run["run"]
+            print(f"| {name} |", " | ".join(figure(run, c) for c in columns), "|")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
