@@ -24,7 +24,7 @@ def main(folders: list[Path]) -> None:
     print("|---" * (1 + len(columns)) + "|")  # noqa: T201
     for folder in folders:
         for _, run in load_runs(folder).iterrows():
-            name = folder if run["run"] == "." else folder / run["run"]
+            name = folder if run["run"] == folder.name else folder / run["run"]
             print(f"| {name} |", " | ".join(figure(run, c) for c in columns), "|")  # noqa: T201
 
 
