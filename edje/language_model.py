@@ -168,6 +168,8 @@ def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:
         )
     setattr(stack, name, layers[:num_layers])
     encoder.config.num_hidden_layers = num_layers
+    if getattr(encoder.config, "layer_types", None) is not None:  # one per layer, in ModernBERT
+        encoder.config.layer_types = encoder.config.layer_types[:num_layers]
 
 
 def tokenize(
@@ -202,11 +204,15 @@ def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
 _POOLED = frozenset({"bert", "roberta", "xlm-roberta"})  # models with a pooler that we don't use
 
 
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT and its kin
+    *("embedding_dropout", "attention_dropout", "mlp_dropout"),  # ModernBERT
+)
+
+
 def _set_dropout(config: Any, dropout: float | None) -> None:
-    if dropout is None:
-        return
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        if hasattr(config, name):
+    for name in _DROPOUTS:
+        if dropout is not None and hasattr(config, name):
             setattr(config, name, dropout)
 
 

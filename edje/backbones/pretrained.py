@@ -45,15 +45,21 @@ def load_pretrained(
     """What `load` (a transformers `from_pretrained`) makes of a folder or hub name.
 
     Raises:
-        EdjeError: the folder or hub repository is missing, incomplete or not of a known kind.
+        EdjeError: the folder or hub repository is missing, incomplete, not of a known kind, or
+            needs a package that isn't installed.
     """
     source = pretrained_source(pretrained)
     try:
         return load(source, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    except ImportError as error:
         raise EdjeError(
-            f"can't load the {what} of pretrained={pretrained!r}: {reason} "
+            f"can't load the {what} of pretrained={pretrained!r}: {_first_line(error)}. "
+            "Install it; for SigLIP's first generation these are sentencepiece and protobuf: "
+            "`pip install 'edje[siglip]'`."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise EdjeError(
+            f"can't load the {what} of pretrained={pretrained!r}: {_first_line(error)} "
             "Check the name; without a connection to the hub, give the path of a downloaded "
             "folder (`hf download <name> --local-dir <folder>`)."
         ) from error
@@ -73,3 +79,7 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -76,15 +76,7 @@ def build_reranker(
     Raises:
         EdjeError: the adapter is not under edje.models, or refuses its choices.
     """
-    module, _, name = adapter.target.rpartition(".")
-    if not module.startswith("edje.models"):
-        raise EdjeError(
-            f"adapter._target_={adapter.target}: adapters live under edje.models, so that a "
-            "checkpoint can name them. Put the class there."
-        )
-    cls = getattr(import_module(module), name, None)
-    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        raise EdjeError(f"adapter._target_={adapter.target}: no such adapter in {module}.")
+    cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
     try:
         built = cls(
@@ -97,7 +89,9 @@ def build_reranker(
             **adapter.choices,
         )
     except (ValueError, TypeError, AssertionError) as error:
-        raise EdjeError(f"adapter ({name}) with {dict(adapter.choices)}: {error}") from error
+        raise EdjeError(
+            f"adapter ({cls.__name__}) with {dict(adapter.choices)}: {error}"
+        ) from error
     separator = language_model.tokenizer.sep_token_id
     num_tokens = int(built.num_tokens)  # type: ignore[arg-type]  # Module hides attributes' types
     joint = JointEncoder(
@@ -108,6 +102,46 @@ def build_reranker(
         language_model.fusion_layer,
     )
     return EDJE(built, joint, facts.embedding_width, residual)
+
+
+def adapter_class(target: str) -> type[nn.Module]:
+    """The adapter that a dotted name stands for.
+
+    Raises:
+        EdjeError: it is not under edje.models, or there is no such adapter.
+    """
+    module, _, name = target.rpartition(".")
+    if not module.startswith("edje.models"):
+        raise EdjeError(
+            f"adapter._target_={target}: adapters live under edje.models, so that a "
+            "checkpoint can name them. Put the class there."
+        )
+    cls = getattr(import_module(module), name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise EdjeError(f"adapter._target_={target}: no such adapter in {module}.")
+    return cls
+
+
+def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
+    """Make a reranker with nested budgets give the first `num_tokens` visual tokens only.
+
+    Raises:
+        EdjeError: its adapter was trained without budgets, or has not that many tokens.
+    """
+    adapter: Any = checkpoint.model.adapter
+    budgets = getattr(adapter, "budgets", None)
+    if budgets is None:
+        raise EdjeError(
+            f"num_tokens={num_tokens}: this reranker's adapter was trained for all of its "
+            f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
+            "leave num_tokens out."
+        )
+    if not 1 <= num_tokens <= adapter.num_tokens:
+        raise EdjeError(
+            f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
+            f"the first {', '.join(map(str, sorted(set(budgets))))}. Ask for one of these."
+        )
+    adapter.num_tokens = num_tokens
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -240,7 +274,7 @@ def warm_start(model: EDJE, path: Path) -> list[str]:
     """
     content = read_checkpoint(path)
     given = {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}
-    if content["edje"]["adapter"]["target"] != _dotted_name(model.adapter):
+    if adapter_class(content["edje"]["adapter"]["target"]) is not type(model.adapter):
         given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}
     own = model.state_dict()
     fresh, taken = [], {}
@@ -261,7 +295,3 @@ def warm_start(model: EDJE, path: Path) -> list[str]:
             fresh.append(name)
     model.load_state_dict(taken, strict=False)
     return fresh
-
-
-def _dotted_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, load_checkpoint
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.language_model import tokenize
 from edje.records import Direction
 
@@ -27,13 +27,17 @@ class Reranker:
         self.model = checkpoint.model.eval()
 
     @classmethod
-    def load(cls, path: str | Path) -> "Reranker":
-        """From a run folder or a .ckpt file.
+    def load(cls, path: str | Path, *, num_tokens: int | None = None) -> "Reranker":
+        """From a run folder or a .ckpt file; `num_tokens` takes fewer of nested visual tokens.
 
         Raises:
-            EdjeError: there is no readable checkpoint of ours at the path.
+            EdjeError: there is no readable checkpoint of ours at the path, or `num_tokens` is
+                given for an adapter that was trained without budgets, or beyond its tokens.
         """
-        return cls(load_checkpoint(Path(path)))
+        checkpoint = load_checkpoint(Path(path))
+        if num_tokens is not None:
+            keep_first_tokens(checkpoint, num_tokens)
+        return cls(checkpoint)
 
     @torch.inference_mode()
     def compress(

@@ -11,6 +11,9 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from edje.errors import EdjeError
 
+# Architectures in which a token's place is its position id and nothing else.
+_GO_BY_POSITION_IDS = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
+
 
 class JointEncoder(nn.Module):
     """Runs a bidirectional language model over a caption's word pieces and visual tokens.
@@ -19,6 +22,9 @@ class JointEncoder(nn.Module):
     (EDJE, section 3). Segment ids are 0 for the text and 1 for the visual part with its final
     [SEP]; position ids run on from each caption's own length, so that padding never changes a
     result. A language model without segments gets a learned embedding for the visual type instead.
+    One that doesn't go by position ids alone (windows or distances counted along the sequence, as
+    in ModernBERT) is given each sequence without gaps, its padding moved to the end: the same
+    guarantee for one more gather.
 
     With `fusion_layer` k the text runs alone through the first k layers, once for all of its
     candidates, and the visual tokens join there (as document representations do in PreTTR,
@@ -58,6 +64,7 @@ class JointEncoder(nn.Module):
             "token_type_ids" in accepted
             and getattr(language_model.config, "type_vocab_size", 0) >= 2
         )
+        self.needs_no_gaps = language_model.config.model_type not in _GO_BY_POSITION_IDS
         self.entry_norm: nn.LayerNorm | None = None
         if fusion_layer:
             require_layers(language_model, fusion_layer)
@@ -150,7 +157,16 @@ class JointEncoder(nn.Module):
             visible = attention_mask.new_ones(pairs, tail)
             mask = torch.cat([attention_mask, visible], dim=1)
         segments = (torch.arange(length + tail, device=device) >= length).long().expand(pairs, -1)
-        return self._run(embedded, mask, positions, segments)
+        if mask is None or not self.needs_no_gaps:
+            return self._run(embedded, mask, positions, segments)
+        order = mask.long().argsort(dim=1, descending=True, stable=True)  # padding goes last
+        hidden = self._run(
+            embedded.take_along_dim(order.unsqueeze(2), dim=1),
+            mask.gather(1, order),
+            torch.arange(length + tail, device=device).expand(pairs, -1),
+            segments.gather(1, order),
+        )
+        return hidden.take_along_dim(order.argsort(dim=1).unsqueeze(2), dim=1)
 
     def encode_text(
         self,

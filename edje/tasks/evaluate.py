@@ -14,7 +14,7 @@ from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, load_checkpoint
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
@@ -48,6 +48,8 @@ def evaluate_checkpoint(
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     check_fit(checkpoint, backbone, cfg.score)
+    if evaluation.num_tokens is not None:
+        keep_first_tokens(checkpoint, evaluation.num_tokens)
     restore_first_stage(backbone, checkpoint.first_stage)
     collection = cached_collection(
         source,

@@ -33,6 +33,8 @@ class Evaluation:
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
             joint encoder reads off the images is gone.
+        num_tokens: serve only the first so many visual tokens, of an adapter trained with
+            budgets; null serves all.
         examples: example queries drawn in the gallery.
     """
 
@@ -45,6 +47,7 @@ class Evaluation:
         precision: Literal["fp32", "bf16", "fp16"] = "bf16",
         dev_every: int = 0,
         shuffle_tokens: bool = False,
+        num_tokens: int | None = None,
         examples: int = 8,
     ):
         self.candidates = candidates
@@ -57,6 +60,7 @@ class Evaluation:
         }[precision]
         self.dev_every = dev_every
         self.shuffle_tokens = shuffle_tokens
+        self.num_tokens = num_tokens
         self.examples = examples
 
 

@@ -163,6 +163,17 @@ def test_an_empty_folder_is_an_error_of_the_user(tmp_path):
         HuggingFaceBackbone(pretrained=str(tmp_path))
 
 
+def test_a_tokenizer_that_needs_another_package_names_the_extra(siglip, monkeypatch):
+    """What transformers raises for SigLIP's own tokenizer where sentencepiece is missing."""
+
+    def missing(*args, **kwargs):
+        raise ImportError("\nSiglipTokenizer requires the SentencePiece library\nand so on")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(EdjeError, match=r"tokenizer of .*SentencePiece library.*edje\[siglip\]"):
+        HuggingFaceBackbone(pretrained=str(siglip))
+
+
 def test_a_model_of_another_family_is_refused(tmp_path):
     from transformers import BertConfig
 

@@ -34,7 +34,6 @@ VISION = {
     "image_size": 16,
     "patch_size": 8,
 }
-SQUARE = {"height": 16, "width": 16}
 
 
 def save_tokenizer(folder: Path, lower_case: bool) -> None:
@@ -57,20 +56,23 @@ def save_tokenizer(folder: Path, lower_case: bool) -> None:
     ).save_pretrained(folder)
 
 
-def save_clip(folder: Path, seed: int = 0) -> Path:
+def save_clip(folder: Path, seed: int = 0, image_size: int = 16, patch_size: int = 8) -> Path:
     torch.manual_seed(seed)
-    CLIPModel(
-        CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=20)
-    ).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=SQUARE).save_pretrained(folder)
+    vision = VISION | {"image_size": image_size, "patch_size": patch_size}
+    config = CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=20)
+    CLIPModel(config).save_pretrained(folder)
+    square = {"height": image_size, "width": image_size}
+    CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=square).save_pretrained(folder)
     save_tokenizer(folder, lower_case=True)
     return folder
 
 
-def save_siglip(folder: Path, seed: int = 0) -> Path:
+def save_siglip(folder: Path, seed: int = 0, image_size: int = 16, patch_size: int = 8) -> Path:
     torch.manual_seed(seed)
     text = TEXT | {"projection_size": 32}
-    SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)).save_pretrained(folder)
-    SiglipImageProcessor(size=SQUARE).save_pretrained(folder)
+    vision = VISION | {"image_size": image_size, "patch_size": patch_size}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    square = {"height": image_size, "width": image_size}
+    SiglipImageProcessor(size=square).save_pretrained(folder)
     save_tokenizer(folder, lower_case=False)
     return folder

@@ -1,48 +1,13 @@
-"""Adapters: from the frozen backbone's vision tokens to the tokens that the joint encoder reads.
+"""The token-compression adapter: learned queries, one cross attention."""
 
-Every adapter maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. Positional arguments
-are facts of the backbone and the language model, keyword-only ones are choices.
-"""
-
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Activation = Callable[[Tensor], Tensor]
-
-
-class LocalAdapter(nn.Module):
-    """Keeps every token and projects each alone: Linear, activation, Linear (EDJE, section 3).
-
-    The uncompressed form, which serves as the teacher of compressed students.
-    """
-
-    def __init__(
-        self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
-        *,
-        hidden_width: int = 8192,
-    ):
-        super().__init__()
-        del num_heads, layer_norm_eps  # facts that only attention-based adapters need
-        self.num_tokens = num_vision_tokens
-        self.activation = activation
-        self.expand = nn.Linear(token_width, hidden_width)
-        self.project = nn.Linear(hidden_width, width)
-
-    def forward(
-        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Project each token."""
-        return self.project(self.activation(self.expand(tokens)))
+from edje.models.adapters.local import Activation
 
 
 class TokenCompressionAdapter(nn.Module):
@@ -51,6 +16,21 @@ class TokenCompressionAdapter(nn.Module):
     H = MultiHeadAttention(Q, X W_K + b, X W_V + b); O = H + MLP(LayerNorm(H)); Y = O W + b
     (EDJE, section 3). Heads and epsilon are the vision tower's; there is no residual from the
     queries and no position encoding on X.
+
+    Queries don't read each other, so the first k tokens are what the first k queries alone give.
+    With `budgets`, every training step draws one of them and trains that many first tokens, so
+    that the first k of one adapter are usable for each k (nested budgets, as in the Matryoshka
+    query transformer, Hu et al. 2024, arXiv 2405.19315). A trained one gives fewer tokens when
+    its `num_tokens` is set lower; stored tokens may as well be cut to their first k.
+
+    Args:
+        num_tokens: m, the tokens given at inference, and the queries that are learned.
+        hidden_width: of the MLP.
+        budgets: numbers of tokens to train, drawn with equal chance; null trains all `num_tokens`
+            always. Draws come from torch's generator, which training seeds at every step.
+
+    Raises:
+        ValueError: a budget below 1 or above `num_tokens`, or an empty list of them.
     """
 
     def __init__(
@@ -64,10 +44,17 @@ class TokenCompressionAdapter(nn.Module):
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
+        budgets: Sequence[int] | None = None,
     ):
         super().__init__()
         del num_vision_tokens  # any number of vision tokens can be attended to
+        if budgets is not None and not (budgets and all(1 <= k <= num_tokens for k in budgets)):
+            raise ValueError(
+                f"budgets={list(budgets)}: expected numbers of tokens from 1 to "
+                f"num_tokens={num_tokens}, at least one, or null for no nesting"
+            )
         self.num_tokens = num_tokens
+        self.budgets = None if budgets is None else tuple(budgets)
         self.activation = activation
         self.query = nn.Parameter(torch.randn(1, num_tokens, token_width))
         self.key = nn.Linear(token_width, token_width)
@@ -82,9 +69,14 @@ class TokenCompressionAdapter(nn.Module):
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
         """Let every learned query gather what it needs from all tokens."""
-        queries = self.query.expand(len(tokens), -1, -1)
+        queries = self.query[:, : self._budget()].expand(len(tokens), -1, -1)
         pooled, _ = self.attention(
             queries, self.key(tokens), self.value(tokens), need_weights=False
         )
         hidden = self.contract(self.activation(self.expand(self.norm(pooled))))
         return self.project(pooled + hidden)
+
+    def _budget(self) -> int:
+        if self.budgets is None or not self.training:
+            return self.num_tokens
+        return self.budgets[int(torch.randint(len(self.budgets), ()))]

@@ -1,0 +1,24 @@
+"""Adapters: from the frozen backbone's vision tokens to the tokens that the joint encoder reads.
+
+Every adapter maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. Positional arguments
+are facts of the backbone and the language model, keyword-only ones are choices. Checkpoints name
+an adapter as `edje.models.adapters.<class>`.
+"""
+
+from edje.models.adapters.compression import TokenCompressionAdapter
+from edje.models.adapters.grid_pooling import GridPoolingAdapter
+from edje.models.adapters.kmeans import KMeansAdapter
+from edje.models.adapters.local import LocalAdapter
+from edje.models.adapters.pruning import AttentionPruningAdapter
+from edje.models.adapters.query_transformer import QueryTransformerAdapter
+from edje.models.adapters.subsampling import SubsamplingAdapter
+
+__all__ = [
+    "AttentionPruningAdapter",
+    "GridPoolingAdapter",
+    "KMeansAdapter",
+    "LocalAdapter",
+    "QueryTransformerAdapter",
+    "SubsamplingAdapter",
+    "TokenCompressionAdapter",
+]

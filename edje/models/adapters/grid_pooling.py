@@ -1,0 +1,66 @@
+"""Mean pooling over the grid of the image."""
+
+from math import isqrt
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edje.models.adapters.local import Activation
+from edje.models.adapters.reducing import ReducingAdapter
+
+
+class GridPoolingAdapter(ReducingAdapter):
+    """Averages the square grid of vision tokens over `num_tokens` cells, row by row.
+
+    The cells form the most nearly square grid of that number: 64 is 8x8, 8 is 2 rows of 4. Where
+    they don't divide the tokens' grid, neighbouring cells share a row or column of tokens
+    (adaptive average pooling, as in DeCo, Yao et al. 2024, arXiv 2405.20985).
+
+    Raises:
+        ValueError: the tokens form no square, or have fewer columns than the cells.
+    """
+
+    def __init__(
+        self,
+        num_vision_tokens: int,
+        token_width: int,
+        width: int,
+        num_heads: int,
+        layer_norm_eps: float,
+        activation: Activation = F.gelu,
+        *,
+        num_tokens: int = 64,
+        hidden_width: int = 8192,
+    ):
+        super().__init__(
+            num_vision_tokens,
+            token_width,
+            width,
+            num_heads,
+            layer_norm_eps,
+            activation,
+            num_tokens=num_tokens,
+            hidden_width=hidden_width,
+        )
+        self.side = isqrt(num_vision_tokens)
+        if self.side**2 != num_vision_tokens:
+            raise ValueError(
+                f"the backbone's {num_vision_tokens} tokens form no square grid, which pooling "
+                "needs; set keep_class_token=false or take another adapter"
+            )
+        rows = next(r for r in range(isqrt(num_tokens), 0, -1) if num_tokens % r == 0)
+        self.cells = (rows, num_tokens // rows)
+        if self.cells[1] > self.side:
+            raise ValueError(
+                f"num_tokens={num_tokens} is {self.cells[0]} x {self.cells[1]} cells at best, more "
+                f"columns than the {self.side} x {self.side} tokens have; take a number with "
+                "nearer factors"
+            )
+
+    def reduce(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch tokens token_width"]:
+        """Means of the cells, row by row."""
+        grid = tokens.mT.unflatten(2, (self.side, self.side))  # (batch, token_width, side, side)
+        return F.adaptive_avg_pool2d(grid, self.cells).flatten(2).mT

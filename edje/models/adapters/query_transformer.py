@@ -1,0 +1,97 @@
+"""A stack of cross-attention layers from learned queries, as in the Q-Former."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edje.models.adapters.local import Activation
+
+
+class QueryTransformerAdapter(nn.Module):
+    """Compresses N vision tokens to `num_tokens` by several layers of attending queries.
+
+    Each layer lets the learned queries read each other, then the layer-normalised vision tokens,
+    then runs an MLP: all with residuals, norms in front (the image half of the Q-Former, BLIP-2,
+    Li et al. 2023, arXiv 2301.12597, from scratch and without its text half). Width, heads and
+    epsilon are the vision tower's; there is no position encoding on the tokens.
+
+    Args:
+        num_tokens: m, the number of queries.
+        num_layers: depth of the stack.
+        hidden_width: of each layer's MLP.
+
+    Raises:
+        ValueError: fewer than one layer.
+    """
+
+    def __init__(
+        self,
+        num_vision_tokens: int,
+        token_width: int,
+        width: int,
+        num_heads: int,
+        layer_norm_eps: float,
+        activation: Activation = F.gelu,
+        *,
+        num_tokens: int = 64,
+        num_layers: int = 2,
+        hidden_width: int = 4096,
+    ):
+        super().__init__()
+        del num_vision_tokens  # any number of vision tokens can be attended to
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers}: expected 1 or more")
+        self.num_tokens = num_tokens
+        self.query = nn.Parameter(0.02 * torch.randn(1, num_tokens, token_width))
+        self.token_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.layers = nn.ModuleList(
+            QueryLayer(token_width, num_heads, layer_norm_eps, activation, hidden_width)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.project = nn.Linear(token_width, width)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Run the queries through the stack over the same vision tokens."""
+        memory = self.token_norm(tokens)
+        hidden = self.query.expand(len(tokens), -1, -1)
+        for layer in self.layers:
+            hidden = layer(hidden, memory)
+        return self.project(self.norm(hidden))
+
+
+class QueryLayer(nn.Module):
+    """Self attention of the queries, cross attention to the tokens, MLP; pre-norm residuals."""
+
+    def __init__(
+        self,
+        token_width: int,
+        num_heads: int,
+        layer_norm_eps: float,
+        activation: Activation,
+        hidden_width: int,
+    ):
+        super().__init__()
+        self.activation = activation
+        self.self_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.self_attention = nn.MultiheadAttention(token_width, num_heads, batch_first=True)
+        self.cross_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.cross_attention = nn.MultiheadAttention(token_width, num_heads, batch_first=True)
+        self.mlp_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.expand = nn.Linear(token_width, hidden_width)
+        self.contract = nn.Linear(hidden_width, token_width)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch queries token_width"],
+        memory: Float[Tensor, "batch vision_tokens token_width"],
+    ) -> Float[Tensor, "batch queries token_width"]:
+        """One round of the queries among themselves and over the image."""
+        normed = self.self_norm(hidden)
+        hidden = hidden + self.self_attention(normed, normed, normed, need_weights=False)[0]
+        normed = self.cross_norm(hidden)
+        hidden = hidden + self.cross_attention(normed, memory, memory, need_weights=False)[0]
+        return hidden + self.contract(self.activation(self.expand(self.mlp_norm(hidden))))

@@ -1,0 +1,61 @@
+"""What the parameter-free compressors share: reduce the tokens, then project what is left."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from edje.models.adapters.local import Activation, LocalAdapter
+
+
+class ReducingAdapter(LocalAdapter):
+    """Reduces N vision tokens to `num_tokens` by a rule without parameters, then projects each.
+
+    The projection is the local adapter's and runs on the reduced tokens only. Subclasses say in
+    `reduce` how.
+
+    Args:
+        num_tokens: m, at most N.
+        hidden_width: of the projection.
+
+    Raises:
+        ValueError: `num_tokens` is not between 1 and N.
+    """
+
+    def __init__(
+        self,
+        num_vision_tokens: int,
+        token_width: int,
+        width: int,
+        num_heads: int,
+        layer_norm_eps: float,
+        activation: Activation = F.gelu,
+        *,
+        num_tokens: int = 64,
+        hidden_width: int = 8192,
+    ):
+        super().__init__(
+            num_vision_tokens,
+            token_width,
+            width,
+            num_heads,
+            layer_norm_eps,
+            activation,
+            hidden_width=hidden_width,
+        )
+        if not 1 <= num_tokens <= num_vision_tokens:
+            raise ValueError(
+                f"num_tokens={num_tokens}: expected 1 to {num_vision_tokens}, the backbone's tokens"
+            )
+        self.num_tokens = num_tokens
+
+    def forward(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Reduce the tokens and project what is left."""
+        return super().forward(self.reduce(tokens))
+
+    def reduce(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch tokens token_width"]:
+        """`num_tokens` vectors in the space of the vision tokens."""
+        raise NotImplementedError

@@ -1,0 +1,358 @@
+"""What each adapter does to the tokens, and what it must not see."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tiny import tiny_captions, tiny_checkpoint, tiny_language_model, tiny_pairs
+from torch.nn import functional as F
+
+from edje.config.locations import conf_folder, register_resolvers
+from edje.errors import EdjeError
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    BackboneFacts,
+    adapter_class,
+    build_reranker,
+    load_checkpoint,
+    save_checkpoint,
+)
+from edje.inference.reranker import Reranker
+from edje.models import adapters
+from edje.models.adapters.kmeans import kmeans
+from edje.objectives.matching import Matching
+from edje.objectives.negatives import Negatives
+from edje.training.step import forward_step
+
+FACTS = BackboneFacts(  # a grid of 6 x 6
+    num_tokens=36, token_width=16, num_heads=2, layer_norm_eps=1e-6, embedding_width=12
+)
+REDUCING = ["GridPoolingAdapter", "SubsamplingAdapter", "KMeansAdapter", "AttentionPruningAdapter"]
+CHOICES = {
+    **{name: {"num_tokens": 4, "hidden_width": 32} for name in REDUCING},
+    "TokenCompressionAdapter": {"num_tokens": 4, "hidden_width": 32},
+    "QueryTransformerAdapter": {"num_tokens": 4, "hidden_width": 32},
+    "LocalAdapter": {"hidden_width": 32},
+}
+
+
+def specification(name, **choices) -> AdapterSpecification:
+    return AdapterSpecification(f"edje.models.adapters.{name}", {**CHOICES[name], **choices})
+
+
+def adapter(name, seed=0, facts=FACTS, **choices):
+    torch.manual_seed(seed)
+    spec = specification(name, **choices)
+    numbers = (facts.num_tokens, facts.token_width, 32, facts.num_heads, facts.layer_norm_eps)
+    return adapter_class(spec.target)(*numbers, **spec.choices).eval()
+
+
+def refused(name, match, facts=FACTS, **choices):
+    with pytest.raises(EdjeError, match=match):
+        build_reranker(specification(name, **choices), facts, tiny_language_model(), False)
+
+
+def images(count=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 36, 16, generator=generator)
+
+
+def shuffled(tokens, seed=2):
+    return tokens[:, torch.randperm(36, generator=torch.Generator().manual_seed(seed))]
+
+
+def test_every_adapter_is_checked_here():
+    assert set(adapters.__all__) == set(CHOICES)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_tokens_come_in_the_promised_number_and_are_the_same_each_time(name):
+    built = adapter(name)
+    tokens = built(images())
+    assert tokens.shape == (3, built.num_tokens, 32)
+    assert built.num_tokens == (36 if name == "LocalAdapter" else 4)
+    assert torch.equal(tokens, built(images()))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_neighbour_in_the_batch_never_changes_an_images_tokens(name):
+    built = adapter(name)
+    torch.testing.assert_close(built(images())[1:2], built(images()[1:2]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_gradient_reaches_every_parameter(name):
+    built = adapter(name).train()
+    built(images()).square().sum().backward()
+    silent = [n for n, p in built.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_it_trains_and_comes_back_from_a_checkpoint(name, tmp_path):
+    spec, facts = specification(name), replace(FACTS, num_tokens=9)
+    torch.manual_seed(11)
+    start = tiny_checkpoint()
+    model = build_reranker(spec, facts, start.language_model, False).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = tiny_pairs(8)
+    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
+    losses = []
+    for _ in range(60):
+        loss = Matching()(forward_step(model, batch, everyone, frozenset(), None, 4, None))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.2
+    trained = replace(start, model=model.eval(), adapter=spec, facts=facts)
+    save_checkpoint(trained, tmp_path / "model.ckpt")
+    again = load_checkpoint(tmp_path / "model.ckpt").model
+    assert torch.equal(again.compress(batch.tokens), model.compress(batch.tokens))
+
+
+# Kinds of symmetry.
+
+
+@pytest.mark.parametrize("name", ["TokenCompressionAdapter", "QueryTransformerAdapter"])
+def test_attending_queries_see_a_set_of_tokens(name):
+    built = adapter(name)
+    torch.testing.assert_close(built(shuffled(images())), built(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_cluster_centres_do_not_depend_on_the_order_of_the_tokens():
+    built = adapter("KMeansAdapter")
+    torch.testing.assert_close(built(shuffled(images())), built(images()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["attention", "norm"])
+def test_pruning_keeps_the_same_tokens_in_any_order(by):
+    built = adapter("AttentionPruningAdapter", by=by)
+    there, here = built.reduce(shuffled(images())), built.reduce(images())
+    for left, right in zip(there, here, strict=True):
+        assert {tuple(token) for token in left.tolist()} == {tuple(t) for t in right.tolist()}
+
+
+def test_pooling_turns_with_the_image():
+    built = adapter("GridPoolingAdapter")
+    grid = images().unflatten(1, (6, 6))
+    turned = built(grid.rot90(1, (1, 2)).flatten(1, 2))
+    expected = built(images()).unflatten(1, (2, 2)).rot90(1, (1, 2)).flatten(1, 2)
+    torch.testing.assert_close(turned, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REDUCING)
+def test_reduced_tokens_are_projected_as_the_local_adapter_projects_each(name):
+    built, local = adapter(name), adapter("LocalAdapter")
+    local.load_state_dict(built.state_dict())
+    expected = local(built.reduce(images()))
+    torch.testing.assert_close(built(images()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REDUCING)
+def test_keeping_every_token_reduces_nothing(name):
+    kept = adapter(name, num_tokens=36).reduce(images())
+    order = [tokens[:, :, 0].argsort() for tokens in (kept, images())]
+    for row in range(3):  # as sets: the centres have an order of their own
+        torch.testing.assert_close(
+            kept[row][order[0][row]], images()[row][order[1][row]], rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", REDUCING)
+def test_more_tokens_than_the_backbone_has_are_refused(name):
+    refused(name, rf"{name}.*num_tokens=49: expected 1 to 36", num_tokens=49)
+    refused(name, r"num_tokens=0: expected 1 to 36", num_tokens=0)
+
+
+# One by one.
+
+
+def test_pooling_averages_the_cells_of_the_grid():
+    grid = images().view(3, 6, 6, 16)
+    kept = adapter("GridPoolingAdapter", num_tokens=6).reduce(images())  # 2 rows of 3 cells
+    for row in range(2):
+        for column in range(3):
+            cell = grid[:, 3 * row : 3 * row + 3, 2 * column : 2 * column + 2]
+            torch.testing.assert_close(kept[:, 3 * row + column], cell.mean(dim=(1, 2)))
+
+
+def test_pooling_needs_a_square_and_cells_that_fit_it():
+    refused(
+        "GridPoolingAdapter", "37 tokens form no square", facts=BackboneFacts(37, 16, 2, 1e-6, 12)
+    )
+    refused("GridPoolingAdapter", "num_tokens=7 is 1 x 7 cells at best", num_tokens=7)
+
+
+def test_subsampling_keeps_every_ninth_of_576():
+    facts = BackboneFacts(576, 16, 2, 1e-6, 12)
+    tokens = torch.randn(2, 576, 16)
+    built = adapter("SubsamplingAdapter", facts=facts, num_tokens=64)
+    assert torch.equal(built.reduce(tokens), tokens[:, ::9])
+    uneven = adapter("SubsamplingAdapter", num_tokens=5).reduce(images())
+    assert torch.equal(uneven, images()[:, [0, 7, 14, 21, 28]])
+
+
+def test_a_token_that_subsampling_drops_never_matters():
+    built, changed = adapter("SubsamplingAdapter"), images()
+    kept = [0, 9, 18, 27]
+    changed[:, [row for row in range(36) if row not in kept]] += 5
+    assert torch.equal(built(changed), built(images()))
+
+
+def test_k_means_finds_clusters_that_lie_apart():
+    corners = 20 * torch.eye(16)[:4]
+    tokens = (corners.repeat_interleave(9, 0) + 0.1 * images(1)[0])[None]
+    centres = kmeans(shuffled(tokens), 4, iterations=5)[0]
+    expected = tokens[0].view(4, 9, 16).mean(dim=1)
+    nearest = torch.cdist(expected, centres).argmin(dim=1)
+    assert sorted(nearest.tolist()) == [0, 1, 2, 3]
+    torch.testing.assert_close(centres[nearest], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_k_means_ends_where_each_centre_is_the_mean_of_its_tokens():
+    centres = kmeans(images(), 4, iterations=50)
+    for points, found in zip(images(), centres, strict=True):
+        member = torch.cdist(points, found).argmin(dim=1)
+        for row in range(4):
+            torch.testing.assert_close(found[row], points[member == row].mean(0))
+
+
+def test_k_means_of_fewer_different_tokens_than_centres_stays_finite():
+    tokens = torch.ones(1, 36, 16)
+    torch.testing.assert_close(kmeans(tokens, 4, iterations=3), torch.ones(1, 4, 16))
+
+
+def test_k_means_is_float32_in_a_step_of_bf16():
+    built = adapter("KMeansAdapter")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(built.reduce(images()), built.reduce(images().float()))
+        assert built.reduce(images()).dtype == torch.float32
+
+
+def test_pruning_by_attention_keeps_what_the_mean_token_attends_to():
+    """Against torch's own attention, head by head, with the mean of the normed tokens as query."""
+    normed = F.layer_norm(images(), (16,), eps=1e-6)
+    query = normed.mean(dim=1, keepdim=True)
+    weights = torch.stack(
+        [
+            F.scaled_dot_product_attention(
+                query[..., head], normed[..., head], torch.eye(36).expand(3, -1, -1)
+            )[:, 0]
+            for head in (slice(0, 8), slice(8, 16))
+        ]
+    ).mean(dim=0)
+    built = adapter("AttentionPruningAdapter")
+    torch.testing.assert_close(built.weights(images()), weights)
+    kept = weights.topk(4, dim=1).indices.sort(dim=1).values
+    for row in range(3):
+        assert torch.equal(built.reduce(images())[row], images()[row, kept[row]])
+
+
+def test_pruning_by_norm_keeps_the_longest_tokens_in_their_order():
+    tokens = images()
+    tokens[:, [30, 2, 17, 5]] *= 100
+    kept = adapter("AttentionPruningAdapter", by="norm").reduce(tokens)
+    assert torch.equal(kept, tokens[:, [2, 5, 17, 30]])
+
+
+def test_a_query_transformer_is_as_deep_as_asked_and_every_layer_reads_the_image():
+    built = adapter("QueryTransformerAdapter", num_layers=3)
+    assert len(built.layers) == 3
+    memory = built.token_norm(images())
+    for layer in built.layers:
+        hidden = built.query.expand(3, -1, -1)
+        assert not torch.allclose(layer(hidden, memory), layer(hidden, memory.roll(1, 0)))
+    refused("QueryTransformerAdapter", "num_layers=0: expected 1 or more", num_layers=0)
+
+
+# Nested budgets.
+
+
+def nested(**choices):
+    return adapter("TokenCompressionAdapter", num_tokens=8, budgets=[2, 4, 8], **choices)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_first_tokens_are_what_a_smaller_number_of_queries_gives(count):
+    built = nested()
+    everything = built(images())
+    built.num_tokens = count
+    assert built(images()).shape == (3, count, 32)
+    torch.testing.assert_close(built(images()), everything[:, :count], rtol=1e-5, atol=1e-6)
+
+
+def test_training_draws_every_budget_and_inference_gives_all_tokens():
+    built = nested().train()
+    torch.manual_seed(3)
+    drawn = [built(images()).shape[1] for _ in range(60)]
+    assert set(drawn) == {2, 4, 8} and min(map(drawn.count, {2, 4, 8})) >= 8
+    torch.manual_seed(3)
+    assert [built(images()).shape[1] for _ in range(60)] == drawn  # a function of the seed
+    assert built.eval()(images()).shape[1] == 8
+
+
+def test_queries_beyond_the_drawn_budget_get_no_gradient():
+    built = nested().train()
+    built.budgets = (2,)
+    built(images()).square().sum().backward()
+    reached = built.query.grad[0].abs().sum(dim=1) > 0
+    assert reached.tolist() == [True] * 2 + [False] * 6
+
+
+@pytest.mark.parametrize("budgets", [[0, 4], [4, 9], []])
+def test_a_budget_that_cannot_be_is_refused(budgets):
+    refused("TokenCompressionAdapter", r"budgets=.*from 1 to num_tokens=4", budgets=budgets)
+
+
+def test_a_reranker_with_budgets_serves_fewer_tokens(tmp_path):
+    spec = AdapterSpecification(
+        "edje.models.adapters.TokenCompressionAdapter",
+        {"num_tokens": 4, "hidden_width": 32, "budgets": [2, 4]},
+    )
+    save_checkpoint(tiny_checkpoint(spec), tmp_path / "nested.ckpt")
+    tokens, captions = tiny_pairs(4).tokens, tiny_captions(4)
+    full = Reranker.load(tmp_path / "nested.ckpt")
+    few = Reranker.load(tmp_path / "nested.ckpt", num_tokens=2)
+    visual = few.compress(tokens)
+    torch.testing.assert_close(visual, full.compress(tokens)[:, :2])
+    torch.testing.assert_close(few.score(captions, visual), full.score(captions, visual))
+    with pytest.raises(EdjeError, match=r"num_tokens=5: this reranker has 4 tokens.*first 2, 4"):
+        Reranker.load(tmp_path / "nested.ckpt", num_tokens=5)
+
+
+def test_fewer_tokens_of_an_adapter_without_budgets_are_refused(tmp_path):
+    save_checkpoint(tiny_checkpoint(), tmp_path / "plain.ckpt")
+    with pytest.raises(EdjeError, match=r"num_tokens=2.*all of its 4 tokens.*compression_nested"):
+        Reranker.load(tmp_path / "plain.ckpt", num_tokens=2)
+
+
+# The files of conf/adapter.
+
+OPTIONS = sorted(file.stem for file in (conf_folder() / "adapter").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_makes_an_adapter_of_a_backbone_with_576_tokens(option):
+    register_resolvers()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        node = compose("run", [f"adapter={option}"]).adapter
+    choices = OmegaConf.to_container(node)
+    target = choices.pop("_target_")
+    facts = BackboneFacts(576, 16, 2, 1e-6, 12)
+    built = build_reranker(
+        AdapterSpecification(target, choices), facts, tiny_language_model(), False
+    )
+    tokens = built.eval().compress(torch.randn(1, 576, 16))
+    assert tokens.shape == (1, choices.get("num_tokens", 576), 32)
+
+
+def test_every_adapter_has_an_option():
+    named = {
+        OmegaConf.load(Path(conf_folder() / "adapter" / f"{option}.yaml")).get("_target_")
+        for option in OPTIONS
+    }
+    assert named - {None} == {f"edje.models.adapters.{name}" for name in CHOICES}

@@ -1,0 +1,178 @@
+"""The files of conf/joint: each names a published encoder and works with one of its class.
+
+ModernBERT stands for encoders that are not like BERT: no segments, no position table, and layers
+that see a window of the sequence only.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from tiny import COMPRESSION, FACTS, tiny_checkpoint, tiny_language_model, tiny_tokenizer
+from torch import nn
+from transformers import ModernBertConfig, ModernBertModel
+
+from edje.config.locations import conf_folder, register_resolvers
+from edje.inference.checkpoint import build_reranker, load_checkpoint, save_checkpoint
+from edje.inference.reranker import Reranker
+from edje.language_model import LanguageModel
+from edje.models.joint_encoder import JointEncoder
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.matching import Matching
+from edje.objectives.negatives import Negatives
+from edje.records import TextBatch
+from edje.training.step import forward_step, masked_positions
+
+PUBLISHED = {
+    "minilm": "microsoft/MiniLM-L12-H384-uncased",
+    "minilm_l6": "nreimers/MiniLM-L6-H384-uncased",
+    "bert_base": "google-bert/bert-base-uncased",
+    "modernbert": "answerdotai/ModernBERT-base",
+}
+
+
+def modernbert() -> ModernBertModel:
+    """Three layers: the first sees everything, the others two tokens to either side."""
+    words = tiny_tokenizer()
+    torch.manual_seed(0)
+    return ModernBertModel(
+        ModernBertConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            local_attention=4,
+            pad_token_id=words.pad_token_id,
+            cls_token_id=words.cls_token_id,
+            sep_token_id=words.sep_token_id,
+            bos_token_id=None,
+            eos_token_id=None,
+            initializer_range=0.2,
+        )
+    ).eval()
+
+
+def modernbert_reranker():
+    language_model = LanguageModel(modernbert(), tiny_tokenizer())
+    return build_reranker(COMPRESSION, FACTS, language_model, False).eval()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    made = {}
+    for kind, encoder in (("bert", tiny_language_model().encoder), ("modernbert", modernbert())):
+        made[kind] = tmp_path_factory.mktemp(kind)
+        encoder.save_pretrained(made[kind])
+        tiny_tokenizer().save_pretrained(made[kind])
+    return made
+
+
+def option(name: str, **changes):
+    register_resolvers()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("run", [f"joint={name}", *(f"joint.{k}={v}" for k, v in changes.items())])
+
+
+def test_every_option_is_checked_here():
+    assert {file.stem for file in (conf_folder() / "joint").glob("*.yaml")} == {*PUBLISHED, "tiny"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_option_names_the_published_model_and_makes_a_reranker(name, folders, pairs):
+    assert option(name).joint.pretrained == PUBLISHED[name]
+    folder = folders["modernbert" if name == "modernbert" else "bert"]
+    language_model = instantiate(option(name, pretrained=folder).joint)
+    model = build_reranker(COMPRESSION, FACTS, language_model, False).eval()
+    scores = model.score(pairs.text, model.compress(pairs.tokens), "t2i")
+    assert scores.shape == (8,) and scores.isfinite().all()
+    assert (model.joint.visual_type is not None) == (name == "modernbert")
+
+
+def test_modernbert_reads_the_sequence_without_the_padding(pairs):
+    """Against transformers' own forward of each pair alone, laid out by hand."""
+    encoder, separator = modernbert(), tiny_tokenizer().sep_token_id
+    joint = JointEncoder(encoder, separator, 63, 4).eval()
+    nn.init.normal_(joint.visual_type)
+    assert not pairs.text.attention_mask.all()
+    visual = torch.randn(8, 4, 32)
+    hidden = joint(pairs.text.input_ids, pairs.text.attention_mask, visual)
+    table = encoder.get_input_embeddings().weight
+    for row, caption in enumerate(pairs.text.input_ids):
+        words = caption[pairs.text.attention_mask[row]]
+        tail = torch.cat([visual[row], table[[separator]]]) + joint.visual_type
+        sequence = torch.cat([table[words], tail])
+        expected = encoder(inputs_embeds=sequence[None]).last_hidden_state[0]
+        found = torch.cat([hidden[row, : len(words)], hidden[row, -5:]])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_modernbert_reads_a_caption_alone_as_transformers_does(pairs):
+    encoder = modernbert()
+    joint = JointEncoder(encoder, 3, 63, 4).eval()
+    found = joint.encode_text(pairs.text.input_ids, pairs.text.attention_mask)
+    for row, caption in enumerate(pairs.text.input_ids):
+        words = caption[pairs.text.attention_mask[row]]
+        expected = encoder(words[None]).last_hidden_state[0]
+        torch.testing.assert_close(found[row, : len(words)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_never_changes_a_score_of_modernbert(pairs):
+    model = modernbert_reranker()
+    ids, mask = pairs.text.input_ids, pairs.text.attention_mask
+    longer = TextBatch(nn.functional.pad(ids, (0, 7)), nn.functional.pad(mask, (0, 7)))
+    visual = model.compress(pairs.tokens)
+    torch.testing.assert_close(
+        model.score(longer, visual, "t2i"),
+        model.score(pairs.text, visual, "t2i"),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_modernbert_learns_with_its_visual_type_and_comes_back_from_a_checkpoint(pairs, tmp_path):
+    model = modernbert_reranker().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
+    mask = masked_positions(pairs.text, pairs.sample_ids, 0.5, 0, 0)
+    losses = []
+    for _ in range(40):
+        outputs = forward_step(model, pairs, everyone, frozenset({"masked"}), mask, 4, None)
+        loss = Matching()(outputs) + MaskedLanguage()(outputs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
+    assert model.joint.visual_type.abs().sum() > 0
+
+    kept = replace(
+        tiny_checkpoint(),
+        model=model.eval(),
+        language_model=LanguageModel(model.joint.language_model, tiny_tokenizer()),
+    )
+    save_checkpoint(kept, tmp_path / "model.ckpt")
+    again = Reranker.load(tmp_path / "model.ckpt")
+    visual = again.compress(pairs.tokens)
+    before = model.score(pairs.text, model.compress(pairs.tokens), "t2i")
+    torch.testing.assert_close(again.model.score(pairs.text, visual, "t2i"), before)
+
+
+def test_modernbert_is_cut_to_its_first_layers_with_dropout_as_asked(folders, tmp_path):
+    changes = {"pretrained": folders["modernbert"], "num_layers": 2, "dropout": 0.25}
+    language_model = instantiate(option("modernbert", **changes).joint)
+    encoder = language_model.encoder
+    assert len(encoder.layers) == 2
+    assert encoder.embeddings.drop.p == encoder.layers[1].mlp.drop.p == 0.25
+    full, words = modernbert(), torch.tensor([[2, 6, 7, 3]])
+    states = full(words, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(
+        encoder.eval()(words).last_hidden_state, full.final_norm(states), rtol=1e-4, atol=1e-5
+    )
+    model = build_reranker(COMPRESSION, FACTS, language_model, False).eval()
+    kept = replace(tiny_checkpoint(), model=model, language_model=language_model)
+    save_checkpoint(kept, tmp_path / "model.ckpt")
+    assert len(load_checkpoint(tmp_path / "model.ckpt").model.joint.language_model.layers) == 2
