@@ -4,17 +4,16 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edje.data.assembly import assemble_split, require_root, require_unique
-from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.data.annotated import AnnotatedSource
+from edje.data.assembly import require_root
+from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
-from edje.records import RetrievalSplit
 
 
-class FolderSource:
+class FolderSource(AnnotatedSource):
     """Reads images and a captions table, `.csv` or `.jsonl`, from one folder.
 
     The table has the columns `image` (path relative to `images`), `caption` and, if you like,
@@ -41,43 +40,31 @@ class FolderSource:
     ) -> None:
         if not 0 <= val_share <= 1:
             raise EdjeError(f"data.val_share={val_share}: expected a share between 0 and 1.")
-        self.name = name
-        self.root = Path(root)
+        super().__init__(
+            name=name,
+            root=root,
+            split=split,
+            bad_images=bad_images,
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+        )
         self.captions = self.root / captions
         self.images = images
         self.image_column = image_column
         self.caption_column = caption_column
         self.split_column = split_column
         self.val_share = val_share
-        self.split = split
-        self.bad_images: BadImages = bad_images
-        self.dev_images = dev_images
-        self.dev_seed = dev_seed
 
-    def splits(self) -> list[str]:
-        """Names of the splits, sorted."""
-        return sorted(split_counts(self._annotated))
+    def place(self, split: str | None = None) -> Path:
+        """The table of captions."""
+        return self.captions
 
-    def read(self, split: str) -> RetrievalSplit:
-        """One split, checked against the files on disk.
+    def annotate(self) -> Iterator[AnnotatedImage]:
+        """The images of all splits, as the table gives them.
 
         Raises:
-            EdjeError: root, table, column, split or an image is missing or not as expected.
+            EdjeError: the table is missing, or a row or column is not as expected.
         """
-        images = [image for image in self._annotated if image.split == split]
-        if not images:
-            raise unknown_split(split, split_counts(self._annotated), self.name, self.captions)
-        return assemble_split(
-            images,
-            split,
-            dataset=self.name,
-            root=self.root,
-            annotations=self.captions,
-            bad_images=self.bad_images,
-        )
-
-    @cached_property
-    def _annotated(self) -> tuple[AnnotatedImage, ...]:
         require_root(self.root, self.name)
         captions: dict[tuple[str, str | None], list[str]] = {}
         for place, row in self._rows():
@@ -94,17 +81,13 @@ class FolderSource:
                 f"one. Fill the column {self.split_column!r} for all, or drop it."
             )
         validation = self._validation_ids([image_id for image_id, _ in captions]) if without else ()
-        images = tuple(
-            AnnotatedImage(
+        for (image_id, split), texts in captions.items():
+            yield AnnotatedImage(
                 image_id=image_id,
                 split=split or ("val" if image_id in validation else "train"),
                 locations=((PurePosixPath(self.images) / image_id).as_posix(),),
                 captions=tuple(texts),
             )
-            for (image_id, split), texts in captions.items()
-        )
-        require_unique(images, self.name, self.captions)
-        return images
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         """Each row with the words that say where it stands."""

@@ -1,29 +1,26 @@
 """Data sets in Karpathy's format: Flickr8k, Flickr30k, COCO and others written like them."""
 
 import json
-import logging
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edje.data.assembly import assemble_split, require_root, require_size, require_unique
-from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.data.annotated import AnnotatedSource
+from edje.data.assembly import require_root
+from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
-from edje.records import RetrievalSplit
-
-logger = logging.getLogger(__name__)
 
 # Karpathy's "restval" are the images of COCO's val2014 that he did not choose for evaluation.
 _MERGED_SPLITS = {"restval": "train"}
 
 
-class KarpathySource:
+class KarpathySource(AnnotatedSource):
     """Reads `dataset_*.json` and finds its images.
 
     An image is searched in each folder of `images` (relative to `root`, "." for the root), with
     the `filepath` of its annotation and without, so that COCO's train2014/ and val2014/ and a
     flat folder are found alike. Image ids are the file names. The split `restval` counts as
-    train. `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
+    train.
     """
 
     def __init__(
@@ -40,49 +37,29 @@ class KarpathySource:
         dev_images: int = 1000,
         dev_seed: int = 0,
     ) -> None:
-        self.name = name
-        self.root = Path(root)
+        super().__init__(
+            name=name,
+            root=root,
+            split=split,
+            bad_images=bad_images,
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+            split_sizes=split_sizes,
+            caption_counts=caption_counts,
+        )
         self.annotations = self.root / annotations
         self.images = tuple(images)
-        self.split = split
-        self.bad_images: BadImages = bad_images
-        self.split_sizes = split_sizes
-        self.caption_counts = caption_counts
-        self.dev_images = dev_images
-        self.dev_seed = dev_seed
 
-    def splits(self) -> list[str]:
-        """Names of the splits, sorted."""
-        return sorted(split_counts(self._annotated))
+    def place(self, split: str | None = None) -> Path:
+        """The file of annotations."""
+        return self.annotations
 
-    def read(self, split: str) -> RetrievalSplit:
-        """One split, checked against its known size and the files on disk.
+    def annotate(self) -> Iterator[AnnotatedImage]:
+        """The images of all splits, as the file gives them.
 
         Raises:
-            EdjeError: root, annotations, split or an image is missing or not as expected.
+            EdjeError: the file is missing or not in Karpathy's format.
         """
-        images = [image for image in self._annotated if image.split == split]
-        if not images:
-            raise unknown_split(split, split_counts(self._annotated), self.name, self.annotations)
-        require_size(
-            images,
-            split,
-            dataset=self.name,
-            annotations=self.annotations,
-            split_sizes=self.split_sizes,
-            caption_counts=self.caption_counts,
-        )
-        return assemble_split(
-            images,
-            split,
-            dataset=self.name,
-            root=self.root,
-            annotations=self.annotations,
-            bad_images=self.bad_images,
-        )
-
-    @cached_property
-    def _annotated(self) -> tuple[AnnotatedImage, ...]:
         require_root(self.root, self.name)
         try:
             content = json.loads(self.annotations.read_text(encoding="utf-8"))
@@ -98,9 +75,8 @@ class KarpathySource:
             ) from error
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise self._malformed("no list under the key 'images'")
-        images = tuple(self._image(number, entry) for number, entry in enumerate(content["images"]))
-        require_unique(images, self.name, self.annotations)
-        return images
+        for number, entry in enumerate(content["images"]):
+            yield self._image(number, entry)
 
     def _image(self, number: int, entry: Any) -> AnnotatedImage:
         try:
