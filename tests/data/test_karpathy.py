@@ -110,6 +110,15 @@ def test_the_digest_changes_with_a_caption(tmp_path: Path) -> None:
     assert split_digest(source(tmp_path).read("test")) != before
 
 
+def test_captions_of_any_characters_are_read_as_they_are(tmp_path: Path) -> None:
+    texts = ["🐕 👩‍👩‍👧", "", " ", "&amp;quot;", "猫 कुत्ता كلب", "a\x00b", "\ud83d", "dog " * 10_000]
+    item = entry("a.png", "test") | {"sentences": [{"raw": text} for text in texts]}
+    write(tmp_path, [item])
+    split = source(tmp_path).read("test")
+    assert [caption.text for caption in split.captions] == texts
+    assert len(split_digest(split)) == 64
+
+
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"nowhere is not a folder.*data\.root"):
         source(tmp_path / "nowhere").read("train")
