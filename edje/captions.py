@@ -19,7 +19,8 @@ def clean_caption(text: str, rule: CaptionRule = "openclip") -> str:
     `openclip` is open_clip's canonicalisation: broken unicode is mended, HTML unescaped twice,
     underscores become spaces, ASCII punctuation is deleted ("t-shirt" → "tshirt").
     `blip` is BLIP's: a few marks become spaces; hyphens, apostrophes and commas stay.
-    Cleaning a clean caption changes nothing; an empty caption stays empty.
+    An empty caption stays empty. Cleaning a clean caption changes nothing, except where a text
+    mixes broken unicode, entities and "<" so that one pass can't undo them all.
 
     Raises:
         ValueError: the rule is neither of the two.

@@ -1,9 +1,11 @@
 """From annotations to a checked split: the checks that every source makes."""
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
@@ -49,6 +51,31 @@ def require_root(root: Path, dataset: str) -> None:
             f"{dataset}: the data root {root} is not a folder (looked in {Path.cwd()}). "
             "Set data.root=<folder with the annotations and images>."
         )
+
+
+def require_json(path: Path, dataset: str) -> Any:
+    """The content of an annotation file.
+
+    Raises:
+        EdjeError: it can't be read as JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdjeError(
+            f"{dataset}: {path} is not readable as JSON ({error}). Fetch it again."
+        ) from error
+
+
+def possible_locations(folders: Iterable[str], path: str) -> tuple[str, ...]:
+    """Where an annotated image may lie: in each folder under its path and every tail of it.
+
+    So `val2014/x.jpg` is found with its subfolder and in a flat folder alike.
+    """
+    parts = PurePosixPath(path).parts
+    tails = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    found = ((PurePosixPath(folder) / tail).as_posix() for folder in folders for tail in tails)
+    return tuple(dict.fromkeys(found))
 
 
 def require_unique(images: Sequence[AnnotatedImage], dataset: str, annotations: Path) -> None:

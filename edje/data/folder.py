@@ -8,16 +8,19 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edje.data.assembly import assemble_split, require_root, require_unique
-from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.data.annotated import AnnotatedSource
+from edje.data.assembly import require_root
+from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
-from edje.records import RetrievalSplit
+
+TABLES = ("captions.csv", "captions.jsonl")
 
 
-class FolderSource:
+class FolderSource(AnnotatedSource):
     """Reads images and a captions table, `.csv` or `.jsonl`, from one folder.
 
-    The table has the columns `image` (path relative to `images`), `caption` and, if you like,
+    `captions` is the table's name; null takes captions.csv or captions.jsonl, the one that is
+    there. It has the columns `image` (path relative to `images`), `caption` and, if you like,
     `split`; an image with several captions has several rows (in JSON lines, `caption` may be a
     list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
     split val and the others train. Image ids are the paths as the table writes them.
@@ -28,7 +31,7 @@ class FolderSource:
         *,
         name: str,
         root: str,
-        captions: str = "captions.csv",
+        captions: str | None = None,
         images: str = ".",
         image_column: str = "image",
         caption_column: str = "caption",
@@ -41,43 +44,52 @@ class FolderSource:
     ) -> None:
         if not 0 <= val_share <= 1:
             raise EdjeError(f"data.val_share={val_share}: expected a share between 0 and 1.")
-        self.name = name
-        self.root = Path(root)
-        self.captions = self.root / captions
+        super().__init__(
+            name=name,
+            root=root,
+            split=split,
+            bad_images=bad_images,
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+        )
+        self.tables = [self.root / name for name in ([captions] if captions else TABLES)]
         self.images = images
         self.image_column = image_column
         self.caption_column = caption_column
         self.split_column = split_column
         self.val_share = val_share
-        self.split = split
-        self.bad_images: BadImages = bad_images
-        self.dev_images = dev_images
-        self.dev_seed = dev_seed
 
-    def splits(self) -> list[str]:
-        """Names of the splits, sorted."""
-        return sorted(split_counts(self._annotated))
-
-    def read(self, split: str) -> RetrievalSplit:
-        """One split, checked against the files on disk.
-
-        Raises:
-            EdjeError: root, table, column, split or an image is missing or not as expected.
-        """
-        images = [image for image in self._annotated if image.split == split]
-        if not images:
-            raise unknown_split(split, split_counts(self._annotated), self.name, self.captions)
-        return assemble_split(
-            images,
-            split,
-            dataset=self.name,
-            root=self.root,
-            annotations=self.captions,
-            bad_images=self.bad_images,
-        )
+    def place(self, split: str | None = None) -> Path:
+        """The table of captions."""
+        return self.captions
 
     @cached_property
-    def _annotated(self) -> tuple[AnnotatedImage, ...]:
+    def captions(self) -> Path:
+        """The table that is there.
+
+        Raises:
+            EdjeError: none is, or both are.
+        """
+        found = [path for path in self.tables if path.exists()]
+        if len(found) > 1:
+            raise EdjeError(
+                f"{self.name}: two captions tables in {self.root}: "
+                f"{' and '.join(path.name for path in found)}. Choose one with data.captions."
+            )
+        if not found:
+            raise EdjeError(
+                f"{self.name}: no captions table at {' or '.join(map(str, self.tables))}. Write "
+                f"one with the columns {self.image_column},{self.caption_column}, or set "
+                "data.captions to its name."
+            )
+        return found[0]
+
+    def annotate(self) -> Iterator[AnnotatedImage]:
+        """The images of all splits, as the table gives them.
+
+        Raises:
+            EdjeError: the table is missing, or a row or column is not as expected.
+        """
         require_root(self.root, self.name)
         captions: dict[tuple[str, str | None], list[str]] = {}
         for place, row in self._rows():
@@ -94,39 +106,33 @@ class FolderSource:
                 f"one. Fill the column {self.split_column!r} for all, or drop it."
             )
         validation = self._validation_ids([image_id for image_id, _ in captions]) if without else ()
-        images = tuple(
-            AnnotatedImage(
+        for (image_id, split), texts in captions.items():
+            yield AnnotatedImage(
                 image_id=image_id,
                 split=split or ("val" if image_id in validation else "train"),
                 locations=((PurePosixPath(self.images) / image_id).as_posix(),),
                 captions=tuple(texts),
             )
-            for (image_id, split), texts in captions.items()
-        )
-        require_unique(images, self.name, self.captions)
-        return images
 
     def _rows(self) -> Iterator[tuple[str, Any]]:
         """Each row with the words that say where it stands."""
+        place = "the header"
         try:
             with self.captions.open(encoding="utf-8-sig", newline="") as file:
                 if self.captions.suffix == ".jsonl":
                     for number, line in enumerate(file, start=1):
+                        place = f"line {number}"
                         if line.strip():
-                            yield f"line {number}", json.loads(line)
+                            yield place, json.loads(line)
                 else:
                     table = csv.DictReader(file)
                     for row in table:
-                        yield f"line {table.line_num}", row
-        except FileNotFoundError:
-            raise EdjeError(
-                f"{self.name}: no captions table at {self.captions}. Write one with the columns "
-                f"{self.image_column},{self.caption_column}, or set data.captions to its name."
-            ) from None
+                        place = f"line {table.line_num}"
+                        yield place, row
         except (OSError, ValueError, csv.Error) as error:
             raise EdjeError(
-                f"{self.name}: {self.captions} is not readable ({error}). Expected UTF-8 CSV "
-                "with a header, or JSON lines (.jsonl)."
+                f"{self.name}: {self.captions}, at or after {place}, is not readable ({error}). "
+                "Expected UTF-8 CSV with a header, or JSON lines (.jsonl)."
             ) from error
 
     def _row(self, place: str, row: Any) -> tuple[str, str | None, list[str]]:
@@ -138,19 +144,32 @@ class FolderSource:
                     f"{', '.join(map(str, columns)) or 'no columns'}. "
                     "Rename it, or set data.image_column and data.caption_column."
                 )
+        if None in row:  # where csv puts what has no column
+            raise EdjeError(
+                f"{self.name}: {self.captions}, {place}, has more fields than the header has "
+                "columns. Put captions that hold a comma in double quotes."
+            )
         image = str(row[self.image_column] or "").strip()
-        texts = row[self.caption_column]
-        texts = [
-            str(text or "").strip() for text in (texts if isinstance(texts, list) else [texts])
-        ]
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
+        texts = self._texts(place, image, row[self.caption_column])
+        return image, str(row.get(self.split_column) or "").strip() or None, texts
+
+    def _texts(self, place: str, image: str, value: Any) -> list[str]:
+        """The captions of a row, stripped."""
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str | None) for text in texts):
+            raise EdjeError(
+                f"{self.name}: {self.captions}, {place}: the caption of {image} is "
+                f"{str(value)[:40]}, expected a text or a list of texts."
+            )
+        texts = [(text or "").strip() for text in texts]
         if "" in texts:
             raise EdjeError(
                 f"{self.name}: {self.captions}, {place}: the caption of {image} is empty. "
                 "Write one or delete the row."
             )
-        return image, str(row.get(self.split_column) or "").strip() or None, texts
+        return texts
 
     def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:
         def place(image_id: str) -> bytes:

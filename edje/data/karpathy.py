@@ -1,29 +1,27 @@
-"""Data sets in Karpathy's format: Flickr8k, Flickr30k, COCO and others written like them."""
+"""Data sets in Karpathy's splits: Flickr8k, Flickr30k, COCO and others written like them."""
 
-import json
-import logging
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edje.data.assembly import assemble_split, require_root, require_size, require_unique
-from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.data.annotated import AnnotatedSource
+from edje.data.assembly import possible_locations, require_json, require_root
+from edje.data.caption_lists import read_caption_list
+from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
-from edje.records import RetrievalSplit
-
-logger = logging.getLogger(__name__)
 
 # Karpathy's "restval" are the images of COCO's val2014 that he did not choose for evaluation.
 _MERGED_SPLITS = {"restval": "train"}
 
 
-class KarpathySource:
-    """Reads `dataset_*.json` and finds its images.
+class KarpathySource(AnnotatedSource):
+    """Reads `dataset_*.json`, or lists of captions by split, and finds the images.
 
     An image is searched in each folder of `images` (relative to `root`, "." for the root), with
-    the `filepath` of its annotation and without, so that COCO's train2014/ and val2014/ and a
-    flat folder are found alike. Image ids are the file names. The split `restval` counts as
-    train. `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
+    the subfolder that its annotation names and without, so that COCO's train2014/ and val2014/
+    and a flat folder are found alike. Image ids are the file names, so that both formats give
+    the same split. The split `restval` counts as train. `caption_lists` names BLIP's file of
+    each split; those that are there are read where `annotations` is not.
     """
 
     def __init__(
@@ -33,6 +31,7 @@ class KarpathySource:
         root: str,
         annotations: str,
         images: list[str],
+        caption_lists: dict[str, str] | None = None,
         split: str = "test",
         bad_images: BadImages = "error",
         split_sizes: dict[str, int] | None = None,
@@ -40,67 +39,59 @@ class KarpathySource:
         dev_images: int = 1000,
         dev_seed: int = 0,
     ) -> None:
-        self.name = name
-        self.root = Path(root)
+        super().__init__(
+            name=name,
+            root=root,
+            split=split,
+            bad_images=bad_images,
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+            split_sizes=split_sizes,
+            caption_counts=caption_counts,
+        )
         self.annotations = self.root / annotations
         self.images = tuple(images)
-        self.split = split
-        self.bad_images: BadImages = bad_images
-        self.split_sizes = split_sizes
-        self.caption_counts = caption_counts
-        self.dev_images = dev_images
-        self.dev_seed = dev_seed
+        self.caption_lists = {
+            name: self.root / path for name, path in (caption_lists or {}).items()
+        }
 
-    def splits(self) -> list[str]:
-        """Names of the splits, sorted."""
-        return sorted(split_counts(self._annotated))
+    def place(self, split: str | None = None) -> Path:
+        """Karpathy's JSON, or the list of a split, or the folder of all lists."""
+        lists = self._lists()
+        return lists.get(split or "", self.root) if lists else self.annotations
 
-    def read(self, split: str) -> RetrievalSplit:
-        """One split, checked against its known size and the files on disk.
+    def annotate(self) -> Iterable[AnnotatedImage]:
+        """The images of all splits, as the files give them.
 
         Raises:
-            EdjeError: root, annotations, split or an image is missing or not as expected.
+            EdjeError: there is neither Karpathy's JSON nor a list, or it is not in its format.
         """
-        images = [image for image in self._annotated if image.split == split]
-        if not images:
-            raise unknown_split(split, split_counts(self._annotated), self.name, self.annotations)
-        require_size(
-            images,
-            split,
-            dataset=self.name,
-            annotations=self.annotations,
-            split_sizes=self.split_sizes,
-            caption_counts=self.caption_counts,
-        )
-        return assemble_split(
-            images,
-            split,
-            dataset=self.name,
-            root=self.root,
-            annotations=self.annotations,
-            bad_images=self.bad_images,
-        )
-
-    @cached_property
-    def _annotated(self) -> tuple[AnnotatedImage, ...]:
         require_root(self.root, self.name)
-        try:
-            content = json.loads(self.annotations.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        lists = self._lists()
+        if lists:
+            return [
+                image
+                for split, path in lists.items()
+                for image in read_caption_list(path, split, self.images, self.name)
+            ]
+        if not self.annotations.exists():
+            others = ", ".join(path.name for path in self.caption_lists.values())
             raise EdjeError(
-                f"{self.name}: no annotations at {self.annotations}. Put Karpathy's JSON there, "
-                "or set data.annotations=<its path within data.root>."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise EdjeError(
-                f"{self.name}: {self.annotations} is not readable as JSON ({error}). "
-                "Fetch it again."
-            ) from error
+                f"{self.name}: no annotations at {self.annotations}"
+                + (f", nor any of {others} beside it" if others else "")
+                + ". Put Karpathy's JSON there, or set data.annotations=<its path within "
+                "data.root>."
+            )
+        content = require_json(self.annotations, self.name)
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise self._malformed("no list under the key 'images'")
-        images = tuple(self._image(number, entry) for number, entry in enumerate(content["images"]))
-        require_unique(images, self.name, self.annotations)
-        return images
+        return [self._image(number, entry) for number, entry in enumerate(content["images"])]
+
+    def _lists(self) -> dict[str, Path]:
+        """The caption lists that are there, by split; none where Karpathy's JSON is."""
+        if self.annotations.exists():
+            return {}
+        return {split: path for split, path in self.caption_lists.items() if path.is_file()}
 
     def _image(self, number: int, entry: Any) -> AnnotatedImage:
         try:
@@ -117,16 +108,11 @@ class KarpathySource:
                 f"captions without their image: {filename} (imgid {entry['imgid']}) holds "
                 f"captions of imgid {', '.join(map(str, owners - {entry['imgid']}))}"
             )
-        filepath = str(entry.get("filepath") or ".")
-        locations = (
-            (PurePosixPath(folder) / inner / filename).as_posix()
-            for folder in self.images
-            for inner in (filepath, ".")
-        )
+        filepath = PurePosixPath(str(entry.get("filepath") or "."))
         return AnnotatedImage(
             image_id=filename,
             split=_MERGED_SPLITS.get(split, split),
-            locations=tuple(dict.fromkeys(locations)),
+            locations=possible_locations(self.images, str(filepath / filename)),
             captions=captions,
         )
 

@@ -68,6 +68,7 @@ def split_digest(split: RetrievalSplit) -> str:
     digest = hashlib.sha256()
     for image in split.images:
         digest.update(f"{image.image_id}\n".encode())
-    for caption in split.captions:
-        digest.update(f"{caption.image_id}\t{caption.text}\n".encode())
+    for caption in split.captions:  # JSON may hold half a character: a lone surrogate
+        line = f"{caption.image_id}\t{caption.text}\n"
+        digest.update(line.encode(errors="surrogatepass"))
     return digest.hexdigest()

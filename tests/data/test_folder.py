@@ -1,5 +1,6 @@
 """Claims about a folder of your own images."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,38 @@ def test_rows_of_one_image_are_its_captions(tmp_path: Path) -> None:
 def test_json_lines_may_list_captions(tmp_path: Path) -> None:
     rows = [{"image": "a.png", "caption": ["one", "two"], "split": "val"}]
     write(tmp_path, "\n".join(map(json.dumps, rows)), "a.png", file="captions.jsonl")
-    split = source(tmp_path, captions="captions.jsonl").read("val")
+    split = source(tmp_path).read("val")
     assert [caption.text for caption in split.captions] == ["one", "two"]
+
+
+def test_both_tables_of_the_same_rows_give_the_same_splits(tmp_path: Path) -> None:
+    rows = [
+        (f"{k % 5}.png", f'dog, "{k}" 🐕\nand 猫', "val" if k % 5 else "train") for k in range(9)
+    ]
+    names = [f"{k}.png" for k in range(5)]
+    for kind in ("csv", "jsonl"):
+        (tmp_path / kind).mkdir()
+        write(tmp_path / kind, "", *names, file=f"captions.{kind}")
+    with (tmp_path / "csv" / "captions.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("image", "caption", "split"), *rows])
+    lines = [dict(zip(("image", "caption", "split"), row, strict=True)) for row in rows]
+    text = "\n\n".join(map(json.dumps, lines))
+    (tmp_path / "jsonl" / "captions.jsonl").write_text(text)
+    for split in ("train", "val"):
+        first, second = (source(tmp_path / kind).read(split) for kind in ("csv", "jsonl"))
+        assert first.captions == second.captions
+        assert [image.image_id for image in first.images] == [i.image_id for i in second.images]
+
+
+def test_the_table_that_is_there_is_read_and_one_of_two_must_be_chosen(tmp_path: Path) -> None:
+    write(tmp_path, '{"image": "a.png", "caption": "line"}', "a.png", file="captions.jsonl")
+    assert source(tmp_path, val_share=1.0).read("val").captions[0].text == "line"
+    write(tmp_path, "image,caption\na.png,table\n")
+    with pytest.raises(EdjeError, match=r"captions\.csv and captions\.jsonl.*data\.captions"):
+        source(tmp_path).splits()
+    for name, text in (("captions.csv", "table"), ("captions.jsonl", "line")):
+        chosen = source(tmp_path, captions=name, val_share=1.0).read("val")
+        assert chosen.captions[0].text == text
 
 
 def test_columns_and_image_folder_have_names_of_your_choice(tmp_path: Path) -> None:
@@ -61,6 +92,7 @@ def test_without_a_split_column_a_share_fixed_by_the_seed_is_val(tmp_path: Path)
         ("image,caption\n,dog\n", "line 2: a caption without an image"),
         ("image,caption\na.png,dog\na.png, \n", r"line 3: the caption of a\.png is empty"),
         ("image,caption\n", "holds no captions"),
+        ("image,caption\na.png,a dog, running\n", "line 2, has more fields than the header"),
         ("image,caption,split\na.png,dog,train\na.png,cat,val\n", "in two splits"),
         ("image,caption,split\na.png,dog,train\nb.png,cat,\n", "1 images .* have no split"),
     ],
@@ -74,9 +106,17 @@ def test_a_wrong_table_is_refused_with_its_place(tmp_path: Path, table: str, mes
 def test_broken_json_lines_and_a_missing_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"no captions table at .*captions\.csv"):
         source(tmp_path).splits()
-    write(tmp_path, '{"image": ', file="captions.jsonl")
-    with pytest.raises(EdjeError, match="not readable"):
-        source(tmp_path, captions="captions.jsonl").splits()
+    write(tmp_path, '{"image": "a.png", "caption": "dog"}\n{"image": ', file="captions.jsonl")
+    with pytest.raises(EdjeError, match="at or after line 2, is not readable"):
+        source(tmp_path).splits()
+    for line, message in (
+        ('["a.png", "dog"]', "line 1, has no 'image'; it has no columns"),
+        ('{"image": "a.png", "caption": {"raw": "dog"}}', "expected a text or a list of texts"),
+    ):
+        write(tmp_path, line, file="captions.jsonl")
+        with pytest.raises(EdjeError, match=message):
+            source(tmp_path).splits()
+    (tmp_path / "captions.jsonl").unlink()
     (tmp_path / "captions.csv").write_bytes(b"image,caption\n\xff\xfe,dog\n")
     with pytest.raises(EdjeError, match="Expected UTF-8"):
         source(tmp_path).splits()

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from edje.data.karpathy import KarpathySource
 from edje.data.source import split_digest
 from edje.errors import EdjeError
 
+CONF = Path(__file__).parents[2] / "conf" / "data"
 FLICKR8K = Path(__file__).parents[3] / "shared" / "flickr8k"
 
 
@@ -19,14 +21,23 @@ def entry(filename: str, split: str, count: int = 2, **more: Any) -> dict[str, A
     return {"filename": filename, "split": split, "sentences": sentences, **more}
 
 
-def write(root: Path, entries: list[dict[str, Any]], *, folder: str = "images") -> None:
+def write(
+    root: Path, entries: list[dict[str, Any]], *, folder: str = "images", file: str = "dataset.json"
+) -> None:
     """Write annotations, and an image file for each entry under `folder` and its filepath."""
     root.mkdir(exist_ok=True)
-    (root / "dataset.json").write_text(json.dumps({"dataset": "tiny", "images": entries}))
+    (root / file).write_text(json.dumps({"dataset": "tiny", "images": entries}))
     for item in entries:
         path = root / folder / item.get("filepath", ".") / item["filename"]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(path)
+
+
+def option(name: str, root: Path) -> dict[str, Any]:
+    """The arguments that an option file of conf/data gives, with another root."""
+    settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert settings.pop("_target_") == "edje.data.karpathy.KarpathySource"
+    return settings | {"root": str(root)}
 
 
 def source(root: Path, **more: Any) -> KarpathySource:
@@ -72,6 +83,24 @@ def test_coco_folders_and_a_flat_folder_are_found_alike(tmp_path: Path, folder: 
     assert split_digest(nested) == split_digest(flat)
 
 
+@pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
+def test_the_options_know_the_published_sizes(tmp_path: Path, name: str) -> None:
+    settings = option(name, tmp_path)
+    sizes, counts = settings["split_sizes"], settings["caption_counts"]
+    published = {
+        "flickr8k": ((6000, 1000, 1000), (30000, 5000, 5000)),
+        "flickr30k": ((29000, 1014, 1000), (145000, 5070, 5000)),
+        "coco": ((113287, 5000, 5000), (566747, 25010, 25010)),
+    }
+    assert list(sizes) == list(counts) == ["train", "val", "test"]
+    assert (tuple(sizes.values()), tuple(counts.values())) == published[name]
+    write(tmp_path, [entry("a.png", "test")], file=f"dataset_{name}.json")
+    with pytest.raises(EdjeError, match=rf"{name}: .* has 1 images, expected .,000"):
+        KarpathySource(**settings).read("test")
+    accepted = settings | {"split_sizes": None, "caption_counts": None}
+    assert len(KarpathySource(**accepted).read("test").images) == 1
+
+
 def test_the_digest_changes_with_a_caption(tmp_path: Path) -> None:
     write(tmp_path, [entry("a.png", "test")])
     before = split_digest(source(tmp_path).read("test"))
@@ -79,6 +108,15 @@ def test_the_digest_changes_with_a_caption(tmp_path: Path) -> None:
     changed["sentences"][1]["raw"] = "another caption"
     write(tmp_path, [changed])
     assert split_digest(source(tmp_path).read("test")) != before
+
+
+def test_captions_of_any_characters_are_read_as_they_are(tmp_path: Path) -> None:
+    texts = ["🐕 👩‍👩‍👧", "", " ", "&amp;quot;", "猫 कुत्ता كلب", "a\x00b", "\ud83d", "dog " * 10_000]
+    item = entry("a.png", "test") | {"sentences": [{"raw": text} for text in texts]}
+    write(tmp_path, [item])
+    split = source(tmp_path).read("test")
+    assert [caption.text for caption in split.captions] == texts
+    assert len(split_digest(split)) == 64
 
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What sources that read annotation files share: their common settings and checked splits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from edje.data.assembly import assemble_split, require_size, require_unique
+from edje.data.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.records import RetrievalSplit
+
+
+class AnnotatedSource(ABC):
+    """A source whose annotations are read once, whole; the files of a split when it is asked for.
+
+    A format says where its annotations stand (`place`) and what they say (`annotate`).
+    `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        split: str,
+        bad_images: BadImages,
+        dev_images: int,
+        dev_seed: int,
+        split_sizes: dict[str, int] | None = None,
+        caption_counts: dict[str, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.root = Path(root)
+        self.split = split
+        self.bad_images: BadImages = bad_images
+        self.dev_images = dev_images
+        self.dev_seed = dev_seed
+        self.split_sizes = split_sizes
+        self.caption_counts = caption_counts
+
+    @abstractmethod
+    def place(self, split: str | None = None) -> Path:
+        """Where the annotations of a split, or of all, are read: for messages."""
+
+    @abstractmethod
+    def annotate(self) -> Iterable[AnnotatedImage]:
+        """The images of all splits as the annotations give them.
+
+        Raises:
+            EdjeError: the annotations are missing or not as expected.
+        """
+
+    def splits(self) -> list[str]:
+        """Names of the splits, sorted."""
+        return sorted(split_counts(self._annotated))
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, checked against its known size and the files on disk.
+
+        Raises:
+            EdjeError: root, annotations, split or an image is missing or not as expected.
+        """
+        return assemble_split(
+            self._images_of(split),
+            split,
+            dataset=self.name,
+            root=self.root,
+            annotations=self.place(split),
+            bad_images=self.bad_images,
+        )
+
+    def _images_of(self, split: str) -> list[AnnotatedImage]:
+        """The annotated images of a split that exists and has its known size."""
+        images = [image for image in self._annotated if image.split == split]
+        if not images:
+            raise unknown_split(split, split_counts(self._annotated), self.name, self.place())
+        require_size(
+            images,
+            split,
+            dataset=self.name,
+            annotations=self.place(split),
+            split_sizes=self.split_sizes,
+            caption_counts=self.caption_counts,
+        )
+        return images
+
+    @cached_property
+    def _annotated(self) -> tuple[AnnotatedImage, ...]:
+        images = tuple(self.annotate())
+        require_unique(images, self.name, self.place())
+        return images

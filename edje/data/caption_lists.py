@@ -1,0 +1,81 @@
+"""Annotations as BLIP and ALBEF write them: a JSON list of images and captions per split."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edje.data.assembly import possible_locations, require_json
+from edje.data.source import AnnotatedImage
+from edje.errors import EdjeError
+
+
+def read_caption_list(
+    path: Path, split: str, folders: Sequence[str], dataset: str
+) -> list[AnnotatedImage]:
+    """The images of one list, each with the captions of all its entries.
+
+    An entry holds `image` (a path), `caption` (one or a list) and perhaps `image_id`. Image ids
+    are the file names; `image_id` is only checked to tell images apart as the paths do.
+
+    Args:
+        folders: where images are searched, relative to the root.
+
+    Raises:
+        EdjeError: the file is not such a list, or it contradicts itself about its images.
+    """
+    content = require_json(path, dataset)
+    if not isinstance(content, list):
+        raise _malformed(path, dataset, "no list")
+    captions: dict[str, list[str]] = {}
+    image_of_name: dict[str, str] = {}
+    image_of_id: dict[str | int, str] = {}
+    id_of_image: dict[str, str | int] = {}
+    for number, entry in enumerate(content):
+        image, texts, image_id = _entry(number, entry, path, dataset)
+        captions.setdefault(image, []).extend(texts)
+        name = PurePosixPath(image).name
+        problem = _contradiction(image_of_name, name, image)
+        if image_id is not None:
+            problem = problem or _contradiction(image_of_id, image_id, image)
+            problem = problem or _contradiction(id_of_image, image, image_id)
+        if problem:
+            raise _malformed(path, dataset, f"entry {number}: {problem}")
+    return [
+        AnnotatedImage(
+            image_id=PurePosixPath(image).name,
+            split=split,
+            locations=possible_locations(folders, image),
+            captions=tuple(texts),
+        )
+        for image, texts in captions.items()
+    ]
+
+
+def _entry(
+    number: int, entry: Any, path: Path, dataset: str
+) -> tuple[str, list[str], str | int | None]:
+    """Image, captions and image_id of one entry, checked."""
+    if not isinstance(entry, dict):
+        raise _malformed(path, dataset, f"entry {number} is {str(entry)[:40]!r}")
+    image, texts, image_id = (entry.get(key) for key in ("image", "caption", "image_id"))
+    texts = texts if isinstance(texts, list) else [texts]
+    if not isinstance(image, str) or not PurePosixPath(image).name:
+        raise _malformed(path, dataset, f"entry {number} has no 'image'")
+    if not all(isinstance(text, str) for text in texts):
+        raise _malformed(path, dataset, f"entry {number} ({image}) has no 'caption' of text")
+    if not isinstance(image_id, str | int | None):
+        raise _malformed(path, dataset, f"entry {number} ({image}) has image_id {image_id!r}")
+    return image, texts, image_id
+
+
+def _contradiction(known: dict[Any, Any], key: str | int, value: str | int) -> str | None:
+    """What is wrong where a key has another value already; the value is kept otherwise."""
+    first = known.setdefault(key, value)
+    return None if first == value else f"{key} stands for {first} and for {value}"
+
+
+def _malformed(path: Path, dataset: str, problem: str) -> EdjeError:
+    return EdjeError(
+        f"{dataset}: {path} is not a caption list: {problem}. Expected "
+        '[{"image": <path>, "caption": <text or list of texts>, "image_id": …}, …].'
+    )

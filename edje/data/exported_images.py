@@ -1,0 +1,49 @@
+"""Images that lie inside a data set, written to files once, byte for byte."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edje.errors import EdjeError
+
+logger = logging.getLogger(__name__)
+
+
+def export_images(
+    contents: Mapping[str, Callable[[int], bytes | None]],
+    locations: Sequence[str],
+    root: Path,
+    dataset: str,
+) -> None:
+    """Write the files that are not there yet, each by rename.
+
+    A location is `<folder>/<row>` below `root`; `contents` gives the bytes of a folder's rows,
+    and None where a row holds no image: then no file is made. An interrupted export goes on
+    where it was.
+
+    Raises:
+        EdjeError: a file can't be written.
+    """
+    missing = [location for location in locations if not (root / location).exists()]
+    if not missing:
+        return
+    started = time.perf_counter()
+    logger.info("%s: writing %d images below %s", dataset, len(missing), root)
+    try:
+        for location in missing:
+            folder, _, row = location.rpartition("/")
+            content = contents[folder](int(row))
+            if content is not None:
+                path = root / location
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                partial.write_bytes(content)
+                partial.replace(path)
+    except OSError as error:
+        raise EdjeError(
+            f"{dataset}: can't write its images below {root} ({error}). Make room there, or set "
+            "cache_dir=<a folder to write to>."
+        ) from error
+    logger.info("%s: wrote them in %.1f s", dataset, time.perf_counter() - started)
