@@ -94,11 +94,10 @@ class RerankerModule(L.LightningModule):
                 step,
             )
         mask = None
+        text = self.model.joint.cut(batch.text)
         for term in self.objectives.values():
             if isinstance(term, MaskedLanguage):
-                mask = masked_positions(
-                    batch.text, batch.sample_ids, term.probability, self.seed, step
-                )
+                mask = masked_positions(text, batch.sample_ids, term.probability, self.seed, step)
         return forward_step(
             self.model, batch, negatives, self.needs, mask, self.mask_id, self._teacher[0]
         )

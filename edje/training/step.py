@@ -89,11 +89,11 @@ def forward_step(
         batch: B matching pairs with the backbone's tokens.
         negatives: mined rows of the batch; only with "pairs" among the needs.
         needs: the parts that some objective reads.
-        mask: positions to be masked; only with "masked" among the needs.
+        mask: positions of the (cut) text to be masked; only with "masked" among the needs.
         mask_id: word-piece id of [MASK].
         teacher: the frozen reranker to distil from; only with "teacher" among the needs.
     """
-    text, visual = batch.text, model.compress(batch.tokens)
+    text, visual = model.joint.cut(batch.text), model.compress(batch.tokens)
     pairs = None if negatives is None else PairIndices.of(negatives)
     similarity = batch.text_embeddings.float() @ batch.image_embeddings.float().T
 
@@ -127,7 +127,7 @@ def forward_step(
         masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
         masked_labels = text.input_ids[mask]
     if "text_only" in needs:
-        alone = model.joint.encode_text(text.input_ids, text.attention_mask)
+        alone = model.joint.encode_text(batch.text.input_ids, batch.text.attention_mask)
         recovered = model.text_recovery(alone[:, 0])
     if "alignment" in needs:
         words = states[: len(text.input_ids)]
