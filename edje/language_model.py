@@ -22,6 +22,7 @@ from edje.errors import EdjeError
 from edje.records import TextBatch
 
 MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
+MAX_TRAINING_TOKENS = 64  # text recovery reads the text alone, up to 62 word pieces of it
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from edje.errors import EdjeError
+from edje.records import TextBatch
 
 # Architectures in which a token's place is its position id and nothing else.
 _GO_BY_POSITION_IDS = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
@@ -35,7 +36,8 @@ class JointEncoder(nn.Module):
     Args:
         language_model: an encoder of transformers that takes `inputs_embeds`.
         separator_id: word-piece id of [SEP].
-        max_text_tokens: longest text part, [CLS] and [SEP] included.
+        max_text_tokens: longest text part, [CLS] and [SEP] included; a text read alone may have
+            one more.
         num_visual_tokens: m; where the position table is too short for
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
         fusion_layer: layers that the text runs through before the visual tokens join.
@@ -56,6 +58,7 @@ class JointEncoder(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.separator_id = separator_id
+        self.max_text_tokens = max_text_tokens
         self.fusion_layer = fusion_layer
         self.width: int = language_model.config.hidden_size
         accepted = inspect.signature(language_model.forward).parameters
@@ -71,7 +74,7 @@ class JointEncoder(nn.Module):
             self.entry_norm = nn.LayerNorm(self.width, eps=language_model.config.layer_norm_eps)
         learned_type = bool(fusion_layer) or not self.has_segments
         self.visual_type = nn.Parameter(torch.zeros(self.width)) if learned_type else None
-        visual_positions = 0 if fusion_layer else num_visual_tokens + 1
+        visual_positions = 1 if fusion_layer else num_visual_tokens + 1
         extend_position_table(language_model, max_text_tokens + visual_positions)
 
     @property
@@ -92,6 +95,16 @@ class JointEncoder(nn.Module):
         The text part is followed by the visual tokens and, with `fusion_layer` 0, a [SEP].
         """
         return self.fuse(self.read_text(input_ids, attention_mask), attention_mask, visual)
+
+    def cut(self, text: TextBatch) -> TextBatch:
+        """The text as it stands before an image: at most `max_text_tokens`, the last one [SEP]."""
+        limit = self.max_text_tokens
+        if text.input_ids.shape[1] <= limit:
+            return text
+        longer = text.attention_mask[:, limit]
+        ids = text.input_ids[:, :limit].clone()
+        ids[longer, -1] = self.separator_id
+        return TextBatch(ids, text.attention_mask[:, :limit])
 
     def read_text(
         self,

@@ -15,8 +15,9 @@ class Alignment(Objective):
 
     Every word, as it stands where the visual tokens join the text (`joint.fusion_layer`), looks
     for its nearest visual token; captions and images are matched by the mean of these cosines,
-    within the batch, in both directions. Aligning before fusing (ALBEF, Li et al., 2021) by
-    tokens (FILIP, Yao et al., 2022): what the joint layers then have to compare lies side by side.
+    within the batch of all ranks, in both directions. Aligning before fusing (ALBEF, Li et al.,
+    2021) by tokens (FILIP, Yao et al., 2022): what the joint layers then have to compare lies side
+    by side.
 
     With `joint.fusion_layer=0` words stand alone, so that bags of words are aligned; from layer 1
     on a word knows its neighbours, and the loss asks for bindings too.
@@ -36,8 +37,13 @@ class Alignment(Objective):
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean of the two directions' cross-entropies, in nats; matches by chance are no rivals."""
         assert outputs.alignment is not None and outputs.same is not None
-        own = torch.arange(len(outputs.alignment), device=outputs.alignment.device)
+        row = torch.arange(len(outputs.alignment), device=outputs.alignment.device)
+        own = row + outputs.first
         excused = outputs.same.clone()
-        excused[own, own] = False
-        logits = (outputs.alignment / self.temperature).masked_fill(excused, -torch.inf)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        excused[row, own] = False
+        t2i = (outputs.alignment / self.temperature).masked_fill(excused, -torch.inf)
+        if outputs.alignment_i2t is None:
+            i2t = t2i.T
+        else:
+            i2t = (outputs.alignment_i2t / self.temperature).masked_fill(excused, -torch.inf)
+        return (F.cross_entropy(t2i, own) + F.cross_entropy(i2t, own)) / 2

@@ -23,8 +23,13 @@ class MaskedLanguage(Objective):
         self.probability = probability
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
-        """Mean over the masked positions, in nats; zero where nothing was masked."""
+        """Mean over the masked positions, in nats; zero where nothing was masked.
+
+        On several ranks a position weighs the same wherever it lies.
+        """
         logits, labels = outputs.masked_logits, outputs.masked_labels
         assert logits is not None and labels is not None
         total = F.cross_entropy(logits.float(), labels, reduction="sum")
-        return total / max(len(labels), 1)
+        if outputs.masked_count is None:
+            return total / max(len(labels), 1)
+        return total / outputs.masked_count.clamp(min=1e-3)  # zero where all ranks have none

@@ -16,6 +16,10 @@ class Negatives:
     images: Int[Tensor, "batch n"]
     captions: Int[Tensor, "batch n"]
 
+    def of_rows(self, rows: slice) -> "Negatives":
+        """Those of some samples only."""
+        return Negatives(self.images[rows], self.captions[rows])
+
 
 class HardNegatives:
     """Mines `count` negatives per sample and direction inside the batch.

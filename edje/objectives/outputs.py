@@ -13,16 +13,20 @@ Part = Literal["pairs", "masked", "text_only", "alignment", "teacher"]
 class StepOutputs:
     """One step's logits and states; a part that no objective asked for is None.
 
-    Column 0 of the logits is the positive pair, the others are the mined negatives.
+    Column 0 of the logits is the positive pair, the others are the mined negatives. On several
+    ranks each holds the rows of its own pairs, and the mean of their losses is the loss of all.
     """
 
+    first: int = 0  # where this rank's pairs begin among those of all ranks
     t2i_logits: Float[Tensor, "batch candidates"] | None = None  # caption against images
     i2t_logits: Float[Tensor, "batch candidates"] | None = None  # image against captions
     masked_logits: Float[Tensor, "masked vocabulary"] | None = None
     masked_labels: Int[Tensor, "masked"] | None = None
+    masked_count: Float[Tensor, ""] | None = None  # mean over ranks; None: these labels' own
     recovered: Float[Tensor, "batch embedding"] | None = None
     text_embeddings: Float[Tensor, "batch embedding"] | None = None
     alignment: Float[Tensor, "captions images"] | None = None  # late interaction, -1 to 1
+    alignment_i2t: Float[Tensor, "captions images"] | None = None  # own images; None: transposed
     same: Bool[Tensor, "captions images"] | None = None  # matching pairs, those by chance included
     teacher_t2i_logits: Float[Tensor, "batch candidates"] | None = None
     teacher_i2t_logits: Float[Tensor, "batch candidates"] | None = None

@@ -26,7 +26,7 @@ from edje.inference.checkpoint import (
     save_checkpoint,
     warm_start,
 )
-from edje.language_model import LanguageModel, tokenize
+from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
 from edje.tasks.collection import Collection, cached_collection
@@ -167,7 +167,7 @@ def datamodule(
         TrainingSet(
             store=train.store,
             store_rows=train.store_rows,
-            text=tokenize(language_model.tokenizer, train.texts),
+            text=tokenize(language_model.tokenizer, train.texts, MAX_TRAINING_TOKENS),
             image_of_caption=train.image_of_caption,
             caption_keys=caption_keys(train.texts),
             image_embeddings=images,

@@ -141,7 +141,8 @@ class DevelopmentScore(Callback):
         log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
         if value > self.best:
             self.best = value
-            self.keep()
+            if trainer.is_global_zero:
+                self.keep()
 
     def state_dict(self) -> dict[str, float]:
         """The best figure so far, so that a resumed run goes on comparing."""

@@ -1,18 +1,20 @@
 """The LightningModule of the reranker: steps, logging, optimiser. It builds nothing itself."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from edje.models.edje import EDJE
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.negatives import HardNegatives
-from edje.objectives.outputs import Objective, StepOutputs
+from edje.objectives.outputs import Objective, Part, StepOutputs
 from edje.records import PairBatch
 from edje.training.optimisation import Optimisation, seed_step
+from edje.training.ranks import JoinedPairs, num_ranks, to_common_length
 from edje.training.step import forward_step, masked_positions
 
 
@@ -56,8 +58,21 @@ class RerankerModule(L.LightningModule):
         self.checkpoint_fields = dict(checkpoint_fields)
         self.seed = seed
         self.needs = frozenset().union(*(term.needs for term in self.objectives.values()))
+        self._freeze_unread_heads()
         frozen = None if teacher is None else teacher.eval().requires_grad_(False)
         self._teacher = [frozen]  # in a list, so that it is no submodule of this one
+
+    def _freeze_unread_heads(self) -> None:
+        """Every trainable parameter gets a gradient, as training on several ranks requires."""
+        heads: dict[Part, list[nn.Module | None]] = {
+            "pairs": [self.model.match, self.model.residual],
+            "masked": [self.model.masked_language],
+            "text_only": [self.model.text_recovery],
+        }
+        for part, modules in heads.items():
+            for head in modules:
+                if head is not None:
+                    head.requires_grad_(part in self.needs)
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the device of the model."""
@@ -67,40 +82,52 @@ class RerankerModule(L.LightningModule):
         """The weighted sum of the objectives on one batch of pairs."""
         step = batch_idx  # counts batches from the run's start, resumed or not
         seed_step(self.seed, step, self.global_rank)
-        outputs = self._forward(batch, step)
+        outputs = self.forward(batch, step)
         terms = {name: term(outputs) for name, term in self.objectives.items()}
         loss = torch.stack([self.objectives[name].weight * terms[name] for name in terms]).sum()
+        log = partial(self.log, sync_dist=num_ranks() > 1)
         with torch.no_grad():
             if outputs.t2i_logits is not None:
                 first = outputs.t2i_logits.argmax(1).eq(0).float().mean()
-                self.log("train/accuracy", first, prog_bar=True)
+                log("train/accuracy", first, prog_bar=True)
             if outputs.teacher_t2i_logits is not None:
-                self.log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
-                self.log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
+                log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
+                log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
+        for name, term in terms.items():
+            log(f"train/{name}", term.detach())
+        log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def _forward(self, batch: PairBatch, step: int) -> StepOutputs:
+    def forward(self, batch: PairBatch, step: int) -> StepOutputs:
+        """What the objectives read, for this rank's pairs among those of all ranks."""
+        batch = to_common_length(batch)
+        everyone = JoinedPairs.of(batch)
         negatives = None
         if "pairs" in self.needs:
-            negatives = self.negatives(
-                batch.image_embeddings,
-                batch.text_embeddings,
-                batch.image_ids,
-                batch.caption_keys,
-                batch.sample_ids,
+            mined = self.negatives(
+                everyone.image_embeddings,
+                everyone.text_embeddings,
+                everyone.image_ids,
+                everyone.caption_keys,
+                everyone.sample_ids,
                 self.seed,
                 step,
             )
+            negatives = mined.of_rows(slice(everyone.first, everyone.first + len(batch.tokens)))
         mask = None
+        text = self.model.joint.cut(batch.text)
         for term in self.objectives.values():
             if isinstance(term, MaskedLanguage):
-                mask = masked_positions(
-                    batch.text, batch.sample_ids, term.probability, self.seed, step
-                )
+                mask = masked_positions(text, batch.sample_ids, term.probability, self.seed, step)
         return forward_step(
-            self.model, batch, negatives, self.needs, mask, self.mask_id, self._teacher[0]
+            self.model,
+            batch,
+            negatives,
+            self.needs,
+            mask,
+            self.mask_id,
+            self._teacher[0],
+            everyone,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

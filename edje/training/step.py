@@ -12,20 +12,24 @@ from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives
 from edje.objectives.outputs import Part, StepOutputs
 from edje.records import PairBatch, TextBatch
+from edje.training.ranks import JoinedPairs, join_first, joined, mean_over_ranks, num_ranks
 
 
 @dataclass(frozen=True)
 class PairIndices:
-    """Which caption meets which image: B positives, B·n wrong images, B·n wrong captions."""
+    """Which caption meets which image: B positives, B·n wrong images, B·n wrong captions.
+
+    Rows count the pairs of all ranks.
+    """
 
     captions: Int[Tensor, "pairs"]
     images: Int[Tensor, "pairs"]
 
     @classmethod
-    def of(cls, negatives: Negatives) -> "PairIndices":
-        """Lay out the positives and the mined negatives of a batch."""
+    def of(cls, negatives: Negatives, first: int = 0) -> "PairIndices":
+        """Lay out the positives, from row `first` on, and the negatives mined for them."""
         batch, count = negatives.images.shape
-        own = torch.arange(batch, device=negatives.images.device)
+        own = torch.arange(first, first + batch, device=negatives.images.device)
         repeated = own.repeat_interleave(count)
         return cls(
             torch.cat([own, repeated, negatives.captions.flatten()]),
@@ -33,10 +37,10 @@ class PairIndices:
         )
 
 
-def word_positions(text: TextBatch) -> Bool[Tensor, "batch length"]:
+def word_positions(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
     """Where a caption's own word pieces stand: not [CLS], [SEP] or padding."""
-    columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
-    last = text.attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
     return (columns > 0) & (columns < last)
 
 
@@ -48,20 +52,25 @@ def masked_positions(
     A function of (seed, step, sample id, position) alone.
     """
     columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
-    return word_positions(text) & (
+    return word_positions(text.attention_mask) & (
         uniform(seed, step, 3, sample_ids[:, None], columns) < probability
     )
 
 
 def pair_logits(
-    model: EDJE, states: Float[Tensor, "pairs width"], similarity: Tensor, negatives: Negatives
+    model: EDJE,
+    states: Float[Tensor, "pairs width"],
+    similarity: Tensor,
+    negatives: Negatives,
+    first: int = 0,
 ) -> tuple[Float[Tensor, "batch candidates"], Float[Tensor, "batch candidates"]]:
     """Match logits per direction from the [CLS] states of `PairIndices`' pairs.
 
-    `similarity` is the first stage's (captions, images) matrix of the batch.
+    `similarity` is the first stage's (captions, images) matrix of all ranks' pairs, of which this
+    rank's own begin at row `first`.
     """
     batch, count = negatives.images.shape
-    own = torch.arange(batch, device=states.device)
+    own = torch.arange(first, first + batch, device=states.device)
     positives, images, captions = states.split([batch, batch * count, batch * count])
     image_states = torch.cat([positives[:, None], images.view(batch, count, -1)], dim=1)
     caption_states = torch.cat([positives[:, None], captions.view(batch, count, -1)], dim=1)
@@ -81,21 +90,28 @@ def forward_step(
     mask: Bool[Tensor, "batch length"] | None,
     mask_id: int,
     teacher: EDJE | None,
+    everyone: JoinedPairs | None = None,
 ) -> StepOutputs:
     """Everything the objectives read, and nothing that none of them does.
 
+    On several ranks each computes the rows of its own pairs. Every image is compressed and every
+    caption read on its own rank; what others contrast with it travels, gradients included.
+
     Args:
         model: the reranker in training.
-        batch: B matching pairs with the backbone's tokens.
-        negatives: mined rows of the batch; only with "pairs" among the needs.
+        batch: B matching pairs with the backbone's tokens; texts as long on every rank.
+        negatives: mined rows of all ranks' pairs; only with "pairs" among the needs.
         needs: the parts that some objective reads.
-        mask: positions to be masked; only with "masked" among the needs.
+        mask: positions of the (cut) text to be masked; only with "masked" among the needs.
         mask_id: word-piece id of [MASK].
         teacher: the frozen reranker to distil from; only with "teacher" among the needs.
+        everyone: the pairs of all ranks; by default gathered here.
     """
-    text, visual = batch.text, model.compress(batch.tokens)
-    pairs = None if negatives is None else PairIndices.of(negatives)
-    similarity = batch.text_embeddings.float() @ batch.image_embeddings.float().T
+    text, visual = model.joint.cut(batch.text), model.compress(batch.tokens)
+    everyone = JoinedPairs.of(batch) if everyone is None else everyone
+    first, total, own_count = everyone.first, len(everyone.sample_ids), len(text.input_ids)
+    pairs = None if negatives is None else PairIndices.of(negatives, first)
+    similarity = everyone.text_embeddings.float() @ everyone.image_embeddings.float().T
 
     # Texts are read once: captions as they are, then masked ones; pairs point at their rows.
     plain = pairs is not None or "alignment" in needs
@@ -105,50 +121,64 @@ def forward_step(
     if ids:
         attention = text.attention_mask.repeat(len(ids), 1)
         states = model.joint.read_text(torch.cat(ids), attention)
+    all_visual = visual
+    if plain:  # others' captions and images are contrasted with ours
+        states, attention = join_first(states, own_count), join_first(attention, own_count)
+        all_visual = joined(visual)
     rows, images = [], []  # of the pairs first, of the masked captions after them
     if pairs is not None:
         rows.append(pairs.captions)
         images.append(pairs.images)
     if mask is not None:
-        own = torch.arange(len(mask), device=mask.device)
-        rows.append(own + len(mask) if plain else own)
-        images.append(own)
+        own = torch.arange(own_count, device=mask.device)
+        rows.append(own + total if plain else own)
+        images.append(own + first if plain else own)
     if rows:
         row = torch.cat(rows)
-        hidden = model.joint.fuse(states[row], attention[row], visual[torch.cat(images)])
+        hidden = model.joint.fuse(states[row], attention[row], all_visual[torch.cat(images)])
 
     count = 0 if pairs is None else len(pairs.images)
-    t2i = i2t = masked_logits = masked_labels = recovered = alignment = same = None
-    teacher_t2i = teacher_i2t = None
+    t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None
+    alignment = alignment_i2t = same = teacher_t2i = teacher_i2t = None
     if negatives is not None:
-        t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives)
+        t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first)
     if mask is not None:
         masked = hidden[count:, : mask.shape[1]][mask]
         masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
         masked_labels = text.input_ids[mask]
+        if num_ranks() > 1:
+            masked_count = mean_over_ranks(len(masked_labels), mask.device)
     if "text_only" in needs:
-        alone = model.joint.encode_text(text.input_ids, text.attention_mask)
+        alone = model.joint.encode_text(batch.text.input_ids, batch.text.attention_mask)
         recovered = model.text_recovery(alone[:, 0])
     if "alignment" in needs:
-        words = states[: len(text.input_ids)]
-        alignment = late_interaction(words, word_positions(text), model.joint.entering(visual))
-        same = batch.image_ids[:, None] == batch.image_ids
-        same = same | (batch.caption_keys[:, None] == batch.caption_keys)
+        mine = slice(first, first + own_count)
+        words, present = states[:total], word_positions(attention[:total])
+        entering = model.joint.entering(all_visual)
+        alignment = late_interaction(words[mine], present[mine], entering)
+        if num_ranks() > 1:
+            alignment_i2t = late_interaction(words, present, entering[mine]).T
+        same = everyone.same(mine)
     if "teacher" in needs:
         assert teacher is not None and pairs is not None and negatives is not None
         with torch.no_grad():
-            known = teacher.compress(batch.tokens)[pairs.images]
-            read = teacher.joint.read_text(text.input_ids, text.attention_mask)[pairs.captions]
-            seen = teacher.joint.fuse(read, text.attention_mask[pairs.captions], known)
-            teacher_t2i, teacher_i2t = pair_logits(teacher, seen[:, 0], similarity, negatives)
+            known = joined(teacher.compress(batch.tokens))[pairs.images]
+            read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask))
+            seen = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
+            teacher_t2i, teacher_i2t = pair_logits(
+                teacher, seen[:, 0], similarity, negatives, first
+            )
     return StepOutputs(
+        first=first,
         t2i_logits=t2i,
         i2t_logits=i2t,
         masked_logits=masked_logits,
         masked_labels=masked_labels,
+        masked_count=masked_count,
         recovered=recovered,
         text_embeddings=batch.text_embeddings,
         alignment=alignment,
+        alignment_i2t=alignment_i2t,
         same=same,
         teacher_t2i_logits=teacher_t2i,
         teacher_i2t_logits=teacher_i2t,

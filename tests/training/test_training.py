@@ -212,7 +212,10 @@ def test_the_teacher_is_neither_trained_nor_saved(tmp_path):
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert set(saved) == {f"model.{name}" for name in trained.model.state_dict()}
     optimised = {id(p) for group in trained.optimizers().param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in trained.model.parameters()}
+    unread = ("masked_language.", "text_recovery.")  # heads that neither objective reads
+    assert optimised == {
+        id(p) for name, p in trained.model.named_parameters() if not name.startswith(unread)
+    }
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1])

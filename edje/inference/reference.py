@@ -1,0 +1,224 @@
+"""Checkpoints of the published format: the reference implementation's names turned into ours."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from edje.errors import EdjeError
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    BackboneFacts,
+    Checkpoint,
+    build_reranker,
+)
+from edje.inference.reranker import Reranker
+from edje.language_model import LanguageModel
+from edje.models.joint_encoder import extend_position_table
+
+FROZEN = ("vision_encoder.", "clip.")  # the dual encoder travels along, unused
+
+# How our names begin and how theirs do; the longest beginning that fits is taken.
+NAMES = {
+    "joint.language_model.": "language_model.bert.",
+    "match.dense.": "classification_head.0.dense.",
+    "match.score.": "classification_head.1.",
+    "masked_language.dense.": "language_model.cls.predictions.transform.dense.",
+    "masked_language.norm.": "language_model.cls.predictions.transform.LayerNorm.",
+    "masked_language.bias": "language_model.cls.predictions.bias",
+    "text_recovery.": "text_projection.",
+}
+LOCAL_NAMES = {
+    "adapter.expand.": "vision_projection.0.",
+    "adapter.project.": "vision_projection.2.",
+}
+COMPRESSION_NAMES = {
+    "adapter.": "vision_projection.",
+    "adapter.norm.": "vision_projection.layernorm.",
+    "adapter.expand.": "vision_projection.mlp.fc1.",
+    "adapter.contract.": "vision_projection.mlp.fc2.",
+    "adapter.project.": "vision_projection.projection.",
+}
+OURS_ALONE = ("first_stage_mean", "first_stage_deviation")  # constants of score=residual
+
+WORDS = "language_model.bert.embeddings.word_embeddings.weight"
+POSITIONS = "language_model.bert.embeddings.position_embeddings.weight"
+BIAS = "language_model.cls.predictions.bias"
+TIED = {  # further names of one tensor
+    "text_embeddings.weight": WORDS,
+    "language_model.cls.predictions.decoder.weight": WORDS,
+    "language_model.cls.predictions.decoder.bias": BIAS,
+}
+
+
+def load_reference_checkpoint(
+    path: str | Path, *, language_model: str | Path, vision_tower: str | Path
+) -> Reranker:
+    """The reranker of a checkpoint in the published format, local or compressed.
+
+    Two differences from the folders are allowed: one more row of word embeddings (the image
+    placeholder, dropped) and more rows of positions (kept). Every other name and shape must be
+    as expected; the frozen towers in the file are ignored.
+
+    Args:
+        path: the .pth file, read as tensors and plain values, without running pickled code.
+        language_model: folder or hub name of a BERT or MiniLM: its configuration and tokenizer.
+        vision_tower: folder or hub name of a CLIP or SigLIP: the adapter's number of heads and
+            LayerNorm epsilon are in its configuration.
+
+    Raises:
+        EdjeError: a file can't be read, or names or shapes differ.
+    """
+    state = _read(Path(path))
+    words, facts = _language_model(str(language_model)), _facts(str(vision_tower))
+    vocabulary = words.encoder.config.vocab_size
+    positions = words.encoder.config.max_position_embeddings
+    adapter, adapter_names = _adapter(state, str(path))
+    model = build_reranker(adapter, facts, words, residual=False)
+    state = _without_placeholder(state, vocabulary)
+    if POSITIONS in state and len(state[POSITIONS]) >= positions:
+        extend_position_table(words.encoder, len(state[POSITIONS]))
+        state[POSITIONS] = _repeat_last_row(
+            state[POSITIONS], words.encoder.config.max_position_embeddings
+        )
+    own = model.state_dict()
+    theirs = {
+        name: _their_name(name, NAMES | adapter_names) for name in own if name not in OURS_ALONE
+    }
+    shapes = {theirs[name]: tuple(own[name].shape) for name in theirs}
+    problems = list(_problems(state, shapes))
+    if problems:
+        more = f"; and {len(problems) - 4} more" if problems[4:] else ""
+        raise EdjeError(
+            f"{path}: it doesn't fit language_model={language_model} and "
+            f"vision_tower={vision_tower}: {'; '.join(problems[:4])}{more}. Give the folders or "
+            "hub names of the models it was trained with."
+        )
+    model.load_state_dict({name: state[theirs[name]] for name in theirs}, strict=False)
+    return Reranker(
+        Checkpoint(
+            model=model.eval(),
+            language_model=words,
+            facts=facts,
+            adapter=adapter,
+            config=f"name: {Path(path).stem}\n",
+            backbone={"backbone": str(vision_tower)},
+            label=f"reference weights {Path(path).name}",
+            first_stage={},
+            fusion={},
+        )
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The checkpoint's tensors without those of the frozen towers."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise EdjeError(
+            f"{path}: can't be read as tensors and plain values ({type(error).__name__}). Expected "
+            'a .pth of the published format: {"model": tensors by name, "epoch", "config"}.'
+        ) from error
+    state = content.get("model") if isinstance(content, Mapping) else None
+    if not (isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())):
+        raise EdjeError(
+            f'{path}: holds no tensors by name under "model", so it is not a checkpoint of the '
+            "published format. Checkpoints that edje wrote are read by Reranker.load."
+        )
+    return {name: tensor for name, tensor in state.items() if not name.startswith(FROZEN)}
+
+
+def _language_model(source: str) -> LanguageModel:
+    """A BERT of the folder's configuration with fresh weights, and its tokenizer."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise EdjeError(
+            f"language_model={source}: no configuration and tokenizer could be read there "
+            f"({type(error).__name__}). Give a folder made by save_pretrained, or a hub name that "
+            "this machine can reach."
+        ) from error
+    is_bert = config.model_type == "bert" and config.hidden_act == "gelu"
+    if not is_bert or not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise EdjeError(
+            f"language_model={source}: is a {config.model_type!r} with {type(tokenizer).__name__}; "
+            "expected a BERT (MiniLM is one) with exact GELU and a tokenizer.json. Give the "
+            "language model that the checkpoint was trained with."
+        )
+    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    return LanguageModel(encoder, tokenizer)
+
+
+def _facts(source: str) -> BackboneFacts:
+    """What the adapter must know of the vision tower; heads and epsilon have no default."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+        vision = getattr(config, "vision_config", config)
+        return BackboneFacts(
+            num_tokens=(vision.image_size // vision.patch_size) ** 2,
+            token_width=vision.hidden_size,
+            num_heads=vision.num_attention_heads,
+            layer_norm_eps=vision.layer_norm_eps,
+            embedding_width=getattr(config, "projection_dim", None) or vision.hidden_size,
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise EdjeError(
+            f"vision_tower={source}: no configuration of a vision transformer could be read there "
+            f"({type(error).__name__}). Give the folder or hub name of the CLIP or SigLIP that the "
+            "checkpoint was trained with."
+        ) from error
+
+
+def _adapter(state: Mapping[str, Tensor], path: str) -> tuple[AdapterSpecification, dict[str, str]]:
+    """Which adapter the tensors make up, its sizes, and the names of its parts."""
+    where = "edje.models.adapters."
+    query = state.get("vision_projection.query")
+    expand = state.get("vision_projection." + ("0" if query is None else "mlp.fc1") + ".weight")
+    if expand is None or expand.ndim != 2 or (query is not None and query.ndim != 3):
+        raise EdjeError(
+            f"{path}: holds neither a local adapter (vision_projection.0.weight) nor a compressing "
+            "one (vision_projection.query and mlp.fc1.weight). Give a checkpoint of the published "
+            "format."
+        )
+    hidden = {"hidden_width": len(expand)}
+    if query is None:
+        return AdapterSpecification(where + "LocalAdapter", hidden), LOCAL_NAMES
+    compression = AdapterSpecification(
+        where + "TokenCompressionAdapter", {"num_tokens": query.shape[1], **hidden}
+    )
+    return compression, COMPRESSION_NAMES
+
+
+def _without_placeholder(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
+    """The state without the row after the vocabulary: its embedding is always replaced."""
+    rows = (WORDS, BIAS, *TIED)
+    return {
+        name: tensor[:vocabulary] if name in rows and len(tensor) == vocabulary + 1 else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _repeat_last_row(table: Tensor, rows: int) -> Tensor:
+    """A table of at least `rows` rows, the last one repeated (as when the model was made)."""
+    return torch.cat([table, table[-1:].expand(max(rows - len(table), 0), -1)])
+
+
+def _their_name(name: str, names: Mapping[str, str]) -> str:
+    """What the reference calls one of our parameters."""
+    ours = max((start for start in names if name.startswith(start)), key=len)
+    return names[ours] + name.removeprefix(ours)
+
+
+def _problems(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Every way in which a checkpoint differs from what is expected of it."""
+    yield from (f"missing {name}" for name in (*shapes, *TIED) if name not in state)
+    yield from (f"unknown {name}" for name in state if name not in shapes and name not in TIED)
+    for name, expected in shapes.items():
+        if name in state and tuple(state[name].shape) != expected:
+            yield f"{name} is {tuple(state[name].shape)}, expected {expected}"
+    for name, original in TIED.items():
+        if name in state and original in state and not torch.equal(state[name], state[original]):
+            yield f"{name} differs from {original}, to which it should be tied"
