@@ -23,7 +23,8 @@ def main(folders: list[Path]) -> None:
     print("| run |", " | ".join(columns), "|")  # noqa: T201  # the output of the script
     print("|---" * (1 + len(columns)) + "|")  # noqa: T201
     for folder in folders:
-        for _, run in load_runs(folder).iterrows():
+        runs = load_runs(folder)
+        for _, run in runs[runs["status"] == "done"].iterrows():
             name = folder if run["run"] == folder.name else folder / run["run"]
             print(f"| {name} |", " | ".join(figure(run, c) for c in columns), "|")  # noqa: T201
 
