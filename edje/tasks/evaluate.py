@@ -56,7 +56,7 @@ class Evaluation:
         *,
         candidates: int = 20,
         batch_size: int = 1024,
-        codec: Literal["bf16", "fp16", "fp8", "int8"] = "bf16",
+        codec: Literal["bf16", "fp16", "fp8", "int8", "int4"] = "bf16",
         precision: Literal["fp32", "bf16", "fp16"] = "bf16",
         dev_every: int = 0,
         shuffle_tokens: bool = False,
