@@ -32,7 +32,7 @@ class RootConfig:
     cache_dir: str
     teacher: str | None
     initial: str | None
-    store_codec: Literal["fp16", "bf16", "fp8", "int8"]
+    store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
     checkpoint_every: int
 
     data: Component

@@ -19,7 +19,7 @@ from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList, rerank
 from edje.tasks.collection import Collection
 from edje.tasks.first_stage import embeddings
-from edje.tokens.codec import Codec, make_codec
+from edje.tokens.codec import Codec, CodecName, make_codec
 
 
 class Evaluation:
@@ -43,7 +43,7 @@ class Evaluation:
         *,
         candidates: int = 20,
         batch_size: int = 1024,
-        codec: Literal["bf16", "fp16", "fp8", "int8"] = "bf16",
+        codec: CodecName = "bf16",
         precision: Literal["fp32", "bf16", "fp16"] = "bf16",
         dev_every: int = 0,
         shuffle_tokens: bool = False,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edje.errors import EdjeError
 
-CodecName = Literal["fp16", "bf16", "fp8", "int8"]
+CodecName = Literal["fp16", "bf16", "fp8", "int8", "int4"]
 
 
 @dataclass(frozen=True)
@@ -86,38 +86,95 @@ class FloatCodec(Codec):
 
 @dataclass(frozen=True)
 class ScaledCodec(Codec):
-    """Tokens in 8 bits, each divided by its own float32 scale so that its largest value fits.
+    """Tokens in few bits, each divided by its own float32 scale so that its largest value fits.
 
     A cell holds all values, then all scales. The scale is the token's largest absolute value
     over the codec's; a token of zeros has scale 1.
     """
 
-    stored: torch.dtype
     largest: float  # absolute value that the stored type represents
 
     @property
+    @abstractmethod
+    def token_bytes(self) -> int:
+        """Bytes of one token's values."""
+
+    @property
     def cell_bytes(self) -> int:
-        """A byte per number and four per token."""
-        return self.num_tokens * (self.width * self.stored.itemsize + 4)
+        """The values, and four bytes per token."""
+        return self.num_tokens * (self.token_bytes + 4)
 
     def _pack(self, tokens: Tensor) -> Tensor:
         tokens = tokens.float()
         scales = tokens.abs().amax(dim=2) / self.largest  # (images, tokens)
         scales = torch.where(scales > 0, scales, torch.ones_like(scales))
         values = (tokens / scales[..., None]).clamp(-self.largest, self.largest)
-        if not self.stored.is_floating_point:
-            values = values.round()
-        return torch.cat([_bytes(values.to(self.stored)), _bytes(scales)], dim=1)
+        return torch.cat([self._narrow(values).flatten(1), _bytes(scales)], dim=1)
 
     def _unpack(self, cells: Tensor) -> Tensor:
-        split = self.num_tokens * self.width * self.stored.itemsize
-        values = cells[:, :split].view(self.stored).unflatten(1, (self.num_tokens, self.width))
+        split = self.num_tokens * self.token_bytes
+        values = cells[:, :split].unflatten(1, (self.num_tokens, self.token_bytes))
         scales = cells[:, split:].contiguous().view(torch.float32)  # (images, tokens)
-        return values.float() * scales[..., None]
+        return self._widen(values) * scales[..., None]
+
+    @abstractmethod
+    def _narrow(self, values: Tensor) -> Tensor:
+        """Bytes (images, tokens, token_bytes) of values of at most `largest`."""
+
+    @abstractmethod
+    def _widen(self, stored: Tensor) -> Tensor:
+        """Values in float32, (images, tokens, width), of bytes."""
+
+
+@dataclass(frozen=True)
+class ByteCodec(ScaledCodec):
+    """Scaled tokens in a type of 8 bits."""
+
+    stored: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        """A byte per number."""
+        return self.width
+
+    def _narrow(self, values: Tensor) -> Tensor:
+        if not self.stored.is_floating_point:
+            values = values.round()
+        return values.to(self.stored).view(torch.uint8)
+
+    def _widen(self, stored: Tensor) -> Tensor:
+        return stored.view(self.stored).float()
+
+
+@dataclass(frozen=True)
+class NibbleCodec(ScaledCodec):
+    """Scaled tokens in whole numbers of 4 bits, -7 to 7, two to a byte.
+
+    A byte holds the number of an even place plus 8 in its low half, the next one's in its high
+    half; a token of odd width ends in a half byte of no meaning.
+    """
+
+    @property
+    def token_bytes(self) -> int:
+        """Half a byte per number, rounded up."""
+        return (self.width + 1) // 2
+
+    def _narrow(self, values: Tensor) -> Tensor:
+        numbers = (values.round() + 8).to(torch.uint8)
+        low, high = numbers[..., ::2].clone(), numbers[..., 1::2]
+        low[..., : high.shape[-1]] |= high << 4
+        return low
+
+    def _widen(self, stored: Tensor) -> Tensor:
+        halves = torch.stack([stored & 15, stored >> 4], dim=-1)  # (images, tokens, bytes, 2)
+        return halves.flatten(2)[..., : self.width].float() - 8
 
 
 def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
-    """The codec of a name: 64 × 384 tokens take 49,152 bytes (fp16, bf16) or 24,832 (fp8, int8).
+    """The codec of a name.
+
+    Cells of 64 × 384 tokens: 49,152 bytes in fp16 and bf16; 24,576 in fp8 and int8, 12,288 in
+    int4, and 256 more for the scales of these three.
 
     Raises:
         EdjeError: there is no codec of this name.
@@ -128,9 +185,11 @@ def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
         case "bf16":
             return FloatCodec(name, num_tokens, width, torch.bfloat16)
         case "fp8":
-            return ScaledCodec(name, num_tokens, width, torch.float8_e4m3fn, 448.0)
+            return ByteCodec(name, num_tokens, width, 448.0, torch.float8_e4m3fn)
         case "int8":
-            return ScaledCodec(name, num_tokens, width, torch.int8, 127.0)
+            return ByteCodec(name, num_tokens, width, 127.0, torch.int8)
+        case "int4":
+            return NibbleCodec(name, num_tokens, width, 7.0)
     raise EdjeError(f"codec {name!r} is unknown; choose one of {', '.join(get_args(CodecName))}.")
 
 

@@ -7,10 +7,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tiny_stores import FINGERPRINT, IDS, NUM_IMAGES, StoreRows, features_of, make_store, tokens_of
+from tiny_stores import (
+    FINGERPRINT,
+    IDS,
+    NUM_IMAGES,
+    NUM_TOKENS,
+    WIDTH,
+    StoreRows,
+    features_of,
+    make_store,
+    tokens_of,
+)
 from torch.utils.data import DataLoader
 
 from edje.errors import EdjeError
+from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 
@@ -150,9 +161,11 @@ def test_a_damaged_store_file_is_found_on_opening(tmp_path: Path) -> None:
         TokenStore.open(path.parent)
 
 
-@pytest.mark.parametrize("codec", ["bf16", "fp8", "int8"])
+@pytest.mark.parametrize("codec", ["bf16", "fp8", "int8", "int4"])
 def test_every_codec_reads_back_across_shards(tmp_path: Path, codec: str) -> None:
     store = TokenStore.open(make_store(tmp_path / "store", codec))
     rows = torch.tensor([40, 3, 22])
-    torch.testing.assert_close(store.read(rows), tokens_of(rows.tolist()), rtol=0.07, atol=0.02)
+    alone = make_codec(codec, NUM_TOKENS, WIDTH)  # type: ignore[arg-type]
+    cells = torch.from_numpy(alone.encode(tokens_of(rows.tolist())))
+    assert torch.equal(store.read(rows), alone.decode(cells))
     assert store.read(rows, dtype=torch.bfloat16).dtype == torch.bfloat16
