@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edje.errors import EdjeError
 from edje.language_model import (
@@ -24,6 +23,7 @@ from edje.language_model import (
     LanguageModel,
     language_model_from_specification,
 )
+from edje.models.adapters import AdapterFacts
 from edje.models.edje import EDJE
 from edje.models.joint_encoder import JointEncoder
 
@@ -79,15 +79,10 @@ def build_reranker(
     cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
     try:
-        built = cls(
-            facts.num_tokens,
-            facts.token_width,
-            width,
-            facts.num_heads,
-            facts.layer_norm_eps,
-            F.gelu,
-            **adapter.choices,
+        around = AdapterFacts(
+            facts.num_tokens, facts.token_width, width, facts.num_heads, facts.layer_norm_eps
         )
+        built = cls(around, **adapter.choices)
     except (ValueError, TypeError, AssertionError) as error:
         raise EdjeError(
             f"adapter ({cls.__name__}) with {dict(adapter.choices)}: {error}"

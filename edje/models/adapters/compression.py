@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation
+from edje.models.adapters.facts import AdapterFacts
 
 
 class TokenCompressionAdapter(nn.Module):
@@ -35,19 +34,13 @@ class TokenCompressionAdapter(nn.Module):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
         budgets: Sequence[int] | None = None,
     ):
         super().__init__()
-        del num_vision_tokens  # any number of vision tokens can be attended to
         if budgets is not None and not (budgets and all(1 <= k <= num_tokens for k in budgets)):
             raise ValueError(
                 f"budgets={list(budgets)}: expected numbers of tokens from 1 to "
@@ -55,15 +48,16 @@ class TokenCompressionAdapter(nn.Module):
             )
         self.num_tokens = num_tokens
         self.budgets = None if budgets is None else tuple(budgets)
-        self.activation = activation
+        self.activation = facts.activation
+        token_width = facts.token_width
         self.query = nn.Parameter(torch.randn(1, num_tokens, token_width))
         self.key = nn.Linear(token_width, token_width)
         self.value = nn.Linear(token_width, token_width)
-        self.attention = nn.MultiheadAttention(token_width, num_heads, batch_first=True)
-        self.norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
+        self.attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
+        self.norm = nn.LayerNorm(token_width, eps=facts.layer_norm_eps)
         self.expand = nn.Linear(token_width, hidden_width)
         self.contract = nn.Linear(hidden_width, token_width)
-        self.project = nn.Linear(token_width, width)
+        self.project = nn.Linear(token_width, facts.width)
 
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]

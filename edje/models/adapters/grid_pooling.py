@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation
+from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.reducing import ReducingAdapter
 
 
@@ -23,30 +23,21 @@ class GridPoolingAdapter(ReducingAdapter):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
     ):
         super().__init__(
-            num_vision_tokens,
-            token_width,
-            width,
-            num_heads,
-            layer_norm_eps,
-            activation,
+            facts,
             num_tokens=num_tokens,
             hidden_width=hidden_width,
         )
-        self.side = isqrt(num_vision_tokens)
-        if self.side**2 != num_vision_tokens:
+        tokens = facts.num_vision_tokens
+        self.side = isqrt(tokens)
+        if self.side**2 != tokens:
             raise ValueError(
-                f"the backbone's {num_vision_tokens} tokens form no square grid, which pooling "
+                f"the backbone's {tokens} tokens form no square grid, which pooling "
                 "needs; set keep_class_token=false or take another adapter"
             )
         rows = next(r for r in range(isqrt(num_tokens), 0, -1) if num_tokens % r == 0)

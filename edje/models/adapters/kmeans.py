@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation
+from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.reducing import ReducingAdapter
 
 
@@ -28,24 +28,14 @@ class KMeansAdapter(ReducingAdapter):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
         iterations: int = 10,
     ):
         super().__init__(
-            num_vision_tokens,
-            token_width,
-            width,
-            num_heads,
-            layer_norm_eps,
-            activation,
+            facts,
             num_tokens=num_tokens,
             hidden_width=hidden_width,
         )

@@ -1,12 +1,9 @@
 """The local adapter: every token kept, each projected alone."""
 
-from collections.abc import Callable
-
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-Activation = Callable[[Tensor], Tensor]
+from edje.models.adapters.facts import AdapterFacts
 
 
 class LocalAdapter(nn.Module):
@@ -17,21 +14,15 @@ class LocalAdapter(nn.Module):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         hidden_width: int = 8192,
     ):
         super().__init__()
-        del num_heads, layer_norm_eps  # facts that only attention-based adapters need
-        self.num_tokens = num_vision_tokens
-        self.activation = activation
-        self.expand = nn.Linear(token_width, hidden_width)
-        self.project = nn.Linear(hidden_width, width)
+        self.num_tokens = facts.num_vision_tokens
+        self.activation = facts.activation
+        self.expand = nn.Linear(facts.token_width, hidden_width)
+        self.project = nn.Linear(hidden_width, facts.width)
 
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]

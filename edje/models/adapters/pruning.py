@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation
+from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.reducing import ReducingAdapter
 
 
@@ -31,29 +31,19 @@ class AttentionPruningAdapter(ReducingAdapter):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
         by: Literal["attention", "norm"] = "attention",
     ):
         super().__init__(
-            num_vision_tokens,
-            token_width,
-            width,
-            num_heads,
-            layer_norm_eps,
-            activation,
+            facts,
             num_tokens=num_tokens,
             hidden_width=hidden_width,
         )
-        self.num_heads = num_heads
-        self.layer_norm_eps = layer_norm_eps
+        self.num_heads = facts.num_heads
+        self.layer_norm_eps = facts.layer_norm_eps
         self.by = by
 
     def reduce(

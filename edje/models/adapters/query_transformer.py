@@ -3,9 +3,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation
+from edje.models.adapters.facts import AdapterFacts
 
 
 class QueryTransformerAdapter(nn.Module):
@@ -27,30 +26,22 @@ class QueryTransformerAdapter(nn.Module):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         num_layers: int = 2,
         hidden_width: int = 4096,
     ):
         super().__init__()
-        del num_vision_tokens  # any number of vision tokens can be attended to
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: expected 1 or more")
         self.num_tokens = num_tokens
+        token_width = facts.token_width
         self.query = nn.Parameter(0.02 * torch.randn(1, num_tokens, token_width))
-        self.token_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.layers = nn.ModuleList(
-            QueryLayer(token_width, num_heads, layer_norm_eps, activation, hidden_width)
-            for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.project = nn.Linear(token_width, width)
+        self.token_norm = nn.LayerNorm(token_width, eps=facts.layer_norm_eps)
+        self.layers = nn.ModuleList(QueryLayer(facts, hidden_width) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(token_width, eps=facts.layer_norm_eps)
+        self.project = nn.Linear(token_width, facts.width)
 
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
@@ -66,20 +57,14 @@ class QueryTransformerAdapter(nn.Module):
 class QueryLayer(nn.Module):
     """Self attention of the queries, cross attention to the tokens, MLP; pre-norm residuals."""
 
-    def __init__(
-        self,
-        token_width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation,
-        hidden_width: int,
-    ):
+    def __init__(self, facts: AdapterFacts, hidden_width: int):
         super().__init__()
-        self.activation = activation
+        token_width, layer_norm_eps = facts.token_width, facts.layer_norm_eps
+        self.activation = facts.activation
         self.self_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.self_attention = nn.MultiheadAttention(token_width, num_heads, batch_first=True)
+        self.self_attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
         self.cross_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.cross_attention = nn.MultiheadAttention(token_width, num_heads, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
         self.mlp_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
         self.expand = nn.Linear(token_width, hidden_width)
         self.contract = nn.Linear(hidden_width, token_width)

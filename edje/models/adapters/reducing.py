@@ -2,9 +2,9 @@
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from edje.models.adapters.local import Activation, LocalAdapter
+from edje.models.adapters.facts import AdapterFacts
+from edje.models.adapters.local import LocalAdapter
 
 
 class ReducingAdapter(LocalAdapter):
@@ -23,28 +23,19 @@ class ReducingAdapter(LocalAdapter):
 
     def __init__(
         self,
-        num_vision_tokens: int,
-        token_width: int,
-        width: int,
-        num_heads: int,
-        layer_norm_eps: float,
-        activation: Activation = F.gelu,
+        facts: AdapterFacts,
         *,
         num_tokens: int = 64,
         hidden_width: int = 8192,
     ):
         super().__init__(
-            num_vision_tokens,
-            token_width,
-            width,
-            num_heads,
-            layer_norm_eps,
-            activation,
+            facts,
             hidden_width=hidden_width,
         )
-        if not 1 <= num_tokens <= num_vision_tokens:
+        if not 1 <= num_tokens <= facts.num_vision_tokens:
             raise ValueError(
-                f"num_tokens={num_tokens}: expected 1 to {num_vision_tokens}, the backbone's tokens"
+                f"num_tokens={num_tokens}: expected 1 to {facts.num_vision_tokens}, the "
+                "backbone's tokens"
             )
         self.num_tokens = num_tokens
 
