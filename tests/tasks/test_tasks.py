@@ -76,6 +76,23 @@ def test_a_run_folder_holds_what_is_promised(root):
     }
 
 
+def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
+    run(with_changes(world, "adapter.budgets=[2,4]", f"hydra.run.dir={root / 'nested'}"))
+    few = [
+        "task=evaluate",
+        "evaluation.num_tokens=2",
+        f"data.root={root / 'data'}",
+        f"cache_dir={root / 'cache'}",
+        f"hydra.run.dir={root / 'few'}",
+    ]
+    run([*few, f"checkpoint={root / 'nested'}"])
+    sizes = [
+        json.loads((root / name / "metrics.json").read_text())["storage_bytes_per_image"]
+        for name in ("nested", "few")
+    ]
+    assert sizes == [4 * 32 * 2, 2 * 32 * 2]
+
+
 def test_the_parquet_files_give_the_metrics_back(root):
     metrics = json.loads((root / "run" / "metrics.json").read_text())
     again = recompute_metrics(root / "run")
