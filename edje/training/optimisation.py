@@ -14,9 +14,9 @@ from edje.objectives.draws import integer
 class Optimisation:
     """AdamW with linear warm-up and a decay to `final_lr`.
 
-    Norms, biases, single vectors, learned queries and position embeddings are not decayed. `cosine` falls over the
-    whole run; `exponential` multiplies by `decay_per_epoch` after every pass over the training
-    set (0.9 in EDJE).
+    Norms, biases, single vectors, learned queries and position embeddings are not decayed.
+    `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` after every
+    pass over the training set (0.9 in EDJE).
 
     Args:
         lr: peak learning rate.
