@@ -34,6 +34,7 @@ class RootConfig:
     initial: str | None
     store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
     checkpoint_every: int
+    compile: str | None
 
     data: Component
     backbone: Component

@@ -34,6 +34,7 @@ from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.compilation import compile_layers
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
+    if cfg.compile is not None:
+        compile_layers(start.model, cfg.compile)
     data = datamodule(cfg, train, start.language_model, images, captions)
     teacher = frozen_teacher(cfg, start)
     module = RerankerModule(

@@ -14,9 +14,9 @@ from edje.objectives.draws import integer
 class Optimisation:
     """AdamW with linear warm-up and a decay to `final_lr`.
 
-    Norms, biases, single vectors and position embeddings are not decayed. `cosine` falls over the
-    whole run; `exponential` multiplies by `decay_per_epoch` after every pass over the training
-    set (0.9 in EDJE).
+    Norms, biases, single vectors, learned queries and position embeddings are not decayed.
+    `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` after every
+    pass over the training set (0.9 in EDJE).
 
     Args:
         lr: peak learning rate.
@@ -76,7 +76,8 @@ class Optimisation:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            decayed = parameter.ndim >= 2 and "position" not in name and "query" not in name
+            learned_query = name.rpartition(".")[2] == "query"  # not a projection to queries
+            decayed = parameter.ndim >= 2 and "position" not in name and not learned_query
             key = (decayed, name.startswith("adapter."))
             groups.setdefault(key, []).append(parameter)
         return [

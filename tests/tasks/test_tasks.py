@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +92,19 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
         for name in ("nested", "few")
     ]
     assert sizes == [4 * 32 * 2, 2 * 32 * 2]
+
+
+def test_checkpoints_hold_the_reranker_and_nothing_of_the_frozen_towers(root):
+    parts = {"adapter", "joint", "match", "masked_language", "text_recovery"}
+    buffers = {"first_stage_mean", "first_stage_deviation"}
+    for name in ("last.ckpt", "model.ckpt"):
+        content = torch.load(root / "run" / "checkpoints" / name, weights_only=True)
+        assert {key.split(".")[1] for key in content["state_dict"]} == parts | buffers
+        if name == "last.ckpt":
+            averages = content["optimizer_states"][0]["state"].values()
+            optimised = Counter(tuple(state["exp_avg"].shape) for state in averages)
+            saved = Counter(tuple(tensor.shape) for tensor in content["state_dict"].values())
+            assert optimised and optimised <= saved
 
 
 def test_the_parquet_files_give_the_metrics_back(root):

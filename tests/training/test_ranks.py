@@ -30,7 +30,12 @@ def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
         )
         for rank in range(RANKS)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:  # where one failed, the other waits for it
+            process.kill()
+            process.communicate()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(RANKS)]
 

@@ -22,7 +22,7 @@ from tiny import (
 from torch.nn import functional as F
 
 from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler, TrainingSet
-from edje.errors import TrainingInterrupted
+from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
     build_reranker,
     checkpoint_fields,
@@ -39,6 +39,7 @@ from edje.objectives.negatives import HardNegatives, Negatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import TextBatch
 from edje.training.callbacks import ResumableCheckpoint
+from edje.training.compilation import compile_layers
 from edje.training.optimisation import Optimisation
 from edje.training.reranker import RerankerModule
 from edje.training.step import forward_step, masked_positions
@@ -96,10 +97,25 @@ def module(steps, *, dropout=0.1, teacher=None, terms=None, lr=1e-3) -> Reranker
     )
 
 
-def fit(folder: Path, steps, *, workers=0, callbacks=(), accumulate=1, resume=None, **choices):
+def fit(
+    folder: Path,
+    steps,
+    *,
+    workers=0,
+    callbacks=(),
+    accumulate=1,
+    resume=None,
+    batch_size=6,
+    precision="32-true",
+    clip=1.0,
+    backend=None,
+    **choices,
+):
     trained = module(steps, **choices)
+    if backend:
+        compile_layers(trained.model, backend)
     data = CachedTokenDataModule(
-        training_set(), None, 5, batch_size=6, num_workers=workers, neighbours=0
+        training_set(), None, 5, batch_size=batch_size, num_workers=workers, neighbours=0
     )
     trainer = L.Trainer(
         max_steps=steps,
@@ -109,7 +125,8 @@ def fit(folder: Path, steps, *, workers=0, callbacks=(), accumulate=1, resume=No
         enable_model_summary=False,
         enable_checkpointing=False,
         accumulate_grad_batches=accumulate,
-        gradient_clip_val=1.0,
+        gradient_clip_val=clip,
+        precision=precision,
         default_root_dir=str(folder),
         callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
     )
@@ -361,10 +378,71 @@ def test_the_schedule_warms_up_and_decays():
     )
 
 
-def test_norms_biases_and_positions_are_not_decayed():
-    model = tiny_checkpoint().model
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_norms_biases_positions_and_queries_are_not_decayed_and_all_else_is(fusion_layer):
+    model = tiny_reranker(residual=True, fusion_layer=fusion_layer)
     optimizer, _ = Optimisation(weight_decay=0.1).build(model, 10, 5)
-    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]}
-    names = {name for name, p in model.named_parameters() if id(p) in decayed}
-    assert "adapter.project.weight" in names
-    assert not any("bias" in n or "norm" in n.lower() or "position" in n for n in names)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    spared = ("bias", "norm", "position_embeddings", "adapter.query", "visual_type")
+    for name, parameter in model.named_parameters():
+        expected = 0.0 if any(part in name.lower() for part in spared) else 0.1
+        assert decay[id(parameter)] == expected, name
+
+
+def test_two_accumulated_halves_are_one_batch(tmp_path):
+    choices = {"dropout": 0.0, "terms": {"text_recovery": TextRecovery()}}
+    whole = fit(tmp_path / "whole", 3, **choices)
+    halves = fit(tmp_path / "halves", 3, accumulate=2, batch_size=3, **choices)
+    start = module(3, **choices).model.state_dict()
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(halves.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
+    assert not torch.equal(start["text_recovery.weight"], whole.model.text_recovery.weight)
+
+
+class GradientNorms(L.Callback):
+    """The norm of all gradients as the optimiser used them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if gradients:
+            self.seen.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+def test_gradients_are_clipped(tmp_path):
+    norms = GradientNorms()
+    fit(tmp_path, 4, clip=1e-2, callbacks=[norms])
+    assert norms.seen == pytest.approx([1e-2] * len(norms.seen), rel=1e-3) and norms.seen
+
+
+def test_bf16_trains_float32_weights(tmp_path):
+    full = fit(tmp_path / "full", 5, dropout=0.0).model.state_dict()
+    half = fit(tmp_path / "half", 5, dropout=0.0, precision="bf16-mixed").model.state_dict()
+    start = module(5).model.state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in half.values())
+    moved = torch.cat([(full[name] - start[name]).flatten() for name in full])
+    moved_in_bf16 = torch.cat([(half[name] - start[name]).flatten() for name in full])
+    assert F.cosine_similarity(moved, moved_in_bf16, dim=0) > 0.9
+    assert not torch.equal(moved, moved_in_bf16)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
+def test_compiled_layers_train_as_plain_ones_and_keep_the_names(tmp_path):
+    plain = fit(tmp_path / "plain", 3, dropout=0.0)
+    compiled = fit(tmp_path / "compiled", 3, dropout=0.0, backend="aot_eager")
+    assert compiled.model.adapter._compiled_call_impl is not None
+    assert all(
+        layer._compiled_call_impl is not None
+        for layer in compiled.model.joint.language_model.encoder.layer
+    )
+    saved = torch.load(tmp_path / "compiled" / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == {f"model.{name}" for name in plain.model.state_dict()}
+    for name, tensor in plain.model.state_dict().items():
+        torch.testing.assert_close(saved[f"model.{name}"], tensor, rtol=0, atol=1e-4)
+
+
+def test_an_unknown_compiler_is_refused(reranker):
+    with pytest.raises(EdjeError, match=r"compile=fast: .* expected one of .*inductor"):
+        compile_layers(reranker, "fast")

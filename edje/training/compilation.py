@@ -1,0 +1,31 @@
+"""torch.compile as a choice of training."""
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from edje.errors import EdjeError
+from edje.models.edje import EDJE
+
+
+def compile_layers(model: EDJE, backend: str) -> None:
+    """Compile the adapter and the language model, layer by layer where it has layers, in place.
+
+    Layers share one compiled form, which serves any number of pairs and any length. Names of
+    weights stay as they are, so that checkpoints do too.
+
+    Raises:
+        EdjeError: torch knows no such backend.
+    """
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise EdjeError(
+            f"compile={backend}: torch.compile knows no such backend; expected one of "
+            f"{', '.join(known)}, or null to run as it is."
+        )
+    language_model = model.joint.language_model
+    stack = getattr(getattr(language_model, "encoder", None), "layer", None)
+    layers = stack if isinstance(stack, nn.ModuleList) else [cast(nn.Module, language_model)]
+    for module in (model.adapter, *layers):
+        module.compile(backend=backend, dynamic=True)
