@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from edje.models.adapters import TokenCompressionAdapter
 from edje.models.edje import EDJE
+from edje.objectives.draws import uniform
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective, Part, StepOutputs
@@ -100,6 +102,8 @@ class RerankerModule(L.LightningModule):
 
     def forward(self, batch: PairBatch, step: int) -> StepOutputs:
         """What the objectives read, for this rank's pairs among those of all ranks."""
+        if isinstance(self.model.adapter, TokenCompressionAdapter):
+            self.model.adapter.draw_budget(float(uniform(self.seed, step, 5)))
         batch = to_common_length(batch)
         everyone = JoinedPairs.of(batch)
         negatives = None

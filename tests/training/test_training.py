@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from tiny import (
+    COMPRESSION,
     FACTS,
     LOCAL,
     tiny_captions,
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler, TrainingSet
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
+    AdapterSpecification,
     build_reranker,
     checkpoint_fields,
     load_checkpoint,
@@ -178,6 +180,26 @@ def test_a_training_checkpoint_reloads_alone(tmp_path, pairs):
         rtol=0,
         atol=0,
     )
+
+
+def test_every_budget_is_drawn_by_the_step_alone(tmp_path):
+    adapter = AdapterSpecification(
+        COMPRESSION.target, {"num_tokens": 4, "hidden_width": 32, "budgets": [1, 2, 4]}
+    )
+    drawn = []
+    for rank_noise in (1, 2):  # torch's generator differs from rank to rank
+        torch.manual_seed(rank_noise)
+        module = RerankerModule(
+            tiny_reranker(adapter), {"matching": Matching()}, HardNegatives(count=1, pool=1),
+            Optimisation(), 4, 1, {},
+        )  # fmt: skip
+        with torch.no_grad():
+            found = []
+            for step in range(30):
+                module(tiny_pairs(8), step)
+                found.append(module.model.adapter.drawn)
+        drawn.append(found)
+    assert drawn[0] == drawn[1] and set(drawn[0]) == {1, 2, 4}
 
 
 def test_a_checkpoint_keeps_the_layer_of_fusion(tmp_path):

@@ -26,7 +26,7 @@ class TokenCompressionAdapter(nn.Module):
         num_tokens: m, the tokens given at inference, and the queries that are learned.
         hidden_width: of the MLP.
         budgets: numbers of tokens to train, drawn with equal chance; null trains all `num_tokens`
-            always. Draws come from torch's generator, which training seeds at every step.
+            always. `draw_budget` says which one a step trains.
 
     Raises:
         ValueError: a budget below 1 or above `num_tokens`, or an empty list of them.
@@ -48,6 +48,7 @@ class TokenCompressionAdapter(nn.Module):
             )
         self.num_tokens = num_tokens
         self.budgets = None if budgets is None else tuple(budgets)
+        self.drawn = num_tokens  # tokens given while training
         self.activation = facts.activation
         token_width = facts.token_width
         self.query = nn.Parameter(torch.randn(1, num_tokens, token_width))
@@ -63,14 +64,15 @@ class TokenCompressionAdapter(nn.Module):
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
         """Let every learned query gather what it needs from all tokens."""
-        queries = self.query[:, : self._budget()].expand(len(tokens), -1, -1)
+        count = self.drawn if self.training else self.num_tokens
+        queries = self.query[:, :count].expand(len(tokens), -1, -1)
         pooled, _ = self.attention(
             queries, self.key(tokens), self.value(tokens), need_weights=False
         )
         hidden = self.contract(self.activation(self.expand(self.norm(pooled))))
         return self.project(pooled + hidden)
 
-    def _budget(self) -> int:
-        if self.budgets is None or not self.training:
-            return self.num_tokens
-        return self.budgets[int(torch.randint(len(self.budgets), ()))]
+    def draw_budget(self, chance: float) -> None:
+        """Choose the budget of a training step by a number in [0, 1), the same on every rank."""
+        if self.budgets is not None:
+            self.drawn = self.budgets[int(chance * len(self.budgets))]
