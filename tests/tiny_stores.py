@@ -80,8 +80,10 @@ class StoreRows(Dataset[Tensor]):
         return self.store.read(torch.tensor([row]))[0]
 
 
-def kill_writers(folder: Path) -> None:
+def kill_writers(folder: Path, pause: float, later: float) -> None:
     """Start writers and kill each at a random moment, later and later, until the store is done.
+
+    A writer pauses before each batch; the n-th kill comes within `later` · n seconds.
 
     Prints per kill how many shards were finished before, how many of these were written again
     (none should be), and whether the lock file was left.
@@ -98,9 +100,9 @@ def kill_writers(folder: Path) -> None:
         }
         child = os.fork()
         if child == 0:
-            make_store(folder, encode=slowly(0.005))
+            make_store(folder, encode=slowly(pause))
             os._exit(0)
-        time.sleep(moments.uniform(0.0, 0.03 * (kill + 1)))
+        time.sleep(moments.uniform(0.0, later * (kill + 1)))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         redone = [path for path, at in finished.items() if path.stat().st_mtime_ns != at]
@@ -110,7 +112,7 @@ def kill_writers(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
-        case ["kill", folder]:
-            kill_writers(Path(folder))
+        case ["kill", folder, pause, later]:
+            kill_writers(Path(folder), float(pause), float(later))
         case ["write", folder]:
             make_store(Path(folder), encode=slowly(0.05))

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["run", "cache", "train", "evaluate", "backbone"]
+Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
     "run": "edje.tasks.run",
     "cache": "edje.tasks.cache",
     "train": "edje.tasks.train",
     "evaluate": "edje.tasks.evaluate",
+    "compress": "edje.tasks.compress",
+    "verify": "edje.tasks.verify",
     "backbone": "edje.tasks.backbone",
 }
 

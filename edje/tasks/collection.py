@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from edje.backbones.protocol import Backbone
+from edje.backbones.protocol import Backbone, Identity
 from edje.captions import clean_caption
 from edje.data.images import check_images, images_digest, open_image
 from edje.data.source import BadImages, Source
@@ -78,14 +78,27 @@ def cached_collection(
     """
     split = source.read(split_name)
     codec = make_codec(codec_name, backbone.num_tokens, backbone.token_width)
-    fingerprint = Fingerprint(
-        {**backbone.identity(), "codec": codec_name, "images": images_digest(split)}
-    )
+    fingerprint = raw_fingerprint(split, backbone.identity(), codec_name)
     folder = store or store_folder(cache_dir, source.name, split_name, "raw", fingerprint)
     if store is None and not (folder / "store.json").is_file():
         checked = check_images(split, source.bad_images)
         _write_tokens(checked, backbone, folder, fingerprint, codec, wait)
-    opened = TokenStore.open(folder, fingerprint)
+    return collection_of(source, split, backbone, TokenStore.open(folder, fingerprint), cache_dir)
+
+
+def raw_fingerprint(split: RetrievalSplit, identity: Identity, codec_name: str) -> Fingerprint:
+    """What makes a split's raw tier: the backbone, the number format, the images."""
+    return Fingerprint({**identity, "codec": codec_name, "images": images_digest(split)})
+
+
+def collection_of(
+    source: Source, split: RetrievalSplit, backbone: Backbone, opened: TokenStore, cache_dir: Path
+) -> Collection:
+    """A split with the tokens of an open store, raw or compressed, and its captions' features.
+
+    Raises:
+        EdjeError: the store lacks images of the split.
+    """
     split = _present(split, opened, source.bad_images)
     texts = tuple(clean_caption(caption.text) for caption in split.captions)
     rows = opened.rows_of([image.image_id for image in split.images])
@@ -97,6 +110,11 @@ def cached_collection(
         image_features=opened.features()[rows],
         text_features=_text_features(split, texts, backbone, cache_dir, source.name),
     )
+
+
+def is_compressed(store: TokenStore) -> bool:
+    """Whether a store is of the compressed tier: an adapter's tokens, not the backbone's."""
+    return "adapter" in store.manifest.fingerprint.fields
 
 
 def _write_tokens(

@@ -18,6 +18,7 @@ from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkp
 from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.compress import compressed_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import restore_first_stage
 from edje.tasks.results import write_results
@@ -51,7 +52,9 @@ def evaluate_checkpoint(
     if evaluation.num_tokens is not None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
     restore_first_stage(backbone, checkpoint.first_stage)
-    collection = cached_collection(
+    collection = compressed_collection(
+        cfg, source, backbone, checkpoint, evaluation
+    ) or cached_collection(
         source,
         backbone,
         source.split,

@@ -17,7 +17,7 @@ from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList, rerank
-from edje.tasks.collection import Collection
+from edje.tasks.collection import Collection, is_compressed
 from edje.tasks.first_stage import embeddings
 from edje.tokens.codec import Codec, CodecName, make_codec
 
@@ -64,8 +64,15 @@ class Evaluation:
         self.examples = examples
 
 
-def compressed(model: EDJE, collection: Collection, codec: Codec, batch_size: int = 64) -> Tensor:
-    """Visual tokens of every image as a store of this codec gives them back, (images, m, D)."""
+def visual_tokens(
+    model: EDJE, collection: Collection, codec: Codec, batch_size: int = 64
+) -> Tensor:
+    """Visual tokens of every image as a store of this codec gives them back, (images, m, D).
+
+    Read where the collection's store is the compressed tier, else made of the raw tokens.
+    """
+    if is_compressed(collection.store):
+        return collection.store.read(collection.store_rows)
     device = next(model.parameters()).device
     parts = []
     with torch.inference_mode():
@@ -98,7 +105,7 @@ def rerank_collection(
         int(model.adapter.num_tokens),  # type: ignore[arg-type]  # Module hides its type
         model.joint.width,
     )
-    visual = compressed(model, collection, codec)
+    visual = visual_tokens(model, collection, codec)
     if evaluation.shuffle_tokens:
         visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]
     text = tokenize(checkpoint.language_model.tokenizer, collection.texts)

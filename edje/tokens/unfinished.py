@@ -119,5 +119,5 @@ def foreign_store(folder: Path, differences: list[str]) -> EdjeError:
     """The error for a folder that holds other tokens than those to be written there."""
     return EdjeError(
         f"the folder {folder} holds another token store ({'; '.join(differences)}). "
-        "Delete it or choose another cache_dir, then run task=cache again."
+        "Delete it or choose another cache_dir, then run the same command again."
     )

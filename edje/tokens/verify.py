@@ -33,11 +33,14 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
     image_ids: list[str] = []
     for shard in manifest.shards:
         path = folder / shard.file
-        if path.is_file() and path.stat().st_size == shard.bytes:
-            if hash_file(path) != shard.sha256:
-                problems.append(f"{shard.file} has changed: its checksum doesn't match")
-            else:
-                problems += _wrong_content(path, shard, manifest, image_ids)
+        try:
+            if path.is_file() and path.stat().st_size == shard.bytes:
+                if hash_file(path) != shard.sha256:
+                    problems.append(f"{shard.file} has changed: its checksum doesn't match")
+                else:
+                    problems += _wrong_content(path, shard, manifest, image_ids)
+        except OSError as error:
+            problems.append(f"{shard.file} can't be read: {error}")
         if progress is not None:
             progress(shard.bytes)
     if not problems and hash_ids(image_ids) != manifest.image_ids:

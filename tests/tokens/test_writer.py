@@ -83,11 +83,18 @@ def test_finished_shards_are_kept_and_the_rest_is_as_in_one_run(tmp_path: Path) 
     assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
 
 
-def test_a_store_written_through_kills_equals_one_written_in_peace(tmp_path: Path) -> None:
-    script = run_script("kill", str(tmp_path / "killed"))
+@pytest.mark.parametrize(
+    ("pause", "later", "kills"),
+    [(0.005, 0.03, 3), pytest.param(0.03, 0.005, 20, marks=pytest.mark.slow)],
+)
+def test_a_store_written_through_kills_equals_one_written_in_peace(
+    tmp_path: Path, pause: float, later: float, kills: int
+) -> None:
+    script = run_script("kill", str(tmp_path / "killed"), str(pause), str(later))
     output, _ = script.communicate(timeout=120)
     finished, redone, locks = zip(*(line.split() for line in output.splitlines()), strict=True)
     assert script.returncode == 0
+    assert len(finished) >= kills
     assert set(redone) == {"0"}
     assert "True" in locks, "no writer died with the lock in hand"
     assert len(set(finished)) > 2, "the kills came at no different moments"

@@ -1,0 +1,43 @@
+"""Verify: every byte of a token store against what was noted when it was written."""
+
+import json
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from edje.errors import EdjeError
+from edje.tokens.manifest import STORE_FILE
+from edje.tokens.verify import verify
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """`task=verify`: reads the whole store and writes what is wrong with it to verify.json.
+
+    Raises:
+        EdjeError: no store is given or there is none, or it is damaged; names every bad file.
+    """
+    if cfg.store is None:
+        raise EdjeError(f"task=verify needs store=<folder of a token store>. {known(cfg)}")
+    store = Path(cfg.store)
+    total = sum(path.stat().st_size for path in store.glob("shard-*.arrow"))
+    with tqdm(total=total, desc="verify", unit="B", unit_scale=True) as bar:
+        problems = verify(store, bar.update)
+    report = {"store": str(store), "problems": problems}
+    (folder / "verify.json").write_text(json.dumps(report, indent=2) + "\n")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise EdjeError(
+            f"the token store {store} is damaged:{lines}\n"
+            "Delete the folder and run the command that wrote it again (task=cache, task=compress)."
+        )
+    log.info("%s is sound: schema, row counts, checksums and ids are as written", store)
+
+
+def known(cfg: DictConfig) -> str:
+    """The stores under the cache folder, in a sentence."""
+    found = sorted(str(path.parent) for path in Path(cfg.cache_dir).glob(f"*/*/{STORE_FILE}"))
+    return f"Under cache_dir={cfg.cache_dir} there are: {', '.join(found) or 'none'}."

@@ -1,0 +1,120 @@
+"""Claims about task=compress, and about evaluating from a compressed store."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from world import make_world
+
+from edje.cli import run
+from edje.errors import EdjeError
+from edje.inference.reranker import Reranker
+from edje.tokens.store import TokenStore
+from edje.tokens.verify import verify
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world with a finished run in `run`, whose adapter `compressed` has applied."""
+    folder = tmp_path_factory.mktemp("world")
+    run(make_world(folder))
+    compress(folder, "compressed")
+    return folder
+
+
+def compress(root: Path, name: str, *more: str) -> Path:
+    """The store that task=compress leaves."""
+    checkpoint = f"checkpoint={root / 'run'}"
+    run(["task=compress", checkpoint, f"hydra.run.dir={root / name}", *more])
+    return Path(json.loads((root / name / "compress.json").read_text())["store"])
+
+
+def evaluate(root: Path, name: str, *more: str) -> Path:
+    checkpoint = f"checkpoint={root / 'run'}"
+    run(["task=evaluate", checkpoint, f"hydra.run.dir={root / name}", *more])
+    return root / name
+
+
+def store_of(root: Path) -> Path:
+    return Path(json.loads((root / "compressed" / "compress.json").read_text())["store"])
+
+
+def test_the_store_holds_what_the_adapter_makes_of_the_raw_tokens(root: Path) -> None:
+    folder = store_of(root)
+    store = TokenStore.open(folder)
+    assert folder.parent == root / "cache" / "folder-val" and verify(folder) == []
+    assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (8, 4, 32, 4 * 32 * 2)
+    raw = TokenStore.open(next((root / "cache" / "folder-val").glob("raw-*")))
+    rows = torch.arange(8)
+    expected = Reranker.load(root / "run").compress(raw.read(rows)).bfloat16().float()
+    torch.testing.assert_close(store.read(rows), expected, rtol=1e-2, atol=1e-5)
+    assert store.image_ids == raw.image_ids and torch.equal(store.features(), raw.features())
+
+
+def test_no_vision_tower_is_needed_and_a_second_run_keeps_the_store(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*arguments: object, **named: object) -> None:
+        raise AssertionError("a backbone was built")
+
+    monkeypatch.setattr("edje.backbones.huggingface.HuggingFaceBackbone.__init__", forbidden)
+    before = (store_of(root) / "store.json").stat().st_mtime_ns
+    assert compress(root, "again") == store_of(root)
+    assert (store_of(root) / "store.json").stat().st_mtime_ns == before
+
+
+def test_evaluating_from_it_gives_the_runs_scores_without_the_raw_tier(root: Path) -> None:
+    raw = next((root / "cache" / "folder-val").glob("raw-*"))
+    raw.rename(root / "aside")
+    try:
+        found = evaluate(root, "found")
+        given = evaluate(root, "given", f"store={store_of(root)}")
+        assert not raw.exists(), "the vision tower ran again"
+    finally:
+        (root / "aside").rename(raw)
+    keys = ["direction", "query_id", "candidate_id"]
+    scores = pd.read_parquet(root / "run" / "candidates.parquet").set_index(keys)["final"]
+    for folder in (found, given):
+        again = pd.read_parquet(folder / "candidates.parquet").set_index(keys)["final"]
+        pd.testing.assert_series_equal(again.sort_index(), scores.sort_index(), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("evaluation.codec=int8", "codec: store has bf16, run asks for int8"),
+        ("store_codec=fp16", "raw_codec: store has bf16, run asks for fp16"),
+        ("data.split=train", "images: store has"),
+    ],
+)
+def test_a_compressed_store_of_another_kind_is_refused(
+    root: Path, tmp_path: Path, change: str, difference: str
+) -> None:
+    with pytest.raises(EdjeError, match=f"{difference}.* Build the right one .*task=compress"):
+        evaluate(root, str(tmp_path / "a"), f"store={store_of(root)}", change)
+
+
+def test_a_compressed_store_of_another_adapter_is_refused_and_not_found(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "run" / "checkpoints", tmp_path / "other" / "checkpoints")
+    path = tmp_path / "other" / "checkpoints" / "model.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.adapter.query"] += 1
+    torch.save(content, path)
+    given = ["task=evaluate", f"checkpoint={path}", f"store={store_of(root)}"]
+    with pytest.raises(EdjeError, match=r"needs: adapter_weights: store has \w+, run asks for \w+"):
+        run([*given, f"hydra.run.dir={tmp_path / 'a'}"])
+    stores = set((root / "cache" / "folder-val").glob("compressed-*"))
+    run(["task=compress", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'b'}"])
+    assert len(set((root / "cache" / "folder-val").glob("compressed-*")) - stores) == 1
+
+
+def test_without_the_raw_tier_there_is_nothing_to_compress(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match=r"raw-\w+ doesn't exist. Build it with: .*task=cache"):
+        compress(root, str(tmp_path / "a"), f"cache_dir={tmp_path}")
