@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["run", "cache", "train", "evaluate", "backbone"]
+Task = Literal["run", "cache", "train", "evaluate", "backbone", "benchmark"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
     "run": "edje.tasks.run",
@@ -11,6 +11,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "train": "edje.tasks.train",
     "evaluate": "edje.tasks.evaluate",
     "backbone": "edje.tasks.backbone",
+    "benchmark": "edje.tasks.benchmark",
 }
 
 
@@ -46,3 +47,4 @@ class RootConfig:
     trainer: Component
     logger: Component | None
     evaluation: Component
+    benchmark: Component
