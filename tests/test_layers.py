@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "data": {"records", "errors", "captions", "tokens"},
     "training": {"records", "errors", "models", "objectives", "retrieval"},
     "inference": {"records", "errors", "captions", "language_model", "models", "tokens"},
+    "benchmark": {"records", "errors", "models", "inference"},
     "analysis": {"records", "errors", "retrieval"},
     "config": {"errors", "inference.checkpoint"},
     "cli": {"config", "errors"},
     "tasks": {
         "records", "errors", "captions", "language_model", "backbones", "tokens", "data", "models",
-        "objectives", "training", "retrieval", "inference", "analysis", "config",
+        "objectives", "training", "retrieval", "inference", "benchmark", "analysis", "config",
     },
 }  # fmt: skip
 

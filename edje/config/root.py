@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone"]
+Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
     "run": "edje.tasks.run",
@@ -13,6 +13,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "compress": "edje.tasks.compress",
     "verify": "edje.tasks.verify",
     "backbone": "edje.tasks.backbone",
+    "benchmark": "edje.tasks.benchmark",
 }
 
 
@@ -49,3 +50,4 @@ class RootConfig:
     trainer: Component
     logger: Component | None
     evaluation: Component
+    benchmark: Component

@@ -45,6 +45,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "trainer": "default",
         "logger": "csv",
         "evaluation": "default",
+        "benchmark": "default",
     }
     kept = [
         {"experiment": None} if d != "_self_" and "experiment" in d else d

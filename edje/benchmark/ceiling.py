@@ -1,0 +1,37 @@
+"""What a machine can do at most, measured: a large matrix product and a large copy."""
+
+from dataclasses import dataclass
+
+import torch
+
+from edje.benchmark.timing import timed_together
+
+SIDE = {"cpu": 1536, "cuda": 8192}  # of the square matrices
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Medians of a machine's two ceilings."""
+
+    flops_per_second: float
+    copied_bytes_per_second: float  # read and written bytes are counted once
+
+
+def ceiling_of(device: torch.device, dtype: torch.dtype, seconds: float) -> Ceiling:
+    """Measure both in the number format that the lanes use."""
+    side = SIDE.get(device.type, 2048)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    source = torch.zeros(COPIED_BYTES.get(device.type, 2**28), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    timings = timed_together(
+        {"product": lambda: left @ right, "copy": lambda: target.copy_(source)},
+        device,
+        warmup=2,
+        min_runs=5,
+        seconds=seconds,
+    )
+    return Ceiling(
+        flops_per_second=2 * side**3 / timings["product"].median,
+        copied_bytes_per_second=len(source) / timings["copy"].median,
+    )

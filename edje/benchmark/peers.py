@@ -1,0 +1,177 @@
+"""The roads that others take to the same scores, each as its users would run it."""
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
+
+from edje.benchmark.models import language_model_config, random_text
+from edje.benchmark.settings import Benchmark
+from edje.models.adapters import TokenCompressionAdapter
+from edje.models.heads import MatchHead
+
+log = logging.getLogger(__name__)
+Call = Callable[[], Tensor]
+
+
+def peer_call(
+    lane: str, sizes: Benchmark, tokens: int, k: int, device: torch.device
+) -> Call | None:
+    """One query with k candidates on a peer's road; None, and a message, where it can't run."""
+    if lane == "research":
+        return ResearchRoad(sizes, tokens, k, device)
+    if lane == "lean":
+        return LeanRoad(sizes, tokens, k, device)
+    return cross_encoder(sizes, tokens, k, device)
+
+
+class PaddedRoad:
+    """What both roads of transformers share: the input of one query with k candidates.
+
+    Every candidate has its own copy of the text and a mask, whether or not anything is padded.
+    """
+
+    def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
+        length = sizes.text_tokens
+        self.ids = random_text(sizes, length).to(device)
+        self.separator = torch.full((1, 1), sizes.vocabulary - 1, device=device)
+        self.mask = torch.ones(k, length + tokens + 1, dtype=torch.long, device=device)
+        self.segments = torch.ones_like(self.mask)
+        self.segments[:, :length] = 0
+        self.head = MatchHead(sizes.width).to(device)
+        self.batch_size = sizes.batch_size or k
+
+    def inputs(self, words: torch.nn.Module, visual: Tensor) -> Tensor:
+        """`[CLS] caption [SEP] v_1 … v_m [SEP]` of each candidate, embedded."""
+        k = len(visual)
+        text, separator = words(self.ids), words(self.separator)
+        return torch.cat([text.expand(k, -1, -1), visual, separator.expand(k, -1, -1)], dim=1)
+
+
+class ResearchRoad(PaddedRoad):
+    """A masked-language BERT with all its logits and hidden states; the adapter per candidate."""
+
+    def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
+        super().__init__(sizes, tokens, k, device)
+        dtype = sizes.dtype(device)
+        config = language_model_config(sizes, tokens)
+        self.model = BertForMaskedLM(config).eval().to(device, dtype)
+        heads = max(sizes.raw_width // 64, 1)
+        adapter = TokenCompressionAdapter(
+            sizes.raw_tokens,
+            sizes.raw_width,
+            sizes.width,
+            heads,
+            1e-6,
+            F.gelu,
+            num_tokens=tokens,
+            hidden_width=sizes.adapter_hidden_width,
+        )
+        # The counter of arithmetic trips over a learned query that asks for a gradient.
+        self.adapter = adapter.eval().requires_grad_(False).to(device, dtype)
+        raw = torch.randn(k, sizes.raw_tokens, sizes.raw_width)
+        self.raw = raw.to(device, dtype)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Scores of the candidates."""
+        scores = []
+        for rows in torch.arange(len(self.raw), device=self.raw.device).split(self.batch_size):
+            visual = self.adapter(self.raw[rows])
+            output = self.model(
+                inputs_embeds=self.inputs(self.model.get_input_embeddings(), visual),
+                attention_mask=self.mask[rows],
+                token_type_ids=self.segments[rows],
+                output_hidden_states=True,
+            )
+            scores.append(self.head(output.hidden_states[-1][:, 0]))
+        return torch.cat(scores).cpu()
+
+
+class LeanRoad(PaddedRoad):
+    """A plain BERT over stored tokens that lie on the device."""
+
+    def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
+        super().__init__(sizes, tokens, k, device)
+        dtype = sizes.dtype(device)
+        model = BertModel(language_model_config(sizes, tokens), add_pooling_layer=False)
+        self.model = model.eval().to(device, dtype)
+        self.visual = torch.randn(k, tokens, sizes.width).to(device, dtype)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Scores of the candidates."""
+        scores = []
+        for rows in torch.arange(len(self.visual), device=self.visual.device).split(
+            self.batch_size
+        ):
+            words = self.model.get_input_embeddings()
+            output = self.model(
+                inputs_embeds=self.inputs(words, self.visual[rows]),
+                attention_mask=self.mask[rows],
+                token_type_ids=self.segments[rows],
+            )
+            scores.append(self.head(output.last_hidden_state[:, 0]))
+        return torch.cat(scores).cpu()
+
+
+def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -> Call | None:
+    """sentence-transformers' CrossEncoder on text pairs as long as text and image together."""
+    try:
+        from sentence_transformers import CrossEncoder
+    except ImportError:
+        log.warning("lane cross_encoder is skipped: sentence-transformers is not installed.")
+        return None
+    config = language_model_config(sizes, tokens)
+    config.num_labels = 1
+    with tempfile.TemporaryDirectory() as folder:
+        BertForSequenceClassification(config).save_pretrained(Path(folder))
+        _words(sizes.vocabulary).save_pretrained(folder)
+        model = CrossEncoder(
+            folder, device=str(device), model_kwargs={"dtype": sizes.dtype(device)}
+        )
+    query = " ".join(["w7"] * (sizes.text_tokens - 2))  # with [CLS] and [SEP] text_tokens
+    passage = " ".join(["w9"] * tokens)
+    return lambda: model.predict(
+        [(query, passage)] * k,
+        batch_size=sizes.batch_size or k,
+        convert_to_tensor=True,
+        show_progress_bar=False,
+    ).cpu()
+
+
+def _words(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of made-up words that lays pairs out as BERT's does."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made_up = [f"w{number}" for number in range(vocabulary - len(special))]
+    known = {word: number for number, word in enumerate(special + made_up)}
+    tokenizer = Tokenizer(WordLevel(known, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", known["[CLS]"]), ("[SEP]", known["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=512,
+    )

@@ -1,0 +1,116 @@
+"""What a benchmark measures: sizes, lanes and how long."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+
+from edje.errors import EdjeError
+
+Lane = Literal["ours", "research", "lean", "cross_encoder"]
+LANES: tuple[Lane, ...] = get_args(Lane)
+
+
+class Benchmark:
+    """Sizes of the models, of the workload (one query with k candidates) and of the measurement.
+
+    Args:
+        lanes: `ours`; `research`: a masked-language BERT with all logits and hidden states, the
+            adapter applied to every candidate; `lean`: a plain BERT over stored tokens, always
+            with a mask; `cross_encoder`: sentence-transformers' over text pairs of equal length.
+        tokens: visual tokens per image, each a setting of its own.
+        text_tokens: word pieces of the query, [CLS] and [SEP] included.
+        candidates: k, each a setting of its own.
+        fusion_layers: of our lane, each a lane of its own beyond 0.
+        precision: of every lane; auto is bf16 where the hardware has it.
+        batch_size: pairs per run of an encoder; null is our scorer's default, and k for peers.
+        width: of the language model (MiniLM-L12's by default, as the four below).
+        num_layers: layers of the language model.
+        num_heads: attention heads of the language model.
+        hidden_width: of its feed-forward.
+        vocabulary: word pieces it knows.
+        raw_tokens: vision tokens that the research road compresses per candidate.
+        raw_width: width of the vision tokens.
+        adapter_hidden_width: of the adapter's feed-forward.
+        stored_images: images whose tokens lie in host memory, gathered at random.
+        corpus: embeddings that the first stage searches exactly.
+        text_encoder_width: of the dual encoder's text tower, also of its embeddings.
+        text_encoder_layers: layers of the text tower.
+        text_encoder_tokens: length to which the text tower's input is padded.
+        warmup: unmeasured runs of each lane in each setting.
+        min_runs: measured runs of each, at least.
+        seconds: wall time of a setting (a k with a number of tokens), shared by its lanes.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Sequence[Literal["ours", "research", "lean", "cross_encoder"]] = LANES,
+        tokens: Sequence[int] = (16, 64, 128),
+        text_tokens: int = 18,
+        candidates: Sequence[int] = (20,),
+        fusion_layers: Sequence[int] = (0, 8),
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        batch_size: int | None = None,
+        width: int = 384,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        hidden_width: int = 1536,
+        vocabulary: int = 30522,
+        raw_tokens: int = 576,
+        raw_width: int = 1024,
+        adapter_hidden_width: int = 8192,
+        stored_images: int = 1000,
+        corpus: int = 10000,
+        text_encoder_width: int = 768,
+        text_encoder_layers: int = 12,
+        text_encoder_tokens: int = 64,
+        warmup: int = 2,
+        min_runs: int = 5,
+        seconds: float = 20.0,
+    ):
+        self.lanes = tuple(lanes)
+        self.tokens = tuple(tokens)
+        self.text_tokens = text_tokens
+        self.candidates = tuple(candidates)
+        self.fusion_layers = tuple(fusion_layers)
+        self.precision = precision
+        self.batch_size = batch_size
+        self.width = width
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.hidden_width = hidden_width
+        self.vocabulary = vocabulary
+        self.raw_tokens = raw_tokens
+        self.raw_width = raw_width
+        self.adapter_hidden_width = adapter_hidden_width
+        self.stored_images = stored_images
+        self.corpus = corpus
+        self.text_encoder_width = text_encoder_width
+        self.text_encoder_layers = text_encoder_layers
+        self.text_encoder_tokens = text_encoder_tokens
+        self.warmup = warmup
+        self.min_runs = min_runs
+        self.seconds = seconds
+        for k in self.candidates:
+            if not 1 <= k <= corpus:
+                raise EdjeError(
+                    f"benchmark.candidates={list(self.candidates)}: {k} candidates can't be drawn "
+                    f"from benchmark.corpus={corpus}; expected 1 to {corpus}. Enlarge the corpus."
+                )
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The number format of every lane."""
+        if self.precision == "auto":
+            return torch.bfloat16 if has_bf16(device) else torch.float32
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            self.precision
+        ]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 have instructions of their own on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.backends.cpu.get_cpu_capability()
+    return "AVX512" in features and bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,74 @@
+"""Timing several calls side by side, so that what disturbs the machine disturbs all alike."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the measured runs of one call."""
+
+    seconds: tuple[float, ...]
+
+    def quantile(self, share: float) -> float:
+        """The shortest time that at least this share of the runs kept to.
+
+        >>> Timing((3.0, 1.0, 2.0)).quantile(0.5)
+        2.0
+        """
+        ordered = sorted(self.seconds)
+        place = -int(-share * len(ordered) // 1) - 1  # ceil, counted from 0
+        return ordered[max(place, 0)]
+
+    @property
+    def median(self) -> float:
+        """The middle run."""
+        return self.quantile(0.5)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed_together(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    warmup: int,
+    min_runs: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Run the calls in turns; the next is always the one that has had the least time so far.
+
+    Ends when every call has had `min_runs` and all together `seconds`. Warm-up is not counted,
+    and the device is synchronised before and after each run.
+    """
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    runs: dict[str, list[float]] = {name: [] for name in calls}
+    while calls:
+        name = _next(runs, min_runs, seconds)
+        if name is None:
+            break
+        synchronise(device)
+        started = clock()
+        calls[name]()
+        synchronise(device)
+        runs[name].append(clock() - started)
+    return {name: Timing(tuple(times)) for name, times in runs.items()}
+
+
+def _next(runs: Mapping[str, Sequence[float]], min_runs: int, seconds: float) -> str | None:
+    """Whose turn it is; None where all have had enough."""
+    spent = {name: sum(times) for name, times in runs.items()}
+    if sum(spent.values()) < seconds:
+        return min(spent, key=lambda name: spent[name])
+    wanting = [name for name, times in runs.items() if len(times) < min_runs]
+    return min(wanting, key=lambda name: len(runs[name])) if wanting else None

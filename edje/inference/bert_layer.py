@@ -1,0 +1,95 @@
+"""Layers of BERT for inference: fewer and larger products, and the last one for [CLS] only."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edje.inference.dense import Dense
+
+
+def is_bert_layer(layer: nn.Module) -> bool:
+    """Whether a layer has BERT's parts, each of the make that `BertLayer` computes."""
+    part: Any = layer
+    try:
+        own = part.attention.self
+        linears = [own.query, own.key, own.value, part.attention.output.dense]
+        linears += [part.intermediate.dense, part.output.dense]
+        norms = [part.attention.output.LayerNorm, part.output.LayerNorm]
+        heads, activation = own.num_attention_heads, part.intermediate.intermediate_act_fn
+    except AttributeError:
+        return False
+    return (
+        all(type(module) is nn.Linear and module.bias is not None for module in linears)
+        and all(type(module) is nn.LayerNorm for module in norms)
+        and callable(activation)
+        and own.query.out_features % heads == 0
+        and not getattr(part, "is_decoder", False)
+        and not getattr(part, "add_cross_attention", False)
+    )
+
+
+class BertLayer:
+    """All rows of a layer, with weights copied once in the number format of their use.
+
+    Query, key and value are one product. There is no mask: every row attends to every row, so a
+    batch holds sequences of one length. No dropout.
+    """
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype):
+        part: Any = layer
+        own = part.attention.self
+        self.heads = int(own.num_attention_heads)
+        self.query_key_value = Dense([own.query, own.key, own.value], dtype)
+        self.mix = Dense([part.attention.output.dense], dtype)
+        self.expand = Dense([part.intermediate.dense], dtype, part.intermediate.intermediate_act_fn)
+        self.contract = Dense([part.output.dense], dtype)
+        self.norms = [
+            (norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
+            for norm in (part.attention.output.LayerNorm, part.output.LayerNorm)
+        ]
+
+    def __call__(
+        self, states: Float[Tensor, "pairs sequence width"]
+    ) -> Float[Tensor, "pairs sequence width"]:
+        """The layer's output."""
+        query, key, value = self.query_key_value(states).chunk(3, dim=-1)
+        return self._rest(states, self._attend(query, key, value))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of all heads, (pairs, rows of the query, width)."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+    def _rest(self, states: Tensor, attended: Tensor) -> Tensor:
+        """Output projection and feed-forward, each added to its input and normalised."""
+        states = self._normalised(self.mix(attended) + states, 0)
+        return self._normalised(self.contract(self.expand(states)) + states, 1)
+
+    def _normalised(self, states: Tensor, which: int) -> Tensor:
+        weight, bias, eps = self.norms[which]
+        return F.layer_norm(states, weight.shape, weight, bias, eps)
+
+
+class FirstRowBertLayer(BertLayer):
+    """Row 0 of a layer: keys and values of all rows, everything else of one."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype):
+        super().__init__(layer, dtype)
+        part: Any = layer
+        own = part.attention.self
+        del self.query_key_value
+        self.query = Dense([own.query], dtype)
+        self.key_value = Dense([own.key, own.value], dtype)
+
+    def __call__(
+        self, states: Float[Tensor, "pairs sequence width"]
+    ) -> Float[Tensor, "pairs 1 width"]:
+        """The first row of the layer's output."""
+        first = states[:, :1]
+        key, value = self.key_value(states).chunk(2, dim=-1)
+        return self._rest(first, self._attend(self.query(first), key, value))

@@ -1,0 +1,156 @@
+"""[CLS] states of many (text, image) pairs by the cheapest exact road; what the scorer runs."""
+
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
+from edje.models.joint_encoder import JointEncoder
+
+# Architectures whose embeddings and layers are BERT's, in names and in what they compute.
+_LIKE_BERT = frozenset({"bert", "roberta", "xlm-roberta"})
+
+
+@runtime_checkable
+class ClsEncoder(Protocol):
+    """Reads texts once and pairs them with images; all texts of a call are of one length."""
+
+    def read_text(
+        self, input_ids: Int[Tensor, "texts length"]
+    ) -> Float[Tensor, "texts length width"]:
+        """What pairs share of their text."""
+        ...
+
+    def cls_states(
+        self,
+        texts: Float[Tensor, "texts length width"],
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs width"]:
+        """[CLS] of text `rows[i]` with image i; `texts` come from `read_text`."""
+        ...
+
+
+def cls_encoder(joint: JointEncoder, precision: torch.dtype) -> ClsEncoder:
+    """The fast encoder of BERT-like language models, or the joint encoder itself."""
+    if is_like_bert(joint):
+        return BertClsEncoder(joint, precision)
+    return WholeClsEncoder(joint, precision)
+
+
+def is_like_bert(joint: JointEncoder) -> bool:
+    """Whether `BertClsEncoder` computes what this joint encoder computes."""
+    model: Any = joint.language_model
+    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    return (
+        model.config.model_type in _LIKE_BERT
+        and isinstance(layers, nn.ModuleList)
+        and all(is_bert_layer(layer) for layer in layers)
+    )
+
+
+class WholeClsEncoder:
+    """The joint encoder as it was trained, for language models of any architecture.
+
+    Exact and general: every row of every layer is computed.
+    """
+
+    def __init__(self, joint: JointEncoder, precision: torch.dtype):
+        self.joint = joint
+        self.precision = precision
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        half = self.precision != torch.float32
+        return torch.autocast(tensor.device.type, dtype=self.precision, enabled=half)
+
+    def read_text(
+        self, input_ids: Int[Tensor, "texts length"]
+    ) -> Float[Tensor, "texts length width"]:
+        """Word embeddings, or states of the fusion layer."""
+        with self._autocast(input_ids):
+            return self.joint.read_text(input_ids, torch.ones_like(input_ids, dtype=torch.bool))
+
+    def cls_states(
+        self,
+        texts: Float[Tensor, "texts length width"],
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs width"]:
+        """[CLS] of the last layer, in float32."""
+        states = texts[rows]
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        with self._autocast(visual):
+            return self.joint.fuse(states, mask, visual)[:, 0].float()
+
+
+class BertClsEncoder:
+    """The layers of a BERT without a mask, without padding, and the last one for [CLS] only.
+
+    A snapshot: weights are copied in the number format of `precision` when it is made. All sums
+    that a matrix product makes are in float32; between the products the states are rounded to
+    `precision`. The text's embeddings (with `fusion_layer` its lower layers) are computed once
+    per text, and the visual part is embedded without repeating what images share: type, positions
+    and [SEP].
+    """
+
+    def __init__(self, joint: JointEncoder, precision: torch.dtype):
+        self.joint = joint
+        self.precision = precision
+        self.embeddings = cast(nn.Module, joint.language_model.embeddings)
+        stack = cast(nn.Module, joint.language_model.encoder).layer
+        *layers, last = cast(nn.ModuleList, stack)
+        self.layers = [BertLayer(layer, precision) for layer in layers]
+        self.last = FirstRowBertLayer(last, precision)
+
+    def read_text(
+        self, input_ids: Int[Tensor, "texts length"]
+    ) -> Float[Tensor, "texts length width"]:
+        """Embedded text, or states of the fusion layer, in the number format of the layers."""
+        words = self.joint.word_embeddings(input_ids)
+        if self.joint.fusion_layer:
+            embedded = self.embeddings(inputs_embeds=words)
+        else:
+            embedded = self._embedded(words, first_position=0, segment=0)
+        states = embedded.to(self.precision)
+        for layer in self.layers[: self.joint.fusion_layer]:
+            states = layer(states)
+        return states
+
+    def cls_states(
+        self,
+        texts: Float[Tensor, "texts length width"],
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs width"]:
+        """[CLS] of the last layer, in float32."""
+        visual = visual.float()
+        part = self._entering(visual) if self.joint.fusion_layer else self._after(texts, visual)
+        states = torch.cat([texts[rows], part.to(self.precision)], dim=1)
+        for layer in self.layers[self.joint.fusion_layer :]:
+            states = layer(states)
+        return self.last(states)[:, 0].float()
+
+    def _entering(self, visual: Tensor) -> Tensor:
+        """Visual tokens where they join at a later layer."""
+        assert self.joint.visual_type is not None
+        return self.joint.entering(visual) + self.joint.visual_type
+
+    def _after(self, texts: Tensor, visual: Tensor) -> Tensor:
+        """Visual tokens and [SEP], embedded at the positions that follow the text's."""
+        separator = self.joint.word_embeddings.weight[self.joint.separator_id]
+        part = torch.cat([visual, separator.expand(len(visual), 1, -1)], dim=1)
+        if self.joint.visual_type is not None:
+            part = part + self.joint.visual_type
+        segment = int(self.joint.has_segments)
+        return self._embedded(part, first_position=texts.shape[1], segment=segment)
+
+    def _embedded(self, vectors: Tensor, first_position: int, segment: int) -> Tensor:
+        """The model's own embedding; positions and segments broadcast over the batch."""
+        length, device = vectors.shape[1], vectors.device
+        return self.embeddings(
+            inputs_embeds=vectors,
+            position_ids=torch.arange(first_position, first_position + length, device=device)[None],
+            token_type_ids=torch.full((1, length), segment, device=device),
+        )
