@@ -11,7 +11,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -21,7 +20,7 @@ from transformers import (
 
 from edje.benchmark.models import language_model_config, random_text
 from edje.benchmark.settings import Benchmark
-from edje.models.adapters import TokenCompressionAdapter
+from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
 from edje.models.heads import MatchHead
 
 log = logging.getLogger(__name__)
@@ -72,12 +71,7 @@ class ResearchRoad(PaddedRoad):
         self.model = BertForMaskedLM(config).eval().to(device, dtype)
         heads = max(sizes.raw_width // 64, 1)
         adapter = TokenCompressionAdapter(
-            sizes.raw_tokens,
-            sizes.raw_width,
-            sizes.width,
-            heads,
-            1e-6,
-            F.gelu,
+            AdapterFacts(sizes.raw_tokens, sizes.raw_width, sizes.width, heads, 1e-6),
             num_tokens=tokens,
             hidden_width=sizes.adapter_hidden_width,
         )
