@@ -24,7 +24,7 @@ from edje.config.checkpoint import (
     config_for_resume,
     resumable,
 )
-from edje.config.composition import explained
+from edje.config.composition import explained, own_words
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
 from edje.config.root import TASKS
@@ -128,7 +128,8 @@ class Job:
                 figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
         except TrainingInterrupted as interruption:
             raise StoppedError(interruption) from interruption
-        except Exception as error:
+        except Exception as wrapped:
+            error = own_words(wrapped)
             self.failures.append(Failure(folder, overrides, error))
             if is_ours:
                 record_failure(folder, error)

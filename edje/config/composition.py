@@ -7,12 +7,31 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from edje.config.signatures import signature_of
 from edje.errors import EdjeError
+
+
+def own_words(error: Exception) -> Exception:
+    """What a constructor says against its values, without Hydra's wrapping around it."""
+    cause: BaseException | None = error
+    while isinstance(cause, InstantiationException):
+        key = re.search(r"full_key: (\S+)", str(cause))
+        cause = cause.__cause__
+        if isinstance(cause, EdjeError):
+            return cause
+        if isinstance(cause, ValueError) and key:
+            said = str(cause)
+            return EdjeError(said if said.startswith(key[1]) else f"{key[1]}: {said}")
+    return error
 
 
 def explained(error: Exception, conf: Path) -> EdjeError:

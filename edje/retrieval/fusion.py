@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.retrieval.metrics import first_hit_ranks
 from edje.retrieval.rerank import RerankedList
 
 WEIGHTS = tuple(step / 20 for step in range(21))
+SPREAD = 2.0  # standard errors within which two weights count as equal
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,20 @@ def fit_sum_weight(
     joint: Standardiser,
     weights: Sequence[float] = WEIGHTS,
 ) -> float:
-    """The weight in [0, 1] of best recall@1 on the dev lists; of equals, the smallest.
+    """The smallest weight in [0, 1] that dev can't tell from the one of best recall@1.
 
-    A weight of 0 is the first stage itself, so on dev the sum is never worse than that.
+    That is, whose recall@1 is below the best one by at most `SPREAD` standard errors of their
+    paired difference over queries (after the one-standard-error rule of Breiman et al., 1984). A
+    weight of 0 is the first stage itself: the joint score gets a say only where dev shows a gain
+    beyond chance, so that a reranker that learned nothing does no harm on other data.
     """
-    recalls = [
-        recall_at_k(
-            first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant), (1,)
-        )[1]
-        for weight in sorted(weights)
-    ]
-    return sorted(weights)[recalls.index(max(recalls))]
+    grid = sorted(weights)
+    hits = torch.stack(
+        [
+            first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant) == 1
+            for weight in grid
+        ]
+    ).double()  # (weights, queries)
+    lost = hits[hits.mean(dim=1).argmax()] - hits
+    error = lost.std(dim=1, correction=0) / lost.shape[1] ** 0.5
+    return grid[int((lost.mean(dim=1) <= SPREAD * error).int().argmax())]

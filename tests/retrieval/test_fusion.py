@@ -74,19 +74,30 @@ def test_a_joint_encoder_of_noise_gets_no_weight_of_equals_the_smallest():
 
 
 def test_two_stages_with_independent_errors_beat_either():
-    given = noisy(1, 1.0)
+    given = noisy(1, 1.0, queries=3000)
     fusion = fit_sum(given)
     assert 0 < fusion.weight < 1
     alone = [recall_at_1(SumFusion(w, fusion.first, fusion.joint)(given)) for w in (0.0, 1.0)]
     assert recall_at_1(fusion(given)) > max(alone)
 
 
-def test_on_dev_the_sum_is_never_below_the_first_stage():
-    for seed in range(5):
-        given = noisy(seed, 20.0)
-        fusion = fit_sum(given)
-        before = SumFusion(0.0, fusion.first, fusion.joint)(given)
-        assert recall_at_1(fusion(given)) >= recall_at_1(before)
+def test_a_gain_within_chance_on_dev_gives_no_weight():
+    """The best weight on dev is above 0 for most of these; it says nothing of other data."""
+    best, fitted = [], []
+    for seed in range(12):
+        given = noisy(seed, 1000.0)
+        first, joint = Standardiser.fit(given.first.scores), Standardiser.fit(given.joint)
+        recalls = [recall_at_1(SumFusion(w / 20, first, joint)(given)) for w in range(21)]
+        best.append(recalls.index(max(recalls)) > 0)
+        fitted.append(fit_sum(given).weight > 0)
+    assert sum(best) >= 6 and sum(fitted) <= 2
+
+
+def test_a_joint_encoder_that_is_right_gets_its_weight():
+    given = noisy(0, 0.2, queries=1000)
+    fusion = fit_sum(given)
+    assert fusion.weight >= 0.5
+    assert recall_at_1(fusion(given)) > recall_at_1(SumFusion(0.0, *[SAME] * 2)(given)) + 0.3
 
 
 def test_a_fusion_survives_as_plain_numbers():
