@@ -23,7 +23,7 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for column in ("lane", "tier"):
         table.add_column(column, no_wrap=True)
-    for column in ("tokens", "k", "pairs/s", "p50 ms", "p99 ms", "runs", "GFLOP", "ceiling"):
+    for column in ("tokens", "k", "pairs/s", "p50 ms", "p99 ms", "GFLOP", "ceiling"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -34,7 +34,6 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
             f"{row['pairs_per_second']:,.1f}",
             f"{row['p50_ms']:,.1f}",
             f"{row['p99_ms']:,.1f}",
-            str(row["runs"]),
             f"{row['flops_per_pair'] / 1e9:.2f}",
             f"{100 * row['share_of_ceiling']:.0f}%",
             style="bold" if row["lane"].startswith("ours") else "",
@@ -43,7 +42,8 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
     title = f"{machine['device']} · {threads} thread{'s' * (threads != 1)} · {machine['dtype']}"
     text_tokens = sorted({row["text_tokens"] for row in rows})
     footer = (
-        f"one query of {', '.join(map(str, text_tokens))} word pieces, k candidates; medians after "
+        f"one query of {', '.join(map(str, text_tokens))} word pieces, k candidates; medians of "
+        f"{min(row['runs'] for row in rows)} or more runs after "
         f"{machine['warmup']} warm-up runs, device synchronised; GFLOP per pair, counted\n"
         f"ceiling: a large matrix product in the same run, "
         f"{machine['product_tflops_per_second']:.2f} TFLOP/s; a large copy, "
