@@ -322,9 +322,13 @@ def test_a_terminated_run_resumes_to_the_same_result(tmp_path):
     [
         (["negatives.count=3"], r"^negatives: need 1 <= count <= pool, got count=3, pool=2$"),
         (["joint.num_heads=5"], r"hidden size \(32\) is not a multiple of the number of attention"),
-        (["data=shapes", "data.siblings=8"], r"^data.siblings=8: 3 objects give 1 to 4"),
     ],
 )
 def test_values_that_a_constructor_refuses_get_its_own_words(world, root, tmp_path, choices, said):
     with pytest.raises(EdjeError, match=said):
         run(with_changes(world, *choices, f"hydra.run.dir={tmp_path / 'run'}"))
+
+
+def test_an_impossible_data_set_gets_its_own_words_too(tmp_path):
+    with pytest.raises(EdjeError, match=r"^data.siblings=8: 3 objects give 1 to 4"):
+        run(["data.siblings=8", f"hydra.run.dir={tmp_path / 'run'}"])
