@@ -28,7 +28,7 @@ from edje.config.checkpoint import (
 from edje.config.composition import explained, own_words
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
-from edje.config.ranks import joined_run, own_rank
+from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.root import TASKS
 from edje.config.run_folder import create_run_folder, logging_into, record_failure
 from edje.config.saved import from_text
@@ -41,7 +41,10 @@ GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it,
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    debug = "1" in (os.environ.get("EDJE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
+    asking = ["EDJE_DEBUG"]
+    if RUN_FOLDER not in os.environ:  # else rank 0 has set it, for Hydra
+        asking.append("HYDRA_FULL_ERROR")
+    debug = "1" in map(os.environ.get, asking)
     try:
         folder = joined_run()
         if folder is None:

@@ -51,7 +51,7 @@ def similar_images(
             closest[
                 _equally_described(captions, first, image_of_caption, caption_keys)
             ] = -torch.inf
-        parts.append(_hardest(closest, count, margin))
+        parts.append(_hardest(closest, count))
     return torch.cat(parts)
 
 
@@ -72,7 +72,7 @@ def hardest_by_scores(
         EdjeError: fewer than `count` candidates are left for some image.
     """
     closest = _closest(scores, own, image_of_caption, margin)
-    return candidates.gather(1, _hardest(closest, min(count, candidates.shape[1]), margin))
+    return candidates.gather(1, _hardest(closest, min(count, candidates.shape[1])))
 
 
 def _closest(
@@ -104,13 +104,11 @@ def _equally_described(
     return image_of_caption[captions[here]] - first, image_of_caption[others[there]]
 
 
-def _hardest(
-    closest: Float[Tensor, "rows candidates"], count: int, margin: float | None
-) -> Int[Tensor, "rows count"]:
+def _hardest(closest: Float[Tensor, "rows candidates"], count: int) -> Int[Tensor, "rows count"]:
     best = closest.topk(count, dim=1)
     if (left := int(best.values.isfinite().sum(dim=1).min())) < count:
         raise EdjeError(
-            f"loader.mined_margin={margin}: it leaves {left} similar images to an image, "
-            f"loader.mined_pool={count} are asked for. Raise the margin or lower the pool."
+            f"an image has {left} similar ones that are not likely false negatives, {count} are "
+            "to be mined. Raise loader.mined_margin or lower loader.mined_pool."
         )
     return best.indices

@@ -21,7 +21,7 @@ from edje.records import CandidateList
 from edje.retrieval.mining import hardest_by_scores, similar_images
 from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
-from edje.tasks.scoring import Evaluation, visual_tokens
+from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
 from edje.tokens.codec import make_codec
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,7 @@ def mine(
     )
     evaluation: Evaluation = instantiate(cfg.evaluation)
     model = miner.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    num_tokens = int(model.adapter.num_tokens)  # type: ignore[arg-type]  # Module hides its type
-    visual = visual_tokens(
-        model, train, make_codec(evaluation.codec, num_tokens, model.joint.width)
-    )
+    visual = visual_tokens(model, train, make_codec(evaluation.codec, *visual_shape(miner)))
     text = tokenize(miner.language_model.tokenizer, train.texts)
     scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
     first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
