@@ -49,5 +49,6 @@ class RootConfig:
     optim: Component
     trainer: Component
     logger: Component | None
+    writing: Component
     evaluation: Component
     benchmark: Component

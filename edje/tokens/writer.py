@@ -1,15 +1,18 @@
 """Writing a store: shard after shard, each finished by rename, `store.json` last."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.tokens.claims import Claims
 from edje.tokens.codec import Codec
 from edje.tokens.durable import writing_to
 from edje.tokens.fingerprint import Fingerprint
@@ -27,6 +30,9 @@ Encode = Callable[
     tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images features"]],
 ]
 
+_SHARD_ROWS = 512
+_SHARD_BYTES = 160_000_000  # a writer holds two shards in memory, whatever the size of the store
+
 
 def write_store(
     folder: Path,
@@ -36,7 +42,7 @@ def write_store(
     feature_width: int,
     encode: Encode,
     *,
-    shard_rows: int = 512,
+    shard_rows: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
     wait: bool = True,
@@ -54,9 +60,47 @@ def write_store(
             being written; or a token can't be stored.
         ValueError: the ids are not sorted and unique, or `encode` gave other shapes.
     """
+    plan = make_plan(fingerprint, image_ids, codec, feature_width, shard_rows)
+    report = progress or (lambda _: None)
+    if is_complete(folder, plan):
+        report(len(image_ids))
+        return
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder, wait=wait):
+        if is_complete(folder, plan):  # by the process that was waited for
+            report(len(image_ids))
+            return
+        unfinished = UnfinishedStore(folder, plan, image_ids)
+        unfinished.begin()
+        report(unfinished.finished_images())
+        with ShardWriter(unfinished) as writer:
+            for rows in writer.batches(batch_size):
+                writer.put(rows, *encode(rows))
+                report(len(rows))
+        unfinished.finish()
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    image_ids: Sequence[str],
+    codec: Codec,
+    feature_width: int,
+    shard_rows: int | None = None,
+) -> Manifest:
+    """What a store will hold; without `shard_rows`, shards of 512 images or, if these have more
+    than 160 MB of tokens, a half, a quarter, … of that.
+
+    Raises:
+        ValueError: the ids are not sorted and unique.
+    """
     if not image_ids or any(a >= b for a, b in pairwise(image_ids)):
         raise ValueError("image_ids must be sorted, unique and not empty")
-    plan = Manifest(
+    if shard_rows is None:
+        shard_rows = _SHARD_ROWS
+        while shard_rows > 1 and shard_rows * codec.cell_bytes > _SHARD_BYTES:
+            shard_rows //= 2
+    return Manifest(
         fingerprint=fingerprint,
         codec=codec.name,
         num_tokens=codec.num_tokens,
@@ -66,31 +110,9 @@ def write_store(
         image_ids=hash_ids(image_ids),
         shard_rows=shard_rows,
     )
-    report = progress or (lambda _: None)
-    if _is_complete(folder, plan):
-        report(len(image_ids))
-        return
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder, wait=wait):
-        if _is_complete(folder, plan):  # by the process that was waited for
-            report(len(image_ids))
-            return
-        unfinished = UnfinishedStore(folder, plan, image_ids)
-        report(len(image_ids) - sum(len(plan.shard_range(index)) for index in unfinished.pending()))
-        for index in unfinished.pending():
-            rows = plan.shard_range(index)
-            cells = np.empty((len(rows), codec.cell_bytes), np.uint8)
-            features = np.empty((len(rows), feature_width), np.float32)
-            for batch in _batches(rows, batch_size):
-                at = slice(batch.start - rows.start, batch.stop - rows.start)
-                cells[at], features[at] = _encode_batch(batch, image_ids, codec, plan, encode)
-                report(len(batch))
-            unfinished.add(index, features, cells)
-        unfinished.finish()
 
 
-def _is_complete(folder: Path, plan: Manifest) -> bool:
+def is_complete(folder: Path, plan: Manifest) -> bool:
     """Whether the folder holds just this store.
 
     Raises:
@@ -106,25 +128,98 @@ def _is_complete(folder: Path, plan: Manifest) -> bool:
     return True
 
 
-def _batches(rows: range, batch_size: int) -> Iterator[range]:
-    for start in range(rows.start, rows.stop, batch_size):
-        yield range(start, min(start + batch_size, rows.stop))
+class ShardWriter:
+    """One process's part in filling a store: claims shards, collects their batches, writes them.
 
+    A full shard is written in a thread while the next is being encoded. At the end of its `with`
+    block everything that was put is on disk.
+    """
 
-def _encode_batch(
-    batch: range, image_ids: Sequence[str], codec: Codec, plan: Manifest, encode: Encode
-) -> tuple[np.ndarray, np.ndarray]:
-    tokens, features = encode(batch)
-    expected = ((len(batch), plan.num_tokens, plan.width), (len(batch), plan.feature_width))
-    if (tuple(tokens.shape), tuple(features.shape)) != expected:
-        raise ValueError(
-            f"encode gave tokens {tuple(tokens.shape)} and features {tuple(features.shape)}, "
-            f"expected {expected[0]} and {expected[1]}"
-        )
-    try:
-        cells = codec.encode(tokens)
-    except EdjeError as error:
-        raise EdjeError(
-            f"images {image_ids[batch.start]} to {image_ids[batch.stop - 1]}: {error}"
-        ) from error
-    return cells, features.detach().to("cpu", torch.float32).numpy()
+    def __init__(self, unfinished: UnfinishedStore) -> None:
+        self._unfinished = unfinished
+        self._plan = unfinished.plan
+        self._codec = self._plan.make_codec()
+        rows = min(self._plan.shard_rows, self._plan.num_images)
+        self._buffers = [
+            (
+                np.empty((rows, self._codec.cell_bytes), np.uint8),
+                np.empty((rows, self._plan.feature_width), np.float32),
+            )
+            for _ in range(2)  # one is filled while the other is written
+        ]
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        with writing_to(self._unfinished.folder):
+            self._claims = Claims(self._unfinished.folder)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            self._claims.close()
+            self._buffers.clear()
+
+    def batches(self, batch_size: int) -> Iterator[range]:
+        """Rows to encode and put, in this order: the batches of shards that nobody else writes."""
+        for index in self._unfinished.claimed(self._claims):
+            rows = self._plan.shard_range(index)
+            for start in range(rows.start, rows.stop, batch_size):
+                yield range(start, min(start + batch_size, rows.stop))
+
+    def put(
+        self,
+        rows: range,
+        tokens: Float[Tensor, "images tokens width"],
+        features: Float[Tensor, "images features"],
+    ) -> None:
+        """Take an encoded batch; the last one of a shard starts its writing.
+
+        Raises:
+            EdjeError: a token can't be stored, or an earlier shard couldn't be written.
+            ValueError: other shapes than the store's.
+        """
+        plan = self._plan
+        expected = ((len(rows), plan.num_tokens, plan.width), (len(rows), plan.feature_width))
+        if (tuple(tokens.shape), tuple(features.shape)) != expected:
+            raise ValueError(
+                f"encode gave tokens {tuple(tokens.shape)} and features {tuple(features.shape)}, "
+                f"expected {expected[0]} and {expected[1]}"
+            )
+        try:
+            cells = self._codec.encode(tokens)
+        except EdjeError as error:
+            first, last = self._unfinished.image_ids_of(rows)
+            raise EdjeError(f"images {first} to {last}: {error}") from error
+        self.put_cells(rows, cells, features.detach().to("cpu", torch.float32).numpy())
+
+    def put_cells(
+        self,
+        rows: range,
+        cells: UInt8[np.ndarray, "images bytes"],
+        features: Float[np.ndarray, "images features"],
+    ) -> None:
+        """Take an encoded batch as it will be stored."""
+        index, first = divmod(rows.start, self._plan.shard_rows)
+        shard = self._plan.shard_range(index)
+        at = slice(first, first + len(rows))
+        self._buffers[0][0][at], self._buffers[0][1][at] = cells, features
+        if rows.stop == shard.stop:
+            self._wait()
+            self._writing = self._thread.submit(self._write, index, *self._buffers[0], len(shard))
+            self._buffers.reverse()
+
+    def _write(self, index: int, cells: np.ndarray, features: np.ndarray, rows: int) -> None:
+        self._unfinished.add(index, features[:rows], cells[:rows])
+        self._claims.give_back(index)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
