@@ -22,6 +22,7 @@ from edje.records import RetrievalSplit
 from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.scoring import Evaluation, visual_shape
+from edje.tasks.writing import fill_store, wait_until_written
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
