@@ -60,7 +60,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         target,
         fingerprint,
         make_codec(evaluation.codec, *visual_shape(checkpoint)),
-        lambda: _Compression(Path(cfg.checkpoint), evaluation.num_tokens, checkpoint, raw),
+        lambda: _CompressionWork(Path(cfg.checkpoint), evaluation.num_tokens, checkpoint, raw),
         instantiate(cfg.writing),
         cfg.trainer,
         wait=False,
@@ -75,7 +75,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     log.info("compressed tokens of %s: %s (%d B each)", source.split, target, store.cell_bytes)
 
 
-class _Compression:
+class _CompressionWork:
     """A checkpoint's adapter over a raw store. Another process loads both anew."""
 
     description = "compress"

@@ -58,9 +58,13 @@ class Writing:
 class Work(Protocol):
     """What a store is made from. Pickled, it carries how to build its parts, not weights."""
 
-    image_ids: Sequence[str]
     description: str
     feature_width: int
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """Ids of the images, sorted."""
+        ...
 
     def encoder(self) -> nn.Module:
         """Maps a ShardBatch to an ImageEncoding, on the device that it is moved to."""
@@ -208,8 +212,8 @@ def _predict(task: _Task, device: int, progress: Callable[[int], object]) -> Non
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     with ShardWriter(task.unfinished) as writer:
-        trainer = _trainer(task.accelerator, 1 if task.accelerator == "cpu" else [device])
-        trainer.callbacks.append(_Writes(writer, progress))
+        devices = 1 if task.accelerator == "cpu" else [device]
+        trainer = _trainer(task.accelerator, devices, [_Writes(writer, progress)])
         data = ShardDataModule(
             task.work.dataset(), lambda: writer.batches(task.batch_size), task.num_workers
         )
@@ -260,11 +264,12 @@ class _Writes(L.Callback):
             sys.exit(128 + signal.SIGTERM)
 
 
-def _trainer(accelerator: str, devices: Any) -> L.Trainer:
+def _trainer(accelerator: str, devices: Any, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """In full precision: what a store holds doesn't depend on how a run trains."""
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
+        callbacks=list(callbacks),
         precision="32-true",
         logger=False,
         enable_checkpointing=False,
