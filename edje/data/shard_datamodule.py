@@ -1,5 +1,6 @@
 """The LightningDataModule of a store being written: what is to be encoded, shard by shard."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edje.data.datamodule import leave_signals_to_main
 from edje.data.images import open_image
+
+ON_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class ShardDataModule(L.LightningDataModule):
             sampler=_Rows(self.batches),
             batch_size=None,
             num_workers=self.num_workers,
+            # Also where this process was spawned: a forked worker needs no copy of the tower.
+            multiprocessing_context="fork" if self.num_workers and ON_LINUX else None,
             worker_init_fn=leave_signals_to_main,
         )
 

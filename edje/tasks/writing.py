@@ -177,7 +177,8 @@ def _run(unfinished: UnfinishedStore, work: Work, writing: Writing, trainer: Dic
         )
         try:
             while not processes.join(timeout=_POLL_SECONDS):
-                bar.update(unfinished.finished_images() - bar.n)
+                if (done := unfinished.finished_images()) > bar.n:
+                    bar.update(done - bar.n)
         except ProcessExitedException as error:
             if not problems.empty():
                 raise EdjeError(problems.get()) from error

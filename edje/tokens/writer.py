@@ -1,5 +1,6 @@
 """Writing a store: shard after shard, each finished by rename, `store.json` last."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -30,8 +31,11 @@ Encode = Callable[
     tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images features"]],
 ]
 
-_SHARD_ROWS = 512
-_SHARD_BYTES = 160_000_000  # a writer holds two shards in memory, whatever the size of the store
+Buffers = tuple[np.ndarray, np.ndarray]  # cells and features of a shard
+
+_SHARD_ROWS = 2048
+_SHARD_BYTES = 80_000_000
+_THREADS = 2  # one writes a shard while the disk and the checksum of the last one take their time
 
 
 def write_store(
@@ -88,8 +92,8 @@ def make_plan(
     feature_width: int,
     shard_rows: int | None = None,
 ) -> Manifest:
-    """What a store will hold; without `shard_rows`, shards of 512 images or, if these have more
-    than 160 MB of tokens, a half, a quarter, … of that.
+    """What a store will hold; without `shard_rows`, shards of 2,048 images or, if these have more
+    than 80 MB of tokens, a half, a quarter, … of that.
 
     Raises:
         ValueError: the ids are not sorted and unique.
@@ -131,8 +135,9 @@ def is_complete(folder: Path, plan: Manifest) -> bool:
 class ShardWriter:
     """One process's part in filling a store: claims shards, collects their batches, writes them.
 
-    A full shard is written in a thread while the next is being encoded. At the end of its `with`
-    block everything that was put is on disk.
+    A full shard is written in a thread while the next is being encoded; three shards are held in
+    memory, whatever the size of the store. At the end of its `with` block everything that was put
+    is on disk.
     """
 
     def __init__(self, unfinished: UnfinishedStore) -> None:
@@ -140,15 +145,15 @@ class ShardWriter:
         self._plan = unfinished.plan
         self._codec = self._plan.make_codec()
         rows = min(self._plan.shard_rows, self._plan.num_images)
-        self._buffers = [
+        self._free = [
             (
                 np.empty((rows, self._codec.cell_bytes), np.uint8),
                 np.empty((rows, self._plan.feature_width), np.float32),
             )
-            for _ in range(2)  # one is filled while the other is written
+            for _ in range(_THREADS + 1)
         ]
-        self._thread = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
+        self._threads = ThreadPoolExecutor(_THREADS)
+        self._writing: deque[Future[Buffers]] = deque()
 
     def __enter__(self) -> "ShardWriter":
         with writing_to(self._unfinished.folder):
@@ -159,12 +164,12 @@ class ShardWriter:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                self._wait()
+            while self._writing and error is None:
+                self._writing.popleft().result()
         finally:
-            self._thread.shutdown()
+            self._threads.shutdown()
             self._claims.close()
-            self._buffers.clear()
+            self._free.clear()
 
     def batches(self, batch_size: int) -> Iterator[range]:
         """Rows to encode and put, in this order: the batches of shards that nobody else writes."""
@@ -209,17 +214,15 @@ class ShardWriter:
         index, first = divmod(rows.start, self._plan.shard_rows)
         shard = self._plan.shard_range(index)
         at = slice(first, first + len(rows))
-        self._buffers[0][0][at], self._buffers[0][1][at] = cells, features
+        self._free[0][0][at], self._free[0][1][at] = cells, features
         if rows.stop == shard.stop:
-            self._wait()
-            self._writing = self._thread.submit(self._write, index, *self._buffers[0], len(shard))
-            self._buffers.reverse()
+            full = self._free.pop(0)
+            self._writing.append(self._threads.submit(self._write, index, full, len(shard)))
+            if not self._free:
+                self._free.append(self._writing.popleft().result())
 
-    def _write(self, index: int, cells: np.ndarray, features: np.ndarray, rows: int) -> None:
+    def _write(self, index: int, full: Buffers, rows: int) -> Buffers:
+        cells, features = full
         self._unfinished.add(index, features[:rows], cells[:rows])
         self._claims.give_back(index)
-
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        return full

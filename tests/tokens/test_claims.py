@@ -103,9 +103,9 @@ def test_a_plan_of_other_tokens_is_not_joined(begun: UnfinishedStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "rows"), [((64, 384), 512), ((576, 768), 128), ((576, 1024), 128)]
+    ("cell", "rows"), [((4, 6), 2048), ((64, 384), 1024), ((576, 768), 64), ((576, 1024), 64)]
 )
-def test_shards_are_of_at_most_160_megabytes(cell: tuple[int, int], rows: int) -> None:
+def test_shards_are_of_at_most_80_megabytes(cell: tuple[int, int], rows: int) -> None:
     codec = make_codec("bf16", *cell)
     assert make_plan(PLAN.fingerprint, IDS, codec, 3).shard_rows == rows
-    assert rows * codec.cell_bytes <= 160e6 < 2 * rows * codec.cell_bytes or rows == 512
+    assert rows * codec.cell_bytes <= 80e6 < 2 * rows * codec.cell_bytes or rows == 2048

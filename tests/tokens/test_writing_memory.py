@@ -15,7 +15,7 @@ from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.writer import write_store
 
 LONG = os.environ.get("EDJE_WRITTEN_GIGABYTES")  # 20 by hand: the size that the claim is about
-GIGABYTES, SHARD = (float(LONG), 160) if LONG else (0.25, 20)  # shards in megabytes
+GIGABYTES, SHARD = (float(LONG), 80) if LONG else (0.25, 20)  # shards in megabytes
 CELL = (576, 768)  # SigLIP2 B/16 at 384 pixels: 0.88 MB in 16 bit
 STATUS = Path("/proc/self/status")
 
@@ -64,8 +64,8 @@ def test_anonymous_memory_stays_flat_while_a_store_is_written(
         fingerprint = Fingerprint({"backbone": "random"})
         write_store(tmp_path / "store", fingerprint, ids, codec, 768, encode)
     shutil.rmtree(tmp_path / "store")
-    once_filled = samples[marks[len(marks) // 2] :]  # by then both buffers have been
+    once_filled = samples[marks[len(marks) // 2] :]  # by then all buffers have been
     assert max(once_filled) - min(once_filled) < (200 if LONG else 2 * SHARD)
-    assert max(samples) < samples[0] + 2 * SHARD + 100, "more than two shards are held"
+    assert max(samples) < samples[0] + 3 * SHARD + 100, "more than three shards are held"
     if LONG:
         print(f"{images} images: {min(once_filled):.0f} to {max(once_filled):.0f} MB")  # noqa: T201
