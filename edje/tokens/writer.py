@@ -35,6 +35,7 @@ Buffers = tuple[np.ndarray, np.ndarray]  # cells and features of a shard
 
 _SHARD_ROWS = 2048
 _SHARD_BYTES = 80_000_000
+_ENCODED_BYTES = 8_000_000  # of cells at once: what a codec needs beside is a few times that
 _THREADS = 2  # one writes a shard while the disk and the checksum of the last one take their time
 
 
@@ -197,12 +198,16 @@ class ShardWriter:
                 f"encode gave tokens {tuple(tokens.shape)} and features {tuple(features.shape)}, "
                 f"expected {expected[0]} and {expected[1]}"
             )
-        try:
-            cells = self._codec.encode(tokens)
-        except EdjeError as error:
-            first, last = self._unfinished.image_ids_of(rows)
-            raise EdjeError(f"images {first} to {last}: {error}") from error
-        self.put_cells(rows, cells, features.detach().to("cpu", torch.float32).numpy())
+        values = features.detach().to("cpu", torch.float32).numpy()
+        step = max(1, _ENCODED_BYTES // self._codec.cell_bytes)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            try:
+                cells = self._codec.encode(tokens[part])
+            except EdjeError as error:
+                first, last = self._unfinished.image_ids_of(rows[part])
+                raise EdjeError(f"images {first} to {last}: {error}") from error
+            self.put_cells(rows[part], cells, values[part])
 
     def put_cells(
         self,
