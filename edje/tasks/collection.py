@@ -88,7 +88,7 @@ def cached_collection(
             folder,
             fingerprint,
             make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
-            lambda: _VisionWork(check_images(split, source.bad_images), backbone, cfg.backbone),
+            lambda: VisionWork(check_images(split, source.bad_images), backbone, cfg.backbone),
             instantiate(cfg.writing),
             cfg.trainer,
             wait=wait,
@@ -127,7 +127,7 @@ def is_compressed(store: TokenStore) -> bool:
     return "adapter" in store.manifest.fingerprint.fields
 
 
-class _VisionWork:
+class VisionWork:
     """The vision tower over a split's images. Another process builds the tower anew."""
 
     def __init__(self, split: RetrievalSplit, backbone: Backbone, node: DictConfig):

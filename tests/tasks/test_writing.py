@@ -1,9 +1,12 @@
 """Claims about filling a store through Lightning's predict loop."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tiny_stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
 from tiny_work import TinyWork
@@ -12,7 +15,7 @@ from world import make_images, make_siglip
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.folder import FolderSource
 from edje.errors import EdjeError
-from edje.tasks.collection import raw_fingerprint
+from edje.tasks.collection import VisionWork, raw_fingerprint
 from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
@@ -102,6 +105,21 @@ def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:
     codec = make_codec("fp16", NUM_TOKENS, WIDTH)
     trainer = OmegaConf.create({})
     fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Writing(), trainer)
+
+
+def test_another_process_gets_no_weights_and_encodes_the_same(tmp_path: Path) -> None:
+    make_images(tmp_path)
+    split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
+    node = {
+        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
+        "pretrained": str(make_siglip(tmp_path / "siglip")),
+    }
+    work = VisionWork(split, instantiate(node), OmegaConf.create(node))
+    sent = pickle.dumps(work)
+    assert len(sent) < 5000
+    first, second = (one.encoder()(one.dataset()[range(3)]) for one in (work, pickle.loads(sent)))
+    assert torch.equal(first.tokens, second.tokens) and first.tokens.shape == (3, 16, 32)
+    assert torch.equal(first.features, second.features)
 
 
 def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_path: Path) -> None:
