@@ -170,6 +170,13 @@ class NibbleCodec(ScaledCodec):
         return halves.flatten(2)[..., : self.width].float() - 8
 
 
+def _all_finite(values: Tensor) -> bool:
+    """A finite sum has finite terms, and costs a tenth of looking at each; one may overflow."""
+    return bool(
+        torch.isfinite(values.sum(dtype=torch.float32)) or torch.isfinite(values).all().item()
+    )
+
+
 def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
     """The codec of a name.
 
@@ -195,10 +202,3 @@ def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
 
 def _bytes(values: Tensor) -> Tensor:
     return values.flatten(1).contiguous().view(torch.uint8)
-
-
-def _all_finite(values: Tensor) -> bool:
-    """A finite sum has finite terms, and costs a tenth of looking at each; one may overflow."""
-    return bool(
-        torch.isfinite(values.sum(dtype=torch.float32)) or torch.isfinite(values).all().item()
-    )
