@@ -50,5 +50,6 @@ class RootConfig:
     optim: Component
     trainer: Component
     logger: Component | None
+    writing: Component
     evaluation: Component
     benchmark: Component

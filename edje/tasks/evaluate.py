@@ -55,11 +55,10 @@ def evaluate_checkpoint(
     collection = compressed_collection(
         cfg, source, backbone, checkpoint, evaluation
     ) or cached_collection(
+        cfg,
         source,
         backbone,
         source.split,
-        Path(cfg.cache_dir),
-        codec_name=cfg.store_codec,
         store=None if cfg.store is None else Path(cfg.store),
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -59,9 +59,7 @@ def training_collections(
     cfg: DictConfig, source: Source, backbone: Backbone, *, wait: bool = True
 ) -> tuple[Collection, Collection | None]:
     """The train split without its dev images, and dev (None where no images are held back)."""
-    train = cached_collection(
-        source, backbone, "train", Path(cfg.cache_dir), codec_name=cfg.store_codec, wait=wait
-    )
+    train = cached_collection(cfg, source, backbone, "train", wait=wait)
     if source.dev_images == 0:
         return train, None
     rest, dev = hold_out(train.split, source.dev_images, source.dev_seed)
