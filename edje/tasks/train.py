@@ -30,6 +30,7 @@ from edje.inference.checkpoint import (
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
+from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
@@ -69,6 +70,7 @@ def cached_feed(cfg: DictConfig, source: Source, backbone: Backbone) -> Feed:
     images, captions = embeddings(backbone, train)
     return Feed(
         trained_on=source.name,
+        train=train,
         num_pairs=len(train.texts),
         first_stage=(images, captions, train.image_of_caption),
         dev=dev,
@@ -93,7 +95,10 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     start = new_checkpoint(cfg, backbone, feed.trained_on)
     if feed.first_stage is not None:
         fix_statistics(start.model, *feed.first_stage)
-    if cfg.initial is not None:
+    if cfg.initial == "canonical":
+        assert feed.train is not None  # check_choices
+        canonical_start(start, feed.train)
+    elif cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")

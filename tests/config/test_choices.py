@@ -41,6 +41,7 @@ def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
         (["data.evaluated=null"], "data.evaluated=null: task=run scores a cached set"),
         (["data.evaluated=null", "task=train", "score=sum"], "score=sum fixes its scale"),
         (["data.evaluated.dev_images=0", "score=residual"], "score=residual fixes its scale"),
+        (["initial=canonical"], "initial=canonical: it is computed from the stored tokens"),
         (["data=coco"], "loader streams a mixture, and data is a cached set"),
     ],
 )
