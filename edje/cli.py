@@ -25,6 +25,7 @@ from edje.config.checkpoint import (
     config_for_resume,
     resumable,
 )
+from edje.config.choices import check_choices
 from edje.config.composition import explained, own_words
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
@@ -196,6 +197,7 @@ def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     elif cfg.task in TASKS_ON_CHECKPOINT:
         cfg = config_for_checkpoint(cfg, overrides)
     validate(cfg)
+    check_choices(cfg)
     return cfg
 
 

@@ -31,7 +31,7 @@ def read_caption_list(
     image_of_id: dict[str | int, str] = {}
     id_of_image: dict[str, str | int] = {}
     for number, entry in enumerate(content):
-        image, texts, image_id = _entry(number, entry, path, dataset)
+        image, texts, image_id = caption_list_entry(number, entry, path, dataset)
         captions.setdefault(image, []).extend(texts)
         name = PurePosixPath(image).name
         problem = _contradiction(image_of_name, name, image)
@@ -51,10 +51,14 @@ def read_caption_list(
     ]
 
 
-def _entry(
+def caption_list_entry(
     number: int, entry: Any, path: Path, dataset: str
 ) -> tuple[str, list[str], str | int | None]:
-    """Image, captions and image_id of one entry, checked."""
+    """Image, captions and image_id of one entry, checked.
+
+    Raises:
+        EdjeError: it is not an entry of such a list.
+    """
     if not isinstance(entry, dict):
         raise _malformed(path, dataset, f"entry {number} is {str(entry)[:40]!r}")
     image, texts, image_id = (entry.get(key) for key in ("image", "caption", "image_id"))

@@ -1,8 +1,6 @@
 """Your own images: a folder with a table of captions."""
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,6 +9,7 @@ from typing import Any
 from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import require_root
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
 TABLES = ("captions.csv", "captions.jsonl")
@@ -92,7 +91,7 @@ class FolderSource(AnnotatedSource):
         """
         require_root(self.root, self.name)
         captions: dict[tuple[str, str | None], list[str]] = {}
-        for place, row in self._rows():
+        for place, row in table_rows(self.captions, self.name):
             image_id, split, texts = self._row(place, row)
             captions.setdefault((image_id, split), []).extend(texts)
         if not captions:
@@ -113,27 +112,6 @@ class FolderSource(AnnotatedSource):
                 locations=((PurePosixPath(self.images) / image_id).as_posix(),),
                 captions=tuple(texts),
             )
-
-    def _rows(self) -> Iterator[tuple[str, Any]]:
-        """Each row with the words that say where it stands."""
-        place = "the header"
-        try:
-            with self.captions.open(encoding="utf-8-sig", newline="") as file:
-                if self.captions.suffix == ".jsonl":
-                    for number, line in enumerate(file, start=1):
-                        place = f"line {number}"
-                        if line.strip():
-                            yield place, json.loads(line)
-                else:
-                    table = csv.DictReader(file)
-                    for row in table:
-                        place = f"line {table.line_num}"
-                        yield place, row
-        except (OSError, ValueError, csv.Error) as error:
-            raise EdjeError(
-                f"{self.name}: {self.captions}, at or after {place}, is not readable ({error}). "
-                "Expected UTF-8 CSV with a header, or JSON lines (.jsonl)."
-            ) from error
 
     def _row(self, place: str, row: Any) -> tuple[str, str | None, list[str]]:
         columns = list(row) if isinstance(row, dict) else []

@@ -1,6 +1,7 @@
 """Image files: opening them, and finding the broken ones before anything is written."""
 
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Callable
@@ -18,16 +19,17 @@ from edje.records import ImageRecord, RetrievalSplit
 logger = logging.getLogger(__name__)
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """The image as RGB, upright by its EXIF orientation, fully decoded.
 
-    Transparency is dropped; 16-bit grey is scaled to 8 bits.
+    Transparency is dropped; 16-bit grey is scaled to 8 bits. With `content`, the encoded image,
+    the path only names it.
 
     Raises:
         EdjeError: the file is missing or not a whole image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise anything, from OSError to struct.error

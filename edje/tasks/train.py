@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from edje.backbones.protocol import Backbone
 from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
 from edje.data.holdout import hold_out
+from edje.data.pretrain import PretrainSource
 from edje.data.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
@@ -35,6 +36,7 @@ from edje.tasks.compress import compressed_fingerprint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
+from edje.tasks.pretrain import Feed, streamed_feed
 from edje.tasks.ranks import check_strategy, fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.tokens.fingerprint import store_folder
@@ -66,6 +68,29 @@ def training_collections(
     return train.restricted(rest), train.restricted(dev)
 
 
+def cached_feed(
+    cfg: DictConfig, source: Source, backbone: Backbone, evaluation: Evaluation
+) -> Feed:
+    """The train split from its stores, the first stage fitted where it needs to be."""
+    train, dev = training_collections(cfg, source, backbone)
+    align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
+    images, captions = embeddings(backbone, train)
+
+    def batches(words: LanguageModel, teacher: Checkpoint | None) -> CachedTokenDataModule:
+        mined = mined_images(cfg, train, images, captions, backbone.identity())
+        taught = None if teacher is None else teacher_tokens(cfg, source, teacher, evaluation)
+        return datamodule(cfg, train, words, images, captions, mined, taught)
+
+    return Feed(
+        trained_on=source.name,
+        train=train,
+        num_pairs=len(train.texts),
+        first_stage=(images, captions, train.image_of_caption),
+        dev=dev,
+        datamodule=batches,
+    )
+
+
 def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpoint | None:
     """Train (or continue) the configured reranker; writes and returns checkpoints/model.ckpt.
 
@@ -77,32 +102,33 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     checkpoints = folder / "checkpoints"
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
-    train, dev = training_collections(cfg, source, backbone)
-    align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
-    images, captions = embeddings(backbone, train)
+    if isinstance(source, PretrainSource):
+        feed = streamed_feed(cfg, source, backbone)
+    else:
+        feed = cached_feed(cfg, source, backbone, evaluation)
 
     torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
-    start = new_checkpoint(cfg, backbone, source.name)
-    fix_statistics(start.model, images, captions, train.image_of_caption)
+    start = new_checkpoint(cfg, backbone, feed.trained_on)
+    if feed.first_stage is not None:
+        fix_statistics(start.model, *feed.first_stage)
     if cfg.initial == "canonical":
-        canonical_start(start, train)
+        assert feed.train is not None  # check_choices
+        canonical_start(start, feed.train)
     elif cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile)
-    mined = mined_images(cfg, train, images, captions, start.backbone)
     teacher = frozen_teacher(cfg, start)
-    taught = None if teacher is None else teacher_tokens(cfg, source, teacher, evaluation)
-    data = datamodule(cfg, train, start.language_model, images, captions, mined, taught)
+    data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
         {name: instantiate(node) for name, node in cfg.objective.items() if node is not None},
         instantiate(cfg.negatives),
         instantiate(cfg.optim),
         start.language_model.tokenizer.mask_token_id,
-        max(len(train.texts) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
+        max(feed.num_pairs // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
         checkpoint_fields(start),
         None if teacher is None else teacher.model,
         cfg.seed,
@@ -111,9 +137,9 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
     callbacks += progress(cfg)
-    if dev is not None and evaluation.dev_every:
+    if feed.dev is not None and evaluation.dev_every:
         callbacks.insert(
-            0, development_score(start, backbone, dev, evaluation, checkpoints / "best.ckpt")
+            0, development_score(start, backbone, feed.dev, evaluation, checkpoints / "best.ckpt")
         )
     trainer: L.Trainer = instantiate(
         cfg.trainer,
@@ -123,7 +149,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     )
     if not fit(trainer, module, data, folder):
         return None
-    return finish(start, backbone, dev, evaluation, checkpoints)
+    return finish(start, backbone, feed.dev, evaluation, checkpoints)
 
 
 def progress(cfg: DictConfig) -> list[L.Callback]:

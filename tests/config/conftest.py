@@ -31,6 +31,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target = folder / "hydra" / kind / "edje.yaml"
         target.parent.mkdir(parents=True)
         target.write_text((real / "hydra" / kind / "edje.yaml").read_text())
+    write_yaml(folder / "writing/default.yaml", (real / "writing/default.yaml").read_text())
     run = OmegaConf.load(real / "run.yaml")
     assert isinstance(run, DictConfig)
     options = {

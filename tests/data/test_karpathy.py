@@ -83,6 +83,28 @@ def test_coco_folders_and_a_flat_folder_are_found_alike(tmp_path: Path, folder: 
     assert split_digest(nested) == split_digest(flat)
 
 
+@pytest.mark.parametrize("folder", ["", "images/", "flat", "images/flat"])
+def test_the_coco_option_finds_train2014_val2014_and_flat_folders_by_itself(
+    tmp_path: Path, folder: str
+) -> None:
+    entries = [
+        entry("COCO_train2014_1.jpg", "train", filepath="train2014"),
+        entry("COCO_val2014_2.jpg", "restval", filepath="val2014"),
+        entry("COCO_val2014_3.jpg", "test", filepath="val2014"),
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": entries}))
+    for item in entries:
+        place = folder.replace("flat", "") if "flat" in folder else f"{folder}{item['filepath']}"
+        path = tmp_path / place / item["filename"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    settings = option("coco", tmp_path) | {"split_sizes": None, "caption_counts": None}
+    train, test = (KarpathySource(**settings).read(split) for split in ("train", "test"))
+    names = [image.image_id for image in train.images]
+    assert names == ["COCO_train2014_1.jpg", "COCO_val2014_2.jpg"]
+    assert all(Path(image.path).is_file() for image in (*train.images, *test.images))
+
+
 @pytest.mark.parametrize("name", ["flickr8k", "flickr30k", "coco"])
 def test_the_options_know_the_published_sizes(tmp_path: Path, name: str) -> None:
     settings = option(name, tmp_path)

@@ -1,0 +1,91 @@
+"""Whether the chosen components fit each other, as far as their names alone can tell."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig
+
+from edje.config.problems import Problem
+from edje.config.resolution import plain
+from edje.errors import EdjeError
+
+STREAMED = "edje.data.pretrain.PretrainSource"
+STREAM_LOADER = "edje.data.stream_datamodule.StreamDataModule"
+FITTED = "edje.backbones.aligned.AlignedBackbone"
+CACHED_ONLY = ("cache", "backbone")  # tasks that read a training split as a whole
+TRAINING = ("run", "train")
+SCORING = ("run", "evaluate", "compress")
+
+
+def check_choices(cfg: DictConfig) -> None:
+    """Refuse components that are sound alone and don't work together.
+
+    Raises:
+        EdjeError: naming the choices, and what to take instead.
+    """
+    problems = list(misfits(plain(cfg, "", [])))
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise EdjeError(f"Choices that don't fit each other:{lines}")
+
+
+def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
+    """What is wrong with a composed tree, choice by choice."""
+    task, data = tree.get("task"), tree.get("data") or {}
+    if data.get("_target_") != STREAMED:
+        if task in TRAINING and target(tree, "loader") == STREAM_LOADER:
+            what = " streams a mixture, and data is a cached set. Take loader=default."
+            yield Problem("loader", what)
+        return
+    if task in CACHED_ONLY:
+        what = (
+            f"={task}: a mixture for pretraining is never read as a whole. Choose another data, or "
+            "task=train, which encodes it on the fly."
+        )
+        yield Problem("task", what)
+    if data.get("evaluated") is None and task in SCORING:
+        what = f"=null: task={task} scores a cached set. Choose one with data@data.evaluated=coco."
+        yield Problem("data.evaluated", what)
+    if task not in TRAINING:
+        return
+    if not any((data.get("sources") or {}).values()):
+        yield Problem("data.sources", ": all are left out. Give one to train on.")
+    if target(tree, "loader") != STREAM_LOADER:
+        what = (
+            ": it reads stored tokens (neighbours are mined among them), and a mixture for "
+            "pretraining has none. Take loader=stream."
+        )
+        yield Problem("loader", what)
+    if target(tree, "backbone") == FITTED:
+        what = (
+            ": its first stage is fitted on the stored features of the whole training set, and a "
+            "mixture for pretraining has none. Take a dual encoder, as backbone=siglip2_b16_384."
+        )
+        yield Problem("backbone", what)
+    if tree.get("initial") == "canonical":
+        what = (
+            "=canonical: it is computed from the stored tokens of the whole training set, and a "
+            "mixture for pretraining has none. Take initial=null or a checkpoint."
+        )
+        yield Problem("initial", what)
+    if tree.get("miner") is not None:
+        what = (
+            ": it looks for similar images among stored tokens, and a mixture for pretraining has "
+            "none. Take miner=null."
+        )
+        yield Problem("miner", what)
+    evaluated = data.get("evaluated") or {}
+    score = tree.get("score")
+    if score != "joint" and not (evaluated and evaluated.get("dev_images", 1)):
+        what = (
+            f"={score} fixes its scale or weight on held-out images. Choose "
+            "data@data.evaluated with data.evaluated.dev_images=1000, or take score=joint."
+        )
+        yield Problem("score", what)
+    if evaluated.get("_target_") == STREAMED:
+        yield Problem("data.evaluated", ": a mixture can't be scored. Take a cached source.")
+
+
+def target(tree: dict[str, Any], key: str) -> object:
+    """The dotted name of a component's class."""
+    return (tree.get(key) or {}).get("_target_")

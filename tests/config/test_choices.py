@@ -1,0 +1,65 @@
+"""Choices that are sound alone and don't fit each other are refused before anything is read."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from edje.cli import run
+from edje.config.choices import misfits
+from edje.config.locations import conf_folder, register_resolvers
+from edje.config.resolution import plain
+from edje.config.validate import problems_of
+from edje.errors import EdjeError
+
+STREAMED = ["experiment=folder", "data=pretrain", "loader=stream"]
+
+
+def told(*overrides: str) -> str:
+    register_resolvers()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("run", list(overrides))
+    assert not problems_of(cfg)
+    return "\n".join(map(str, misfits(plain(cfg, "", []))))
+
+
+def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
+    assert told(*STREAMED) == ""
+    assert told(*STREAMED, "data@data.evaluated=coco", "score=residual") == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loader=default"], "loader: it reads stored tokens"),
+        (["loader=neighbours"], "Take loader=stream"),
+        (
+            ["backbone=mobilenetv2_aligned", "backbone.checkpoint=x"],
+            "backbone: its first stage is fitted on the stored",
+        ),
+        (["task=cache"], "task=cache: a mixture for pretraining is never read as a whole"),
+        (["data.evaluated=null"], "data.evaluated=null: task=run scores a cached set"),
+        (["data.evaluated=null", "task=train", "score=sum"], "score=sum fixes its scale"),
+        (["data.evaluated.dev_images=0", "score=residual"], "score=residual fixes its scale"),
+        (["initial=canonical"], "initial=canonical: it is computed from the stored tokens"),
+        (["data=coco"], "loader streams a mixture, and data is a cached set"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_a_way_out(overrides: list[str], message: str) -> None:
+    assert message in told(*STREAMED, *overrides)
+
+
+def test_a_mixture_of_nothing_is_refused() -> None:
+    names = ("coco", "visual_genome", "sbu", "cc3m", "cc12m")
+    nothing = [f"data.sources.{name}=null" for name in names]
+    assert "data.sources: all are left out" in told(*STREAMED, *nothing)
+    assert told(*STREAMED, *nothing[1:]) == ""
+
+
+def test_mining_neighbours_of_a_stream_is_an_unknown_key(tmp_path: Path) -> None:
+    where = f"hydra.run.dir={tmp_path / 'run'}"
+    with pytest.raises(EdjeError, match=r"loader\.neighbours=3 is unknown: StreamDataModule"):
+        run([*STREAMED, "loader.neighbours=3", where])
+    with pytest.raises(EdjeError, match=r"Choices that don't fit each other:\n  loader: it reads"):
+        run([*STREAMED, "loader=default", where])
+    assert not (tmp_path / "run").exists()
