@@ -35,6 +35,7 @@ from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_sta
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
+from edje.training.data_wait import DataWait
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     callbacks: list[L.Callback] = [
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
-    callbacks += progress(cfg)
+    callbacks += [*progress(cfg), DataWait()]
     if dev is not None and evaluation.dev_every:
         callbacks.insert(
             0, development_score(start, backbone, dev, evaluation, checkpoints / "best.ckpt")
