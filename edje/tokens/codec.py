@@ -50,7 +50,9 @@ class Codec(ABC):
         if not len(cells):  # torch can't reinterpret the bytes of nothing
             return torch.empty(0, self.num_tokens, self.width, dtype=dtype, device=device)
         tokens = self._unpack(cells.to(device))
-        if tokens.dtype == dtype or tokens.device.type != "cpu":
+        if tokens.dtype == dtype:
+            return tokens
+        if tokens.device.type != "cpu":
             return tokens.to(dtype)
         return _empty(tokens.shape, dtype).copy_(tokens)
 

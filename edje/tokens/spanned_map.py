@@ -93,9 +93,8 @@ class SpannedMap:
         new = len(rows) > 0 and cells.min() < 0
         if new:
             cells = self._first_read(rows, cells < 0)
-        # numpy asks for huge pages where it allocates, torch doesn't; `clip` spares a second copy
-        out = np.empty((len(rows), self._cells.shape[1]), np.uint8)
-        self._cells.take(cells, 0, out, "clip")
+        # numpy asks for huge pages where it allocates, torch doesn't: no index_select here
+        out = self._cells.take(cells, axis=0, mode="clip")
         waits = waits_for_disk()
         if waits != self._waits:
             self._waits = waits

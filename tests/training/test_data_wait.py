@@ -3,9 +3,15 @@
 import logging
 import time
 
+import pytest
+
 from edje.data.datamodule import PairDataset
 from edje.training.data_wait import DataWait
 from tests.training.test_training import fit
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*", "ignore:.*`isinstance.treespec, LeafSpec.`.*"
+)
 
 
 class Log:
