@@ -7,14 +7,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-TITLES = {"warm": "warm reads", "cold": "cold reads", "write": "writing"}
+TITLES = {"warm": "warm", "cold": "cold", "write": "write"}
 
 
 def store_table(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Group:
     """Cells and bytes per second of every lane, and how they were measured."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for column in ("", "lane"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     for column in ("cells", "cells/s", "GB/s", "p50 ms", "p99 ms", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     order = list(TITLES)
@@ -25,8 +25,8 @@ def store_table(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -
             f"{row['batch']:,}",
             f"{row['cells_per_second']:,.0f}",
             f"{row['gb_per_second']:.2f}",
-            f"{row['p50_ms']:,.2f}",
-            f"{row['p99_ms']:,.2f}",
+            f"{row['p50_ms']:,.1f}",
+            f"{row['p99_ms']:,.1f}",
             f"{row['ratio']:.2f}",
             style="bold" if row["lane"] == "store" else "",
         )

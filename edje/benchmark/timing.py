@@ -51,9 +51,9 @@ def timed_together(
     and the device is synchronised before and after each run. `prepare` is called with a call's
     name before each of its runs, unmeasured.
     """
-    for name, call in calls.items():
+    for warming, call in calls.items():
         for _ in range(warmup):
-            prepare(name)
+            prepare(warming)
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
     while calls:

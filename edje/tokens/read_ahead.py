@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None)
+_WHO = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # macOS counts processes only
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -24,5 +25,5 @@ def read_ahead(address: int, cell_bytes: int, cells: Iterable[int]) -> None:
 
 
 def waits_for_disk() -> int:
-    """How often this process has touched a page of a map that had to be read from disk."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    """How often this thread has touched a page of a map that had to be read from disk."""
+    return resource.getrusage(_WHO).ru_majflt

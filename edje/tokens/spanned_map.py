@@ -15,6 +15,8 @@ from edje.tokens.read_ahead import read_ahead, waits_for_disk
 
 _HUGE_PAGE = 2 << 20  # files that begin one are mapped in larger pieces (measured: +30%)
 _LARGEST_RANGE = 1 << 44  # of addresses, which cost nothing; a process has 2^47
+_UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so that taking it fails
+_WATCHED = 16  # one read in so many is looked at: looking takes as long as copying a cell
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module doesn't offer it
 _PROT_NONE = 0
 
@@ -75,42 +77,52 @@ class SpannedMap:
         flat = (ctypes.c_uint8 * (count * cell_bytes)).from_address(base + cells_at)
         self._cells = np.ctypeslib.as_array(flat).reshape(count, cell_bytes)
         self._file_rows, self._file_cells = file_rows, pitch // cell_bytes
-        # The cell of a row that was read, else -1; negative rows reach a half that stays so.
-        self._known = np.full(2 * rows, -1)
-        self._waits = waits_for_disk()
+        # The cell of a row that was read. Negative rows reach a half that stays unknown.
+        self._known = np.full(2 * rows, _UNKNOWN)
+        self._reads = self._waits = 0
 
     def gather(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
         """Copies of the cells of rows, in their order; read ahead where they are not in memory.
 
         Asking for a cell costs as much as copying it. So a cell that was read once is taken for
-        present, until reading such cells had to wait for the disk: they have been evicted, and
-        nothing is taken for granted any more.
+        present, until reading such cells has waited for the disk about once per 64 cells of the
+        store: then many were evicted, all are asked for again, and that costs less than waiting.
 
         Raises:
             IndexError: a row is outside the files.
         """
-        cells = self._known.take(rows)
-        new = len(rows) > 0 and cells.min() < 0
-        if new:
-            cells = self._first_read(rows, cells < 0)
-        # numpy asks for huge pages where it allocates, torch doesn't: no index_select here
-        out = self._cells.take(cells, axis=0, mode="clip")
-        waits = waits_for_disk()
-        if waits != self._waits:
-            self._waits = waits
-            if not new:
-                self._known[:] = -1
+        try:
+            if self._reads % _WATCHED:
+                self._reads += 1
+                # numpy asks for huge pages where it allocates, torch doesn't: no index_select
+                return self._cells.take(self._known.take(rows), axis=0)
+            return self._watched_read(rows)
+        except IndexError:  # of a row that is not known
+            return self._first_read(rows)
+
+    def _watched_read(self, rows: np.ndarray) -> np.ndarray:
+        """A read of known rows that looks whether it waits for the disk."""
+        before = waits_for_disk()
+        out = self._cells.take(self._known.take(rows), axis=0)
+        self._reads += 1
+        self._waits += waits_for_disk() - before
+        if self._waits * _WATCHED * 64 > len(self._known) // 2:
+            self._waits = 0
+            self._known[:] = _UNKNOWN
         return out
 
-    def _first_read(self, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
-        """Cells of rows, of which the new ones are asked for."""
+    def _first_read(self, rows: np.ndarray) -> np.ndarray:
+        """A read of rows of which some are asked for."""
         count = len(self._known) // 2
         if rows.min() < 0 or rows.max() >= count:
             raise IndexError(f"rows from {rows.min()} to {rows.max()} of a store of {count}")
-        cells = rows // self._file_rows * self._file_cells + rows % self._file_rows
-        read_ahead(self._cells.ctypes.data, self._cells.shape[1], cells[new].tolist())
-        self._known[rows] = cells
-        return cells
+        new = rows[self._known[rows] == _UNKNOWN]
+        self._known[rows] = self._cells_of(rows)
+        read_ahead(self._cells.ctypes.data, self._cells.shape[1], self._cells_of(new).tolist())
+        return self._cells.take(self._known[rows], axis=0)
+
+    def _cells_of(self, rows: np.ndarray) -> np.ndarray:
+        return rows // self._file_rows * self._file_cells + rows % self._file_rows
 
 
 def _layout(file_bytes: int, cell_bytes: int, files: int) -> tuple[int, int]:

@@ -51,11 +51,11 @@ class TokenStore:
             EdjeError: there is no complete store, it holds other tokens than expected, a
                 shard is missing or cut off, or the URL can't be read.
         """
-        folder = place_of(folder)
+        place = place_of(folder)
         try:
-            manifest = parse_manifest(_content(folder, STORE_FILE), folder)
+            manifest = parse_manifest(_content(place, STORE_FILE), place)
         except (FileNotFoundError, NotADirectoryError):
-            state = "is unfinished" if _is_file(folder, PLAN_FILE) else "doesn't exist"
+            state = "is unfinished" if _sizes(place, [PLAN_FILE]) else "doesn't exist"
             raise EdjeError(
                 f"the token store {folder} {state}. Build it with: {rebuild}."
             ) from None
@@ -65,13 +65,13 @@ class TokenStore:
                 f"the store {folder} holds other tokens than this run needs: "
                 f"{'; '.join(differences)}. Build the right one with: {rebuild}."
             )
-        problems = missing_or_cut(folder, manifest)
+        problems = missing_or_cut(place, manifest)
         if problems:
             raise EdjeError(
                 f"the store {folder} is damaged: {'; '.join(problems)}. "
                 f"Delete it and build it again with: {rebuild}."
             )
-        return cls(folder, manifest)
+        return cls(place, manifest)
 
     @property
     def num_tokens(self) -> int:
@@ -196,10 +196,6 @@ def place_of(folder: str | Path) -> Path | RemoteFolder:
 
 def _content(folder: Path | RemoteFolder, name: str) -> bytes:
     return (folder / name).read_bytes() if isinstance(folder, Path) else folder.read_bytes(name)
-
-
-def _is_file(folder: Path | RemoteFolder, name: str) -> bool:
-    return name in _sizes(folder, [name])
 
 
 def _sizes(folder: Path | RemoteFolder, names: Sequence[str]) -> dict[str, int]:

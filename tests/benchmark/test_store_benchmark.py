@@ -14,7 +14,7 @@ from edje.benchmark.store import StoreBenchmark, measure_store
 from edje.benchmark.timing import timed_together
 from edje.cli import run
 
-LANES = {"store", "memory map", "memory map, MADV_RANDOM", "preadv, 2 threads"}
+LANES = {"store", "memory map", "map, MADV_RANDOM", "preadv, 2 threads"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_table_says_how_pages_were_dropped(measured: Path, capsys) -> None:
     )
     Console(width=80).print(store_table(rows, machine))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "warm reads store" in printed and "600 cells of 256 bytes" in printed
+    assert "warm store 5" in printed and "600 cells of 256 bytes" in printed
     assert ("posix_fadvise(DONTNEED) after fsync" in printed) == bool(machine["pages_dropped"])
     Console(width=80).print(store_table(rows, machine | {"pages_dropped": None}))
     assert "cold: not measured" in " ".join(capsys.readouterr().out.split())
@@ -69,7 +69,7 @@ def test_all_lanes_read_the_same_tokens(tmp_path: Path, monkeypatch: pytest.Monk
     )
     found: dict[str, torch.Tensor] = {}
 
-    def read_once(sizes, lanes, batch):
+    def read_once(sizes, lanes, batch, files):
         for name, lane in lanes.items():
             lane.open()
             found[name] = lane.read(torch.tensor([299, 0, 17, 17]))
