@@ -116,13 +116,11 @@ class SpannedMap:
         count = len(self._known) // 2
         if rows.min() < 0 or rows.max() >= count:
             raise IndexError(f"rows from {rows.min()} to {rows.max()} of a store of {count}")
-        new = rows[self._known[rows] == _UNKNOWN]
-        self._known[rows] = self._cells_of(rows)
-        read_ahead(self._cells.ctypes.data, self._cells.shape[1], self._cells_of(new).tolist())
-        return self._cells.take(self._known[rows], axis=0)
-
-    def _cells_of(self, rows: np.ndarray) -> np.ndarray:
-        return rows // self._file_rows * self._file_cells + rows % self._file_rows
+        cells = rows // self._file_rows * self._file_cells + rows % self._file_rows
+        new = cells[self._known[rows] == _UNKNOWN].tolist()
+        read_ahead(self._cells.ctypes.data, self._cells.shape[1], new)
+        self._known[rows] = cells
+        return self._cells.take(cells, axis=0)
 
 
 def _layout(file_bytes: int, cell_bytes: int, files: int) -> tuple[int, int]:

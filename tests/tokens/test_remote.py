@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
+from edje.tokens.verify import verify
 
 
 class RangeServer(SimpleHTTPRequestHandler):
@@ -181,3 +182,10 @@ def test_a_server_without_ranges_is_named_with_the_way_out(folder: Path, tmp_pat
 def test_a_remote_store_is_no_dataset(in_memory: str) -> None:
     with pytest.raises(EdjeError, match=r"memory://stores/copy: only a local store opens as"):
         TokenStore.open(in_memory).as_dataset()
+
+
+def test_a_remote_store_is_not_verified(in_memory: str) -> None:
+    with pytest.raises(
+        EdjeError, match=r"memory://stores/copy: only a local store can be verified"
+    ):
+        verify(in_memory)
