@@ -1,1 +1,1 @@
-"""How fast scoring is, beside the roads that others take; random weights, nothing is read."""
+"""How fast scoring and the token store are, beside the roads that others take."""

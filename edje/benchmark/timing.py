@@ -42,21 +42,25 @@ def timed_together(
     warmup: int,
     min_runs: int,
     seconds: float,
+    prepare: Callable[[str], object] = lambda name: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Run the calls in turns; the next is always the one that has had the least time so far.
 
     Ends when every call has had `min_runs` and all together `seconds`. Warm-up is not counted,
-    and the device is synchronised before and after each run.
+    and the device is synchronised before and after each run. `prepare` is called with a call's
+    name before each of its runs, unmeasured.
     """
-    for call in calls.values():
+    for warming, call in calls.items():
         for _ in range(warmup):
+            prepare(warming)
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
     while calls:
         name = _next(runs, min_runs, seconds)
         if name is None:
             break
+        prepare(name)
         synchronise(device)
         started = clock()
         calls[name]()

@@ -1,8 +1,10 @@
-"""Benchmark: how fast pairs are scored on this machine, beside the roads of others."""
+"""Benchmark: how fast scoring, or the token store, is on this machine, beside others' roads."""
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -10,23 +12,46 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from edje.analysis.speed import save_speed_plot, speed_table
+from edje.analysis.store_speed import store_table
 from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
+from edje.benchmark.store import OURS, StoreBenchmark, measure_store
 from edje.tasks.console import quiet_libraries
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """`task=benchmark`: benchmark.json, machine.json, a plot; returns the best pairs per second."""
+    """`task=benchmark`: benchmark.json and machine.json; returns the best speed, see below."""
     quiet_libraries()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # of its made-up model
-    sizes: Benchmark = instantiate(cfg.benchmark)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sizes: Benchmark | StoreBenchmark = instantiate(cfg.benchmark)
     torch.manual_seed(cfg.seed)
+    if isinstance(sizes, StoreBenchmark):
+        return benchmark_store(sizes, folder)
+    return benchmark_scoring(sizes, folder)
+
+
+def benchmark_scoring(sizes: Benchmark, folder: Path) -> float:
+    """Scoring, with a plot; returns the best pairs per second."""
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # of its made-up model
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, machine = measure(sizes, device)
-    for name, content in (("benchmark", rows), ("machine", machine)):
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_rows(folder, rows, machine)
     Console().print(speed_table(rows, machine))
     save_speed_plot(folder)
     return max(row["pairs_per_second"] for row in rows)
+
+
+def benchmark_store(sizes: StoreBenchmark, folder: Path) -> float:
+    """`benchmark=store`; returns the best cells per second that our store reads."""
+    rows, machine = measure_store(sizes, folder / "files")
+    write_rows(folder, rows, machine)
+    Console().print(store_table(rows, machine))
+    read = [row for row in rows if row["lane"] == OURS and row["tier"] != "write"]
+    return max(row["cells_per_second"] for row in read)
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> None:
+    """benchmark.json and machine.json of a run folder."""
+    for name, content in (("benchmark", rows), ("machine", machine)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

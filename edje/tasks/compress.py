@@ -168,7 +168,7 @@ def compressed_collection(
         if not (folder / STORE_FILE).is_file():
             return None
     else:
-        folder = Path(cfg.store)
+        folder = cfg.store
         if not is_compressed(TokenStore.open(folder)):
             return None
     rebuild = f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"

@@ -44,6 +44,7 @@ from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
+from edje.training.data_wait import DataWait
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     callbacks: list[L.Callback] = [
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
-    callbacks += progress(cfg)
+    callbacks += [*progress(cfg), DataWait()]
     if feed.dev is not None and evaluation.dev_every:
         callbacks.insert(
             0, development_score(start, backbone, feed.dev, evaluation, checkpoints / "best.ckpt")

@@ -22,11 +22,11 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """
     if cfg.store is None:
         raise EdjeError(f"task=verify needs store=<folder of a token store>. {known(cfg)}")
-    store = Path(cfg.store)
-    total = sum(path.stat().st_size for path in store.glob("shard-*.arrow"))
+    store = cfg.store
+    total = sum(path.stat().st_size for path in Path(store).glob("shard-*.arrow"))
     with tqdm(total=total, desc="verify", unit="B", unit_scale=True) as bar:
         problems = verify(store, bar.update)
-    report = {"store": str(store), "problems": problems}
+    report = {"store": store, "problems": problems}
     (folder / "verify.json").write_text(json.dumps(report, indent=2) + "\n")
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)

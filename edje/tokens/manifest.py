@@ -83,15 +83,23 @@ def read_manifest(path: Path) -> Manifest:
         FileNotFoundError: there is none.
         EdjeError: the file is damaged, or of another version.
     """
-    text = path.read_bytes()
+    return parse_manifest(path.read_bytes(), path.parent, path.name)
+
+
+def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manifest:
+    """The manifest in a file's content; `folder` and `name` say in errors where it came from.
+
+    Raises:
+        EdjeError: the content is damaged, or of another version.
+    """
     try:
         content: dict[str, Any] = json.loads(text)
         checksum = content.pop("checksum")
         version = content.pop("format")
         if version != _FORMAT:
             raise EdjeError(
-                f"{path} is of format {version!r}, this version reads {_FORMAT!r}. Build the "
-                "store again with task=cache in another cache_dir."
+                f"{folder}/{name} is of format {version!r}, this version reads {_FORMAT!r}. Build "
+                "the store again with task=cache in another cache_dir."
             )
         if checksum != _checksum(content | {"format": version}):
             raise ValueError("its checksum doesn't match")
@@ -100,7 +108,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(fingerprint=fingerprint, shards=shards, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EdjeError(
-            f"{path} is damaged ({error}). Delete the folder {path.parent} and build the store "
+            f"{folder}/{name} is damaged ({error}). Delete the folder {folder} and build the store "
             "again with task=cache."
         ) from error
 

@@ -46,7 +46,7 @@ def open_shard(path: Path) -> tuple[pa.RecordBatch, int]:
     """
     try:
         with pa.memory_map(str(path)) as source:
-            batch, cells_at = _read_stream(source.read_buffer())
+            batch, cells_at = read_stream(source.read_buffer())
         batch.validate(full=True)
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise EdjeError(f"{path} is not a readable Arrow stream ({error}).") from error
@@ -85,7 +85,7 @@ def _page_aligned(batch: pa.RecordBatch) -> pa.RecordBatch:
     unpadded = batch.replace_schema_metadata({"padding": ""})
     sink = pa.BufferOutputStream()
     _write_stream(unpadded.slice(0, 1), sink)  # the header is as long for one row
-    length = -_read_stream(sink.getvalue())[1] % _PAGE
+    length = -read_stream(sink.getvalue())[1] % _PAGE
     return batch.replace_schema_metadata({"padding": " " * length})
 
 
@@ -94,7 +94,8 @@ def _write_stream(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
         stream.write_batch(batch)
 
 
-def _read_stream(content: pa.Buffer) -> tuple[pa.RecordBatch, int]:
+def read_stream(content: pa.Buffer) -> tuple[pa.RecordBatch, int]:
+    """The record batch in a shard's bytes, without a copy, and the byte offset of its cells."""
     batch = pa.ipc.open_stream(pa.BufferReader(content)).read_next_batch()
     return batch, batch.column(0).buffers()[1].address - content.address
 

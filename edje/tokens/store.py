@@ -1,4 +1,4 @@
-"""Reading a store: memory-mapped, gathered as buffers, never row by row."""
+"""Reading a store, memory-mapped or by ranges of a URL: gathered as buffers, never row by row."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.manifest import PLAN_FILE, STORE_FILE, Manifest, read_manifest
+from edje.tokens.manifest import PLAN_FILE, STORE_FILE, Manifest, parse_manifest
+from edje.tokens.remote import RemoteCells, RemoteFolder, open_remote_shards
 from edje.tokens.shard import open_shard, shard_features
 from edje.tokens.spanned_map import SpannedMap
 
@@ -25,10 +26,10 @@ REBUILD = "python run.py task=cache with this run's options"
 class TokenStore:
     """A complete store, open for reading; see `TokenStore.open`.
 
-    It may be handed to other processes, forked or spawned: they map the files themselves.
+    It may be handed to other processes, forked or spawned: they open the files themselves.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path | RemoteFolder, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
 
@@ -42,17 +43,19 @@ class TokenStore:
     ) -> "TokenStore":
         """Open a store after the cheap checks: complete, as expected, each shard of its size.
 
+        The folder is a local one, which is mapped into memory, or any URL of fsspec (`s3://`,
+        `http://`, `hf://`, …), of which the cells asked for are read, by ranges in threads.
         `rebuild` is the command that errors recommend. A changed byte is found by `verify`.
 
         Raises:
-            EdjeError: there is no complete store, it holds other tokens than expected, or a
-                shard is missing or cut off.
+            EdjeError: there is no complete store, it holds other tokens than expected, a
+                shard is missing or cut off, or the URL can't be read.
         """
-        folder = Path(folder)
+        place = place_of(folder)
         try:
-            manifest = read_manifest(folder / STORE_FILE)
+            manifest = parse_manifest(_content(place, STORE_FILE), place)
         except (FileNotFoundError, NotADirectoryError):
-            state = "is unfinished" if (folder / PLAN_FILE).is_file() else "doesn't exist"
+            state = "is unfinished" if _sizes(place, [PLAN_FILE]) else "doesn't exist"
             raise EdjeError(
                 f"the token store {folder} {state}. Build it with: {rebuild}."
             ) from None
@@ -62,13 +65,13 @@ class TokenStore:
                 f"the store {folder} holds other tokens than this run needs: "
                 f"{'; '.join(differences)}. Build the right one with: {rebuild}."
             )
-        problems = missing_or_cut(folder, manifest)
+        problems = missing_or_cut(place, manifest)
         if problems:
             raise EdjeError(
                 f"the store {folder} is damaged: {'; '.join(problems)}. "
                 f"Delete it and build it again with: {rebuild}."
             )
-        return cls(folder, manifest)
+        return cls(place, manifest)
 
     @property
     def num_tokens(self) -> int:
@@ -138,15 +141,18 @@ class TokenStore:
         Raises:
             IndexError: a row is outside the store.
         """
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows from {rows.min()} to {rows.max()} of a store of {len(self)}")
-        shard, row = np.divmod(rows, self.manifest.shard_rows)
-        return self._map.gather(self._cells_at[shard] + row * self.cell_bytes)
+        return self._cells.gather(rows)
 
     def as_dataset(self) -> "datasets.Dataset":
-        """The shards as one `datasets.Dataset` with columns image_id, features and tokens."""
+        """The shards as one `datasets.Dataset` with columns image_id, features and tokens.
+
+        Raises:
+            EdjeError: the store is not in a local folder.
+        """
         import datasets
 
+        if isinstance(self.folder, RemoteFolder):
+            raise EdjeError(f"{self.folder}: only a local store opens as a Dataset. Copy it first.")
         files = [str(self.folder / shard.file) for shard in self.manifest.shards]
         return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
 
@@ -162,28 +168,52 @@ class TokenStore:
         return {image_id: row for row, image_id in enumerate(self.image_ids)}
 
     @cached_property
-    def _map(self) -> SpannedMap:
-        files = [(self.folder / shard.file, shard.bytes) for shard in self.manifest.shards]
-        return SpannedMap(files, self.cell_bytes)
-
-    @cached_property
-    def _cells_at(self) -> np.ndarray:
-        return self._map.starts + np.array([shard.cells_at for shard in self.manifest.shards])
+    def _cells(self) -> SpannedMap | RemoteCells:
+        if isinstance(self.folder, RemoteFolder):
+            return RemoteCells(self.folder, self.manifest, self.cell_bytes)
+        shards = self.manifest.shards
+        (cells_at,) = {shard.cells_at for shard in shards}  # one schema, hence one header
+        files = [(self.folder / shard.file, shard.bytes) for shard in shards]
+        return SpannedMap(
+            files, cells_at, self.cell_bytes, self.manifest.shard_rows, self.manifest.num_images
+        )
 
     def _batches(self) -> list[Any]:
+        if isinstance(self.folder, RemoteFolder):
+            return open_remote_shards(self.folder, self.manifest.shards, self.cell_bytes)
         return [open_shard(self.folder / shard.file)[0] for shard in self.manifest.shards]
 
 
-def missing_or_cut(folder: Path, manifest: Manifest) -> list[str]:
+def place_of(folder: str | Path) -> Path | RemoteFolder:
+    """Where a store lies: a local folder, also as `file://`, or a URL."""
+    if isinstance(folder, Path) or "://" not in folder:
+        return Path(folder)
+    for local in ("file://", "local://"):
+        if folder.startswith(local):
+            return Path(folder.removeprefix(local))
+    return RemoteFolder(folder.rstrip("/"))
+
+
+def _content(folder: Path | RemoteFolder, name: str) -> bytes:
+    return (folder / name).read_bytes() if isinstance(folder, Path) else folder.read_bytes(name)
+
+
+def _sizes(folder: Path | RemoteFolder, names: Sequence[str]) -> dict[str, int]:
+    """Bytes of the files that there are."""
+    if isinstance(folder, RemoteFolder):
+        return folder.sizes(names)
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+
+
+def missing_or_cut(folder: Path | RemoteFolder, manifest: Manifest) -> list[str]:
     """Shards that are missing or not of their size, a phrase each; reads no content."""
     problems = []
+    sizes = _sizes(folder, [shard.file for shard in manifest.shards])
     for index, shard in enumerate(manifest.shards):
-        try:
-            size = (folder / shard.file).stat().st_size
-        except FileNotFoundError:
+        size = sizes.get(shard.file)
+        if size is None:
             problems.append(f"{shard.file} is missing")
-            continue
-        if size != shard.bytes:
+        elif size != shard.bytes:
             problems.append(f"{shard.file} has {size:,} bytes, expected {shard.bytes:,}")
         elif shard.rows != len(manifest.shard_range(index)):
             problems.append(f"{shard.file} has {shard.rows:,} rows in {STORE_FILE}")

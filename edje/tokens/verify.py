@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from edje.errors import EdjeError
 from edje.tokens.manifest import STORE_FILE, Manifest, Shard, hash_ids, read_manifest
+from edje.tokens.remote import RemoteFolder
 from edje.tokens.shard import hash_file, open_shard
-from edje.tokens.store import missing_or_cut
+from edje.tokens.store import missing_or_cut, place_of
 
 
 def verify(folder: str | Path, progress: Callable[[int], None] | None = None) -> list[str]:
@@ -18,9 +19,12 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
     own checksum. `progress` is told how many bytes have been read since its last call.
 
     Raises:
-        EdjeError: there is no complete store in the folder.
+        EdjeError: there is no complete store in the folder, or it is not a local one.
     """
-    folder = Path(folder)
+    place = place_of(folder)
+    if isinstance(place, RemoteFolder):
+        raise EdjeError(f"{place}: only a local store can be verified. Copy it to a folder first.")
+    folder = place
     try:
         manifest = read_manifest(folder / STORE_FILE)
     except (FileNotFoundError, NotADirectoryError):

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pytest
 import torch
@@ -74,15 +75,19 @@ def test_no_vision_tower_is_needed_and_a_second_run_keeps_the_store(
 def test_evaluating_from_it_gives_the_runs_scores_without_the_raw_tier(root: Path) -> None:
     raw = next((root / "cache" / "folder-val").glob("raw-*"))
     raw.rename(root / "aside")
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.put(str(store_of(root)), "/compressed", recursive=True)
     try:
         found = evaluate(root, "found")
         given = evaluate(root, "given", f"store={store_of(root)}")
+        remote = evaluate(root, "remote", "store=memory://compressed")
         assert not raw.exists(), "the vision tower ran again"
     finally:
         (root / "aside").rename(raw)
+        elsewhere.rm("/compressed", recursive=True)
     keys = ["direction", "query_id", "candidate_id"]
     scores = pd.read_parquet(root / "run" / "candidates.parquet").set_index(keys)["final"]
-    for folder in (found, given):
+    for folder in (found, given, remote):
         again = pd.read_parquet(folder / "candidates.parquet").set_index(keys)["final"]
         pd.testing.assert_series_equal(again.sort_index(), scores.sort_index(), atol=1e-2)
 

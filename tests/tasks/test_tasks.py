@@ -247,6 +247,7 @@ def test_distillation_follows_a_teacher_and_needs_one(world, root, tmp_path):
     )
     logged = pd.read_csv(tmp_path / "student" / "logs" / "part_0" / "metrics.csv")
     assert logged["train/distillation"].notna().any()
+    assert logged["time/data_wait"].dropna().between(0, 1).all()
     with pytest.raises(EdjeError, match="needs teacher="):
         run(with_changes(world, terms, f"hydra.run.dir={tmp_path / 'alone'}"))
 

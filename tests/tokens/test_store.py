@@ -20,7 +20,9 @@ from tiny_stores import (
 )
 from torch.utils.data import DataLoader
 
+from edje.benchmark.pages import drop_pages
 from edje.errors import EdjeError
+from edje.tokens import spanned_map
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -59,6 +61,38 @@ def test_what_was_read_is_a_copy(store: TokenStore) -> None:
 def test_a_row_outside_the_store_is_an_error(store: TokenStore, row: int) -> None:
     with pytest.raises(IndexError, match="store of 50"):
         store.read(torch.tensor([0, row]))
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])  # cells of 40 and 28 bytes
+@pytest.mark.parametrize("addresses", [1 << 44, 0])  # files a huge page apart, or a page
+def test_cells_of_any_size_are_found_in_every_shard(
+    tmp_path: Path, codec: str, addresses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spanned_map, "_LARGEST_RANGE", addresses)
+    store = TokenStore.open(make_store(tmp_path / "store", codec))
+    cells = [row["tokens"] for row in store.as_dataset()]
+    rows = np.arange(NUM_IMAGES)[::-1]
+    assert store.read_cells(rows).tobytes() == b"".join(reversed(cells))
+
+
+def test_a_row_is_asked_for_once_and_again_when_many_were_evicted(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    waits = iter([0, 0, 0, 0, 0, 1, 1, 1, 1])  # before a read, and after it if all are known
+    monkeypatch.setattr(spanned_map, "read_ahead", lambda _, __, cells: asked.append(len(cells)))
+    monkeypatch.setattr(spanned_map, "waits_for_disk", lambda: next(waits))
+    monkeypatch.setattr(spanned_map, "_WATCHED", 1)  # every read is looked at
+    for rows in ([1, 2, 3], [3, 2], [3, 4], [1, 4], [4], [4]):  # the fourth waited for the disk
+        assert torch.equal(store.read(torch.tensor(rows)), tokens_of(rows).half().float())
+    assert asked == [3, 1, 1]  # one wait is many in a store of 50
+
+
+def test_a_cold_read_gives_what_a_warm_one_gives(folder: Path) -> None:
+    files = list(folder.glob("*.arrow"))
+    drop_pages(files)
+    rows = torch.tensor([40, 3, 17])
+    assert torch.equal(TokenStore.open(folder).read(rows), tokens_of([40, 3, 17]).half().float())
 
 
 def test_ids_and_features_belong_to_the_rows(store: TokenStore) -> None:

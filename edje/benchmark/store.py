@@ -1,0 +1,254 @@
+"""The token store beside raw files: warm and cold random reads, and writing."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from edje.benchmark.pages import drop_pages, kernel_read_ahead, share_in_memory
+from edje.benchmark.store_lanes import (
+    STORED,
+    Lane,
+    MemoryMapLane,
+    PreadLane,
+    RandomMapLane,
+    StoreLane,
+)
+from edje.benchmark.timing import Timing, timed_together
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.writer import write_store
+
+log = logging.getLogger(__name__)
+Tier = Literal["warm", "cold", "write"]
+CPU = torch.device("cpu")
+OURS, MAP, PLAIN = "store", "memory map", "plain write"
+LEFT = 0.001  # share of pages in memory up to which a read counts as cold
+_CHUNK = 16 << 20  # bytes
+DISTINCT = 1024  # images of different content; the others repeat them
+
+
+class StoreBenchmark:
+    """Sizes of the store and of the measurement; the tokens are random and stored in bf16.
+
+    Args:
+        images: cells of the store, and of the flat file with the same cells.
+        tokens: tokens per image.
+        width: width of a token; 64 × 384 are 49,152 bytes per cell.
+        batches: random rows per warm read, each a setting of its own.
+        cold_batches: random rows per cold read, likewise.
+        threads: of the preadv lane.
+        min_runs: measured runs of each lane in each setting, at least.
+        seconds: wall time of a setting, shared by its lanes; dropping pages not counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: int = 20_000,
+        tokens: int = 64,
+        width: int = 384,
+        batches: Sequence[int] = (64, 256, 1000),
+        cold_batches: Sequence[int] = (100, 256),
+        threads: int = 16,
+        min_runs: int = 5,
+        seconds: float = 10.0,
+    ):
+        self.images = images
+        self.tokens = tokens
+        self.width = width
+        self.batches = tuple(batches)
+        self.cold_batches = tuple(cold_batches)
+        self.threads = threads
+        self.min_runs = min_runs
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class StoreRow:
+    """One lane in one setting."""
+
+    lane: str
+    tier: Tier
+    batch: int  # cells per run
+    cell_bytes: int
+    runs: int
+    cells_per_second: float  # of the median run
+    gb_per_second: float  # 10^9 bytes
+    p50_ms: float
+    p99_ms: float  # the slowest run, where there are fewer than 100
+    ratio: float  # of the speed to the memory map's, or to the plain write's, in the same run
+
+
+def measure_store(
+    sizes: StoreBenchmark, folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the measurement, and what is stated of the machine; files lie in `folder` meanwhile.
+
+    Cold reads are left out, and that is stated, where the file system keeps pages in memory.
+    """
+    folder.mkdir(parents=True)
+    try:
+        rows = measure_writing(sizes, folder)
+        flat, shape = folder / "flat.bin", (sizes.images, sizes.tokens, sizes.width)
+        lanes: dict[str, Lane] = {
+            OURS: StoreLane(folder / "store", shape),
+            MAP: MemoryMapLane(flat, shape),
+            "map, MADV_RANDOM": RandomMapLane(flat, shape),
+            f"preadv, {sizes.threads} threads": PreadLane(flat, shape, sizes.threads),
+        }
+        files = [flat, *sorted((folder / "store").glob("*.arrow"))]
+        for batch in sizes.batches:
+            rows += measure_warm(sizes, lanes, batch, files)
+        drop_pages(files)
+        left = share_in_memory(files)
+        if left <= LEFT:
+            for batch in sizes.cold_batches:
+                rows += measure_cold(sizes, lanes, batch, files)
+        else:
+            log.warning("no cold reads: %.0f%% of the pages can't be dropped", 100 * left)
+        machine = {
+            "device": f"cpu ({torch.backends.cpu.get_cpu_capability()})",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "images": sizes.images,
+            "file_bytes": flat.stat().st_size,
+            "kernel_read_ahead_kb": kernel_read_ahead(flat),
+            "pages_dropped": "fsync, posix_fadvise(DONTNEED), mincore" if left <= LEFT else None,
+        }
+    finally:
+        shutil.rmtree(folder)
+    return [asdict(row) for row in rows], machine
+
+
+def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
+    """The writer alone, its tokens at hand, and the same cells in one file; both fsynced."""
+    tokens = torch.randn(min(sizes.images, DISTINCT), sizes.tokens, sizes.width).to(STORED)
+    codec = make_codec("bf16", sizes.tokens, sizes.width)
+    cells = codec.encode(tokens)
+    ids = [f"{number:08d}" for number in range(sizes.images)]
+    targets = {OURS: folder / "store", PLAIN: folder / "flat.bin"}
+
+    def encode(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        first = rows[0] % len(tokens)
+        if first + len(rows) <= len(tokens):
+            return tokens[first : first + len(rows)], torch.zeros(len(rows), 1)
+        return tokens[torch.tensor(rows) % len(tokens)], torch.zeros(len(rows), 1)
+
+    def write_ours() -> None:
+        write_store(targets[OURS], Fingerprint({"benchmark": "store"}), ids, codec, 1, encode)
+
+    def write_plainly() -> None:
+        with targets[PLAIN].open("wb") as file:
+            for first in range(0, sizes.images, len(cells)):
+                file.write(cells[: sizes.images - first].data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def prepare(name: str) -> None:
+        if targets[name].is_dir():
+            shutil.rmtree(targets[name])
+        targets[name].unlink(missing_ok=True)
+
+    calls = {OURS: write_ours, PLAIN: write_plainly}
+    timings = timed_together(
+        calls,
+        CPU,
+        warmup=0,
+        min_runs=sizes.min_runs,
+        seconds=sizes.seconds,
+        prepare=prepare,
+    )
+    return _rows(timings, "write", sizes.images, sizes, PLAIN)
+
+
+def measure_warm(
+    sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, files: Sequence[Path]
+) -> list[StoreRow]:
+    """Random rows of files whose pages are in memory and mapped.
+
+    They are read in order first: the kernel then keeps them in large pieces for every lane.
+    """
+    for path in files:
+        with path.open("rb") as file:
+            while file.read(_CHUNK):
+                pass
+    for lane in lanes.values():
+        lane.open()
+        for rows in torch.arange(sizes.images).split(batch):
+            lane.read(rows)
+    timings = _read_in_turns(sizes, lanes, batch, lambda name: None)
+    for lane in lanes.values():
+        lane.close()
+    return _rows(timings, "warm", batch, sizes, MAP)
+
+
+def measure_cold(
+    sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, files: Sequence[Path]
+) -> list[StoreRow]:
+    """Random rows, all pages of all files dropped before every read."""
+
+    def prepare(name: str) -> None:
+        for lane in lanes.values():
+            lane.close()  # pages that are mapped can't be dropped
+        drop_pages(files)
+        left = share_in_memory(files)
+        assert left <= LEFT, f"{left:.1%} of the pages are in memory"
+        lanes[name].open()
+
+    timings = _read_in_turns(sizes, lanes, batch, prepare)
+    for lane in lanes.values():
+        lane.close()
+    return _rows(timings, "cold", batch, sizes, MAP)
+
+
+def _read_in_turns(
+    sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, prepare: Callable[[str], None]
+) -> dict[str, Timing]:
+    """Other rows every time, drawn before the clock starts; no row twice in a read."""
+    drawn = torch.empty(0, dtype=torch.long)
+
+    def draw(name: str) -> None:
+        nonlocal drawn
+        prepare(name)
+        draws = np.random.default_rng(int(torch.randint(2**31, ())))
+        drawn = torch.from_numpy(draws.choice(sizes.images, batch, replace=False))
+
+    def call(lane: Lane) -> Callable[[], object]:
+        return lambda: lane.read(drawn)
+
+    return timed_together(
+        {name: call(lane) for name, lane in lanes.items()},
+        CPU,
+        warmup=1,
+        min_runs=sizes.min_runs,
+        seconds=sizes.seconds,
+        prepare=draw,
+    )
+
+
+def _rows(
+    timings: Mapping[str, Timing], tier: Tier, batch: int, sizes: StoreBenchmark, peer: str
+) -> list[StoreRow]:
+    cell_bytes = sizes.tokens * sizes.width * STORED.itemsize
+    return [
+        StoreRow(
+            lane=lane,
+            tier=tier,
+            batch=batch,
+            cell_bytes=cell_bytes,
+            runs=len(timing.seconds),
+            cells_per_second=batch / timing.median,
+            gb_per_second=batch * cell_bytes / timing.median / 1e9,
+            p50_ms=1000 * timing.median,
+            p99_ms=1000 * timing.quantile(0.99),
+            ratio=timings[peer].median / timing.median,
+        )
+        for lane, timing in timings.items()
+    ]

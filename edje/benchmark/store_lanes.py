@@ -1,0 +1,120 @@
+"""Ways to read random cells of one file or store into a tensor, each opened and closed at will."""
+
+import mmap
+import os
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edje.tokens.store import TokenStore
+
+STORED = torch.bfloat16  # the codec of the measured store
+
+
+class Lane(ABC):
+    """Reads rows of `num_images` × `tokens` × `width` numbers into a tensor of their dtype."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int]):
+        self.path = path
+        self.shape = shape
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make ready to read; touches no cell."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Tokens of rows, copied."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of maps and files."""
+
+
+class StoreLane(Lane):
+    """Ours; the path is a store's folder."""
+
+    store: TokenStore | None = None
+
+    def open(self) -> None:
+        """Open the store and map its shards."""
+        self.store = TokenStore.open(self.path)
+        self.store.read_cells(np.empty(0, np.int64))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Through the public method."""
+        assert self.store is not None
+        return self.store.read(rows, dtype=STORED)
+
+    def close(self) -> None:
+        """Unmap."""
+        self.store = None
+
+
+class MemoryMapLane(Lane):
+    """`np.memmap` of one file, indexed by rows."""
+
+    array: Any = None
+
+    def open(self) -> None:
+        """Map the file."""
+        self.array = np.memmap(self.path, np.int16, "r", shape=self.shape)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """A plain fancy index."""
+        return torch.from_numpy(self.array[rows.numpy()]).view(STORED)
+
+    def close(self) -> None:
+        """Unmap."""
+        self.array = None
+
+
+class RandomMapLane(MemoryMapLane):
+    """The same without the kernel's reading around, which random rows have no use for."""
+
+    def open(self) -> None:
+        """Map the file and say that it is read at random."""
+        with self.path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        content.madvise(mmap.MADV_RANDOM)
+        self.array = np.frombuffer(content, np.int16).reshape(self.shape)
+
+
+class PreadLane(Lane):
+    """`preadv` of one file, rows shared out among threads."""
+
+    descriptor = -1
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], threads: int):
+        super().__init__(path, shape)
+        self.threads = threads
+
+    def open(self) -> None:
+        """Open the file, start the threads."""
+        self.descriptor = os.open(self.path, os.O_RDONLY)
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Every thread reads each `threads`-th row into its place."""
+        out = np.empty((len(rows), *self.shape[1:]), np.int16)
+        cells = out.view(np.uint8).reshape(len(rows), -1)
+        numbers = rows.tolist()
+
+        def read_some(first: int) -> None:
+            for place in range(first, len(numbers), self.threads):
+                os.preadv(self.descriptor, [cells[place]], numbers[place] * cells.shape[1])
+
+        list(self.pool.map(read_some, range(self.threads)))
+        return torch.from_numpy(out).view(STORED)
+
+    def close(self) -> None:
+        """Close the file, end the threads."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.pool.shutdown()
+            self.descriptor = -1

@@ -1,0 +1,60 @@
+"""How much of training is waiting for data: logged with the losses, and said at the end."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger(__name__)
+
+
+class DataWait(Callback):
+    """Logs `time/data_wait`, the share of the time since the first step spent between steps.
+
+    Between steps a batch is read, or waited for where workers read it, and moved to the device;
+    Lightning's own bookkeeping there counts too. Starting the workers and the first batch
+    don't. On an accelerator a step's end is when its work was handed over, so the share is an
+    upper bound of the time in which the device had nothing to do. Comes last in the list of
+    callbacks, so that what the others do at a step's end belongs to the step.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self.clock = clock
+        self.waited = 0.0  # seconds
+        self._first_start: float | None = None
+        self._last_end: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the time from the first step's start to the last one's end, in [0, 1]."""
+        if self._first_start is None or self._last_end is None:
+            return 0.0
+        return self.waited / max(self._last_end - self._first_start, 1e-9)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        now = self.clock()
+        if self._last_end is None:
+            self._first_start = now
+        else:
+            self.waited += now - self._last_end
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """The next one is asked for."""
+        self._last_end = self.clock()
+        pl_module.log("time/data_wait", self.share)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say it once."""
+        log.info("waiting for data: %.1f%% of the training time", 100 * self.share)
