@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data": {"records", "errors", "captions", "tokens"},
     "training": {"records", "errors", "models", "objectives", "retrieval"},
     "inference": {"records", "errors", "captions", "language_model", "models", "tokens"},
-    "benchmark": {"records", "errors", "models", "inference"},
+    "benchmark": {"records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval"},
     "config": {"errors", "inference.checkpoint"},
     "cli": {"config", "errors"},

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,34 @@ def timed_together(
     min_runs: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    prepare: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> dict[str, Timing]:
     """Run the calls in turns; the next is always the one that has had the least time so far.
 
     Ends when every call has had `min_runs` and all together `seconds`. Warm-up is not counted,
-    and the device is synchronised before and after each run.
+    neither is what `prepare` names to be done before a call; the device is synchronised before
+    and after each run.
     """
-    for call in calls.values():
+    for name, call in calls.items():
         for _ in range(warmup):
+            prepare.get(name, _nothing)()
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
     while calls:
         name = _next(runs, min_runs, seconds)
         if name is None:
             break
+        prepare.get(name, _nothing)()
         synchronise(device)
         started = clock()
         calls[name]()
         synchronise(device)
         runs[name].append(clock() - started)
     return {name: Timing(tuple(times)) for name, times in runs.items()}
+
+
+def _nothing() -> None:
+    pass
 
 
 def _next(runs: Mapping[str, Sequence[float]], min_runs: int, seconds: float) -> str | None:

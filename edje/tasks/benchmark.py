@@ -24,7 +24,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     sizes: Benchmark = instantiate(cfg.benchmark)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(cfg.seed)
-    rows, machine = measure(sizes, device)
+    rows, machine = measure(sizes, device, folder)
     for name, content in (("benchmark", rows), ("machine", machine)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     Console().print(speed_table(rows, machine))
