@@ -92,7 +92,7 @@ class Benchmark:
         clock: Literal["wall", "cpu"] = "wall",
         warmup: int = 1,
         min_runs: int = 3,
-        seconds: float = 15.0,
+        seconds: float = 12.0,
     ):
         self.lanes = tuple(lanes)
         self.tiers = tuple(tiers)

@@ -60,15 +60,15 @@ def timed_together(
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
     while calls:
-        name = _next(runs, min_runs, seconds)
-        if name is None:
+        turn = _next(runs, min_runs, seconds)
+        if turn is None:
             break
-        prepare.get(name, _nothing)()
+        prepare.get(turn, _nothing)()
         synchronise(device)
         started = clock()
-        calls[name]()
+        calls[turn]()
         synchronise(device)
-        runs[name].append(clock() - started)
+        runs[turn].append(clock() - started)
     return {name: Timing(tuple(times)) for name, times in runs.items()}
 
 

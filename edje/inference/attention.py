@@ -22,8 +22,8 @@ def attend(
     mixed = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     parts = (part.split(PAIRS_AT_ONCE) for part in (query, key, value, mixed))
     for some in zip(*parts, strict=True):
-        *inputs, output = (_by_head(part, heads) for part in some)
-        _attend_by_products(*inputs, output)
+        some_query, some_key, some_value, output = (_by_head(part, heads) for part in some)
+        _attend_by_products(some_query, some_key, some_value, output)
     return mixed
 
 
