@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edje.benchmark.pages import drop_pages
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -49,13 +50,7 @@ class StoredFile:
     def forget(self) -> None:
         """Have the system drop the files from memory, so that the next read is the disk's."""
         self.store = None  # pages that are mapped are kept
-        for path in self.folder.iterdir():
-            if path.is_file():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(descriptor)
+        drop_pages(path for path in self.folder.iterdir() if path.is_file())
         self.store = TokenStore.open(self.folder)
         self.store.read(torch.empty(0, dtype=torch.long))  # maps the files, reads none
 

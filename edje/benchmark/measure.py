@@ -108,6 +108,9 @@ def timed_rows(
     flops = {
         entry.lane: count_flops(entry.call) / entry.k for entry in entries if entry.tier == SCORER
     }
+    prepare = {
+        name: entry.prepare or (lambda: None) for name, entry in zip(names, entries, strict=True)
+    }
     timings = timed_together(
         dict(zip(names, (entry.call for entry in entries), strict=True)),
         device,
@@ -115,9 +118,7 @@ def timed_rows(
         min_runs=sizes.min_runs,
         seconds=sizes.seconds,
         clock=CLOCKS[sizes.clock],
-        prepare={
-            name: entry.prepare for name, entry in zip(names, entries, strict=True) if entry.prepare
-        },
+        prepare=lambda name: prepare[name](),
     )
     rows = []
     for name, entry in zip(names, entries, strict=True):

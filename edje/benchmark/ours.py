@@ -112,8 +112,8 @@ class WholeQuery:
         dtype = sizes.dtype(device)
         self.text_encoder = random_text_encoder(sizes).to(device, dtype)
         self.ids = random_text(sizes, sizes.text_encoder_tokens)
-        corpus = torch.randn(sizes.corpus, sizes.text_encoder_width, device=device)
-        self.corpus = F.normalize(corpus, dim=1).to(dtype)
+        shape = (sizes.corpus, sizes.text_encoder_width)
+        self.corpus = F.normalize(torch.randn(shape, device=device, dtype=dtype), dim=1)
 
     @torch.inference_mode()
     def __call__(self) -> Tensor:

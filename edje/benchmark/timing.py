@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 
@@ -45,35 +44,31 @@ def timed_together(
     warmup: int,
     min_runs: int,
     seconds: float,
+    prepare: Callable[[str], object] = lambda name: None,
     clock: Callable[[], float] = time.perf_counter,
-    prepare: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> dict[str, Timing]:
     """Run the calls in turns; the next is always the one that has had the least time so far.
 
     Ends when every call has had `min_runs` and all together `seconds`. Warm-up is not counted,
-    neither is what `prepare` names to be done before a call; the device is synchronised before
-    and after each run.
+    and the device is synchronised before and after each run. `prepare` is called with a call's
+    name before each of its runs, unmeasured.
     """
-    for name, call in calls.items():
+    for warming, call in calls.items():
         for _ in range(warmup):
-            prepare.get(name, _nothing)()
+            prepare(warming)
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
     while calls:
-        turn = _next(runs, min_runs, seconds)
-        if turn is None:
+        name = _next(runs, min_runs, seconds)
+        if name is None:
             break
-        prepare.get(turn, _nothing)()
+        prepare(name)
         synchronise(device)
         started = clock()
-        calls[turn]()
+        calls[name]()
         synchronise(device)
-        runs[turn].append(clock() - started)
+        runs[name].append(clock() - started)
     return {name: Timing(tuple(times)) for name, times in runs.items()}
-
-
-def _nothing() -> None:
-    pass
 
 
 def _next(runs: Mapping[str, Sequence[float]], min_runs: int, seconds: float) -> str | None:
