@@ -1,5 +1,7 @@
 """BLIP's image-text matching of transformers: cross attention into all of an image's features."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -18,7 +20,7 @@ PATCH = 16
 def blip_config(sizes: Benchmark) -> BlipConfig:
     """BLIP's base model by default: two towers of 12 layers, images of 384 pixels."""
     width, heads = sizes.blip_width, max(sizes.blip_width // 64, 1)
-    shared = {
+    shared: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": sizes.blip_layers,
@@ -57,7 +59,7 @@ class BlipRoad:
         self.batch_size = sizes.batch_size or k
         self.ids = random_text(sizes, sizes.text_tokens).to(device)
         self.vision = self.model.vision_model if with_vision else None
-        shape = (3, sizes.blip_image_size, sizes.blip_image_size)
+        shape: tuple[int, ...] = (3, sizes.blip_image_size, sizes.blip_image_size)
         if not with_vision:
             shape = (blip_tokens(sizes), sizes.blip_width)
         self.images = torch.randn(k, *shape).to(device, dtype)

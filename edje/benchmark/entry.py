@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
-SCORER = "scorer"  # the tier that every lane has: scoring alone, its input on the device
+SCORER: Final = "scorer"  # the tier that every lane has: scoring alone, its input on the device
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Our lane, in tiers: where the tokens lie, up to a whole query."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -66,6 +66,7 @@ class OurLane:
         scorer = StoredTokenScorer(
             self.model, ScoringSet(self.text, visual), self.precision, self.sizes.batch_size
         )
+        call: Callable[[], Tensor]
         if tier == "query":
             call = WholeQuery(self.sizes, self.k, scorer, self.device)
         elif tier == "scorer":
