@@ -14,6 +14,8 @@ from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
 from edje.inference.int8 import int8_encoder
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
+from edje.models.evidence import Words
+from edje.models.heads import word_positions
 from edje.records import Direction, TextBatch
 
 EXAMPLES = 64  # pairs on which the ranges of int8 are found
@@ -119,13 +121,13 @@ class StoredTokenScorer:
         order = self.text_lengths[captions].argsort(stable=True)
         waiting = first_stage[order.to(first_stage.device)].to(self.device)
         scores = [torch.empty(0, device=self.device)]
-        for states in self._states(captions[order], images[order]):
+        for states, evidence in self._states(captions[order], images[order]):
             first, waiting = waiting[: len(states)], waiting[len(states) :]
-            scores.append(self.model.match_logits(states, direction, first))
+            scores.append(self.model.match_logits(states, direction, first, evidence))
         return torch.cat(scores).cpu()[order.argsort()]
 
-    def _states(self, captions: Tensor, images: Tensor) -> Iterator[Tensor]:
-        """[CLS] states batch by batch, of pairs in ascending order of their texts' lengths."""
+    def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """[CLS] states and evidence by batch, of pairs in ascending order of texts' lengths."""
         lengths, counts = self.text_lengths[captions].unique_consecutive(return_counts=True)
         groups = zip(
             lengths.tolist(),
@@ -138,13 +140,17 @@ class StoredTokenScorer:
             batch_size = self.batch_size.of(len(group_images), sequence)
             texts, rows = group_captions.unique(return_inverse=True)
             read = self._read(texts, length, batch_size)
+            words = self._words(read)
             rows = rows.to(self.device)
             for batch, some in zip(
                 rows.split(batch_size), group_images.split(batch_size), strict=True
             ):
-                states = self.encoder.cls_states(read, batch, self.transfer.gather(some))
+                visual, evidence = self.transfer.gather(some), None
+                if words is not None and self.model.evidence is not None:
+                    evidence = self.model.evidence.logits(words, batch, visual.float())
+                states = self.encoder.cls_states(read, batch, visual)
                 self.transfer.scored()
-                yield states
+                yield states, evidence
 
     def _read(self, texts: Tensor, length: int, batch_size: int) -> Tensor:
         """What pairs share of these texts, all of one length."""
@@ -152,3 +158,10 @@ class StoredTokenScorer:
         return torch.cat(
             [self.encoder.read_text(part.to(self.device)) for part in ids.split(batch_size)]
         )
+
+    def _words(self, read: Tensor) -> Words | None:
+        """What the evidence of these texts' pairs shares."""
+        if self.model.evidence is None:
+            return None
+        unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
+        return self.model.evidence.words(read, word_positions(unpadded))
