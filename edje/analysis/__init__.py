@@ -6,6 +6,7 @@ from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
 from edje.analysis.runs import load_runs, read_metrics
+from edje.analysis.speed import recall_against_latency
 from edje.analysis.table import metrics_table
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
@@ -18,6 +19,7 @@ __all__ = [
     "metrics_table",
     "read_lists",
     "read_metrics",
+    "recall_against_latency",
     "recall_at_k",
     "recall_bars",
     "recompute_metrics",

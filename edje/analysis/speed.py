@@ -1,4 +1,4 @@
-"""The benchmark of a run folder as a table and as a plot of throughput against tokens."""
+"""The benchmark of a run folder as a table and as plots of throughput and of recall."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edje.analysis.runs import load_runs
 from edje.analysis.style import AFTER, BAD, BEFORE, GOOD, INK, QUIET, RC, TRUE
 from edje.errors import EdjeError
 
@@ -40,6 +41,7 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
         )
     threads = machine["threads"]
     title = f"{machine['device']} · {threads} thread{'s' * (threads != 1)} · {machine['dtype']}"
+    clock = " · CPU seconds" if machine["clock"] == "cpu" else ""
     text_tokens = sorted({row["text_tokens"] for row in rows})
     footer = (
         f"one query of {', '.join(map(str, text_tokens))} word pieces, k candidates; medians of "
@@ -47,9 +49,10 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
         f"{machine['warmup']} warm-up runs, device synchronised; GFLOP per pair, counted\n"
         f"ceiling: a large matrix product in the same run, "
         f"{machine['product_tflops_per_second']:.2f} TFLOP/s; a large copy, "
-        f"{machine['copy_gb_per_second']:.1f} GB/s\n"
-        "scorer: input on the device · host: tokens gathered from host memory · query: text tower, "
-        f"exact search over {machine['corpus']:,}, gathering, scoring, sorting"
+        f"{machine['copy_gb_per_second']:.1f} GB/s{clock}\n"
+        "scorer: input on the device · host: tokens gathered from host memory · warm, cold: from a "
+        "store on disk,\nin the system's memory or not · query: text tower, exact search over "
+        f"{machine['corpus']:,}, gathering (host), scoring, sorting"
     )
     return Group(Text(title, style="bold"), Text(), table, Text(), Text(footer, style="dim"))
 
@@ -60,24 +63,34 @@ def save_speed_plot(run_folder: str | Path) -> Path:
     Raises:
         EdjeError: the folder holds no benchmark.
     """
-    folder = Path(run_folder)
-    if not (folder / "benchmark.json").is_file():
-        raise EdjeError(
-            f"{folder}: found no benchmark.json in it. Make one with python run.py task=benchmark."
-        )
-    rows = json.loads((folder / "benchmark.json").read_text())
-    (folder / "plots").mkdir(exist_ok=True)
-    path = folder / "plots" / "throughput.png"
+    rows = read_benchmark(run_folder)
+    path = Path(run_folder) / "plots" / "throughput.png"
+    path.parent.mkdir(exist_ok=True)
     with matplotlib.rc_context(RC):
         throughput(rows).savefig(path)
     return path
+
+
+def read_benchmark(run_folder: str | Path) -> list[dict[str, Any]]:
+    """Rows of a run folder's benchmark.json.
+
+    Raises:
+        EdjeError: the folder holds no benchmark.
+    """
+    path = Path(run_folder) / "benchmark.json"
+    if not path.is_file():
+        raise EdjeError(
+            f"{path.parent}: found no benchmark.json in it. Make one with "
+            "python run.py task=benchmark."
+        )
+    return json.loads(path.read_text())
 
 
 def throughput(rows: Rows) -> Figure:
     """A line per lane and number of candidates, of scoring alone; both axes in powers of two."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    alone = [row for row in rows if row["tier"] == "scorer"]
+    alone = [row for row in rows if row["tier"] == "scorer" and not row["lane"].startswith("blip")]
     lines = list(dict.fromkeys((row["lane"], row["k"]) for row in alone))
     several = len({k for _, k in lines}) > 1
     for number, (lane, k) in enumerate(lines):
@@ -104,3 +117,65 @@ def throughput(rows: Rows) -> Figure:
     axes.grid(True, color=QUIET, alpha=0.2)
     axes.legend()
     return figure
+
+
+def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
+    """Text-to-image R@1 of evaluated runs against the median time of a whole query.
+
+    A run is placed by the benchmark's row of our lane with its number of tokens, its fusion layer
+    and its k; the benchmark should be of the same language model. The dashed line is the first
+    stage's R@1, of the first run.
+
+    Raises:
+        EdjeError: there is no benchmark, or no run that it has a row for.
+    """
+    times = {
+        (row["lane"], row["tokens"], row["k"]): row["p50_ms"]
+        for row in read_benchmark(benchmark)
+        if row["tier"] == "query"
+    }
+    table = load_runs(runs)
+    placed = [
+        (times[key], run)
+        for run in table[table["status"] == "done"].to_dict("records")
+        if (key := _row_of(run)) in times
+    ]
+    if not placed:
+        raise EdjeError(
+            f"{benchmark}: its whole queries have the (lane, tokens, k) {sorted(times)}; no "
+            f"evaluated run under {runs} has one of them. Measure benchmark.tokens, "
+            "benchmark.candidates and benchmark.fusion_layers as the runs have them."
+        )
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for time, run in placed:
+        value, low, high = (run["t2i.reranked.recall@1" + end] for end in ("", ".low", ".high"))
+        errors = [[value - low], [high - value]]
+        axes.errorbar(time, value, errors, color=AFTER, marker="o", capsize=3)
+        tokens = _row_of(run)[1]
+        axes.annotate(f"{tokens} tokens", (time, value), (6, 4), textcoords="offset points")
+    first = placed[0][1]["t2i.first_stage.recall@1"]
+    axes.axhline(first, color=BEFORE, linestyle="--", label="first stage")
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds per query, median")
+    axes.set_ylabel("text → image R@1, percent")
+    axes.set_title("Recall against the time of a whole query")
+    axes.grid(True, color=QUIET, alpha=0.2)
+    axes.legend()
+    return figure
+
+
+def _row_of(run: Mapping[str, Any]) -> tuple[str, int, int]:
+    """Lane, tokens and k by which the benchmark knows a run; -1 where the run doesn't say."""
+    layer = _whole(run.get("joint.fusion_layer"), 0)
+    served = _whole(run.get("evaluation.num_tokens"), 0)
+    return (
+        f"ours, fusion at {layer}" if layer else "ours",
+        served or _whole(run.get("adapter.num_tokens"), -1),
+        _whole(run.get("num_candidates.t2i"), -1),
+    )
+
+
+def _whole(value: Any, default: int) -> int:
+    """A number of a table, where an absent one is not a number."""
+    return default if value is None or value != value else int(value)

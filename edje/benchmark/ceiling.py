@@ -1,5 +1,7 @@
 """What a machine can do at most, measured: a large matrix product and a large copy."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,12 @@ class Ceiling:
     copied_bytes_per_second: float  # read and written bytes are counted once
 
 
-def ceiling_of(device: torch.device, dtype: torch.dtype, seconds: float) -> Ceiling:
+def ceiling_of(
+    device: torch.device,
+    dtype: torch.dtype,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ceiling:
     """Measure both in the number format that the lanes use."""
     side = SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -30,6 +37,7 @@ def ceiling_of(device: torch.device, dtype: torch.dtype, seconds: float) -> Ceil
         warmup=2,
         min_runs=5,
         seconds=seconds,
+        clock=clock,
     )
     return Ceiling(
         flops_per_second=2 * side**3 / timings["product"].median,

@@ -11,8 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def count_flops(call: Callable[[], object]) -> int:
     """Multiplications and additions in the matrix products of a call, attention's included."""
-    packed = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    ours = {} if packed is None else {packed: _of_packed_product}
+    packed = (
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None),
+        getattr(torch.ops.onednn, "qlinear_pointwise", None),
+    )
+    ours = {operator: _of_packed_product for operator in packed if operator is not None}
     # The plain form of attention consists of products that the counter knows on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as seen:
         call()

@@ -1,22 +1,24 @@
 """The benchmark: every lane in every setting, measured side by side, as rows."""
 
 import logging
-from collections.abc import Callable
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from edje.benchmark.ceiling import Ceiling, ceiling_of
+from edje.benchmark.entry import SCORER, Entry, name_of_dtype
 from edje.benchmark.flops import count_flops
-from edje.benchmark.ours import STORED, our_calls
-from edje.benchmark.peers import peer_call
+from edje.benchmark.ours import OurLane
+from edje.benchmark.peers import peer_entry
 from edje.benchmark.settings import Benchmark
-from edje.benchmark.timing import timed_together
-from edje.inference.scorer import PAIRS_AT_ONCE
+from edje.benchmark.timing import CLOCKS, timed_together
+from edje.inference.int8 import has_int8_products
 
 log = logging.getLogger(__name__)
-SCORER = "scorer"  # the tier that every lane has: scoring alone, its input on the device
+BLIP = ("blip", "blip_vision")
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,37 @@ class Row:
     p99_ms: float  # the slowest run, where there are fewer than 100
     flops_per_pair: float  # of scoring alone, counted
     share_of_ceiling: float  # of the large matrix product in the same run, in [0, 1]
-    bytes_per_query: int  # of visual tokens, read from host memory
+    bytes_per_query: int  # of visual tokens, read from host memory or a file
 
 
-def measure(sizes: Benchmark, device: torch.device) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the measurement, and what is stated of the machine."""
+def measure(
+    sizes: Benchmark, device: torch.device, folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the measurement, and what is stated of the machine.
+
+    Token stores lie in `folder` while they are read.
+    """
     dtype = sizes.dtype(device)
-    ceiling = ceiling_of(device, dtype, sizes.seconds / 10)
+    ceiling = ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock])
     rows: list[Row] = []
     for k in sizes.candidates:
         for tokens in sizes.tokens:
             log.info("%d visual tokens, k = %d", tokens, k)
-            rows += measure_setting(sizes, tokens, k, device, ceiling)
+            with tempfile.TemporaryDirectory(dir=folder) as stores:
+                entries = setting(sizes, tokens, k, device, Path(stores))
+                rows += timed_rows(sizes, entries, device, ceiling)
+    entries = [
+        entry
+        for lane in sizes.lanes
+        if lane in BLIP and (entry := peer_entry(lane, sizes, 0, 0, device)) is not None
+    ]
+    rows += timed_rows(sizes, entries, device, ceiling)
     machine = {
         "device": name_of(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_of_dtype(dtype),
+        "clock": sizes.clock,
         "product_tflops_per_second": ceiling.flops_per_second / 1e12,
         "copy_gb_per_second": ceiling.copied_bytes_per_second / 1e9,
         "corpus": sizes.corpus,
@@ -64,50 +80,68 @@ def measure(sizes: Benchmark, device: torch.device) -> tuple[list[dict[str, Any]
     return [asdict(row) for row in rows], machine
 
 
-def measure_setting(
-    sizes: Benchmark, tokens: int, k: int, device: torch.device, ceiling: Ceiling
-) -> list[Row]:
-    """All lanes with one number of tokens and candidates, in turns."""
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
+def setting(
+    sizes: Benchmark, tokens: int, k: int, device: torch.device, folder: Path
+) -> list[Entry]:
+    """All lanes with one number of tokens and candidates."""
+    entries: list[Entry] = []
     for lane in sizes.lanes:
         if lane == "ours":
             for layer in sizes.fusion_layers:
-                ours = f"ours, fusion at {layer}" if layer else "ours"
-                for tier, call in our_calls(sizes, tokens, k, layer, device).items():
-                    calls[ours, tier] = call
-        elif (peer := peer_call(lane, sizes, tokens, k, device)) is not None:
-            calls[lane, SCORER] = peer
-    flops = {lane: count_flops(call) / k for (lane, tier), call in calls.items() if tier == SCORER}
+                entries += OurLane(sizes, tokens, k, layer, device, folder).entries()
+            if sizes.int8 and device.type == "cpu" and has_int8_products():
+                in_int8 = OurLane(sizes, tokens, k, 0, device, folder, torch.int8)
+                entries.append(in_int8.entry(SCORER))
+        elif lane not in BLIP and k in sizes.peer_candidates:
+            entry = peer_entry(lane, sizes, tokens, k, device)
+            entries += [] if entry is None else [entry]
+    return entries
+
+
+def timed_rows(
+    sizes: Benchmark, entries: list[Entry], device: torch.device, ceiling: Ceiling
+) -> list[Row]:
+    """The entries, measured in turns."""
+    names = [f"{entry.lane}|{entry.tier}" for entry in entries]
+    for entry in entries:
+        entry.call()  # a first warm-up, in which our scorer calibrates its batch
+    flops = {
+        entry.lane: count_flops(entry.call) / entry.k for entry in entries if entry.tier == SCORER
+    }
+    prepare = {
+        name: entry.prepare or (lambda: None) for name, entry in zip(names, entries, strict=True)
+    }
     timings = timed_together(
-        {"|".join(name): call for name, call in calls.items()},
+        dict(zip(names, (entry.call for entry in entries), strict=True)),
         device,
-        warmup=sizes.warmup,
+        warmup=max(sizes.warmup - 1, 0),
         min_runs=sizes.min_runs,
         seconds=sizes.seconds,
+        clock=CLOCKS[sizes.clock],
+        prepare=lambda name: prepare[name](),
     )
     rows = []
-    for road, tier in calls:
-        timing = timings[f"{road}|{tier}"]
-        speed = k / timing.median
-        at_once = PAIRS_AT_ONCE.get(device.type, k) if road.startswith("ours") else k
+    for name, entry in zip(names, entries, strict=True):
+        timing = timings[name]
+        speed = entry.k / timing.median
         rows.append(
             Row(
-                lane=road,
-                tier=tier,
-                tokens=tokens,
+                lane=entry.lane,
+                tier=entry.tier,
+                tokens=entry.tokens,
                 text_tokens=sizes.text_tokens,
-                k=k,
-                batch=min(sizes.batch_size or at_once, k),
-                dtype=str(sizes.dtype(device)).removeprefix("torch."),
+                k=entry.k,
+                batch=entry.batch(),
+                dtype=entry.dtype,
                 device=device.type,
                 threads=torch.get_num_threads(),
                 runs=len(timing.seconds),
                 pairs_per_second=speed,
                 p50_ms=1000 * timing.median,
                 p99_ms=1000 * timing.quantile(0.99),
-                flops_per_pair=flops[road],
-                share_of_ceiling=speed * flops[road] / ceiling.flops_per_second,
-                bytes_per_query=0 if tier == SCORER else k * tokens * sizes.width * STORED.itemsize,
+                flops_per_pair=flops[entry.lane],
+                share_of_ceiling=speed * flops[entry.lane] / ceiling.flops_per_second,
+                bytes_per_query=entry.bytes_per_query,
             )
         )
     return rows

@@ -1,53 +1,100 @@
-"""Our lane: the scorer alone, with tokens in host memory, and within a whole query."""
+"""Our lane, in tiers: where the tokens lie, up to a whole query."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edje.benchmark.entry import Entry, name_of_dtype
+from edje.benchmark.files import CAN_FORGET, StoredFile
 from edje.benchmark.models import random_reranker, random_text, random_text_encoder
-from edje.benchmark.settings import Benchmark
+from edje.benchmark.settings import Benchmark, Tier
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.models.edje import EDJE
+from edje.inference.transfer import VisualTokens
 from edje.records import TextBatch
 
+log = logging.getLogger(__name__)
 STORED = torch.bfloat16  # two bytes per number, as the default codec
 
-Call = Callable[[], Tensor]
 
-
-def our_calls(
-    sizes: Benchmark, tokens: int, k: int, fusion_layer: int, device: torch.device
-) -> Mapping[str, Call]:
+class OurLane:
     """One query with k candidates, by tier.
 
-    `scorer`: its candidates' tokens lie on the device in the number format of use. `host`: the
-    tokens of `stored_images` images lie in host memory in 16 bits; other candidates every time.
-    `query`: the dual encoder reads the text, an exact search over `corpus` embeddings on the
-    device finds the candidates, they are gathered, moved, scored and sorted. Word pieces are
-    given: no tier splits a string.
+    `scorer`: its candidates' tokens lie on the device in the number format of use. The others
+    gather other candidates of `stored_images` every time. `host`: their tokens lie in host memory
+    in 16 bits. `warm`, `cold`: in a token store under `folder`. `query`: the dual encoder reads
+    the text, an exact search over `corpus` embeddings on the device finds the candidates, they
+    are gathered, moved, scored and sorted. Word pieces are given: no tier splits a string.
     """
-    dtype = sizes.dtype(device)
-    model = random_reranker(sizes, tokens, fusion_layer).to(device)
-    ids = random_text(sizes, sizes.text_tokens)
-    text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool))
-    stored = torch.randn(sizes.stored_images, tokens, sizes.width).to(STORED)
-    near = stored[torch.randint(len(stored), (k,))].to(device, dtype)
-    on_device = _scorer(model, text, near, sizes, dtype)
-    from_host = _scorer(model, text, stored, sizes, dtype)
-    whole_query = WholeQuery(sizes, k, from_host, device)
-    return {
-        "scorer": lambda: score_query(on_device, torch.arange(k)),
-        "host": lambda: score_query(from_host, torch.randint(len(stored), (k,))),
-        "query": whole_query,
-    }
 
+    def __init__(
+        self,
+        sizes: Benchmark,
+        tokens: int,
+        k: int,
+        fusion_layer: int,
+        device: torch.device,
+        folder: Path,
+        precision: torch.dtype | None = None,
+    ):
+        self.sizes, self.tokens, self.k, self.device = sizes, tokens, k, device
+        self.folder = folder
+        self.dtype = sizes.dtype(device)
+        self.precision = self.dtype if precision is None else precision
+        self.name = f"ours, fusion at {fusion_layer}" if fusion_layer else "ours"
+        if precision is not None:
+            self.name += f", {name_of_dtype(precision)}"
+        self.model = random_reranker(sizes, tokens, fusion_layer).to(device)
+        ids = random_text(sizes, sizes.text_tokens)
+        self.text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+        self.stored = torch.randn(sizes.stored_images, tokens, sizes.width).to(STORED)
 
-def _scorer(
-    model: EDJE, text: TextBatch, visual: Tensor, sizes: Benchmark, dtype: torch.dtype
-) -> StoredTokenScorer:
-    return StoredTokenScorer(model, ScoringSet(text, visual), dtype, sizes.batch_size)
+    def entries(self) -> Iterator[Entry]:
+        """What is measured; a tier that this system doesn't allow is left out, with a message."""
+        for tier in self.sizes.tiers:
+            if tier == "cold" and not CAN_FORGET:
+                log.warning("tier cold is skipped: this system can't be asked to forget a file.")
+            else:
+                yield self.entry(tier)
+
+    def entry(self, tier: Tier) -> Entry:
+        """One tier."""
+        visual = self._visual(tier)
+        scorer = StoredTokenScorer(
+            self.model, ScoringSet(self.text, visual), self.precision, self.sizes.batch_size
+        )
+        call: Callable[[], Tensor]
+        if tier == "query":
+            call = WholeQuery(self.sizes, self.k, scorer, self.device)
+        elif tier == "scorer":
+            call = lambda: score_query(scorer, torch.arange(self.k))  # noqa: E731
+        else:
+            images = self.sizes.stored_images
+            call = lambda: score_query(scorer, torch.randint(images, (self.k,)))  # noqa: E731
+        moved = 0 if tier == "scorer" else self.k * self.tokens * self.sizes.width * STORED.itemsize
+        return Entry(
+            lane=self.name,
+            tier=tier,
+            tokens=self.tokens,
+            k=self.k,
+            call=call,
+            batch=lambda: min(scorer.batch_size.chosen, self.k),
+            dtype=name_of_dtype(self.precision),
+            bytes_per_query=moved,
+            prepare=visual.forget if isinstance(visual, StoredFile) and tier == "cold" else None,
+        )
+
+    def _visual(self, tier: Tier) -> VisualTokens:
+        if tier in ("host", "query"):
+            return self.stored
+        if tier == "scorer":
+            near = self.stored[torch.randint(len(self.stored), (self.k,))]
+            return near.to(self.device, self.dtype)
+        folder = self.folder / f"{self.name} {tier}"  # a tier's maps would keep another's pages
+        return StoredFile(folder, len(self.stored), self.tokens, self.sizes.width)
 
 
 def score_query(scorer: StoredTokenScorer, images: Tensor) -> Tensor:
@@ -66,8 +113,8 @@ class WholeQuery:
         dtype = sizes.dtype(device)
         self.text_encoder = random_text_encoder(sizes).to(device, dtype)
         self.ids = random_text(sizes, sizes.text_encoder_tokens)
-        corpus = torch.randn(sizes.corpus, sizes.text_encoder_width, device=device)
-        self.corpus = F.normalize(corpus, dim=1).to(dtype)
+        shape = (sizes.corpus, sizes.text_encoder_width)
+        self.corpus = F.normalize(torch.randn(shape, device=device, dtype=dtype), dim=1)
 
     @torch.inference_mode()
     def __call__(self) -> Tensor:

@@ -18,8 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from edje.benchmark.blip import BlipRoad, blip_tokens
+from edje.benchmark.entry import SCORER, Entry, name_of_dtype
 from edje.benchmark.models import language_model_config, random_text
-from edje.benchmark.settings import Benchmark
+from edje.benchmark.settings import Benchmark, Lane
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
 from edje.models.heads import MatchHead
 
@@ -27,15 +29,31 @@ log = logging.getLogger(__name__)
 Call = Callable[[], Tensor]
 
 
-def peer_call(
-    lane: str, sizes: Benchmark, tokens: int, k: int, device: torch.device
-) -> Call | None:
+def peer_entry(
+    lane: Lane, sizes: Benchmark, tokens: int, k: int, device: torch.device
+) -> Entry | None:
     """One query with k candidates on a peer's road; None, and a message, where it can't run."""
+    call: Call | None
     if lane == "research":
-        return ResearchRoad(sizes, tokens, k, device)
-    if lane == "lean":
-        return LeanRoad(sizes, tokens, k, device)
-    return cross_encoder(sizes, tokens, k, device)
+        call = ResearchRoad(sizes, tokens, k, device)
+    elif lane == "lean":
+        call = LeanRoad(sizes, tokens, k, device)
+    elif lane == "cross_encoder":
+        call = cross_encoder(sizes, tokens, k, device)
+    else:
+        k, tokens = sizes.blip_candidates, blip_tokens(sizes)
+        call = BlipRoad(sizes, k, device, with_vision=lane == "blip_vision")
+    if call is None:
+        return None
+    return Entry(
+        lane=lane,
+        tier=SCORER,
+        tokens=tokens,
+        k=k,
+        call=call,
+        batch=lambda: min(sizes.batch_size or k, k),
+        dtype=name_of_dtype(sizes.dtype(device)),
+    )
 
 
 class PaddedRoad:

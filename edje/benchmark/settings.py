@@ -7,8 +7,10 @@ import torch
 
 from edje.errors import EdjeError
 
-Lane = Literal["ours", "research", "lean", "cross_encoder"]
+Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
 LANES: tuple[Lane, ...] = get_args(Lane)
+Tier = Literal["scorer", "host", "warm", "cold", "query"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 class Benchmark:
@@ -17,11 +19,18 @@ class Benchmark:
     Args:
         lanes: `ours`; `research`: a masked-language BERT with all logits and hidden states, the
             adapter applied to every candidate; `lean`: a plain BERT over stored tokens, always
-            with a mask; `cross_encoder`: sentence-transformers' over text pairs of equal length.
+            with a mask; `cross_encoder`: sentence-transformers' over text pairs of equal length;
+            `blip`: BLIP's image-text matching over image features that are there, `blip_vision`:
+            from pixels.
+        tiers: of our lane. `scorer`: tokens on the device; `host`: in host memory; `warm` and
+            `cold`: in a token store on disk, in the system's memory or not; `query`: text
+            encoding, first-stage search, gathering from host memory, scoring, sorting.
         tokens: visual tokens per image, each a setting of its own.
         text_tokens: word pieces of the query, [CLS] and [SEP] included.
         candidates: k, each a setting of its own.
+        peer_candidates: the k at which other lanes than ours run; null is each.
         fusion_layers: of our lane, each a lane of its own beyond 0.
+        int8: our scorer alone in int8 as well, on a CPU.
         precision: of every lane; auto is bf16 where the hardware has it.
         batch_size: pairs per run of an encoder; null is our scorer's default, and k for peers.
         width: of the language model (MiniLM-L12's by default, as the four below).
@@ -37,6 +46,12 @@ class Benchmark:
         text_encoder_width: of the dual encoder's text tower, also of its embeddings.
         text_encoder_layers: layers of the text tower.
         text_encoder_tokens: length to which the text tower's input is padded.
+        blip_width: of BLIP's two towers (its base model's by default, as the two below).
+        blip_layers: layers of each.
+        blip_image_size: pixels of an image's side, patches of 16.
+        blip_candidates: k of BLIP's lanes, which are slow and don't depend on `tokens`.
+        clock: `wall` is what a user waits for; `cpu`, CPU seconds of the process, tells lanes
+            apart on a machine that does other things too (give it one thread).
         warmup: unmeasured runs of each lane in each setting.
         min_runs: measured runs of each, at least.
         seconds: wall time of a setting (a k with a number of tokens), shared by its lanes.
@@ -45,11 +60,16 @@ class Benchmark:
     def __init__(
         self,
         *,
-        lanes: Sequence[Literal["ours", "research", "lean", "cross_encoder"]] = LANES,
+        lanes: Sequence[
+            Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
+        ] = LANES,
+        tiers: Sequence[Literal["scorer", "host", "warm", "cold", "query"]] = TIERS,
         tokens: Sequence[int] = (16, 64, 128),
         text_tokens: int = 18,
         candidates: Sequence[int] = (20,),
+        peer_candidates: Sequence[int] | None = None,
         fusion_layers: Sequence[int] = (0, 8),
+        int8: bool = True,
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
         batch_size: int | None = None,
         width: int = 384,
@@ -65,15 +85,25 @@ class Benchmark:
         text_encoder_width: int = 768,
         text_encoder_layers: int = 12,
         text_encoder_tokens: int = 64,
-        warmup: int = 2,
-        min_runs: int = 5,
-        seconds: float = 20.0,
+        blip_width: int = 768,
+        blip_layers: int = 12,
+        blip_image_size: int = 384,
+        blip_candidates: int = 4,
+        clock: Literal["wall", "cpu"] = "wall",
+        warmup: int = 1,
+        min_runs: int = 3,
+        seconds: float = 12.0,
     ):
         self.lanes = tuple(lanes)
+        self.tiers = tuple(tiers)
         self.tokens = tuple(tokens)
         self.text_tokens = text_tokens
         self.candidates = tuple(candidates)
+        self.peer_candidates = (
+            self.candidates if peer_candidates is None else tuple(peer_candidates)
+        )
         self.fusion_layers = tuple(fusion_layers)
+        self.int8 = int8
         self.precision = precision
         self.batch_size = batch_size
         self.width = width
@@ -89,9 +119,19 @@ class Benchmark:
         self.text_encoder_width = text_encoder_width
         self.text_encoder_layers = text_encoder_layers
         self.text_encoder_tokens = text_encoder_tokens
+        self.blip_width = blip_width
+        self.blip_layers = blip_layers
+        self.blip_image_size = blip_image_size
+        self.blip_candidates = blip_candidates
+        self.clock = clock
         self.warmup = warmup
         self.min_runs = min_runs
         self.seconds = seconds
+        if "scorer" not in self.tiers:
+            raise EdjeError(
+                f"benchmark.tiers={list(self.tiers)}: lacks scorer, in which the arithmetic of the "
+                "others is counted. Add it."
+            )
         for k in self.candidates:
             if not 1 <= k <= corpus:
                 raise EdjeError(

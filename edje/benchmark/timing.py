@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edje.inference.attention import attend
 from edje.inference.dense import Dense
 
 
@@ -60,14 +61,7 @@ class BertLayer:
     ) -> Float[Tensor, "pairs sequence width"]:
         """The layer's output."""
         query, key, value = self.query_key_value(states).chunk(3, dim=-1)
-        return self._rest(states, self._attend(query, key, value))
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of all heads, (pairs, rows of the query, width)."""
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
-        )
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self._rest(states, attend(query, key, value, self.heads))
 
     def _rest(self, states: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward, each added to its input and normalised."""
@@ -93,4 +87,4 @@ class FirstRowBertLayer(BertLayer):
         """The first row of the layer's output."""
         first = states[:, :1]
         key, value = self.key_value(states).chunk(2, dim=-1)
-        return self._rest(first, self._attend(self.query(first), key, value))
+        return self._rest(first, attend(self.query(first), key, value, self.heads))

@@ -1,5 +1,6 @@
 """[CLS] states of many (text, image) pairs by the cheapest exact road; what the scorer runs."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -30,6 +31,14 @@ class ClsEncoder(Protocol):
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs width"]:
         """[CLS] of text `rows[i]` with image i; `texts` come from `read_text`."""
+        ...
+
+    def bytes_per_pair(self, sequence: int) -> int:
+        """Memory that a pair of so many positions takes while it is read, roughly."""
+        ...
+
+    def rehearsal(self, sequence: int) -> Callable[[int], object] | None:
+        """A small part of the work on so many pairs, by which batch sizes are compared."""
         ...
 
 
@@ -84,6 +93,13 @@ class WholeClsEncoder:
         with self._autocast(visual):
             return self.joint.fuse(states, mask, visual)[:, 0].float()
 
+    def bytes_per_pair(self, sequence: int) -> int:
+        """As of a BERT with a feed-forward four times its width."""
+        return 4 * sequence * 12 * self.joint.width
+
+    def rehearsal(self, sequence: int) -> None:
+        """Its layers can't be run one by one."""
+
 
 class BertClsEncoder:
     """The layers of a BERT without a mask, without padding, and the last one for [CLS] only.
@@ -131,6 +147,21 @@ class BertClsEncoder:
         for layer in self.layers[self.joint.fusion_layer :]:
             states = layer(states)
         return self.last(states)[:, 0].float()
+
+    def bytes_per_pair(self, sequence: int) -> int:
+        """States, projections and feed-forward of one layer, and the embedding in float32."""
+        layer = self.last
+        numbers = 6 * self.joint.width + layer.expand.bias.numel() + layer.heads * sequence
+        return sequence * (numbers * self.precision.itemsize + 8 * self.joint.width)
+
+    def rehearsal(self, sequence: int) -> Callable[[int], object] | None:
+        """One layer."""
+        if not self.layers:
+            return None
+        device, width = self.last.expand.bias.device, self.joint.width
+        return lambda pairs: self.layers[0](
+            torch.zeros(pairs, sequence, width, dtype=self.precision, device=device)
+        )
 
     def _entering(self, visual: Tensor) -> Tensor:
         """Visual tokens where they join at a later layer."""

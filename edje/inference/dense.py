@@ -25,6 +25,7 @@ class Dense:
         activation: Activation | None = None,
     ):
         """The linear layers stacked to one; their results lie side by side."""
+        self.linears = tuple(linears)
         parts = [(linear.weight, linear.bias) for linear in linears]
         self.weight = torch.cat([weight.detach() for weight, _ in parts]).to(dtype)
         self.bias = torch.cat([bias.detach() for _, bias in parts]).to(dtype)

@@ -1,27 +1,35 @@
 """The scorer: match logits of many (caption, image) pairs from stored visual tokens."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edje.inference.cls_encoder import cls_encoder
+from edje.errors import EdjeError
+from edje.inference.batch_size import BatchSize
+from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
+from edje.inference.int8 import int8_encoder
+from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
 from edje.models.evidence import Words
 from edje.models.heads import word_positions
 from edje.records import Direction, TextBatch
 
-PAIRS_AT_ONCE = {"cpu": 32, "cuda": 1024}  # on a CPU, what its caches hold; not measured on CUDA
+EXAMPLES = 64  # pairs on which the ranges of int8 are found
 
 
 @dataclass(frozen=True)
 class ScoringSet:
-    """Tokenised captions and visual tokens of a collection, what pairs are made of by row."""
+    """Tokenised captions and visual tokens of a collection, what pairs are made of by row.
+
+    The tokens are a tensor (images, tokens, width) on any device, or what reads them by row.
+    """
 
     text: TextBatch
-    visual: Float[Tensor, "images tokens width"]
+    visual: VisualTokens
 
 
 class StoredTokenScorer:
@@ -33,11 +41,17 @@ class StoredTokenScorer:
 
     A snapshot of the model's weights: make another scorer after a training step. Scores are
     float32 whatever the `precision` of the encoder: in float32 the model's own to 1e-5, in bf16
-    and fp16 about as near to them as the model itself under autocast. Memory is bounded by
+    and fp16 about as near to them as the model itself under autocast. `torch.int8` is for CPUs
+    (`edje.inference.int8`), its scales found on pairs of the collection. Memory is bounded by
     `batch_size` pairs and the texts of a call.
 
     Args:
-        batch_size: pairs per run of the encoder; by default `PAIRS_AT_ONCE` of the device.
+        batch_size: pairs per run of the encoder; by default what a short calibration finds
+            fastest of the sizes that memory allows, once a call is large enough to tell.
+            `batch_size.chosen` says which.
+
+    Raises:
+        EdjeError: int8 is asked of a device or a language model that it isn't made for.
     """
 
     def __init__(
@@ -50,9 +64,41 @@ class StoredTokenScorer:
         self.model = model.eval()
         self.collection = collection
         self.device = next(model.parameters()).device
-        self.batch_size = batch_size or PAIRS_AT_ONCE.get(self.device.type, 256)
         self.text_lengths = collection.text.attention_mask.sum(dim=1)
-        self.encoder = cls_encoder(model.joint, precision)
+        self.transfer = Transfer(collection.visual, self.device)
+        self.encoder = self._encoder(precision)
+        self.batch_size = BatchSize(batch_size, self.encoder, self.device)
+
+    def on(self, collection: ScoringSet) -> "StoredTokenScorer":
+        """A scorer of another collection with the same weights and batch size."""
+        other = copy(self)
+        other.collection = collection
+        other.text_lengths = collection.text.attention_mask.sum(dim=1)
+        other.transfer = Transfer(collection.visual, self.device)
+        return other
+
+    def _encoder(self, precision: torch.dtype) -> ClsEncoder:
+        joint = self.model.joint
+        if precision != torch.int8:
+            return cls_encoder(joint, precision)
+        if not is_like_bert(joint):
+            raise EdjeError(
+                f"precision int8: is made for BERT and its kin, not for "
+                f"{type(joint.language_model).__name__}. Use bf16."
+            )
+        return int8_encoder(joint, self._read_examples)
+
+    @torch.inference_mode()
+    def _read_examples(self, encoder: ClsEncoder) -> None:
+        """Have an encoder read pairs from all over the collection."""
+        texts, images = len(self.text_lengths), len(self.collection.visual)
+        pairs = min(EXAMPLES, texts * images)
+        captions = torch.linspace(0, texts - 1, pairs).long()
+        rows = torch.linspace(0, images - 1, pairs).long().roll(pairs // 3)
+        for caption, image in zip(captions.split(1), rows.split(1), strict=True):
+            ids = self.collection.text.input_ids[caption, : int(self.text_lengths[caption])]
+            read = encoder.read_text(ids.to(self.device))
+            encoder.cls_states(read, torch.zeros_like(caption), self.transfer.gather(image))
 
     def lengths(
         self, direction: Direction, queries: Int[Tensor, "pairs"], candidates: Int[Tensor, "pairs"]
@@ -71,35 +117,46 @@ class StoredTokenScorer:
     ) -> Float[Tensor, "pairs"]:
         """Match logits of the pairs; `first_stage` is read by residual models only."""
         captions, images = (queries, candidates) if direction == "t2i" else (candidates, queries)
-        first_stage = first_stage.to(self.device)
-        scores = torch.empty(len(captions), device=self.device)
-        for pairs, states, evidence in self._states(captions.cpu(), images.cpu()):
-            here = pairs.to(self.device)
-            scores[here] = self.model.match_logits(states, direction, first_stage[here], evidence)
-        return scores.cpu()
+        captions, images = captions.cpu(), images.cpu()
+        order = self.text_lengths[captions].argsort(stable=True)
+        waiting = first_stage[order.to(first_stage.device)].to(self.device)
+        scores = [torch.empty(0, device=self.device)]
+        for states, evidence in self._states(captions[order], images[order]):
+            first, waiting = waiting[: len(states)], waiting[len(states) :]
+            scores.append(self.model.match_logits(states, direction, first, evidence))
+        return torch.cat(scores).cpu()[order.argsort()]
 
-    def _states(
-        self, captions: Tensor, images: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Batches: places of their pairs in the call, the pairs' [CLS] states and evidence."""
-        lengths = self.text_lengths[captions]
-        for length in lengths.unique().tolist():
-            group = (lengths == length).nonzero().squeeze(1)
-            texts, rows = captions[group].unique(return_inverse=True)
-            read = self._read(texts, length)
+    def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """[CLS] states and evidence by batch, of pairs in ascending order of texts' lengths."""
+        lengths, counts = self.text_lengths[captions].unique_consecutive(return_counts=True)
+        groups = zip(
+            lengths.tolist(),
+            captions.split(counts.tolist()),
+            images.split(counts.tolist()),
+            strict=True,
+        )
+        for length, group_captions, group_images in groups:
+            sequence = length + self.transfer.num_tokens + 1
+            batch_size = self.batch_size.of(len(group_images), sequence)
+            texts, rows = group_captions.unique(return_inverse=True)
+            read = self._read(texts, length, batch_size)
             words = self._words(read)
-            for batch in torch.arange(len(group)).split(self.batch_size):
-                visual, row = self._gather(images[group[batch]]), rows[batch].to(self.device)
-                evidence = None
+            rows = rows.to(self.device)
+            for batch, some in zip(
+                rows.split(batch_size), group_images.split(batch_size), strict=True
+            ):
+                visual, evidence = self.transfer.gather(some), None
                 if words is not None and self.model.evidence is not None:
-                    evidence = self.model.evidence.logits(words, row, visual.float())
-                yield group[batch], self.encoder.cls_states(read, row, visual), evidence
+                    evidence = self.model.evidence.logits(words, batch, visual.float())
+                states = self.encoder.cls_states(read, batch, visual)
+                self.transfer.scored()
+                yield states, evidence
 
-    def _read(self, texts: Tensor, length: int) -> Tensor:
+    def _read(self, texts: Tensor, length: int, batch_size: int) -> Tensor:
         """What pairs share of these texts, all of one length."""
         ids = self.collection.text.input_ids[texts, :length]
         return torch.cat(
-            [self.encoder.read_text(part.to(self.device)) for part in ids.split(self.batch_size)]
+            [self.encoder.read_text(part.to(self.device)) for part in ids.split(batch_size)]
         )
 
     def _words(self, read: Tensor) -> Words | None:
@@ -108,16 +165,3 @@ class StoredTokenScorer:
             return None
         unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
         return self.model.evidence.words(read, word_positions(unpadded))
-
-    def _gather(self, images: Tensor) -> Tensor:
-        """Visual tokens of the images, on the device.
-
-        To a GPU they go through pinned memory without waiting, so the next batch is gathered
-        while this one is scored; the allocator keeps a pinned block until its copy has ended.
-        """
-        visual = self.collection.visual
-        if self.device.type != "cuda" or visual.device.type != "cpu":
-            return visual[images.to(visual.device)].to(self.device)
-        pinned = torch.empty((len(images), *visual.shape[1:]), dtype=visual.dtype, pin_memory=True)
-        torch.index_select(visual, 0, images, out=pinned)
-        return pinned.to(self.device, non_blocking=True)

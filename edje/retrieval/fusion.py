@@ -11,8 +11,8 @@ from edje.retrieval.metrics import first_hit_ranks
 from edje.retrieval.rerank import RerankedList
 
 WEIGHTS = tuple(step / 20 for step in range(21))
-SPREAD = 3.0  # standard errors within which two weights count as equal; more than the usual two,
-# because the captions of one image share their luck, and the best of many weights is compared
+SPREAD = 3.0  # standard errors that a weight must gain; more than the usual two, because the
+# captions of one image share their luck, and the best of many weights is compared
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,21 @@ def fit_sum_weight(
     joint: Standardiser,
     weights: Sequence[float] = WEIGHTS,
 ) -> float:
-    """The smallest weight in [0, 1] that dev can't tell from the one of best recall@1.
+    """The weight in [0, 1] of best mean reciprocal rank on dev, or 0 where that is within chance.
 
-    That is, whose recall@1 is below the best one by at most `SPREAD` standard errors of their
-    paired difference over queries (after the one-standard-error rule of Breiman et al., 1984). A
-    weight of 0 is the first stage itself: the joint score gets a say only where dev shows a gain
-    beyond chance, so that a reranker that learned nothing does no harm on other data.
+    The mean reciprocal rank moves with every place of every list, recall@1 with the first place
+    only: its maximum is found with less luck. The weight must gain `SPREAD` standard errors of the
+    paired difference over the first stage alone (weight 0): a reranker that learned nothing does
+    no harm on other data.
     """
-    grid = sorted(weights)
-    hits = torch.stack(
+    grid = sorted({0.0, *weights})
+    reciprocal = torch.stack(
         [
-            first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant) == 1
+            1 / first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant)
             for weight in grid
         ]
-    ).double()  # (weights, queries)
-    lost = hits[hits.mean(dim=1).argmax()] - hits
-    error = lost.std(dim=1, correction=0) / lost.shape[1] ** 0.5
-    return grid[int((lost.mean(dim=1) <= SPREAD * error).int().argmax())]
+    ).nan_to_num(0.0, 0.0, 0.0)  # (weights, queries); without a hit the rank is infinite
+    best = int(reciprocal.mean(dim=1).argmax())
+    gain = reciprocal[best] - reciprocal[0]
+    error = gain.std(correction=0) / len(gain) ** 0.5
+    return grid[best] if gain.mean() > SPREAD * error else 0.0

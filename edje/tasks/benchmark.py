@@ -35,7 +35,7 @@ def benchmark_scoring(sizes: Benchmark, folder: Path) -> float:
     """Scoring, with a plot; returns the best pairs per second."""
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # of its made-up model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows, machine = measure(sizes, device)
+    rows, machine = measure(sizes, device, folder)
     write_rows(folder, rows, machine)
     Console().print(speed_table(rows, machine))
     save_speed_plot(folder)

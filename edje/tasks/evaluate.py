@@ -1,6 +1,7 @@
 """Evaluate: first-stage candidates, reranked, as recall with intervals in the run folder."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from edje.tasks.results import write_results
 from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
 
 log = logging.getLogger(__name__)
+MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
@@ -88,10 +90,25 @@ def evaluate_checkpoint(
         "device": str(device),
         "dtype": str(evaluation.precision).removeprefix("torch."),
     }
+    tell_of_ties(metrics["share_of_ties"])
     write_results(folder, metrics, reranked, collection)
     save_plots(folder, examples=evaluation.examples)
     Console().print(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
+
+
+def tell_of_ties(shares: Mapping[str, float]) -> None:
+    """Log the directions in which more candidates tie than a number format should make."""
+    for direction, share in shares.items():
+        if share > MOST_TIES:
+            log.warning(
+                "%s: %.2f%% of the candidates tie with another of their list, expected at most "
+                "%.1f%%. Try a finer evaluation.precision; if that doesn't help, the model gives "
+                "everything the same score.",
+                direction,
+                100 * share,
+                100 * MOST_TIES,
+            )
 
 
 def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:

@@ -29,7 +29,7 @@ class Evaluation:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
         codec: number format of the stored (compressed) visual tokens.
-        precision: of the joint encoder's matrix products; scores are float32.
+        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
             joint encoder reads off the images is gone.
@@ -44,7 +44,7 @@ class Evaluation:
         candidates: int = 20,
         batch_size: int = 1024,
         codec: CodecName = "bf16",
-        precision: Literal["fp32", "bf16", "fp16"] = "bf16",
+        precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
         dev_every: int = 0,
         shuffle_tokens: bool = False,
         num_tokens: int | None = None,
@@ -57,6 +57,7 @@ class Evaluation:
             "fp32": torch.float32,
             "bf16": torch.bfloat16,
             "fp16": torch.float16,
+            "int8": torch.int8,
         }[precision]
         self.dev_every = dev_every
         self.shuffle_tokens = shuffle_tokens

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,21 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from edje.benchmark.blip import BlipRoad
+from edje.benchmark.files import StoredFile
 from edje.benchmark.flops import count_flops
+from edje.benchmark.measure import measure
 from edje.benchmark.models import random_reranker
-from edje.benchmark.ours import our_calls
+from edje.benchmark.ours import OurLane
+from edje.benchmark.pages import drop_pages, share_in_memory
 from edje.benchmark.peers import LeanRoad, cross_encoder
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import Timing, timed_together
 from edje.cli import run
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
+from edje.inference.int8 import has_int8_products
+from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.records import TextBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -29,11 +36,16 @@ COLUMNS = {
 }
 
 
-def tiny(**changes) -> Benchmark:
+def tiny(precision: str = "fp32", **changes) -> Benchmark:
     register_resolvers()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose("run", ["benchmark=tiny", "benchmark.precision=fp32"])
+        cfg = compose("run", ["benchmark=tiny", f"benchmark.precision={precision}"])
     return instantiate(cfg.benchmark, **changes)
+
+
+def ours(sizes: Benchmark, tokens: int, k: int, fusion_layer: int) -> Callable[[], torch.Tensor]:
+    """Our scorer alone."""
+    return OurLane(sizes, tokens, k, fusion_layer, CPU, Path()).entry("scorer").call
 
 
 def products(rows: int, sequence: int, sizes: Benchmark) -> int:
@@ -52,13 +64,14 @@ def head(sizes: Benchmark) -> int:
     return 2 * (sizes.width**2 + sizes.width)
 
 
-def test_flops_are_those_of_the_products_worked_by_hand():
-    sizes, k, tokens = tiny(), 5, 4
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # attention by another road
+def test_flops_are_those_of_the_products_worked_by_hand(precision):
+    sizes, k, tokens = tiny(precision), 5, 4
     sequence = sizes.text_tokens + tokens + 1
     every = products(sequence, sequence, sizes) + keys_and_values(sequence, sizes)
     last = products(1, sequence, sizes) + keys_and_values(sequence, sizes)
-    ours = count_flops(our_calls(sizes, tokens, k, 0, CPU)["scorer"])
-    assert ours == k * (every + last + head(sizes))
+    found = count_flops(ours(sizes, tokens, k, 0))
+    assert found == k * (every + last + head(sizes))
     lean = count_flops(LeanRoad(sizes, tokens, k, CPU))
     assert lean == k * (2 * every + head(sizes))
 
@@ -69,14 +82,39 @@ def test_with_a_fusion_layer_the_text_costs_once_whatever_the_candidates():
     text = products(length, length, sizes) + keys_and_values(length, sizes)
     both = length + tokens
     last = products(1, both, sizes) + keys_and_values(both, sizes)
-    found = count_flops(our_calls(sizes, tokens, k, 1, CPU)["scorer"])
+    found = count_flops(ours(sizes, tokens, k, 1))
     assert found == text + k * (last + head(sizes))
 
 
-def test_all_tiers_and_the_cross_encoder_score_every_candidate():
+def test_arithmetic_is_linear_in_candidates_and_in_queries():
     sizes = tiny()
-    for call in our_calls(sizes, 4, 5, 0, CPU).values():
-        assert call().shape == (5,)
+    by_k = [count_flops(ours(sizes, 4, k, 0)) for k in (7, 14, 28)]
+    assert by_k[1] == 2 * by_k[0] and by_k[2] == 4 * by_k[0]
+    model, texts = random_reranker(sizes, 4, 1), many_texts(sizes)
+    scorer = StoredTokenScorer(model, texts, torch.float32, batch_size=16)
+    by_queries = []
+    for queries in (2, 4, 8):
+        captions = torch.arange(queries).repeat_interleave(5)
+        images = torch.arange(5).repeat(queries)
+        first = torch.zeros(len(images))
+        by_queries.append(count_flops(lambda c=captions, i=images, f=first: scorer("t2i", c, i, f)))
+    assert by_queries[1] == 2 * by_queries[0] and by_queries[2] == 4 * by_queries[0]
+
+
+def many_texts(sizes: Benchmark) -> ScoringSet:
+    ids = torch.randint(1, sizes.vocabulary, (8, 6))
+    return ScoringSet(TextBatch(ids, torch.ones_like(ids).bool()), torch.randn(5, 4, sizes.width))
+
+
+def test_all_tiers_and_the_peers_score_every_candidate(tmp_path: Path):
+    sizes = tiny()
+    entries = list(OurLane(sizes, 4, 5, 0, CPU, tmp_path).entries())
+    assert [entry.tier for entry in entries] == ["scorer", "host", "warm", "cold", "query"]
+    for entry in entries:
+        (entry.prepare or (lambda: None))()
+        assert entry.call().shape == (5,)
+    assert BlipRoad(sizes, 3, CPU, with_vision=False)().shape == (3,)
+    assert BlipRoad(sizes, 3, CPU, with_vision=True)().shape == (3,)
     pytest.importorskip("sentence_transformers")
     assert cross_encoder(sizes, 4, 5, CPU)().shape == (5,)
 
@@ -93,6 +131,61 @@ def test_the_lean_road_gives_the_scores_that_our_model_gives():
     with torch.no_grad():
         expected = model.score(TextBatch(ids, torch.ones_like(ids).bool()), lean.visual, "t2i")
     torch.testing.assert_close(lean(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_blips_roads_give_the_scores_of_its_own_model():
+    sizes = tiny()
+    pixels, features = (BlipRoad(sizes, 2, CPU, with_vision=vision) for vision in (True, False))
+    features.model, features.ids = pixels.model, pixels.ids
+    with torch.no_grad():
+        output = pixels.model(pixels.ids.expand(2, -1), pixels.images)
+        features.images = pixels.model.vision_model(pixels.images).last_hidden_state
+    expected = output.itm_score[:, 1]
+    torch.testing.assert_close(pixels(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_forgotten_file_is_not_in_memory_and_reads_the_same(tmp_path: Path):
+    probe = tmp_path / "probe"
+    probe.write_bytes(bytes(100_000))
+    drop_pages([probe])
+    if share_in_memory([probe]) == 1:
+        pytest.skip("this file system keeps its files in memory")
+    stored, rows = StoredFile(tmp_path / "store", 20, 8, 512), torch.tensor([3, 11])
+    before = stored.read(rows, dtype=torch.float32, device="cpu")
+    shards = list((tmp_path / "store").glob("*.arrow"))
+    assert share_in_memory(shards) > 0.5
+    stored.forget()
+    assert share_in_memory(shards) < 0.1
+    after = stored.read(rows, dtype=torch.float32, device="cpu")
+    assert torch.equal(before, after) and stored.cell_bytes == 8 * 512 * 2
+
+
+def test_the_arithmetic_of_a_calibration_is_not_counted(tmp_path: Path):
+    alone = {"lanes": ["ours"], "tiers": ["scorer"], "fusion_layers": [0], "int8": False}
+    sizes = tiny(tokens=[4], candidates=[40], min_runs=1, **alone)
+    (row,), _ = measure(sizes, CPU, tmp_path)
+    given = count_flops(ours(tiny(batch_size=9), 4, 40, 0)) / 40
+    assert row["flops_per_pair"] == given
+
+
+def test_what_prepares_a_call_is_done_before_each_run_and_not_timed():
+    log, clock = [], {"time": 0.0}
+
+    def spend(name: str, seconds: float) -> None:
+        log.append(name)
+        clock["time"] += seconds
+
+    timings = timed_together(
+        {"call": lambda: spend("call", 1.0)},
+        CPU,
+        warmup=1,
+        min_runs=2,
+        seconds=0.0,
+        clock=lambda: clock["time"],
+        prepare=lambda name: spend(f"prepare {name}", 5.0),
+    )
+    assert log == ["prepare call", "call"] * 3 and timings["call"].seconds == (1.0, 1.0)
 
 
 def test_calls_take_turns_by_the_time_they_have_had():
@@ -128,6 +221,11 @@ def test_more_candidates_than_the_corpus_holds_are_refused():
         Benchmark(candidates=[9], corpus=5)
 
 
+def test_tiers_without_the_scorer_alone_are_refused():
+    with pytest.raises(EdjeError, match=r"benchmark.tiers=\['host'\]: lacks scorer"):
+        Benchmark(tiers=["host"])
+
+
 def test_the_task_writes_rows_a_table_and_a_plot(tmp_path: Path, capsys):
     folder = tmp_path / "run"
     run(["task=benchmark", "benchmark=tiny", f"hydra.run.dir={folder}"])
@@ -136,15 +234,19 @@ def test_the_task_writes_rows_a_table_and_a_plot(tmp_path: Path, capsys):
     lanes = {(row["lane"], row["tier"], row["tokens"]) for row in rows}
     assert len(lanes) == len(rows)
     for tokens in (4, 8):
-        for tier in ("scorer", "host", "query"):
+        for tier in ("scorer", "host", "warm", "cold", "query"):
             assert {("ours", tier, tokens), ("ours, fusion at 1", tier, tokens)} <= lanes
         assert {("research", "scorer", tokens), ("lean", "scorer", tokens)} <= lanes
+        assert (("ours, int8", "scorer", tokens) in lanes) == has_int8_products()
+    assert {("blip", "scorer", 5), ("blip_vision", "scorer", 5)} <= lanes  # 4 patches and a class
     for row in rows:
         assert row["p50_ms"] <= row["p99_ms"] and row["runs"] >= 3
         assert row["pairs_per_second"] == pytest.approx(1000 * row["k"] / row["p50_ms"])
+        assert row["batch"] <= row["k"] == (2 if row["lane"].startswith("blip") else 5)
         moved = 0 if row["tier"] == "scorer" else 5 * row["tokens"] * 32 * 2
         assert row["bytes_per_query"] == moved and row["share_of_ceiling"] > 0
     machine = json.loads((folder / "machine.json").read_text())
+    assert machine["clock"] == "wall"
     assert machine["product_tflops_per_second"] > 0 and machine["copy_gb_per_second"] > 0
     assert (folder / "plots" / "throughput.png").stat().st_size > 1000
     printed = capsys.readouterr().out

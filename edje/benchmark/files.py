@@ -1,0 +1,60 @@
+"""Tokens in a store on disk, read warm or, after the system has forgotten them, cold."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edje.benchmark.pages import drop_pages
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+from edje.tokens.writer import write_store
+
+CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
+
+
+class StoredFile:
+    """A token store of random tokens in 16 bits; read by row, as a `TokenReader`."""
+
+    def __init__(self, folder: Path, images: int, tokens: int, width: int):
+        self.folder = folder
+        write_store(
+            folder,
+            Fingerprint({"benchmark": f"{images} x {tokens} x {width}"}),
+            [f"{number:09d}" for number in range(images)],
+            make_codec("bf16", tokens, width),
+            1,
+            lambda rows: (torch.randn(len(rows), tokens, width), torch.zeros(len(rows), 1)),
+        )
+        self.store: TokenStore | None = TokenStore.open(folder)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per image."""
+        return self._opened.num_tokens
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes per image."""
+        return self._opened.cell_bytes
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def read(self, rows: Tensor, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """Tokens of the rows, unpacked on the device."""
+        return self._opened.read(rows, dtype=dtype, device=device)
+
+    def forget(self) -> None:
+        """Have the system drop the files from memory, so that the next read is the disk's."""
+        self.store = None  # pages that are mapped are kept
+        drop_pages(path for path in self.folder.iterdir() if path.is_file())
+        self.store = TokenStore.open(self.folder)
+        self.store.read(torch.empty(0, dtype=torch.long))  # maps the files, reads none
+
+    @property
+    def _opened(self) -> TokenStore:
+        assert self.store is not None
+        return self.store

@@ -1,0 +1,51 @@
+"""Attention by two products against torch's own kernel."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edje.inference import attention
+from edje.inference.attention import attend, prefers_products
+
+CPU = torch.device("cpu")
+
+
+def drawn(pairs: int, rows: int, spread: float) -> torch.Tensor:
+    return (torch.randn(pairs, rows, 32) * spread).to(torch.bfloat16)
+
+
+def exact(query, key, value, heads: int = 2) -> torch.Tensor:
+    parts = [part.float().unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value)]
+    return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+@pytest.fixture
+def by_products(monkeypatch):
+    """The products on any machine: bf16 without instructions of its own is slow, not wrong."""
+    monkeypatch.setattr(attention, "prefers_products", lambda device, dtype: True)
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_two_products_are_attention(rows, by_products):
+    torch.manual_seed(0)
+    key, value = drawn(11, 9, 1.0), drawn(11, 9, 1.0)  # more pairs than go at once
+    query = key[:, :rows]
+    found = attend(query, key, value, heads=2)
+    assert found.shape == query.shape and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_scores_whose_exponential_overflows_or_vanishes_are_left_to_torch(sign, by_products):
+    """e^±400 is beyond the number format; equal keys give the mean of the values."""
+    torch.manual_seed(0)
+    query, value = torch.full((3, 5, 32), 10.0).bfloat16(), drawn(3, 5, 1.0)
+    found = attend(query, sign * query, value, heads=2)
+    expected = value.float().mean(dim=1, keepdim=True).expand(-1, 5, -1)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_only_bf16_on_a_cpu_takes_the_products():
+    assert not prefers_products(CPU, torch.float32)
+    assert not prefers_products(CPU, torch.float16)
+    assert not prefers_products(torch.device("cuda"), torch.bfloat16)

@@ -1,0 +1,140 @@
+"""Batch sizes from memory and a calibration, and what a scorer makes of them."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from edje.inference import batch_size
+from edje.inference.batch_size import LARGEST, calibrated, free_bytes, sizes_within
+from edje.inference.cls_encoder import cls_encoder
+from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from tests.inference.test_scorer import all_pairs, collection, reranker_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("free", "wanted", "expected"),
+    [
+        (10**9, 100, [16, 32, 64]),  # no more than there are pairs
+        (10**9, 5, [16]),
+        (4 * 40 * 1000, 100, [16, 32]),  # a quarter of the memory holds 40 pairs of 1,000 bytes
+        (1, 100, [16]),
+        (10**12, 10**6, [16, 32, 64, 128, LARGEST["cpu"]]),
+    ],
+)
+def test_sizes_are_what_memory_holds_and_pairs_need(free, wanted, expected, monkeypatch):
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device: free)
+    assert sizes_within(CPU, 1000, wanted) == expected
+
+
+def test_the_free_memory_is_asked_of_the_system():
+    assert free_bytes(CPU) > 2**20
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_pair", "expected"),
+    [
+        ({16: 2.0, 32: 1.0, 64: 3.0}, 32),
+        ({16: 1.0, 32: 0.99, 64: 0.98}, 16),  # about as fast: the smallest
+        ({16: 1.0, 32: 0.9, 64: 0.5}, 64),
+    ],
+)
+def test_the_calibration_takes_the_least_time_per_pair(seconds_per_pair, expected):
+    now, warm = 0.0, set()
+
+    def run(size: int) -> None:
+        nonlocal now
+        now += size * seconds_per_pair[size] + (0 if size in warm else 100)  # the first is slow
+        warm.add(size)
+
+    assert calibrated(run, [16, 32, 64], CPU, clock=lambda: now) == expected
+    assert calibrated(None, [16, 32, 64, 128], CPU) == 64
+
+
+def test_a_scorer_calibrates_when_more_pairs_come_than_before_and_obeys_a_given_size(monkeypatch):
+    tried = []
+
+    def choose(run, sizes, device):
+        run(2)  # one layer, in the encoder's number format
+        tried.append(sizes)
+        return sizes[-1]
+
+    monkeypatch.setattr(batch_size, "calibrated", choose)
+    stored = collection(4, 100)
+    text = type(stored.text)(stored.text.input_ids[:1], stored.text.attention_mask[:1])
+    one = ScoringSet(text, stored.visual)
+    fast = StoredTokenScorer(reranker_of(), one, torch.bfloat16)
+    for pairs, at_once in ((16, 16), (40, 32), (33, 32), (100, 64), (50, 64)):
+        zeros = torch.zeros(pairs, dtype=torch.long)
+        fast("t2i", zeros, torch.arange(pairs), torch.zeros(pairs))
+        assert fast.batch_size.chosen == at_once
+    another = fast.on(one)
+    another("t2i", torch.zeros(100, dtype=torch.long), torch.arange(100), torch.zeros(100))
+    assert tried == [[16, 32], [16, 32, 64]]  # none for another collection
+    given = StoredTokenScorer(reranker_of(), one, batch_size=9)
+    given("t2i", torch.zeros(100, dtype=torch.long), torch.arange(100), torch.zeros(100))
+    assert given.batch_size.chosen == 9 and len(tried) == 2
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+                self.bytes = max(self.bytes, leaf.numel() * leaf.element_size())
+        return result
+
+
+class Reader:
+    """Stored tokens that are read by row, counting rows."""
+
+    def __init__(self, visual: torch.Tensor):
+        self.visual, self.rows = visual, []
+
+    @property
+    def num_tokens(self) -> int:
+        return self.visual.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.visual)
+
+    def read(self, rows, *, dtype, device):
+        self.rows.append(len(rows))
+        return self.visual[rows].to(device, dtype)
+
+
+def test_memory_is_bounded_by_the_batch_and_work_is_linear_in_pairs():
+    model, stored = reranker_of(), collection(1, 400)
+    largest = {}
+    for k in (50, 400):
+        reader = Reader(stored.visual)
+        fast = StoredTokenScorer(model, ScoringSet(stored.text, reader), batch_size=10)
+        with LargestTensor() as seen:
+            zeros = torch.zeros(k, dtype=torch.long)
+            fast("t2i", zeros, torch.arange(k), torch.zeros(k))
+        largest[k] = seen.bytes
+        assert reader.rows == [10] * (k // 10)  # every candidate is read once, ten at a time
+    assert largest[50] == largest[400] > 10 * 32
+
+
+def test_tokens_that_are_read_by_row_give_the_scores_of_tokens_in_memory():
+    model, stored = reranker_of(), collection()
+    queries, candidates = all_pairs("t2i", stored)
+    first = torch.zeros(len(queries))
+    expected = StoredTokenScorer(model, stored)("t2i", queries, candidates, first)
+    from_reader = ScoringSet(stored.text, Reader(stored.visual))
+    found = StoredTokenScorer(model, from_reader)("t2i", queries, candidates, first)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_the_memory_of_a_pair_grows_with_its_length():
+    encoder = cls_encoder(reranker_of().joint, torch.float32)
+    assert 0 < encoder.bytes_per_pair(10) < encoder.bytes_per_pair(20)

@@ -1,0 +1,48 @@
+"""The scorer in int8: near to the exact one, blind to neighbours, refused where it can't be."""
+
+import pytest
+import torch
+
+from edje.errors import EdjeError
+from edje.inference import int8
+from edje.inference.int8 import Int8Dense, has_int8_products
+from edje.inference.scorer import StoredTokenScorer
+from tests.inference.test_scorer import all_pairs, collection, reranker_of
+
+pytestmark = pytest.mark.skipif(not has_int8_products(), reason="a torch without oneDNN")
+
+
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+def test_scores_in_int8_rank_nearly_as_the_exact_ones(fusion_layer):
+    """The tiny model is drawn at random and mixes its inputs far more than a trained one."""
+    model, stored = reranker_of("bert", fusion_layer), collection(20, 30)
+    queries, candidates = all_pairs("t2i", stored)
+    first = torch.zeros(len(queries))
+    exact = StoredTokenScorer(model, stored)("t2i", queries, candidates, first)
+    rough = StoredTokenScorer(model, stored, torch.int8)("t2i", queries, candidates, first)
+    assert rough.dtype == torch.float32
+    assert 0 < ((rough - exact) / exact.std()).square().mean().sqrt() < 0.15
+    assert torch.corrcoef(torch.stack([rough, exact]))[0, 1] > 0.98
+
+
+def test_all_products_over_all_rows_are_in_int8_and_blind_to_their_neighbours():
+    model, stored = reranker_of("bert"), collection()
+    scorer = StoredTokenScorer(model, stored, torch.int8, batch_size=5)
+    for layer in scorer.encoder.layers:
+        parts = (layer.query_key_value, layer.mix, layer.expand, layer.contract)
+        assert all(isinstance(part, Int8Dense) for part in parts)
+        assert layer.expand.output[2] == torch.uint8  # the feed-forward stays in int8
+    assert isinstance(scorer.encoder.last.key_value, Int8Dense)
+    queries, candidates = all_pairs("t2i", stored)
+    first = torch.zeros(len(queries))
+    together = scorer("t2i", queries, candidates, first)
+    alone = scorer("t2i", queries[:7], candidates[:7], first[:7])
+    torch.testing.assert_close(alone, together[:7], rtol=0, atol=1e-5)
+
+
+def test_int8_is_refused_where_it_can_not_be(monkeypatch):
+    with pytest.raises(EdjeError, match="is made for BERT and its kin, not for ModernBertModel"):
+        StoredTokenScorer(reranker_of("modernbert"), collection(), torch.int8)
+    monkeypatch.setattr(int8, "has_int8_products", lambda: False)
+    with pytest.raises(EdjeError, match=r"need a CPU and a torch with oneDNN. Use bf16 here"):
+        StoredTokenScorer(reranker_of(), collection(), torch.int8)
