@@ -1,19 +1,19 @@
 """The table of a study, from the folders of its sweeps: markdown, results.csv, figure.png.
 
-    python experiments/study.py experiments/<study> <sweep folder> <sweep folder> …
+    python experiments/study.py experiments/<study> <sweep folder> … [--reference <choice>]
 
-Prints a row per choice; the first one is the reference of the differences.
+Prints a row per choice; the reference of the differences is the first one unless named.
 """
 
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
-from edje.analysis.study import bracketed, study_plot, study_table
+from edje.analysis import bracketed, study_plot, study_table
 
 
-def main(study: Path, sweeps: list[Path]) -> None:
+def main(study: Path, sweeps: list[Path], reference: str | None) -> None:
     """Print the table; write its figures and their plot into the folder of the study."""
-    table = study_table(sweeps)
+    table = study_table(sweeps, reference)
     print("| axis | choice | seeds | t2i R@1 | difference | i2t R@1 | difference |")  # noqa: T201
     print("|---" * 7 + "|")  # noqa: T201  # the output of the script
     for _, row in table.iterrows():
@@ -29,4 +29,8 @@ def main(study: Path, sweeps: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
+    parser = ArgumentParser()
+    parser.add_argument("study", type=Path)
+    parser.add_argument("sweeps", type=Path, nargs="+")
+    parser.add_argument("--reference")
+    main(**vars(parser.parse_args()))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill as fill_text
 
 import matplotlib
 import numpy as np
@@ -36,10 +37,11 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
     """A row per choice in the sweep folders given, in their order.
 
     Columns: `axis`, `choice`, `seeds` (their number) and, for t2i and i2t, R@1 in percent of the
-    first stage's candidates reranked (`t2i`), `t2i.low`, `t2i.high`, and the difference from the
-    reference's runs of the same seeds (`t2i.diff`, …; nan for the reference itself and where no
-    seed is shared). All intervals are 95% bootstraps over images and seeds together (images alone
-    where there is one seed); the differences are paired by both.
+    first stage's candidates reranked (`t2i`), `t2i.low`, `t2i.high`, that of each seed as text
+    (`t2i.each`), and the difference from the reference's runs of the same seeds (`t2i.diff`, …;
+    nan for the reference itself and where no seed is shared). All intervals are 95% bootstraps
+    over images and seeds together (images alone where there is one seed); the differences are
+    paired by both.
 
     Args:
         sweeps: folders of run folders, or run folders.
@@ -99,36 +101,40 @@ def bracketed(row: pd.Series, name: str, sign: str = "") -> str:
 
 
 def study_plot(table: pd.DataFrame, title: str) -> Figure:
-    """t2i R@1 of every choice as a point with its interval, a block per axis of the study."""
-    axes = table["axis"].drop_duplicates().to_list()
-    places = [
-        -(row + 0.8 * axes.index(axis)) for row, axis in enumerate(table["axis"])
-    ]  # a gap between blocks
+    """t2i R@1 of every choice with its interval, a block per axis; dashed, the reference."""
+    blocks = table["axis"].drop_duplicates().to_list()
+    places = np.array([-row - 0.8 * blocks.index(axis) for row, axis in enumerate(table["axis"])])
+    several = (table["seeds"] > 1).to_numpy()
+    compared = table["t2i.diff"].notna() if "t2i.diff" in table else pd.Series([False])
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(7, 0.9 + 0.21 * -places[-1]), layout="constrained")
+        figure = Figure(figsize=(7, 1.1 + 0.3 * float(np.ptp(places))), layout="constrained")
         panel = figure.subplots()
-        several = (table["seeds"] > 1).to_numpy()
-        for solid in (True, False):
-            rows = table[several == solid]
+        for chosen, fill, label in (
+            (several, AFTER, "several seeds"),
+            (~several, "white", "one seed"),
+        ):
+            rows = table[chosen]
             if rows.empty:
                 continue
             ends = np.abs(rows[["t2i.low", "t2i.high"]].to_numpy().T - rows["t2i"].to_numpy())
             panel.errorbar(
                 rows["t2i"],
-                np.array(places)[several == solid],
+                places[chosen],
                 xerr=ends,
                 fmt="o",
                 color=AFTER,
-                markerfacecolor=AFTER if solid else "white",
+                markerfacecolor=fill,
                 elinewidth=1,
-                label="several seeds" if solid else "one seed",
+                label=label,
             )
-        panel.axvline(table["t2i"].iloc[0], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
-        panel.set_yticks(places, table["choice"].to_list(), color=INK)
+        line = table.loc[~compared, "t2i"].iloc[0]
+        panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        labels = [fill_text(choice.replace(",", ", "), 38) for choice in table["choice"]]
+        panel.set_yticks(places, labels, color=INK)
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)
         panel.grid(axis="x")
-        panel.legend(loc="best")
+        figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 
@@ -140,7 +146,9 @@ def _row(choice: Choice, reference: Choice) -> dict[str, object]:
     }
     common = [seed for seed in choice.seeds if seed in reference.seeds]
     for way in DIRECTIONS:
-        figures = {way: resampled(choice.recall[way], np.random.default_rng(0))}
+        figures: dict[str, tuple[float, float, float]] = {
+            way: resampled(choice.recall[way], np.random.default_rng(0))
+        }
         if choice is not reference and common:
             own, other = (
                 one.recall[way][[one.seeds.index(seed) for seed in common]]
@@ -149,6 +157,7 @@ def _row(choice: Choice, reference: Choice) -> dict[str, object]:
             figures[f"{way}.diff"] = resampled(own - other, np.random.default_rng(0))
         for name, ends in figures.items():
             row |= dict(zip((name, f"{name}.low", f"{name}.high"), ends, strict=True))
+        row[f"{way}.each"] = " ".join(f"{of_seed.mean():.2f}" for of_seed in choice.recall[way])
     return row
 
 
