@@ -42,7 +42,7 @@ class BertLayer:
         part: Any = layer
         own = part.attention.self
         self.heads = int(own.num_attention_heads)
-        self.query_key_value = Dense([own.query, own.key, own.value], dtype)
+        self._copy_projections(own, dtype)
         self.mix = Dense([part.attention.output.dense], dtype)
         self.expand = Dense([part.intermediate.dense], dtype, part.intermediate.intermediate_act_fn)
         self.contract = Dense([part.output.dense], dtype)
@@ -50,6 +50,10 @@ class BertLayer:
             (norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
             for norm in (part.attention.output.LayerNorm, part.output.LayerNorm)
         ]
+
+    def _copy_projections(self, own: Any, dtype: torch.dtype) -> None:
+        """Take over the attention's projections of its input."""
+        self.query_key_value = Dense([own.query, own.key, own.value], dtype)
 
     def __call__(
         self, states: Float[Tensor, "pairs sequence width"]
@@ -78,11 +82,8 @@ class BertLayer:
 class FirstRowBertLayer(BertLayer):
     """Row 0 of a layer: keys and values of all rows, everything else of one."""
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype):
-        super().__init__(layer, dtype)
-        part: Any = layer
-        own = part.attention.self
-        del self.query_key_value
+    def _copy_projections(self, own: Any, dtype: torch.dtype) -> None:
+        """Take over the attention's projections of its input."""
         self.query = Dense([own.query], dtype)
         self.key_value = Dense([own.key, own.value], dtype)
 

@@ -80,7 +80,9 @@ class Reranker:
                 "score: this model was trained with score=residual and reads the first-stage "
                 "score: pass first_stage, the cosine similarities of the pairs."
             )
+        different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         text = tokenize(
-            self.checkpoint.language_model.tokenizer, [clean_caption(text) for text in captions]
+            self.checkpoint.language_model.tokenizer, [clean_caption(text) for text in different]
         )
-        return self.model.score(text, visual, direction, first_stage)
+        rows = torch.tensor([different[caption] for caption in captions])
+        return self.model.score(text, visual, direction, first_stage, rows)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edje.objectives.draws import uniform
@@ -19,6 +19,16 @@ class Negatives:
     def of_rows(self, rows: slice) -> "Negatives":
         """Those of some samples only."""
         return Negatives(self.images[rows], self.captions[rows])
+
+
+def matching_pairs(
+    image_ids: Int[Tensor, "pairs"],
+    caption_keys: Int[Tensor, "pairs"],
+    rows: slice = slice(None),
+) -> Bool[Tensor, "rows pairs"]:
+    """Which pairs are of one image, or have equal captions: these are no rivals of each other."""
+    same_image = image_ids[rows, None] == image_ids
+    return same_image | (caption_keys[rows, None] == caption_keys)
 
 
 class HardNegatives:
@@ -63,8 +73,7 @@ class HardNegatives:
             ValueError: the batch holds fewer wrong images or captions than `count` for a sample.
         """
         similarity = text_embeddings.float() @ image_embeddings.float().T  # (captions, images)
-        forbidden = image_ids[:, None] == image_ids[None, :]
-        forbidden |= caption_keys[:, None] == caption_keys[None, :]
+        forbidden = matching_pairs(image_ids, caption_keys)
         similarity = similarity.masked_fill(forbidden, -torch.inf)
         fewest = int((~forbidden).sum(dim=1).min())
         if fewest < self.count:

@@ -18,7 +18,7 @@ from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkp
 from edje.records import RetrievalSplit
 from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprint
 from edje.tasks.console import quiet_libraries
-from edje.tasks.scoring import Evaluation
+from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
@@ -143,9 +143,3 @@ def compressed_collection(
     store = TokenStore.open(folder, fingerprint, rebuild=rebuild)
     log.info("reading the compressed tokens of %s", folder)
     return collection_of(source, split, backbone, store, cache_dir)
-
-
-def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Number and width of the tokens that a reranker stores per image."""
-    model = checkpoint.model
-    return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module

@@ -64,6 +64,12 @@ class Evaluation:
         self.examples = examples
 
 
+def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Number and width of the tokens that a reranker stores per image."""
+    model = checkpoint.model
+    return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module
+
+
 def visual_tokens(
     model: EDJE, collection: Collection, codec: Codec, batch_size: int = 64
 ) -> Tensor:
@@ -100,11 +106,7 @@ def rerank_collection(
     every so many-th query only, against the whole gallery.
     """
     model = checkpoint.model
-    codec = make_codec(
-        evaluation.codec,
-        int(model.adapter.num_tokens),  # type: ignore[arg-type]  # Module hides its type
-        model.joint.width,
-    )
+    codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
     visual = visual_tokens(model, collection, codec)
     if evaluation.shuffle_tokens:
         visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from edje.objectives.negatives import matching_pairs
 from edje.records import PairBatch, TextBatch
 
 
@@ -41,9 +42,8 @@ class JoinedPairs:
         )
 
     def same(self, own: slice) -> Bool[Tensor, "own pairs"]:
-        """Which pairs are of one image or caption: these are no rivals of each other."""
-        image, caption = self.image_ids, self.caption_keys
-        return (image[own, None] == image) | (caption[own, None] == caption)
+        """Which pairs match those of the rows `own`."""
+        return matching_pairs(self.image_ids, self.caption_keys, own)
 
 
 def num_ranks() -> int:

@@ -34,11 +34,7 @@ class KMeansAdapter(ReducingAdapter):
         hidden_width: int = 8192,
         iterations: int = 10,
     ):
-        super().__init__(
-            facts,
-            num_tokens=num_tokens,
-            hidden_width=hidden_width,
-        )
+        super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         if iterations < 0:
             raise ValueError(f"iterations={iterations}: expected 0 (the start alone) or more")
         self.iterations = iterations

@@ -37,11 +37,7 @@ class AttentionPruningAdapter(ReducingAdapter):
         hidden_width: int = 8192,
         by: Literal["attention", "norm"] = "attention",
     ):
-        super().__init__(
-            facts,
-            num_tokens=num_tokens,
-            hidden_width=hidden_width,
-        )
+        super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         self.num_heads = facts.num_heads
         self.layer_norm_eps = facts.layer_norm_eps
         self.by = by

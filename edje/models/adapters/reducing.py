@@ -21,17 +21,8 @@ class ReducingAdapter(LocalAdapter):
         ValueError: `num_tokens` is not between 1 and N.
     """
 
-    def __init__(
-        self,
-        facts: AdapterFacts,
-        *,
-        num_tokens: int = 64,
-        hidden_width: int = 8192,
-    ):
-        super().__init__(
-            facts,
-            hidden_width=hidden_width,
-        )
+    def __init__(self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int = 8192):
+        super().__init__(facts, hidden_width=hidden_width)
         if not 1 <= num_tokens <= facts.num_vision_tokens:
             raise ValueError(
                 f"num_tokens={num_tokens}: expected 1 to {facts.num_vision_tokens}, the "
