@@ -32,6 +32,21 @@ class LanguageModel:
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     fusion_layer: int = 0  # layers that the text runs through alone
+    frozen_text: bool = False  # whether these layers and the word embeddings stay as they came
+    evidence: bool = False  # whether words and tokens are aligned beside the joint layers
+    evidence_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.evidence or self.frozen_text) and not self.fusion_layer:
+            raise EdjeError(
+                f"joint.evidence={self.evidence}, joint.frozen_text={self.frozen_text}: both are "
+                "about the text before the visual tokens join it. Set joint.fusion_layer to 1 or "
+                "more."
+            )
+        if not 0 <= self.evidence_dropout < 1:
+            raise EdjeError(
+                f"joint.evidence_dropout={self.evidence_dropout}: expected 0 to below 1."
+            )
 
     def specification(self) -> dict[str, Any]:
         """Everything that rebuilds the architecture and tokenizer without any folder."""
@@ -45,6 +60,9 @@ class LanguageModel:
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "special_tokens": special,
             "fusion_layer": self.fusion_layer,
+            "frozen_text": self.frozen_text,
+            "evidence": self.evidence,
+            "evidence_dropout": self.evidence_dropout,
         }
 
 
@@ -58,11 +76,16 @@ def pretrained_language_model(
     dropout: float | None = None,
     attention: Attention = "sdpa",
     fusion_layer: int = 0,
+    frozen_text: bool = False,
+    evidence: bool = False,
+    evidence_dropout: float = 0.0,
 ) -> LanguageModel:
     """A trained encoder from a folder or hub name, optionally its first `num_layers` only.
 
     `attention` names transformers' implementation of it, the same numbers at another speed;
-    `fusion_layer` is the layer at which visual tokens join (see `JointEncoder`).
+    `fusion_layer` is the layer at which visual tokens join (see `JointEncoder`). With
+    `frozen_text` the word embeddings and the layers below it are not trained; `evidence` adds
+    what words and tokens say there to the match logit (see `AlignmentEvidence`).
 
     Raises:
         EdjeError: the folder or hub name can't be read, or has fewer layers than asked for.
@@ -87,7 +110,14 @@ def pretrained_language_model(
         ) from error
     if num_layers is not None:
         keep_layers(encoder, num_layers, pretrained)
-    return LanguageModel(encoder, _fast(tokenizer, pretrained), fusion_layer)
+    return LanguageModel(
+        encoder,
+        _fast(tokenizer, pretrained),
+        fusion_layer,
+        frozen_text,
+        evidence,
+        evidence_dropout,
+    )
 
 
 def new_language_model(
@@ -101,6 +131,8 @@ def new_language_model(
     dropout: float = 0.1,
     attention: Attention = "sdpa",
     fusion_layer: int = 0,
+    evidence: bool = False,
+    evidence_dropout: float = 0.0,
 ) -> LanguageModel:
     """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
 
@@ -126,7 +158,13 @@ def new_language_model(
     )
     _set_dropout(config, dropout)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
-    return LanguageModel(encoder, _fast(words, tokenizer), fusion_layer)
+    return LanguageModel(
+        encoder,
+        _fast(words, tokenizer),
+        fusion_layer,
+        evidence=evidence,
+        evidence_dropout=evidence_dropout,
+    )
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
@@ -143,7 +181,12 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     encoder = AutoModel.from_config(
         config, attn_implementation=specification["attention"], **kwargs
     )
-    return LanguageModel(encoder, tokenizer, specification["fusion_layer"])
+    later = {
+        name: specification[name]
+        for name in ("frozen_text", "evidence", "evidence_dropout")
+        if name in specification  # checkpoints of before have none of them
+    }
+    return LanguageModel(encoder, tokenizer, specification["fusion_layer"], **later)
 
 
 def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,10 @@ class TimmBackbone(nn.Module):
     or a feature map row by row. Image features are the model's own pooled ones, before its
     classifier. A tower without attention gets heads of width 64 and a norm epsilon of 1e-6.
 
+    With `stages`, feature maps of earlier stages are averaged to the grid of the last one and
+    their channels put beside its own (hypercolumns, Hariharan et al., 2015): the last map of a
+    classifier has forgotten much of what a caption mentions, such as colours.
+
     Args:
         model: a name of `timm.list_models()`.
         checkpoint: a file of weights (.safetensors, or .pth with a state dict); null takes
@@ -39,6 +43,10 @@ class TimmBackbone(nn.Module):
             keeps the centre.
         mean: per channel, subtracted from pixels in [0, 1].
         std: per channel, divides what is left.
+        feature_image_size: side to which the image is scaled down for its pooled features, in
+            pixels; null takes them of the same pass as the tokens.
+        stages: earlier stages of a feature map, by their number in timm's
+            `forward_intermediates`; negative ones count from the end.
 
     Raises:
         EdjeError: an unknown model or argument, weights that are missing or don't fit, or a
@@ -55,6 +63,8 @@ class TimmBackbone(nn.Module):
         resize: Literal["squash", "crop"] = "squash",
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        feature_image_size: int | None = None,
+        stages: Sequence[int] = (),
     ):
         super().__init__()
         self.model_name = model
@@ -63,6 +73,8 @@ class TimmBackbone(nn.Module):
         self.resize = resize
         self.mean: tuple[float, ...] = tuple(map(float, mean))
         self.std: tuple[float, ...] = tuple(map(float, std))
+        self.feature_image_size = feature_image_size
+        self.stages = list(stages)
         self.model: Any = _create(model, checkpoint, self.model_args)
         if checkpoint is not None:
             _load(self.model, model, Path(checkpoint).expanduser())
@@ -86,12 +98,14 @@ class TimmBackbone(nn.Module):
             "mean": list(map(float, self.mean)),
             "std": list(map(float, self.std)),
         }
+        if self.feature_image_size is not None:
+            preprocessing["feature_image_size"] = self.feature_image_size
         return {
             "backbone": type(self).__name__,
             "model": self.model_name,
             "model_args": json.dumps(self.model_args, sort_keys=True),
             "weights": self._digest,
-            "layer": "forward_features",
+            "layer": "+".join(["forward_features", *(f"stage {stage}" for stage in self.stages)]),
             "preprocessing": json.dumps(preprocessing, sort_keys=True),
             "num_tokens": self.num_tokens,
             "token_width": self.token_width,
@@ -118,9 +132,26 @@ class TimmBackbone(nn.Module):
     def encode_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageEncoding:
         """Tokens without class and register tokens, and the model's pooled features."""
         # Convolutions on a CPU are a third faster with the channels last.
-        values = self.model.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if not self.stages:
+            values = self.model.forward_features(pixels)
+            tokens = self._tokens(values)
+        else:
+            values, maps = self.model.forward_intermediates(pixels, indices=self.stages)
+            tokens = torch.cat(
+                [self._tokens(values), *(self._resampled(m, values) for m in maps)], 2
+            )
+        if self.feature_image_size is not None:
+            side = (self.feature_image_size, self.feature_image_size)
+            pixels = nn.functional.interpolate(pixels, side, mode="bicubic", antialias=True)
+            values = self.model.forward_features(pixels)
         features = self.model.forward_head(values, pre_logits=True)
-        return ImageEncoding(tokens=self._tokens(values), features=features.flatten(1))
+        return ImageEncoding(tokens=tokens, features=features.flatten(1))
+
+    def _resampled(self, stage: Tensor, last: Tensor) -> Float[Tensor, "batch tokens channels"]:
+        """A stage's map averaged over the cells of the last one's."""
+        height, width = last.shape[2:]
+        return self._tokens(nn.functional.adaptive_avg_pool2d(stage, (height, width)))
 
     def _tokens(self, values: Tensor) -> Float[Tensor, "batch tokens width"]:
         if values.ndim == 3:
@@ -138,7 +169,13 @@ class TimmBackbone(nn.Module):
         """One empty image through the tower: the shapes that no attribute of timm tells."""
         try:
             return self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, AttributeError, ValueError, IndexError) as error:
+            if self.stages:
+                raise EdjeError(
+                    f"model={self.model_name!r} gives no maps of stages={self.stages} beside its "
+                    f"last one at {self.image_size} pixels ({_first_line(error)}). Give stages of "
+                    "its feature map (timm's `forward_intermediates`), or none."
+                ) from error
             raise EdjeError(
                 f"model={self.model_name!r} doesn't take images of {self.image_size} pixels "
                 f"({_first_line(error)}). Set image_size, or the model's img_size in model_args."

@@ -25,6 +25,7 @@ from edje.language_model import (
 )
 from edje.models.adapters import AdapterFacts
 from edje.models.edje import EDJE
+from edje.models.evidence import AlignmentEvidence
 from edje.models.joint_encoder import JointEncoder
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,12 @@ def build_reranker(
         MAX_TEXT_TOKENS,
         num_tokens,
         language_model.fusion_layer,
+        language_model.frozen_text,
     )
-    return EDJE(built, joint, facts.embedding_width, residual)
+    evidence = None
+    if language_model.evidence:
+        evidence = AlignmentEvidence(width, language_model.evidence_dropout)
+    return EDJE(built, joint, facts.embedding_width, residual, evidence)
 
 
 def adapter_class(target: str) -> type[nn.Module]:

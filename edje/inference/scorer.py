@@ -9,6 +9,8 @@ from torch import Tensor
 
 from edje.inference.cls_encoder import cls_encoder
 from edje.models.edje import EDJE
+from edje.models.evidence import Words
+from edje.models.heads import word_positions
 from edje.records import Direction, TextBatch
 
 PAIRS_AT_ONCE = {"cpu": 32, "cuda": 1024}  # on a CPU, what its caches hold; not measured on CUDA
@@ -71,24 +73,27 @@ class StoredTokenScorer:
         captions, images = (queries, candidates) if direction == "t2i" else (candidates, queries)
         first_stage = first_stage.to(self.device)
         scores = torch.empty(len(captions), device=self.device)
-        for pairs, states in self._states(captions.cpu(), images.cpu()):
+        for pairs, states, evidence in self._states(captions.cpu(), images.cpu()):
             here = pairs.to(self.device)
-            scores[here] = self.model.match_logits(states, direction, first_stage[here])
+            scores[here] = self.model.match_logits(states, direction, first_stage[here], evidence)
         return scores.cpu()
 
-    def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches: places of their pairs in the call, and the pairs' [CLS] states."""
+    def _states(
+        self, captions: Tensor, images: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Batches: places of their pairs in the call, the pairs' [CLS] states and evidence."""
         lengths = self.text_lengths[captions]
         for length in lengths.unique().tolist():
             group = (lengths == length).nonzero().squeeze(1)
             texts, rows = captions[group].unique(return_inverse=True)
             read = self._read(texts, length)
+            words = self._words(read)
             for batch in torch.arange(len(group)).split(self.batch_size):
-                visual = self._gather(images[group[batch]])
-                yield (
-                    group[batch],
-                    self.encoder.cls_states(read, rows[batch].to(self.device), visual),
-                )
+                visual, row = self._gather(images[group[batch]]), rows[batch].to(self.device)
+                evidence = None
+                if words is not None and self.model.evidence is not None:
+                    evidence = self.model.evidence.logits(words, row, visual.float())
+                yield group[batch], self.encoder.cls_states(read, row, visual), evidence
 
     def _read(self, texts: Tensor, length: int) -> Tensor:
         """What pairs share of these texts, all of one length."""
@@ -96,6 +101,13 @@ class StoredTokenScorer:
         return torch.cat(
             [self.encoder.read_text(part.to(self.device)) for part in ids.split(self.batch_size)]
         )
+
+    def _words(self, read: Tensor) -> Words | None:
+        """What the evidence of these texts' pairs shares."""
+        if self.model.evidence is None:
+            return None
+        unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
+        return self.model.evidence.words(read, word_positions(unpadded))
 
     def _gather(self, images: Tensor) -> Tensor:
         """Visual tokens of the images, on the device.

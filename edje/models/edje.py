@@ -1,10 +1,17 @@
 """The reranker: adapter, joint encoder and heads in one module."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edje.models.heads import FirstStageResidual, MaskedLanguageHead, MatchHead
+from edje.models.evidence import AlignmentEvidence
+from edje.models.heads import (
+    FirstStageResidual,
+    MaskedLanguageHead,
+    MatchHead,
+    late_interaction,
+    word_positions,
+)
 from edje.models.joint_encoder import JointEncoder
 from edje.records import DIRECTIONS, Direction, TextBatch
 
@@ -20,13 +27,20 @@ class EDJE(nn.Module):
         embedding_width: width of the first stage's embeddings, the target of text recovery.
         residual: whether the first-stage score enters the match logit (score=residual). Its mean
             and deviation per direction are buffers, so a score never depends on its neighbours.
+        evidence: what words and visual tokens say before the joint layers, added to the match
+            logit. With it the match head starts at zero.
     """
 
     first_stage_mean: Tensor
     first_stage_deviation: Tensor
 
     def __init__(
-        self, adapter: nn.Module, joint: JointEncoder, embedding_width: int, residual: bool = False
+        self,
+        adapter: nn.Module,
+        joint: JointEncoder,
+        embedding_width: int,
+        residual: bool = False,
+        evidence: AlignmentEvidence | None = None,
     ):
         super().__init__()
         self.adapter = adapter
@@ -36,6 +50,10 @@ class EDJE(nn.Module):
         self.masked_language = MaskedLanguageHead(joint.width, words.num_embeddings)
         self.text_recovery = nn.Linear(joint.width, embedding_width)
         self.residual = FirstStageResidual(joint.width) if residual else None
+        self.evidence = evidence
+        if evidence is not None:
+            nn.init.zeros_(self.match.score.weight)
+            nn.init.zeros_(self.match.score.bias)
         self.register_buffer("first_stage_mean", torch.zeros(len(DIRECTIONS)))
         self.register_buffer("first_stage_deviation", torch.ones(len(DIRECTIONS)))
 
@@ -64,30 +82,62 @@ class EDJE(nn.Module):
             self.joint.read_text(text.input_ids, text.attention_mask),
             text.attention_mask,
         )
-        if text_rows is not None:
-            states, mask = states[text_rows], mask[text_rows]
-        hidden = self.joint.fuse(states, mask, visual)
-        return self.match_logits(hidden[:, 0], direction, first_stage)
+        rows = torch.arange(len(states), device=states.device) if text_rows is None else text_rows
+        hidden = self.joint.fuse(states[rows], mask[rows], visual)
+        evidence = self.pair_evidence(states, mask, rows, visual)
+        return self.match_logits(hidden[:, 0], direction, first_stage, evidence)
+
+    def alignment(
+        self,
+        states: Float[Tensor, "captions length width"],
+        present: Bool[Tensor, "captions length"],
+        visual: Float[Tensor, "images tokens width"],
+    ) -> Float[Tensor, "captions images"]:
+        """How well words and tokens of every caption and image agree, -1 to 1.
+
+        The evidence's cosines, or without it the late interaction of the word states themselves.
+        """
+        if self.evidence is None:
+            return late_interaction(states, present, self.joint.entering(visual))
+        return self.evidence(self.evidence.words(states, present), visual)
+
+    def pair_evidence(
+        self,
+        states: Float[Tensor, "texts length width"],
+        attention_mask: Bool[Tensor, "texts length"],
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs"] | None:
+        """What alignment adds to the logit of text `rows[i]` with image i; None without it."""
+        if self.evidence is None:
+            return None
+        words = self.evidence.words(states, word_positions(attention_mask))
+        return self.evidence.logits(words, rows, visual)
 
     def match_logits(
         self,
         states: Float[Tensor, "*batch width"],
         direction: Direction,
         first_stage: Float[Tensor, "*batch"] | None,
+        evidence: Float[Tensor, "*batch"] | None = None,
     ) -> Float[Tensor, "*batch"]:
         """Match logits from [CLS] states; `first_stage` holds raw cosine similarities.
+
+        `evidence` is what `pair_evidence` gave for the same pairs.
 
         Raises:
             ValueError: a residual model is asked without the first-stage score.
         """
+        beside = 0.0 if evidence is None else evidence
         if self.residual is None:
-            return self.match(states)
+            return self.match(states) + beside
         if first_stage is None:
             raise ValueError(
                 "this model adds the first-stage score to its match logit (score=residual): "
                 "pass first_stage, the cosine similarities of the pairs"
             )
-        return self.match(self.residual(states, self.standardise(first_stage, direction)))
+        residual = self.residual(states, self.standardise(first_stage, direction))
+        return self.match(residual) + beside
 
     def standardise(
         self, first_stage: Float[Tensor, "*batch"], direction: Direction

@@ -77,3 +77,10 @@ def late_interaction(
     nearest = torch.einsum("cld,imd->cilm", words, visual).amax(dim=3).float()
     weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.einsum("cil,cl->ci", nearest, weights)
+
+
+def word_positions(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """Where a caption's own word pieces stand: not [CLS], [SEP] or padding."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
+    return (columns > 0) & (columns < last)

@@ -41,6 +41,7 @@ class JointEncoder(nn.Module):
         num_visual_tokens: m; where the position table is too short for
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
         fusion_layer: layers that the text runs through before the visual tokens join.
+        frozen_text: whether the embeddings and these layers are left as they came.
 
     Raises:
         EdjeError: `fusion_layer` leaves no layer for both, or the language model's layers can't
@@ -54,6 +55,7 @@ class JointEncoder(nn.Module):
         max_text_tokens: int,
         num_visual_tokens: int,
         fusion_layer: int = 0,
+        frozen_text: bool = False,
     ):
         super().__init__()
         self.language_model = language_model
@@ -76,6 +78,10 @@ class JointEncoder(nn.Module):
         self.visual_type = nn.Parameter(torch.zeros(self.width)) if learned_type else None
         visual_positions = 1 if fusion_layer else num_visual_tokens + 1
         extend_position_table(language_model, max_text_tokens + visual_positions)
+        if frozen_text:
+            cast(nn.Module, language_model.embeddings).requires_grad_(False)
+            layers = cast(nn.ModuleList, cast(nn.Module, language_model.encoder).layer)
+            layers[:fusion_layer].requires_grad_(False)
 
     @property
     def word_embeddings(self) -> nn.Embedding:

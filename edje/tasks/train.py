@@ -29,6 +29,7 @@ from edje.inference.checkpoint import (
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.models.edje import EDJE
 from edje.retrieval.mining import similar_images
+from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
@@ -75,7 +76,9 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
     start = new_checkpoint(cfg, backbone, source.name)
     fix_statistics(start.model, images, captions, train.image_of_caption)
-    if cfg.initial is not None:
+    if cfg.initial == "canonical":
+        canonical_start(start, train)
+    elif cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")

@@ -71,6 +71,8 @@ class RerankerModule(L.LightningModule):
             "masked": [self.model.masked_language],
             "text_only": [self.model.text_recovery],
         }
+        if self.model.evidence is not None:
+            self.model.evidence.log_scale.requires_grad_("pairs" in self.needs)
         for part, modules in heads.items():
             for head in modules:
                 if head is not None:

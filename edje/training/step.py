@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edje.models.edje import EDJE
-from edje.models.heads import late_interaction
+from edje.models.heads import word_positions
 from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives
 from edje.objectives.outputs import Part, StepOutputs
@@ -37,13 +37,6 @@ class PairIndices:
         )
 
 
-def word_positions(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Where a caption's own word pieces stand: not [CLS], [SEP] or padding."""
-    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
-    return (columns > 0) & (columns < last)
-
-
 def masked_positions(
     text: TextBatch, sample_ids: Tensor, probability: float, seed: int, step: int
 ) -> Bool[Tensor, "batch length"]:
@@ -63,22 +56,39 @@ def pair_logits(
     similarity: Tensor,
     negatives: Negatives,
     first: int = 0,
+    evidence: Float[Tensor, "pairs"] | None = None,
 ) -> tuple[Float[Tensor, "batch candidates"], Float[Tensor, "batch candidates"]]:
-    """Match logits per direction from the [CLS] states of `PairIndices`' pairs.
+    """Match logits per direction from the [CLS] states (and evidence) of `PairIndices`' pairs.
 
     `similarity` is the first stage's (captions, images) matrix of all ranks' pairs, of which this
     rank's own begin at row `first`.
     """
     batch, count = negatives.images.shape
     own = torch.arange(first, first + batch, device=states.device)
-    positives, images, captions = states.split([batch, batch * count, batch * count])
-    image_states = torch.cat([positives[:, None], images.view(batch, count, -1)], dim=1)
-    caption_states = torch.cat([positives[:, None], captions.view(batch, count, -1)], dim=1)
+    image_states, caption_states = candidates_of(states, batch, count)
+    image_evidence = caption_evidence = None
+    if evidence is not None:
+        image_evidence, caption_evidence = candidates_of(evidence, batch, count)
     image_scores = similarity[own[:, None], torch.cat([own[:, None], negatives.images], 1)]
     caption_scores = similarity[torch.cat([own[:, None], negatives.captions], 1), own[:, None]]
     return (
-        model.match_logits(image_states, "t2i", image_scores),
-        model.match_logits(caption_states, "i2t", caption_scores),
+        model.match_logits(image_states, "t2i", image_scores, image_evidence),
+        model.match_logits(caption_states, "i2t", caption_scores, caption_evidence),
+    )
+
+
+def candidates_of(
+    pairs: Float[Tensor, "pairs *features"], batch: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Values of `PairIndices`' pairs by caption and by image, the positive first.
+
+    Each is (batch, 1 + count, *features).
+    """
+    positives, images, captions = pairs.split([batch, batch * count, batch * count])
+    shape = (batch, count, *pairs.shape[1:])
+    return (
+        torch.cat([positives[:, None], images.view(shape)], dim=1),
+        torch.cat([positives[:, None], captions.view(shape)], dim=1),
     )
 
 
@@ -141,7 +151,10 @@ def forward_step(
     t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None
     alignment = alignment_i2t = same = teacher_t2i = teacher_i2t = None
     if negatives is not None:
-        t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first)
+        evidence = model.pair_evidence(
+            states, attention, row[:count], all_visual[torch.cat(images)[:count]]
+        )
+        t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first, evidence)
     if mask is not None:
         masked = hidden[count:, : mask.shape[1]][mask]
         masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
@@ -154,10 +167,9 @@ def forward_step(
     if "alignment" in needs:
         mine = slice(first, first + own_count)
         words, present = states[:total], word_positions(attention[:total])
-        entering = model.joint.entering(all_visual)
-        alignment = late_interaction(words[mine], present[mine], entering)
+        alignment = model.alignment(words[mine], present[mine], all_visual)
         if num_ranks() > 1:
-            alignment_i2t = late_interaction(words, present, entering[mine]).T
+            alignment_i2t = model.alignment(words, present, all_visual[mine]).T
         same = everyone.same(mine)
     if "teacher" in needs:
         assert teacher is not None and pairs is not None and negatives is not None
@@ -165,8 +177,9 @@ def forward_step(
             known = joined(teacher.compress(batch.tokens))[pairs.images]
             read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask))
             seen = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
+            evidence = teacher.pair_evidence(read, attention[:total], pairs.captions, known)
             teacher_t2i, teacher_i2t = pair_logits(
-                teacher, seen[:, 0], similarity, negatives, first
+                teacher, seen[:, 0], similarity, negatives, first, evidence
             )
     return StepOutputs(
         first=first,

@@ -150,3 +150,38 @@ def test_an_unknown_model_argument_is_refused(conv_file):
 def test_an_image_size_that_the_tower_cannot_take_is_refused(vit_file):
     with pytest.raises(EdjeError, match="doesn't take images of 40 pixels"):
         TimmBackbone(model=VIT, checkpoint=vit_file, model_args=VIT_ARGS, image_size=40)
+
+
+def test_stages_lie_beside_the_last_map_cell_by_cell(conv_file):
+    backbone = conv(conv_file, stages=[1, 3])
+    plain = conv(conv_file).encode_images(pixels(64))
+    encoding = backbone.encode_images(pixels(64))
+    with torch.no_grad():
+        _, (early, later) = backbone.model.forward_intermediates(pixels(64), indices=[1, 3])
+    widths = (plain.tokens.shape[2], early.shape[1], later.shape[1])
+    assert backbone.token_width == sum(widths)
+    last, first, second = encoding.tokens.split(widths, dim=2)
+    torch.testing.assert_close(last, plain.tokens, rtol=1e-4, atol=1e-5)
+    side = early.shape[3] // 2  # cells of the last map, 2 x 2
+    torch.testing.assert_close(
+        first[:, 1], early[:, :, :side, side:].mean(dim=(2, 3)), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(second[:, 3].shape, later[:, :, 0, 0].shape)
+    torch.testing.assert_close(encoding.features, plain.features, rtol=1e-4, atol=1e-5)
+    assert backbone.identity()["layer"] != conv(conv_file).identity()["layer"]
+
+
+def test_features_can_be_those_of_a_smaller_image(conv_file):
+    both = conv(conv_file, feature_image_size=32).encode_images(pixels(64))
+    large = conv(conv_file).encode_images(pixels(64))
+    small = torch.nn.functional.interpolate(pixels(64), (32, 32), mode="bicubic", antialias=True)
+    expected = TimmBackbone(model=CONV, checkpoint=conv_file, image_size=32).encode_images(small)
+    torch.testing.assert_close(both.tokens, large.tokens)
+    torch.testing.assert_close(both.features, expected.features, rtol=1e-4, atol=1e-5)
+    identities = [conv(conv_file, feature_image_size=side).identity() for side in (None, 32)]
+    assert identities[0]["preprocessing"] != identities[1]["preprocessing"]
+
+
+def test_a_stage_that_the_model_does_not_have_is_refused(conv_file):
+    with pytest.raises(EdjeError, match="stages"):
+        conv(conv_file, stages=[9])

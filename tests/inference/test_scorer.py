@@ -42,9 +42,13 @@ def encoder_of(kind: str) -> nn.Module:
     return ModernBertModel(ModernBertConfig(**SIZES, pad_token_id=0))
 
 
-def reranker_of(kind: str = "bert", fusion_layer: int = 0, residual: bool = False) -> EDJE:
+def reranker_of(
+    kind: str = "bert", fusion_layer: int = 0, residual: bool = False, evidence: bool = False
+) -> EDJE:
     """A reranker whose every parameter is drawn, so that none can be left out unseen."""
-    language_model = LanguageModel(encoder_of(kind), tiny_tokenizer(), fusion_layer)
+    language_model = LanguageModel(
+        encoder_of(kind), tiny_tokenizer(), fusion_layer, evidence=evidence
+    )
     model = build_reranker(COMPRESSION, FACTS, language_model, residual)
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
@@ -82,7 +86,8 @@ def as_trained(model: EDJE, stored: ScoringSet, direction, queries, candidates, 
 def test_scores_equal_the_training_modules(kind, fusion_layer, direction):
     if kind == "modernbert" and fusion_layer:
         pytest.skip("its layers can't be run one by one")
-    model, stored = reranker_of(kind, fusion_layer, residual=True), collection()
+    model = reranker_of(kind, fusion_layer, residual=True, evidence=bool(fusion_layer))
+    stored = collection()
     queries, candidates = all_pairs(direction, stored)
     first = torch.linspace(-0.3, 0.6, len(queries))
     scorer = StoredTokenScorer(model, stored, batch_size=7)

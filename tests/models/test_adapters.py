@@ -35,6 +35,7 @@ CHOICES = {
     **{name: {"num_tokens": 4, "hidden_width": 32} for name in REDUCING},
     "TokenCompressionAdapter": {"num_tokens": 4, "hidden_width": 32},
     "QueryTransformerAdapter": {"num_tokens": 4, "hidden_width": 32},
+    "LinearPoolingAdapter": {"num_tokens": 4},
     "LocalAdapter": {"hidden_width": 32},
 }
 

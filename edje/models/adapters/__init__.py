@@ -9,6 +9,7 @@ from edje.models.adapters.compression import TokenCompressionAdapter
 from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.grid_pooling import GridPoolingAdapter
 from edje.models.adapters.kmeans import KMeansAdapter
+from edje.models.adapters.linear_pooling import LinearPoolingAdapter
 from edje.models.adapters.local import LocalAdapter
 from edje.models.adapters.pruning import AttentionPruningAdapter
 from edje.models.adapters.query_transformer import QueryTransformerAdapter
@@ -19,6 +20,7 @@ __all__ = [
     "AttentionPruningAdapter",
     "GridPoolingAdapter",
     "KMeansAdapter",
+    "LinearPoolingAdapter",
     "LocalAdapter",
     "QueryTransformerAdapter",
     "SubsamplingAdapter",

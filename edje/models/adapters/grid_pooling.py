@@ -21,7 +21,9 @@ class GridPoolingAdapter(ReducingAdapter):
         ValueError: the tokens form no square, or have fewer columns than the cells.
     """
 
-    def __init__(self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int = 8192):
+    def __init__(
+        self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int | None = 8192
+    ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         tokens = facts.num_vision_tokens
         self.side = isqrt(tokens)

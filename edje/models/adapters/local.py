@@ -9,23 +9,26 @@ from edje.models.adapters.facts import AdapterFacts
 class LocalAdapter(nn.Module):
     """Keeps every token and projects each alone: Linear, activation, Linear (EDJE, section 3).
 
-    The uncompressed form, which serves as the teacher of compressed students.
+    The uncompressed form, which serves as the teacher of compressed students. A `hidden_width` of
+    null leaves one Linear.
     """
 
     def __init__(
         self,
         facts: AdapterFacts,
         *,
-        hidden_width: int = 8192,
+        hidden_width: int | None = 8192,
     ):
         super().__init__()
         self.num_tokens = facts.num_vision_tokens
         self.activation = facts.activation
-        self.expand = nn.Linear(facts.token_width, hidden_width)
-        self.project = nn.Linear(hidden_width, facts.width)
+        self.expand = None if hidden_width is None else nn.Linear(facts.token_width, hidden_width)
+        self.project = nn.Linear(hidden_width or facts.token_width, facts.width)
 
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
         """Project each token."""
+        if self.expand is None:
+            return self.project(tokens)
         return self.project(self.activation(self.expand(tokens)))

@@ -21,7 +21,9 @@ class ReducingAdapter(LocalAdapter):
         ValueError: `num_tokens` is not between 1 and N.
     """
 
-    def __init__(self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int = 8192):
+    def __init__(
+        self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int | None = 8192
+    ):
         super().__init__(facts, hidden_width=hidden_width)
         if not 1 <= num_tokens <= facts.num_vision_tokens:
             raise ValueError(

@@ -1,0 +1,30 @@
+"""Mean pooling over the grid, then one linear map: what can start from a closed form."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.models.adapters.facts import AdapterFacts
+from edje.models.adapters.grid_pooling import GridPoolingAdapter
+from edje.models.standardise import Standardise
+
+
+class LinearPoolingAdapter(GridPoolingAdapter):
+    """Averages the grid as `GridPoolingAdapter`, standardises and projects by one linear map.
+
+    `initial=canonical` sets moments and map from canonical correlations of images and captions.
+    With few training images a large `dropout` is what makes such a map general.
+
+    Args:
+        num_tokens: m, cells of the grid.
+        dropout: share of the channels of an image dropped in training (see `Standardise`).
+    """
+
+    def __init__(self, facts: AdapterFacts, *, num_tokens: int = 64, dropout: float = 0.0):
+        super().__init__(facts, num_tokens=num_tokens, hidden_width=None)
+        self.standardise = Standardise(facts.token_width, dropout)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Pool, standardise, project."""
+        return self.project(self.standardise(self.reduce(tokens)))

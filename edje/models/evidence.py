@@ -1,0 +1,81 @@
+"""What words and visual tokens say of a pair before the joint layers meet it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edje.models.heads import late_interaction
+from edje.models.standardise import Standardise
+
+START_SCALE = 20.0  # of the evidence in the match logit: a temperature of 0.05
+
+
+@dataclass(frozen=True)
+class Words:
+    """Captions in the space of the visual tokens."""
+
+    states: Float[Tensor, "captions length width"]  # L2-normalised
+    present: Bool[Tensor, "captions length"]  # word pieces that count
+    mean: Float[Tensor, "captions width"]  # L2-normalised
+
+
+class AlignmentEvidence(nn.Module):
+    """Two cosines of a caption and an image, that enter the match logit beside the joint encoder.
+
+    The words, as they stand where the visual tokens join them, are projected into the space of
+    the adapter's tokens. There the mean word meets the mean token (as a dual encoder's embeddings
+    do), and each word its nearest token (late interaction, ColBERT). A learned mixture of both
+    cosines, times a learned scale, is added to the match logit: the joint layers start where
+    alignment alone already ranks, and learn what it lacks.
+
+    Args:
+        width: of word states and visual tokens.
+        dropout: share of the words' channels dropped in training (see `Standardise`).
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.standardise = Standardise(width, dropout)
+        self.text = nn.Linear(width, width)
+        self.mixture = nn.Parameter(torch.zeros(2))  # softmax: shares of mean and late cosine
+        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+
+    def words(
+        self,
+        states: Float[Tensor, "captions length width"],
+        present: Bool[Tensor, "captions length"],
+    ) -> Words:
+        """Project captions; once per caption, whatever the number of its candidates."""
+        projected = self.text(self.standardise(states.to(self.text.weight.dtype)))
+        mean = (projected * present.unsqueeze(-1)).sum(dim=1)
+        return Words(F.normalize(projected, dim=-1), present, F.normalize(mean, dim=-1))
+
+    def forward(
+        self, words: Words, visual: Float[Tensor, "images tokens width"]
+    ) -> Float[Tensor, "captions images"]:
+        """The mixed cosine of every caption with every image, -1 to 1."""
+        late = late_interaction(words.states, words.present, visual)
+        return self._mixed(words.mean @ F.normalize(visual.mean(dim=1), dim=-1).T, late)
+
+    def logits(
+        self,
+        words: Words,
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs"]:
+        """What pair i of caption `rows[i]` and image i adds to its match logit, in float32."""
+        tokens = F.normalize(visual, dim=-1).to(words.states.dtype)
+        nearest = (words.states[rows] @ tokens.mT).amax(dim=2).float()
+        present = words.present[rows]
+        late = (nearest * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+        means = F.normalize(visual.mean(dim=1), dim=-1)
+        overall = (words.mean[rows].float() * means.float()).sum(dim=1)
+        return self.log_scale.exp() * self._mixed(overall, late)
+
+    def _mixed(self, overall: Tensor, late: Tensor) -> Tensor:
+        shares = self.mixture.softmax(dim=0)
+        return shares[0] * overall.float() + shares[1] * late

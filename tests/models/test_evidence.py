@@ -1,0 +1,133 @@
+"""What alignment adds to the match logit: the cosines, their mixture, and where they count."""
+
+import pytest
+import torch
+from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model, tiny_pairs, tiny_tokenizer
+from torch.nn import functional as F
+
+from edje.errors import EdjeError
+from edje.inference.checkpoint import build_reranker
+from edje.language_model import LanguageModel, language_model_from_specification, tokenize
+from edje.models.evidence import AlignmentEvidence
+from edje.models.standardise import Standardise
+from edje.objectives.alignment import Alignment
+from edje.training.step import forward_step
+
+
+def language_model(**options) -> LanguageModel:
+    return LanguageModel(tiny_language_model().encoder, tiny_tokenizer(), 1, **options)
+
+
+def reranker(**options):
+    torch.manual_seed(0)
+    return build_reranker(
+        COMPRESSION, FACTS, language_model(evidence=True, **options), False
+    ).eval()
+
+
+def drawn(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_evidence_of_a_pair_word_by_word():
+    torch.manual_seed(0)
+    evidence = AlignmentEvidence(8).eval()
+    evidence.standardise.set_moments(drawn(50, 8, seed=3) * 2 + 1)
+    evidence.mixture.data = torch.tensor([0.3, -0.5])
+    states, visual = drawn(2, 5, 8), drawn(3, 4, 8, seed=2)
+    present = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]], dtype=torch.bool)
+    found = evidence(evidence.words(states, present), visual)
+    late_share = 1 / (1 + torch.tensor(0.8).exp())
+    for caption in range(2):
+        words = [
+            evidence.text(
+                (states[caption, place] - evidence.standardise.mean) / evidence.standardise.scale
+            )
+            for place in range(5)
+            if present[caption, place]
+        ]
+        for image in range(3):
+            nearest = [
+                max(F.cosine_similarity(word, token, dim=0) for token in visual[image])
+                for word in words
+            ]
+            late = sum(nearest) / len(nearest)
+            overall = F.cosine_similarity(sum(words), visual[image].mean(0), dim=0)
+            expected = (1 - late_share) * overall + late_share * late
+            torch.testing.assert_close(found[caption, image], expected)
+
+
+def test_a_pairs_logit_is_its_cosine_times_the_scale():
+    evidence = AlignmentEvidence(8).eval()
+    words = evidence.words(drawn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool))
+    visual = drawn(4, 6, 8, seed=2)
+    rows, images = torch.tensor([2, 0, 1]), torch.tensor([3, 3, 0])
+    with torch.no_grad():
+        logits = evidence.logits(words, rows, visual[images])
+        torch.testing.assert_close(logits, 20 * evidence(words, visual)[rows, images])
+
+
+def test_an_untrained_match_head_leaves_the_score_to_the_evidence_and_padding_changes_nothing():
+    model = reranker()
+    words = tokenize(tiny_tokenizer(), tiny_captions(4))
+    longer = tokenize(tiny_tokenizer(), [*tiny_captions(4), "red " * 20])
+    visual = model.compress(tiny_pairs(4).tokens)
+    with torch.no_grad():
+        scores = model.score(words, visual, "t2i")
+        padded = longer.input_ids[:4], longer.attention_mask[:4]
+        states = model.joint.read_text(words.input_ids, words.attention_mask)
+        rows = torch.arange(4)
+        evidence = model.pair_evidence(states, words.attention_mask, rows, visual)
+        torch.testing.assert_close(scores, evidence)
+        torch.testing.assert_close(model.score(type(words)(*padded), visual, "t2i"), scores)
+    assert scores.std() > 0.01
+
+
+def test_frozen_text_gets_no_gradient_and_the_evidence_and_adapter_do():
+    model = reranker(frozen_text=True).train()
+    batch = tiny_pairs()
+    outputs = forward_step(model, batch, None, frozenset({"alignment"}), None, 4, None)
+    Alignment()(outputs).backward()
+    assert model.evidence.text.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in model.adapter.parameters())
+    lower = model.joint.language_model.encoder.layer[0]
+    frozen = [*lower.parameters(), *model.joint.language_model.embeddings.parameters()]
+    assert all(not parameter.requires_grad for parameter in frozen)
+    assert all(p.requires_grad for p in model.joint.language_model.encoder.layer[1].parameters())
+
+
+def test_the_options_travel_with_a_checkpoint_and_older_ones_have_none():
+    specification = language_model(
+        frozen_text=True, evidence=True, evidence_dropout=0.25
+    ).specification()
+    again = language_model_from_specification(specification)
+    assert (again.frozen_text, again.evidence, again.evidence_dropout) == (True, True, 0.25)
+    for name in ("frozen_text", "evidence", "evidence_dropout"):
+        del specification[name]
+    assert not language_model_from_specification(specification).evidence
+
+
+@pytest.mark.parametrize("option", ["evidence", "frozen_text"])
+def test_both_need_a_text_that_is_read_alone(option):
+    with pytest.raises(EdjeError, match=r"joint\.fusion_layer to 1"):
+        LanguageModel(tiny_language_model().encoder, tiny_tokenizer(), 0, **{option: True})
+
+
+def test_dropout_hides_a_channel_of_a_sample_everywhere_or_nowhere():
+    layer = Standardise(64, dropout=0.5).train()
+    torch.manual_seed(0)
+    features = layer(torch.ones(20, 7, 64))
+    zero = features == 0
+    assert torch.equal(zero.all(dim=1), zero.any(dim=1))
+    assert 0.4 < zero.float().mean() < 0.6
+    assert features[~zero].unique().tolist() == [2.0]
+    assert torch.equal(layer.eval()(torch.ones(2, 7, 64)), torch.ones(2, 7, 64))
+    with pytest.raises(ValueError, match="below 1"):
+        Standardise(4, dropout=1.0)
+
+
+def test_a_constant_channel_is_centred_and_not_blown_up():
+    layer = Standardise(2)
+    layer.set_moments(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    expected = torch.tensor([[[1.0, 0.0]]])
+    torch.testing.assert_close(layer(torch.tensor([[[3.0, 5.0]]])), expected)
