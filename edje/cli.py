@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edje.config.checkpoint import (
 from edje.config.composition import explained, own_words
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
+from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
@@ -40,13 +42,21 @@ from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 
 log = logging.getLogger(__name__)
+GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    debug = "1" in (os.environ.get("EDJE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
+    asking = ["EDJE_DEBUG"]
+    if RUN_FOLDER not in os.environ:  # else rank 0 has set it, for Hydra
+        asking.append("HYDRA_FULL_ERROR")
+    debug = "1" in map(os.environ.get, asking)
     try:
-        run(sys.argv[1:])
+        folder = joined_run()
+        if folder is None:
+            run(sys.argv[1:])
+        else:
+            take_part(folder)
     except StoppedError as stopped:
         sys.stderr.write(f"{stopped.interruption}\n")
         return stopped.interruption.exit_status
@@ -78,6 +88,28 @@ def run(arguments: list[str]) -> None:
         except Exception as error:  # of composing: those of a job are kept by the job
             raise explained(error, conf) from error
     job.raise_failures()
+
+
+def take_part(folder: Path) -> None:
+    """Run the task of a run folder as another rank of it; what is to be said, rank 0 says.
+
+    Raises:
+        Exception: this rank failed while rank 0 didn't; error_rank_<rank>.txt has it as well.
+    """
+    register_resolvers()
+    path = folder / "config.yaml"
+    cfg = from_text(path.read_text("utf-8"), str(path))
+    try:
+        importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+    except TrainingInterrupted:
+        return
+    except Exception as wrapped:
+        time.sleep(GRACE_SECONDS)
+        error = own_words(wrapped)
+        record_failure(folder, error, f"error_rank_{own_rank()}.txt")
+        if error is wrapped:
+            raise
+        raise error from wrapped
 
 
 def prepared(arguments: list[str]) -> list[str]:

@@ -65,6 +65,7 @@ class PairBatch:
     text: TextBatch
     image_embeddings: Float[Tensor, "batch embedding"]  # L2-normalised, of the first stage
     text_embeddings: Float[Tensor, "batch embedding"]
+    teacher_tokens: Float[Tensor, "batch given teacher_width"] | None = None  # a teacher's visual
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import edje
+from edje.tokens.claims import Claims
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
-from edje.tokens.writer import write_store
+from edje.tokens.unfinished import UnfinishedStore
+from edje.tokens.writer import make_plan, write_store
 
 NUM_IMAGES, NUM_TOKENS, WIDTH, FEATURE_WIDTH, SHARD_ROWS = 50, 4, 6, 3, 8
 IDS = [f"{row:03d}.jpg" for row in range(NUM_IMAGES)]
 FINGERPRINT = Fingerprint({"backbone": "tiny", "layer": -1, "scale": 0.5, "codec": "fp16"})
+
+PLAN = make_plan(FINGERPRINT, IDS, make_codec("fp16", NUM_TOKENS, WIDTH), FEATURE_WIDTH, SHARD_ROWS)
 
 
 def tokens_of(rows: Sequence[int]) -> Tensor:
@@ -59,6 +66,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
+def run_script(*arguments: str) -> subprocess.Popen[str]:
+    """This file as a program; see its end."""
+    command = [sys.executable, __file__, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(edje.__file__).parents[1])}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
 def slowly(seconds: float) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:
     def encode_slowly(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         time.sleep(seconds)
@@ -81,16 +97,17 @@ class StoreRows(Dataset[Tensor]):
 
 
 def kill_writers(folder: Path, pause: float, later: float) -> None:
-    """Start writers and kill each at a random moment, later and later, until the store is done.
+    """Start writers and kill each at a random moment until the store is done.
 
-    A writer pauses before each batch; the n-th kill comes within `later` · n seconds.
+    A writer pauses before each batch. A kill comes within `later` seconds, or, as long as no
+    shard gets finished, within a quarter more each time: a busy machine must get there too.
 
     Prints per kill how many shards were finished before, how many of these were written again
     (none should be), and whether the lock file was left.
     """
     make_store(folder.with_name("warm"))  # what is imported late is imported before the forks
-    moments = random.Random(0)
-    for kill in range(60):
+    moments, within, before = random.Random(0), later, 0
+    for _ in range(200):
         if (folder / "store.json").exists():
             break
         finished = {
@@ -102,16 +119,41 @@ def kill_writers(folder: Path, pause: float, later: float) -> None:
         if child == 0:
             make_store(folder, encode=slowly(pause))
             os._exit(0)
-        time.sleep(moments.uniform(0.0, later * (kill + 1)))
+        within = later if len(finished) > before else 1.25 * within
+        before = len(finished)
+        time.sleep(moments.uniform(0.0, within))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         redone = [path for path, at in finished.items() if path.stat().st_mtime_ns != at]
         sys.stdout.write(f"{len(finished)} {len(redone)} {(folder / 'writer.lock').exists()}\n")
 
 
+def lead(folder: Path) -> None:
+    """Lead the writing of a store and leave all of its shards to others."""
+    with writer_lock(folder):
+        unfinished = UnfinishedStore(folder, PLAN, IDS)
+        unfinished.begin()
+        while unfinished.pending():
+            time.sleep(0.02)
+        unfinished.finish()
+
+
+def hold(folder: Path, shard: int) -> None:
+    """Claim a shard and keep it, until something comes from standard input."""
+    claims = Claims(folder)
+    assert claims.take(shard)
+    sys.stdout.write("held\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
+        case ["lead", folder]:
+            lead(Path(folder))
+        case ["hold", folder, shard]:
+            hold(Path(folder), int(shard))
         case ["kill", folder, pause, later]:
             kill_writers(Path(folder), float(pause), float(later))
         case ["write", folder]:

@@ -88,3 +88,9 @@ def make_world(root: Path) -> list[str]:
         f"hydra.run.dir={root / 'run'}",
         f"hydra.sweep.dir={root / 'sweep'}",
     ]
+
+
+def with_changes(overrides: list[str], *changes: str) -> list[str]:
+    """The overrides with some replaced or added, by key."""
+    keys = {change.split("=")[0] for change in changes}
+    return [line for line in overrides if line.split("=")[0] not in keys] + list(changes)

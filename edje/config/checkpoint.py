@@ -14,9 +14,11 @@ from edje.config.saved import from_text
 from edje.errors import EdjeError
 
 TASKS_ON_CHECKPOINT = ("evaluate", "compress")  # their configuration is the checkpoint's
-OF_THE_PRESENT = ("task", "checkpoint", "resume", "store", "trainer", "logger", "benchmark")
+OF_THE_PRESENT = (
+    *("task", "checkpoint", "resume", "store", "trainer", "writing", "logger", "benchmark"),
+)
 OF_THE_EXPERIMENT = ("data", "evaluation", "cache_dir")  # where experiment= is given as well
-CHOOSABLE = ("data", "trainer", "logger", "evaluation", "experiment")
+CHOOSABLE = ("data", "trainer", "writing", "logger", "evaluation", "experiment")
 
 
 def resumable(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 import edje
 from edje.errors import EdjeError
@@ -36,6 +36,11 @@ def asset(path: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${timestamp:}` and `${asset:path}` known to configuration files."""
+    """Make `${timestamp:}`, `${asset:path}` and `${needed:}` known to configuration files.
+
+    `${needed:}` takes a value back, so that the user has to give one: a plain `???` in an
+    experiment would leave the value that is there, as Hydra merges files.
+    """
     OmegaConf.register_new_resolver("timestamp", timestamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("needed", lambda: MISSING, replace=True)
     OmegaConf.register_new_resolver("asset", asset, replace=True)

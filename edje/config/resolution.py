@@ -1,12 +1,15 @@
 """A configuration as plain values, with every interpolation followed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from edje.config.problems import UNKNOWN, Problem
+
+NEEDED = re.compile(r"\$\{needed:\s*\}")
 
 
 def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> Any:
@@ -14,7 +17,8 @@ def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> A
 
     def value_at(name: Any) -> Any:
         at = f"{key}.{name}" if key else str(name)
-        if OmegaConf.is_missing(node, name):
+        text = str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[index]
+        if OmegaConf.is_missing(node, name) or NEEDED.fullmatch(text):
             what = f" has no value yet (???). Give it on the command line: {at}=<value>."
             problems.append(Problem(at, what))
             return UNKNOWN
@@ -23,11 +27,11 @@ def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> A
         except InterpolationToMissingValueError:
             return UNKNOWN  # the missing value itself is reported
         except (OmegaConfBaseException, RecursionError) as error:
-            raw = OmegaConf.to_container(node, resolve=False)
-            text = raw[name] if isinstance(raw, dict | list) else "?"
             reason = str(error).strip().split("\n")[0]
             problems.append(Problem(at, f"={text} can't be resolved: {reason}."))
             return UNKNOWN
+        if value == MISSING:
+            return UNKNOWN  # copied from such a one
         return plain(value, at, problems) if isinstance(value, DictConfig | ListConfig) else value
 
     if isinstance(node, DictConfig):

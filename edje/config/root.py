@@ -35,6 +35,7 @@ class RootConfig:
     cache_dir: str
     teacher: str | None
     initial: str | None
+    miner: str | None
     store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
     checkpoint_every: int
     compile: str | None
@@ -49,5 +50,6 @@ class RootConfig:
     optim: Component
     trainer: Component
     logger: Component | None
+    writing: Component
     evaluation: Component
     benchmark: Component

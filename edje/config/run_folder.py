@@ -57,8 +57,6 @@ def create_run_folder(
     Raises:
         EdjeError: the folder holds something already, and is not being resumed.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
-        return  # another process of the same run has written it
     if not resumed and folder.is_dir() and any(folder.iterdir()):
         raise EdjeError(
             f"Run folder {folder}: it holds {len(list(folder.iterdir()))} entries already, "
@@ -66,7 +64,8 @@ def create_run_folder(
             f"that run with resume={folder}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").unlink(missing_ok=True)
+    for error in folder.glob("error*.txt"):
+        error.unlink()
     config, text = folder / "config.yaml", own_text(cfg)
     if config.exists() and config.read_text(encoding="utf-8") != text:
         config.rename(unused(config))
@@ -113,14 +112,14 @@ def write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def record_failure(folder: Path, error: BaseException) -> None:
-    """Write error.txt: the message of a user's mistake, or the traceback of anything else."""
+def record_failure(folder: Path, error: BaseException, name: str = "error.txt") -> None:
+    """Write what failed: the message of a user's mistake, or the traceback of anything else."""
     if isinstance(error, EdjeError):
         text = f"{error}\n"
     else:
         text = "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -37,6 +37,8 @@ class TrainingSet:
     caption_keys: Int[Tensor, "captions"]
     image_embeddings: Float[Tensor, "images embedding"]
     text_embeddings: Float[Tensor, "captions embedding"]
+    teacher: TokenReader | None = None  # a teacher's visual tokens, where they are stored
+    teacher_rows: Int[Tensor, "images"] | None = None
 
 
 class PairDataset(Dataset[PairBatch]):
@@ -55,6 +57,9 @@ class PairDataset(Dataset[PairBatch]):
         images = data.image_of_caption[rows]
         mask = data.text.attention_mask[rows]
         longest = int(mask.sum(dim=1).max())
+        given = None
+        if data.teacher is not None and data.teacher_rows is not None:
+            given = data.teacher.read(data.teacher_rows[images])
         return PairBatch(
             sample_ids=rows,
             image_ids=images,
@@ -63,6 +68,7 @@ class PairDataset(Dataset[PairBatch]):
             text=TextBatch(data.text.input_ids[rows, :longest], mask[:, :longest]),
             image_embeddings=data.image_embeddings[images],
             text_embeddings=data.text_embeddings[rows],
+            teacher_tokens=given,
         )
 
 
@@ -166,6 +172,9 @@ class CachedTokenDataModule(L.LightningDataModule):
         num_workers: processes that read the store; 0 reads in the training process.
         neighbours: mined similar images put beside each anchor of a batch.
         mined_pool: how many of the most similar images they are drawn from.
+        mined_margin: leaves out, as likely false negatives, images that a caption is closer to
+            than to its own by more than this, in units of the miner's score (cosines of the first
+            stage, logits of a reranker), and images with an equal caption; null leaves out none.
     """
 
     def __init__(
@@ -178,12 +187,19 @@ class CachedTokenDataModule(L.LightningDataModule):
         num_workers: int = 0,
         neighbours: int = 0,
         mined_pool: int = 10,
+        mined_margin: float | None = None,
     ):
         super().__init__()
         if batch_size % (neighbours + 1):
             raise EdjeError(
                 f"loader.batch_size={batch_size} is not a multiple of loader.neighbours + 1 = "
                 f"{neighbours + 1}. Choose a multiple, so that every anchor keeps its neighbours."
+            )
+        if neighbours and (mined is None or mined.shape[1] < neighbours):
+            raise EdjeError(
+                f"loader.neighbours={neighbours}: they are drawn from "
+                f"{0 if mined is None else mined.shape[1]} similar images. Raise "
+                "loader.mined_pool (or train on more images)."
             )
         captions = len(training.image_of_caption)
         if captions < batch_size:
@@ -198,6 +214,7 @@ class CachedTokenDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.neighbours = neighbours
         self.mined_pool = mined_pool
+        self.mined_margin = mined_margin
 
     def train_dataloader(self) -> ResumableLoader:
         """The batches that are left of the run."""
@@ -228,6 +245,7 @@ class CachedTokenDataModule(L.LightningDataModule):
         self, batch: PairBatch, device: torch.device, dataloader_idx: int
     ) -> PairBatch:
         """The batch with every tensor on `device` (Lightning doesn't move frozen dataclasses)."""
+        given = batch.teacher_tokens
         return PairBatch(
             sample_ids=batch.sample_ids.to(device),
             image_ids=batch.image_ids.to(device),
@@ -236,6 +254,7 @@ class CachedTokenDataModule(L.LightningDataModule):
             text=TextBatch(batch.text.input_ids.to(device), batch.text.attention_mask.to(device)),
             image_embeddings=batch.image_embeddings.to(device),
             text_embeddings=batch.text_embeddings.to(device),
+            teacher_tokens=None if given is None else given.to(device),
         )
 
 

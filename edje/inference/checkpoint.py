@@ -63,7 +63,7 @@ class Checkpoint:
     backbone: dict[str, str | int | float]  # identity of the backbone whose tokens it reads
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
-    fusion: dict[str, float]  # fitted weights of score=sum; empty before they are fitted
+    fusion: dict[str, float]  # fitted weights of score=sum, by budget; empty before
 
 
 def build_reranker(
@@ -125,6 +125,8 @@ def adapter_class(target: str) -> type[nn.Module]:
 def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
     """Make a reranker with nested budgets give the first `num_tokens` visual tokens only.
 
+    The weights of score=sum are those fitted with so many tokens; gone where none were.
+
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
     """
@@ -141,7 +143,21 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
             f"the first {', '.join(map(str, sorted(set(budgets))))}. Ask for one of these."
         )
+    if num_tokens < adapter.num_tokens:
+        mark = budget_mark(num_tokens)
+        fitted = {
+            name.removeprefix(mark): value
+            for name, value in checkpoint.fusion.items()
+            if name.startswith(mark)
+        }
+        checkpoint.fusion.clear()
+        checkpoint.fusion.update(fitted)
     adapter.num_tokens = num_tokens
+
+
+def budget_mark(num_tokens: int) -> str:
+    """What the names in `Checkpoint.fusion` begin with that hold for fewer tokens than all."""
+    return f"{num_tokens} tokens: "
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:

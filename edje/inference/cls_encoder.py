@@ -149,8 +149,9 @@ class BertClsEncoder:
     def _embedded(self, vectors: Tensor, first_position: int, segment: int) -> Tensor:
         """The model's own embedding; positions and segments broadcast over the batch."""
         length, device = vectors.shape[1], vectors.device
+        start = self.joint.first_position + first_position
         return self.embeddings(
             inputs_embeds=vectors,
-            position_ids=torch.arange(first_position, first_position + length, device=device)[None],
+            position_ids=torch.arange(start, start + length, device=device)[None],
             token_type_ids=torch.full((1, length), segment, device=device),
         )

@@ -22,9 +22,10 @@ class JointEncoder(nn.Module):
     With `fusion_layer` 0 it reads `[CLS] caption [SEP] v_1 … v_m [SEP]` from the first layer on
     (EDJE, section 3). Segment ids are 0 for the text and 1 for the visual part with its final
     [SEP]; position ids run on from each caption's own length, so that padding never changes a
-    result. A language model without segments gets a learned embedding for the visual type instead.
-    One that doesn't go by position ids alone (windows or distances counted along the sequence, as
-    in ModernBERT) is given each sequence without gaps, its padding moved to the end: the same
+    result; where the position table keeps a row for padding (RoBERTa), they start after it. A
+    language model without segments gets a learned embedding for the visual type instead. One that
+    doesn't go by position ids alone (windows or distances counted along the sequence, as in
+    ModernBERT) is given each sequence without gaps, its padding moved to the end: the same
     guarantee for one more gather.
 
     With `fusion_layer` k the text runs alone through the first k layers, once for all of its
@@ -74,10 +75,13 @@ class JointEncoder(nn.Module):
         if fusion_layer:
             require_layers(language_model, fusion_layer)
             self.entry_norm = nn.LayerNorm(self.width, eps=language_model.config.layer_norm_eps)
+        self.first_position = first_position(language_model)
         learned_type = bool(fusion_layer) or not self.has_segments
         self.visual_type = nn.Parameter(torch.zeros(self.width)) if learned_type else None
         visual_positions = 1 if fusion_layer else num_visual_tokens + 1
-        extend_position_table(language_model, max_text_tokens + visual_positions)
+        extend_position_table(
+            language_model, self.first_position + max_text_tokens + visual_positions
+        )
         if frozen_text:
             cast(nn.Module, language_model.embeddings).requires_grad_(False)
             layers = cast(nn.ModuleList, cast(nn.Module, language_model.encoder).layer)
@@ -217,7 +221,7 @@ class JointEncoder(nn.Module):
         """Call the language model with the arguments that its architecture knows."""
         known: dict[str, Tensor] = {}
         if self.takes_positions:
-            known["position_ids"] = positions
+            known["position_ids"] = positions + self.first_position
         if self.has_segments:
             known["token_type_ids"] = segments
         output = self.language_model(
@@ -246,6 +250,14 @@ def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
         )
 
 
+def first_position(language_model: PreTrainedModel) -> int:
+    """Position id of [CLS]: RoBERTa and its kin count on from the row kept for padding."""
+    embeddings = getattr(language_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
 def extend_position_table(language_model: PreTrainedModel, length: int) -> None:
     """Grow a learned table of absolute positions to `length` rows by repeating its last row."""
     embeddings = getattr(language_model, "embeddings", None)
@@ -254,7 +266,9 @@ def extend_position_table(language_model: PreTrainedModel, length: int) -> None:
         return
     missing = length - table.num_embeddings
     weight = table.weight.data
-    grown = nn.Embedding(length, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    grown = nn.Embedding(
+        length, weight.shape[1], table.padding_idx, dtype=weight.dtype, device=weight.device
+    )
     grown.weight.data = torch.cat([weight, weight[-1:].expand(missing, -1)])
     assert embeddings is not None
     embeddings.position_embeddings = grown

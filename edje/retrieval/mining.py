@@ -1,8 +1,10 @@
 """Mining: for every image of a training set, the images that its captions confuse it with."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from edje.errors import EdjeError
 
 
 def similar_images(
@@ -11,19 +13,102 @@ def similar_images(
     image_of_caption: Int[Tensor, "captions"],
     count: int,
     *,
+    margin: float | None = None,
+    caption_keys: Int[Tensor, "captions"] | None = None,
     chunk: int = 1024,
 ) -> Int[Tensor, "images count"]:
     """Rows of the `count` other images most similar to each image's captions, hardest first.
 
     An image is as similar to another as its closest caption says. `count` is cut to the number of
     other images.
+
+    With a `margin` likely false negatives are left out: images that a caption is closer to than
+    to its own image by more than `margin`, in units of the similarity; below zero, those within
+    -`margin` of its own too (the positive-aware mining of NV-Retriever, Moreira et al. 2024,
+    arXiv 2407.15831). With `caption_keys` also images that have an equal caption are.
+
+    Args:
+        chunk: captions compared with all images at a time, about.
+
+    Raises:
+        EdjeError: fewer than `count` images are left for some image.
     """
     images = len(image_embeddings)
     count = min(count, images - 1)
-    closest = torch.full((images, images), -torch.inf)
-    for rows in torch.arange(len(text_embeddings)).split(chunk):
-        similarity = text_embeddings[rows].float() @ image_embeddings.float().T
-        index = image_of_caption[rows, None].expand(-1, images)
-        closest.scatter_reduce_(0, index, similarity, reduce="amax")
-    closest.fill_diagonal_(-torch.inf)
-    return closest.topk(count, dim=1).indices
+    gallery = image_embeddings.float().T
+    order = image_of_caption.argsort(stable=True)  # an image's captions together
+    starts = torch.bincount(image_of_caption, minlength=images).cumsum(0)
+    per_chunk = max(chunk * images // len(text_embeddings), 1)
+    parts = []
+    for rows in torch.arange(images).split(per_chunk):
+        first = int(rows[0])
+        captions = order[int(starts[first - 1]) if first else 0 : int(starts[int(rows[-1])])]
+        own = image_of_caption[captions]
+        similarity = text_embeddings[captions].float() @ gallery
+        closest = _closest(similarity, similarity.gather(1, own[:, None]), own - first, margin)
+        closest[torch.arange(len(rows)), rows] = -torch.inf
+        if caption_keys is not None:
+            closest[
+                _equally_described(captions, first, image_of_caption, caption_keys)
+            ] = -torch.inf
+        parts.append(_hardest(closest, count))
+    return torch.cat(parts)
+
+
+def hardest_by_scores(
+    candidates: Int[Tensor, "images pool"],
+    scores: Float[Tensor, "captions pool"],
+    own: Float[Tensor, "captions 1"],
+    image_of_caption: Int[Tensor, "captions"],
+    count: int,
+    *,
+    margin: float | None = None,
+) -> Int[Tensor, "images count"]:
+    """As `similar_images`, among each image's candidates by a reranker's scores.
+
+    `scores[c]` are those of caption c with the candidates of its image, `own[c]` with its image.
+
+    Raises:
+        EdjeError: fewer than `count` candidates are left for some image.
+    """
+    closest = _closest(scores, own, image_of_caption, margin)
+    return candidates.gather(1, _hardest(closest, min(count, candidates.shape[1])))
+
+
+def _closest(
+    similarity: Float[Tensor, "captions candidates"],
+    own: Float[Tensor, "captions 1"],
+    group: Int[Tensor, "captions"],
+    margin: float | None,
+) -> Float[Tensor, "groups candidates"]:
+    """The largest similarity to a group's captions; -inf where it is too large for a negative."""
+    index = group[:, None].expand_as(similarity)
+    closest = similarity.new_full((int(group.max()) + 1, similarity.shape[1]), -torch.inf)
+    if margin is not None:
+        excess = torch.full_like(closest, -torch.inf)
+        excess.scatter_reduce_(0, index, similarity - own, reduce="amax")
+    closest.scatter_reduce_(0, index, similarity, reduce="amax")
+    return closest if margin is None else closest.masked_fill(excess > margin, -torch.inf)
+
+
+def _equally_described(
+    captions: Int[Tensor, "some"],
+    first: int,
+    image_of_caption: Int[Tensor, "captions"],
+    caption_keys: Int[Tensor, "captions"],
+) -> tuple[Int[Tensor, "found"], Int[Tensor, "found"]]:
+    """Pairs of images with an equal caption: rows of the chunk from `first` on, and any image."""
+    others = torch.isin(caption_keys, caption_keys[captions]).nonzero().squeeze(1)
+    equal: Bool[Tensor, "some others"] = caption_keys[captions, None] == caption_keys[others]
+    here, there = equal.nonzero(as_tuple=True)
+    return image_of_caption[captions[here]] - first, image_of_caption[others[there]]
+
+
+def _hardest(closest: Float[Tensor, "rows candidates"], count: int) -> Int[Tensor, "rows count"]:
+    best = closest.topk(count, dim=1)
+    if (left := int(best.values.isfinite().sum(dim=1).min())) < count:
+        raise EdjeError(
+            f"an image has {left} similar ones that are not likely false negatives, {count} are "
+            "to be mined. Raise loader.mined_margin or lower loader.mined_pool."
+        )
+    return best.indices

@@ -20,6 +20,7 @@ from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.console import quiet_libraries
+from edje.tasks.ranks import check_strategy, fit
 from edje.tasks.train import progress, run_logger
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 CUTOFFS = (1, 5, 10, 20)
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: DictConfig, folder: Path) -> float | None:
     """`task=backbone`: writes <run folder>/backbone; returns t2i R@1 in percent on data.split.
 
     The curve on the evaluated split stands in logs/metrics.csv; nothing is chosen by it: the last
@@ -39,6 +40,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
         EdjeError: the captions of the images are not equal in number.
     """
     quiet_libraries()
+    check_strategy(cfg.trainer)
     source: Source = instantiate(cfg.data)
     splits = {name: source.read(name) for name in ("train", source.split)}
     texts = {
@@ -75,8 +77,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
         ],
         default_root_dir=str(folder),
     )
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if not fit(trainer, module, data, folder):
+        return None
 
     encoder.save(folder / "backbone")
     saved = HuggingFaceBackbone(pretrained=str(folder / "backbone"))

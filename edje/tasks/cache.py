@@ -32,14 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     source: Source = instantiate(cfg.data)
     backbone: Backbone = instantiate(cfg.backbone)
     train, dev = training_collections(cfg, source, backbone, wait=False)
-    evaluated = cached_collection(
-        source,
-        backbone,
-        source.split,
-        Path(cfg.cache_dir),
-        codec_name=cfg.store_codec,
-        wait=False,
-    )
+    evaluated = cached_collection(cfg, source, backbone, source.split, wait=False)
     align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
     chosen = evaluated if dev is None else dev
     recalls = first_stage_recall(backbone, chosen)

@@ -5,23 +5,27 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from jaxtyping import Float, Int
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from edje.backbones.protocol import Backbone, Identity
+from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
-from edje.data.images import check_images, images_digest, open_image
+from edje.data.images import check_images, images_digest
+from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
-from edje.tokens.codec import Codec, CodecName, make_codec
+from edje.tasks.writing import fill_store
+from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
-from edje.tokens.writer import write_store
 
 log = logging.getLogger(__name__)
 
@@ -59,30 +63,36 @@ class Collection:
 
 
 def cached_collection(
+    cfg: DictConfig,
     source: Source,
     backbone: Backbone,
     split_name: str,
-    cache_dir: Path,
     *,
-    codec_name: CodecName,
     store: Path | None = None,
     wait: bool = True,
 ) -> Collection:
     """A split with its tokens and features, from the cache or computed now.
 
     `store` names a store to be read in place of the cache's own; it is refused where another
-    backbone made it.
+    backbone made it. A store that another run is writing is waited for, or with `wait` off an
+    error.
 
     Raises:
-        EdjeError: the data is bad, or a store doesn't match.
+        EdjeError: the data is bad, or a store doesn't match, or can't be written.
     """
-    split = source.read(split_name)
-    codec = make_codec(codec_name, backbone.num_tokens, backbone.token_width)
-    fingerprint = raw_fingerprint(split, backbone.identity(), codec_name)
+    split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
+    fingerprint = raw_fingerprint(split, backbone.identity(), cfg.store_codec)
     folder = store or store_folder(cache_dir, source.name, split_name, "raw", fingerprint)
-    if store is None and not (folder / "store.json").is_file():
-        checked = check_images(split, source.bad_images)
-        _write_tokens(checked, backbone, folder, fingerprint, codec, wait)
+    if store is None:
+        fill_store(
+            folder,
+            fingerprint,
+            make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
+            lambda: VisionWork(check_images(split, source.bad_images), backbone, cfg.backbone),
+            instantiate(cfg.writing),
+            cfg.trainer,
+            wait=wait,
+        )
     return collection_of(source, split, backbone, TokenStore.open(folder, fingerprint), cache_dir)
 
 
@@ -117,32 +127,41 @@ def is_compressed(store: TokenStore) -> bool:
     return "adapter" in store.manifest.fingerprint.fields
 
 
-def _write_tokens(
-    split: RetrievalSplit,
-    backbone: Backbone,
-    folder: Path,
-    fingerprint: Fingerprint,
-    codec: Codec,
-    wait: bool,
-) -> None:
-    paths = [image.path for image in split.images]
+class VisionWork:
+    """The vision tower over a split's images. Another process builds the tower anew."""
 
-    def encode(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        pixels = torch.stack([backbone.preprocess(open_image(paths[row])) for row in rows])
-        encoding = backbone.encode_images(pixels)
-        return encoding.tokens, encoding.features
+    def __init__(self, split: RetrievalSplit, backbone: Backbone, node: DictConfig):
+        self.image_ids = [image.image_id for image in split.images]
+        self.description = f"vision tokens of {split.name}"
+        self.feature_width = backbone.feature_width
+        self._paths = [image.path for image in split.images]
+        self._node = OmegaConf.to_container(node, resolve=True)
+        self._backbone: Backbone | None = backbone
 
-    with tqdm(total=len(paths), desc=f"vision tokens of {split.name}", unit="image") as bar:
-        write_store(
-            folder,
-            fingerprint,
-            [image.image_id for image in split.images],
-            codec,
-            backbone.feature_width,
-            encode,
-            progress=bar.update,
-            wait=wait,
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_backbone": None}
+
+    def encoder(self) -> nn.Module:
+        """From pixels to tokens."""
+        return _Tower(self._built())
+
+    def dataset(self) -> PixelRows:
+        """From rows to pixels."""
+        return PixelRows(self._paths, self._built().preprocess)
+
+    def _built(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = instantiate(self._node)
+        return self._backbone
+
+
+class _Tower(nn.Module):
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: ShardBatch) -> ImageEncoding:
+        return self.backbone.encode_images(batch.inputs)
 
 
 def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) -> RetrievalSplit:

@@ -2,28 +2,31 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
-from tqdm import tqdm
+from torch import nn
+from torch.utils.data import Dataset
 
 from edje.backbones.pretrained import weights_digest
-from edje.backbones.protocol import Backbone
+from edje.backbones.protocol import Backbone, ImageEncoding
+from edje.data.shard_datamodule import ShardBatch
 from edje.data.source import Source
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.models.edje import EDJE
 from edje.records import RetrievalSplit
 from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.scoring import Evaluation, visual_shape
+from edje.tasks.writing import fill_store, wait_until_written
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
-from edje.tokens.writer import write_store
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +50,21 @@ def run(cfg: DictConfig, folder: Path) -> None:
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
     expected = raw_fingerprint(split, checkpoint.backbone, cfg.store_codec)
-    raw = TokenStore.open(
-        cfg.store or store_folder(cache_dir, source.name, source.split, "raw", expected), expected
-    )
+    raw_folder = store_folder(cache_dir, source.name, source.split, "raw", expected)
+    if cfg.store is None:
+        wait_until_written(raw_folder)
+    raw = TokenStore.open(cfg.store or raw_folder, expected)
     fingerprint = compressed_fingerprint(checkpoint, split, cfg.store_codec, evaluation.codec)
     target = store_folder(cache_dir, source.name, source.split, "compressed", fingerprint)
-    write_compressed(checkpoint, raw, target, fingerprint, evaluation)
+    fill_store(
+        target,
+        fingerprint,
+        make_codec(evaluation.codec, *visual_shape(checkpoint)),
+        lambda: _CompressionWork(Path(cfg.checkpoint), evaluation.num_tokens, checkpoint, raw),
+        instantiate(cfg.writing),
+        cfg.trainer,
+        wait=False,
+    )
     store = TokenStore.open(target, fingerprint)
     report = {
         "store": str(target),
@@ -63,35 +75,55 @@ def run(cfg: DictConfig, folder: Path) -> None:
     log.info("compressed tokens of %s: %s (%d B each)", source.split, target, store.cell_bytes)
 
 
-def write_compressed(
-    checkpoint: Checkpoint,
-    raw: TokenStore,
-    target: Path,
-    fingerprint: Fingerprint,
-    evaluation: Evaluation,
-) -> None:
-    """Fill a compressed store with what the checkpoint's adapter makes of a raw store's tokens."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = checkpoint.model.to(device)
-    features = raw.features()
+class _CompressionWork:
+    """A checkpoint's adapter over a raw store. Another process loads both anew."""
 
-    @torch.inference_mode()
-    def encode(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        at = torch.tensor(rows)
-        return model.compress(raw.read(at, device=device)).float(), features[at]
+    description = "compress"
 
-    num_tokens, width = visual_shape(checkpoint)
-    with tqdm(total=len(raw), desc="compress", unit="image") as bar:
-        write_store(
-            target,
-            fingerprint,
-            raw.image_ids,
-            make_codec(evaluation.codec, num_tokens, width),
-            features.shape[1],
-            encode,
-            progress=bar.update,
-            wait=False,
-        )
+    def __init__(self, path: Path, num_tokens: int | None, checkpoint: Checkpoint, raw: TokenStore):
+        self.image_ids = raw.image_ids
+        self.feature_width = raw.manifest.feature_width
+        self._path = path
+        self._num_tokens = num_tokens
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._raw = raw
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_checkpoint": None}
+
+    def encoder(self) -> nn.Module:
+        """From stored raw tokens to the adapter's."""
+        if self._checkpoint is None:
+            self._checkpoint = load_checkpoint(self._path)
+            if self._num_tokens is not None:
+                keep_first_tokens(self._checkpoint, self._num_tokens)
+        return _Adapter(self._checkpoint.model, self._raw)
+
+    def dataset(self) -> "_RawRows":
+        """From rows to stored raw tokens."""
+        return _RawRows(self._raw)
+
+
+class _Adapter(nn.Module):
+    def __init__(self, model: EDJE, raw: TokenStore):
+        super().__init__()
+        self.model = model
+        self.codec = raw.manifest.make_codec()
+        self.features = raw.features()
+
+    def forward(self, batch: ShardBatch) -> ImageEncoding:
+        raw = self.codec.decode(batch.inputs, device=batch.inputs.device)
+        features = self.features[batch.rows.start : batch.rows.stop]
+        return ImageEncoding(self.model.compress(raw).float(), features)
+
+
+class _RawRows(Dataset[ShardBatch]):
+    def __init__(self, raw: TokenStore):
+        self.raw = raw
+
+    def __getitem__(self, rows: range) -> ShardBatch:
+        cells = self.raw.read_cells(np.arange(rows.start, rows.stop))
+        return ShardBatch(rows, torch.from_numpy(cells))
 
 
 def compressed_fingerprint(

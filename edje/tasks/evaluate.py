@@ -48,18 +48,17 @@ def evaluate_checkpoint(
     """
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
-    check_fit(checkpoint, backbone, cfg.score)
     if evaluation.num_tokens is not None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
+    check_fit(checkpoint, backbone, cfg.score)
     restore_first_stage(backbone, checkpoint.first_stage)
     collection = compressed_collection(
         cfg, source, backbone, checkpoint, evaluation
     ) or cached_collection(
+        cfg,
         source,
         backbone,
         source.split,
-        Path(cfg.cache_dir),
-        codec_name=cfg.store_codec,
         store=None if cfg.store is None else Path(cfg.store),
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -125,9 +124,11 @@ def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
             "score. Use score=joint or score=sum, or train with score=residual."
         )
     if score == "sum" and not checkpoint.fusion:
+        tokens = checkpoint.model.adapter.num_tokens
         raise EdjeError(
-            "score=sum: the checkpoint has no fitted weight (its run held back no dev images). "
-            "Train with data.dev_images > 0, or use score=joint."
+            f"score=sum: the checkpoint has no weight fitted with {tokens} tokens (it has one for "
+            "each of its budgets if its run held back dev images). Train with data.dev_images > 0, "
+            "evaluate with a budget's number of tokens, or use score=joint."
         )
 
 

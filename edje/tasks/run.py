@@ -5,19 +5,27 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from edje.inference.checkpoint import load_checkpoint
+from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
+from edje.tasks.ranks import check_strategy
 from edje.tasks.train import train_reranker
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
-    """`task=run`, the default; returns reranked t2i R@1 in percent on the evaluated split."""
+def run(cfg: DictConfig, folder: Path) -> float | None:
+    """`task=run`, the default; returns reranked t2i R@1 in percent on the evaluated split.
+
+    Of several ranks the first alone evaluates; the others end with the training.
+    """
     quiet_libraries()
+    check_strategy(cfg.trainer)
     backbone = instantiate(cfg.backbone)
+    checkpoint: Checkpoint | None
     trained = folder / "checkpoints" / "model.ckpt"
     if trained.is_file():  # a resumed run whose training was already finished
         checkpoint = load_checkpoint(trained)
     else:
         checkpoint = train_reranker(cfg, folder, backbone)
+    if checkpoint is None:
+        return None
     return evaluate_checkpoint(cfg, folder, checkpoint, backbone)

@@ -4,6 +4,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,6 +21,7 @@ from edje.inference.checkpoint import (
     AdapterSpecification,
     BackboneFacts,
     Checkpoint,
+    budget_mark,
     build_reranker,
     checkpoint_fields,
     load_checkpoint,
@@ -27,13 +29,17 @@ from edje.inference.checkpoint import (
     warm_start,
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.models.edje import EDJE
-from edje.retrieval.mining import similar_images
 from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.compress import compressed_fingerprint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
+from edje.tasks.mining import mined_images
+from edje.tasks.ranks import check_strategy, fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
+from edje.tokens.fingerprint import store_folder
+from edje.tokens.manifest import STORE_FILE
+from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
 from edje.training.reranker import RerankerModule
@@ -45,6 +51,7 @@ DEV_STRIDE = 3  # while training, dev is scored on every third caption
 def run(cfg: DictConfig, folder: Path) -> None:
     """`task=train`: train on the train split's cached tokens, made now where they are missing."""
     quiet_libraries()
+    check_strategy(cfg.trainer)
     train_reranker(cfg, folder, instantiate(cfg.backbone))
 
 
@@ -52,23 +59,24 @@ def training_collections(
     cfg: DictConfig, source: Source, backbone: Backbone, *, wait: bool = True
 ) -> tuple[Collection, Collection | None]:
     """The train split without its dev images, and dev (None where no images are held back)."""
-    train = cached_collection(
-        source, backbone, "train", Path(cfg.cache_dir), codec_name=cfg.store_codec, wait=wait
-    )
+    train = cached_collection(cfg, source, backbone, "train", wait=wait)
     if source.dev_images == 0:
         return train, None
     rest, dev = hold_out(train.split, source.dev_images, source.dev_seed)
     return train.restricted(rest), train.restricted(dev)
 
 
-def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpoint:
+def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpoint | None:
     """Train (or continue) the configured reranker; writes and returns checkpoints/model.ckpt.
+
+    On several devices rank 0 does so; the other ranks get None.
 
     Raises:
         EdjeError: data, stores, teacher or options don't fit each other.
     """
     checkpoints = folder / "checkpoints"
     source: Source = instantiate(cfg.data)
+    evaluation: Evaluation = instantiate(cfg.evaluation)
     train, dev = training_collections(cfg, source, backbone)
     align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
     images, captions = embeddings(backbone, train)
@@ -84,8 +92,10 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile)
-    data = datamodule(cfg, train, start.language_model, images, captions)
+    mined = mined_images(cfg, train, images, captions, start.backbone)
     teacher = frozen_teacher(cfg, start)
+    taught = None if teacher is None else teacher_tokens(cfg, source, teacher, evaluation)
+    data = datamodule(cfg, train, start.language_model, images, captions, mined, taught)
     module = RerankerModule(
         start.model,
         {name: instantiate(node) for name, node in cfg.objective.items() if node is not None},
@@ -94,10 +104,9 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         start.language_model.tokenizer.mask_token_id,
         max(len(train.texts) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
         checkpoint_fields(start),
-        teacher,
+        None if teacher is None else teacher.model,
         cfg.seed,
     )
-    evaluation: Evaluation = instantiate(cfg.evaluation)
     callbacks: list[L.Callback] = [
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
@@ -112,8 +121,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         callbacks=callbacks,
         default_root_dir=str(folder),
     )
-    last = checkpoints / "last.ckpt"
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if not fit(trainer, module, data, folder):
+        return None
     return finish(start, backbone, dev, evaluation, checkpoints)
 
 
@@ -163,11 +172,11 @@ def datamodule(
     language_model: LanguageModel,
     images: torch.Tensor,
     captions: torch.Tensor,
+    mined: torch.Tensor | None,
+    taught: TokenStore | None,
 ) -> CachedTokenDataModule:
     """The batches of the run."""
-    mined = None
-    if cfg.loader.neighbours:
-        mined = similar_images(images, captions, train.image_of_caption, cfg.loader.mined_pool)
+    ids = [image.image_id for image in train.split.images]
     return instantiate(
         cfg.loader,
         TrainingSet(
@@ -178,13 +187,15 @@ def datamodule(
             caption_keys=caption_keys(train.texts),
             image_embeddings=images,
             text_embeddings=captions,
+            teacher=taught,
+            teacher_rows=None if taught is None else taught.rows_of(ids),
         ),
         mined,
         cfg.seed,
     )
 
 
-def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> EDJE | None:
+def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> Checkpoint | None:
     """The teacher to distil from; None where no objective asks for one.
 
     Raises:
@@ -212,7 +223,20 @@ def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> EDJE | None:
         )
     if teacher.model.residual is not None:
         log.info("the teacher adds the first-stage score to its logits")
-    return teacher.model
+    return teacher
+
+
+def teacher_tokens(
+    cfg: DictConfig, source: Source, teacher: Checkpoint, evaluation: Evaluation
+) -> TokenStore | None:
+    """The teacher's own tokens of the train split, if task=compress has stored them."""
+    split = source.read("train")
+    fingerprint = compressed_fingerprint(teacher, split, cfg.store_codec, evaluation.codec)
+    folder = store_folder(Path(cfg.cache_dir), source.name, split.name, "compressed", fingerprint)
+    if not (folder / STORE_FILE).is_file():
+        return None
+    log.info("the teacher's tokens come from %s; its adapter doesn't run", folder)
+    return TokenStore.open(folder, fingerprint)
 
 
 def development_score(
@@ -241,15 +265,29 @@ def finish(
     evaluation: Evaluation,
     checkpoints: Path,
 ) -> Checkpoint:
-    """Write model.ckpt: the best weights on dev or else the last, with the fitted sum."""
+    """Write model.ckpt: the best weights on dev or else the last, with the fitted sums."""
     best = checkpoints / "best.ckpt"
     if best.is_file():
         trained = load_checkpoint(best)
     trained.model.eval()
     if dev is not None:
-        lists, *_ = rerank_collection(trained, backbone, dev, evaluation)
-        trained = replace(trained, fusion=fusion_weights(lists))
+        trained = replace(trained, fusion=fitted_sums(trained, backbone, dev, evaluation))
     save_checkpoint(trained, checkpoints / "model.ckpt")
     if best.is_file():
         shutil.copyfile(checkpoints / "model.ckpt", best)
     return trained
+
+
+def fitted_sums(
+    trained: Checkpoint, backbone: Backbone, dev: Collection, evaluation: Evaluation
+) -> dict[str, float]:
+    """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets."""
+    adapter: Any = trained.model.adapter
+    every = int(adapter.num_tokens)
+    fitted: dict[str, float] = {}
+    for count in sorted({*(getattr(adapter, "budgets", None) or ()), every}):
+        adapter.num_tokens = count
+        lists, *_ = rerank_collection(trained, backbone, dev, evaluation)
+        mark = "" if count == every else budget_mark(count)
+        fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
+    return fitted

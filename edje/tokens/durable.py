@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written aside, forced to disk, renamed."""
+"""Files that are either whole or absent: written aside and renamed, forced to disk where asked."""
 
 import errno
 import os
@@ -12,28 +12,42 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file by rename, so that a reader sees the old content or the new."""
+    """Write a small file by rename, on disk when this returns."""
     with new_file(path) as temporary:
         temporary.write_bytes(content)
+        force_to_disk(temporary)
+    force_to_disk(path.parent)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write; it becomes `path` at the end of the block, if that succeeds."""
+    """A temporary path to write; it becomes `path` at the end of the block, if that succeeds.
+
+    A reader, and whoever comes after a kill, sees the old content or the new. After a power
+    failure too, if the block forces the file to disk.
+    """
     # The process id keeps concurrent writers of the same content apart.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _flush(temporary)
-        rename(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename a file within its folder, and force that to disk."""
+    """Rename a file within its folder, and force that, and all renames there before, to disk."""
     old.replace(new)
-    _flush(new.parent)
+    force_to_disk(new.parent)
+
+
+def force_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -56,11 +70,3 @@ def writing_to(folder: Path) -> Iterator[None]:
             f"can't write to {folder}: {error}. {advice}, then run the same command again: "
             "what was finished is kept."
         ) from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -41,6 +41,24 @@ def writer_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether a process holds the folder's lock, this one included."""
+    path = folder.resolve() / "writer.lock"
+    if path in _held:  # asking the kernel would give the lock back
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _acquire(path: Path, folder: Path, wait: bool) -> int:
     announced = False
     while True:

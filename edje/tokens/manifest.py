@@ -9,7 +9,7 @@ from typing import Any
 
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec, make_codec
-from edje.tokens.durable import replace_file
+from edje.tokens.durable import new_file, replace_file
 from edje.tokens.fingerprint import Fingerprint
 
 STORE_FILE = "store.json"  # comes last: its presence means that the store is complete
@@ -115,8 +115,9 @@ def read_shard_note(path: Path) -> Shard | None:
 
 
 def write_shard_note(path: Path, shard: Shard) -> None:
-    """Note that a shard is finished, by rename."""
-    replace_file(path, json.dumps(asdict(shard), sort_keys=True).encode())
+    """Note that a shard is finished, by rename; a power failure may lose it, a kill doesn't."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(json.dumps(asdict(shard), sort_keys=True).encode())
 
 
 def hash_ids(image_ids: Sequence[str]) -> str:

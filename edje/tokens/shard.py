@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float32, UInt8
 
 from edje.errors import EdjeError
-from edje.tokens.durable import new_file
+from edje.tokens.durable import force_to_disk, new_file
 from edje.tokens.manifest import Shard
 
 COLUMNS = ("tokens", "image_id", "features")
@@ -22,15 +23,19 @@ def write_shard(
     features: Float32[np.ndarray, "images width"],
     cells: UInt8[np.ndarray, "images bytes"],
 ) -> Shard:
-    """Write a shard by rename and describe it; equal input gives equal bytes."""
+    """Write a shard by rename, its content on disk, and describe it.
+
+    Equal input gives equal bytes.
+    """
     batch = _page_aligned(_record_batch(image_ids, features, cells))
-    with new_file(path) as temporary:
+    with new_file(path) as temporary, ThreadPoolExecutor(1) as beside:
         with pa.OSFile(str(temporary), "wb") as sink:
             _write_stream(batch, sink)
+        checksum = beside.submit(hash_file, temporary)  # from the page cache, while the disk works
+        force_to_disk(temporary)
         size = temporary.stat().st_size
-        checksum = hash_file(temporary)
         cells_at = open_shard(temporary)[1]
-    return Shard(path.name, batch.num_rows, size, cells_at, checksum)
+        return Shard(path.name, batch.num_rows, size, cells_at, checksum.result())
 
 
 def open_shard(path: Path) -> tuple[pa.RecordBatch, int]:

@@ -1,7 +1,7 @@
 """A store on its way: which shards are finished, and how the others join them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from edje.errors import EdjeError
+from edje.tokens.claims import CLAIMS_FILE, Claims, wait_until_alone
 from edje.tokens.durable import rename, writing_to
 from edje.tokens.manifest import (
     PLAN_FILE,
@@ -25,28 +26,80 @@ logger = logging.getLogger(__name__)
 
 
 class UnfinishedStore:
-    """A store folder on its way: knows which shards are finished, and takes the others.
+    """A store on its way, as each of the processes sees it that fill it together.
 
-    Whoever uses it holds the folder's `writer_lock`. Finished shards of an earlier run with
-    the same plan are kept.
+    One leads: it holds the folder's `writer_lock`, calls `begin` before and `finish` after the
+    others (or it alone) have claimed and added the shards. It may be handed to other processes.
 
     Raises:
-        EdjeError: the folder holds an unfinished store of another fingerprint, or can't be
-            written; all methods raise the latter.
+        EdjeError: from all methods, if the folder can't be written.
     """
 
     def __init__(self, folder: Path, plan: Manifest, image_ids: Sequence[str]) -> None:
-        self._folder = folder
-        self._plan = plan
+        self.folder = folder
+        self.plan = plan
         self._image_ids = image_ids
-        with writing_to(folder):
-            self._shards = self._adopt_folder()
-        if self._shards:
-            logger.info("%s: keeping %d finished shards", folder, len(self._shards))
 
-    def pending(self) -> list[int]:
-        """Shards that are still to be written, in order."""
-        return [index for index in range(self._plan.num_shards) if index not in self._shards]
+    def begin(self) -> None:
+        """Take over the finished shards of an earlier run with the same plan, and write the plan.
+
+        Processes whose leader died before them are waited for.
+
+        Raises:
+            EdjeError: the folder holds an unfinished store of another fingerprint.
+        """
+        with writing_to(self.folder):
+            wait_until_alone(self.folder)
+            self._adopt_folder()
+        kept = self.plan.num_shards - len(self.pending())
+        if kept:
+            logger.info("%s: keeping %d finished shards", self.folder, kept)
+
+    def pending(self, among: Iterable[int] | None = None) -> list[int]:
+        """Shards (of some, or of all) that are still to be written, in order; none if not begun."""
+        among = list(range(self.plan.num_shards) if among is None else among)
+        finished = self._finished(among)
+        return [index for index in among if index not in finished] if self.has_begun() else []
+
+    def has_begun(self) -> bool:
+        """Whether a leader has written the plan, and not finished yet.
+
+        Raises:
+            EdjeError: it is another store's plan.
+        """
+        earlier = self._earlier_plan()
+        if earlier is not None and replace(earlier, shards=()) != self.plan:
+            differences = earlier.differences(self.plan) or ["shards: of another size"]
+            raise foreign_store(self.folder, differences)
+        return earlier is not None
+
+    def finished_images(self) -> int:
+        """How many images the finished shards hold."""
+        return sum(shard.rows for shard in self._finished(range(self.plan.num_shards)).values())
+
+    def image_ids_of(self, rows: range) -> tuple[str, str]:
+        """The first and the last id of rows."""
+        return self._image_ids[rows.start], self._image_ids[rows.stop - 1]
+
+    def claimed(self, claims: Claims) -> Iterator[int]:
+        """Pending shards that no other process is writing, each claimed before it is given."""
+        for index in self.pending():
+            if claims.take(index):
+                if self.pending([index]):
+                    yield index
+                else:
+                    claims.give_back(index)  # another process was faster
+
+    def unclaimed(self) -> list[int]:
+        """Pending shards that no other process is writing; none where nobody leads."""
+        pending = self.pending()
+        if not pending:
+            return []
+        claims = Claims(self.folder)
+        try:
+            return [index for index in pending if claims.take(index)]
+        finally:
+            claims.close()
 
     def add(
         self,
@@ -55,53 +108,62 @@ class UnfinishedStore:
         cells: UInt8[np.ndarray, "images bytes"],
     ) -> None:
         """Write one shard; once this returns, no kill loses it."""
-        rows = self._plan.shard_range(index)
+        rows = self.plan.shard_range(index)
         ids = self._image_ids[rows.start : rows.stop]
-        path = self._folder / shard_file(index)
+        path = self.folder / shard_file(index)
         note = path.with_suffix(".json")
-        with writing_to(self._folder):
+        with writing_to(self.folder):
             note.unlink(missing_ok=True)  # a shard without a note counts as unfinished
-            shard = write_shard(path, ids, features, cells)
-            write_shard_note(note, shard)
-        self._shards[index] = shard
+            write_shard_note(note, write_shard(path, ids, features, cells))
 
     def finish(self) -> None:
         """Make the store complete: the plan, now with all shards, is renamed to `store.json`.
 
         The notes go before that, so that nothing is left over whenever a kill comes.
         """
-        assert not self.pending(), "a store is finished after its last shard"
-        shards = tuple(shard for _, shard in sorted(self._shards.items()))
-        with writing_to(self._folder):
-            replace(self._plan, shards=shards).write(self._folder / PLAN_FILE)
-            for note in self._folder.glob("shard-*.json"):
+        finished = self._finished(range(self.plan.num_shards))
+        assert len(finished) == self.plan.num_shards, "a store is finished after its last shard"
+        shards = tuple(shard for _, shard in sorted(finished.items()))
+        with writing_to(self.folder):
+            replace(self.plan, shards=shards).write(self.folder / PLAN_FILE)
+            for note in self.folder.glob("shard-*.json"):
                 note.unlink()
-            rename(self._folder / PLAN_FILE, self._folder / STORE_FILE)
+            (self.folder / CLAIMS_FILE).unlink()
+            rename(self.folder / PLAN_FILE, self.folder / STORE_FILE)
 
-    def _adopt_folder(self) -> dict[int, Shard]:
-        """Finished shards of an earlier run with this plan; other leftovers are removed."""
-        for leftover in self._folder.glob("*.tmp"):
+    def _adopt_folder(self) -> None:
+        """Keep the finished shards of an earlier run with this plan; remove other leftovers."""
+        for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
+        earlier = self._earlier_plan()
+        if earlier is not None and replace(earlier, shards=()) == self.plan:
+            return
+        if earlier is not None:
+            differences = earlier.fingerprint.differences(self.plan.fingerprint)
+            if differences:
+                raise foreign_store(self.folder, differences)
+            logger.warning("%s: begun again, the images or shards changed", self.folder)
+        for old in self.folder.glob("shard-*"):
+            old.unlink()
+        self.plan.write(self.folder / PLAN_FILE)
+
+    def _earlier_plan(self) -> Manifest | None:
         try:
-            earlier = read_manifest(self._folder / PLAN_FILE)
+            return read_manifest(self.folder / PLAN_FILE)
         except FileNotFoundError:
-            earlier = None
-        if earlier is None or replace(earlier, shards=()) != self._plan:
-            if earlier is not None:
-                differences = earlier.fingerprint.differences(self._plan.fingerprint)
-                if differences:
-                    raise foreign_store(self._folder, differences)
-                logger.warning("%s: begun again, the images or shards changed", self._folder)
-            for old in self._folder.glob("shard-*"):
-                old.unlink()
-            self._plan.write(self._folder / PLAN_FILE)
-            return {}
-        found = dict(enumerate(earlier.shards))  # not empty if the kill came in `finish`
-        for index in range(self._plan.num_shards):
-            note = read_shard_note((self._folder / shard_file(index)).with_suffix(".json"))
-            if note is not None:
-                found[index] = note
-        return {index: shard for index, shard in found.items() if _is_whole(self._folder, shard)}
+            return None
+
+    def _finished(self, among: Iterable[int]) -> dict[int, Shard]:
+        """Finished shards, by the notes on them or by the plan, which lists them at the end."""
+        paths = {index: self.folder / shard_file(index) for index in among}
+        found = {index: read_shard_note(path.with_suffix(".json")) for index, path in paths.items()}
+        plan = self._earlier_plan()  # read last: `finish` writes it before it removes the notes
+        listed = dict(enumerate(plan.shards if plan else ()))
+        return {
+            index: shard
+            for index, path in paths.items()
+            if (shard := found[index] or listed.get(index)) is not None and _is_whole(path, shard)
+        }
 
 
 def shard_file(index: int) -> str:
@@ -109,9 +171,7 @@ def shard_file(index: int) -> str:
     return f"shard-{index:05d}.arrow"
 
 
-def _is_whole(folder: Path, shard: Shard) -> bool:
-    """Whether a shard's file is there with all its bytes."""
-    path = folder / shard.file
+def _is_whole(path: Path, shard: Shard) -> bool:
     return path.is_file() and path.stat().st_size == shard.bytes
 
 

@@ -1,15 +1,19 @@
 """Writing a store: shard after shard, each finished by rename, `store.json` last."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.tokens.claims import Claims
 from edje.tokens.codec import Codec
 from edje.tokens.durable import writing_to
 from edje.tokens.fingerprint import Fingerprint
@@ -27,6 +31,13 @@ Encode = Callable[
     tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images features"]],
 ]
 
+Buffers = tuple[np.ndarray, np.ndarray]  # cells and features of a shard
+
+_SHARD_ROWS = 2048
+_SHARD_BYTES = 80_000_000
+_ENCODED_BYTES = 8_000_000  # of cells at once: what a codec needs beside is a few times that
+_THREADS = 2  # one writes a shard while the disk and the checksum of the last one take their time
+
 
 def write_store(
     folder: Path,
@@ -36,7 +47,7 @@ def write_store(
     feature_width: int,
     encode: Encode,
     *,
-    shard_rows: int = 512,
+    shard_rows: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
     wait: bool = True,
@@ -54,9 +65,47 @@ def write_store(
             being written; or a token can't be stored.
         ValueError: the ids are not sorted and unique, or `encode` gave other shapes.
     """
+    plan = make_plan(fingerprint, image_ids, codec, feature_width, shard_rows)
+    report = progress or (lambda _: None)
+    if is_complete(folder, plan):
+        report(len(image_ids))
+        return
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder, wait=wait):
+        if is_complete(folder, plan):  # by the process that was waited for
+            report(len(image_ids))
+            return
+        unfinished = UnfinishedStore(folder, plan, image_ids)
+        unfinished.begin()
+        report(unfinished.finished_images())
+        with ShardWriter(unfinished) as writer:
+            for rows in writer.batches(batch_size):
+                writer.put(rows, *encode(rows))
+                report(len(rows))
+        unfinished.finish()
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    image_ids: Sequence[str],
+    codec: Codec,
+    feature_width: int,
+    shard_rows: int | None = None,
+) -> Manifest:
+    """What a store will hold; without `shard_rows`, shards of 2,048 images or, if these have more
+    than 80 MB of tokens, a half, a quarter, … of that.
+
+    Raises:
+        ValueError: the ids are not sorted and unique.
+    """
     if not image_ids or any(a >= b for a, b in pairwise(image_ids)):
         raise ValueError("image_ids must be sorted, unique and not empty")
-    plan = Manifest(
+    if shard_rows is None:
+        shard_rows = _SHARD_ROWS
+        while shard_rows > 1 and shard_rows * codec.cell_bytes > _SHARD_BYTES:
+            shard_rows //= 2
+    return Manifest(
         fingerprint=fingerprint,
         codec=codec.name,
         num_tokens=codec.num_tokens,
@@ -66,31 +115,9 @@ def write_store(
         image_ids=hash_ids(image_ids),
         shard_rows=shard_rows,
     )
-    report = progress or (lambda _: None)
-    if _is_complete(folder, plan):
-        report(len(image_ids))
-        return
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder, wait=wait):
-        if _is_complete(folder, plan):  # by the process that was waited for
-            report(len(image_ids))
-            return
-        unfinished = UnfinishedStore(folder, plan, image_ids)
-        report(len(image_ids) - sum(len(plan.shard_range(index)) for index in unfinished.pending()))
-        for index in unfinished.pending():
-            rows = plan.shard_range(index)
-            cells = np.empty((len(rows), codec.cell_bytes), np.uint8)
-            features = np.empty((len(rows), feature_width), np.float32)
-            for batch in _batches(rows, batch_size):
-                at = slice(batch.start - rows.start, batch.stop - rows.start)
-                cells[at], features[at] = _encode_batch(batch, image_ids, codec, plan, encode)
-                report(len(batch))
-            unfinished.add(index, features, cells)
-        unfinished.finish()
 
 
-def _is_complete(folder: Path, plan: Manifest) -> bool:
+def is_complete(folder: Path, plan: Manifest) -> bool:
     """Whether the folder holds just this store.
 
     Raises:
@@ -106,25 +133,101 @@ def _is_complete(folder: Path, plan: Manifest) -> bool:
     return True
 
 
-def _batches(rows: range, batch_size: int) -> Iterator[range]:
-    for start in range(rows.start, rows.stop, batch_size):
-        yield range(start, min(start + batch_size, rows.stop))
+class ShardWriter:
+    """One process's part in filling a store: claims shards, collects their batches, writes them.
 
+    A full shard is written in a thread while the next is being encoded; three shards are held in
+    memory, whatever the size of the store. At the end of its `with` block everything that was put
+    is on disk.
+    """
 
-def _encode_batch(
-    batch: range, image_ids: Sequence[str], codec: Codec, plan: Manifest, encode: Encode
-) -> tuple[np.ndarray, np.ndarray]:
-    tokens, features = encode(batch)
-    expected = ((len(batch), plan.num_tokens, plan.width), (len(batch), plan.feature_width))
-    if (tuple(tokens.shape), tuple(features.shape)) != expected:
-        raise ValueError(
-            f"encode gave tokens {tuple(tokens.shape)} and features {tuple(features.shape)}, "
-            f"expected {expected[0]} and {expected[1]}"
-        )
-    try:
-        cells = codec.encode(tokens)
-    except EdjeError as error:
-        raise EdjeError(
-            f"images {image_ids[batch.start]} to {image_ids[batch.stop - 1]}: {error}"
-        ) from error
-    return cells, features.detach().to("cpu", torch.float32).numpy()
+    def __init__(self, unfinished: UnfinishedStore) -> None:
+        self._unfinished = unfinished
+        self._plan = unfinished.plan
+        self._codec = self._plan.make_codec()
+        rows = min(self._plan.shard_rows, self._plan.num_images)
+        self._free = [
+            (
+                np.empty((rows, self._codec.cell_bytes), np.uint8),
+                np.empty((rows, self._plan.feature_width), np.float32),
+            )
+            for _ in range(_THREADS + 1)
+        ]
+        self._threads = ThreadPoolExecutor(_THREADS)
+        self._writing: deque[Future[Buffers]] = deque()
+
+    def __enter__(self) -> "ShardWriter":
+        with writing_to(self._unfinished.folder):
+            self._claims = Claims(self._unfinished.folder)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._writing and error is None:
+                self._writing.popleft().result()
+        finally:
+            self._threads.shutdown()
+            self._claims.close()
+            self._free.clear()
+
+    def batches(self, batch_size: int) -> Iterator[range]:
+        """Rows to encode and put, in this order: the batches of shards that nobody else writes."""
+        for index in self._unfinished.claimed(self._claims):
+            rows = self._plan.shard_range(index)
+            for start in range(rows.start, rows.stop, batch_size):
+                yield range(start, min(start + batch_size, rows.stop))
+
+    def put(
+        self,
+        rows: range,
+        tokens: Float[Tensor, "images tokens width"],
+        features: Float[Tensor, "images features"],
+    ) -> None:
+        """Take an encoded batch; the last one of a shard starts its writing.
+
+        Raises:
+            EdjeError: a token can't be stored, or an earlier shard couldn't be written.
+            ValueError: other shapes than the store's.
+        """
+        plan = self._plan
+        expected = ((len(rows), plan.num_tokens, plan.width), (len(rows), plan.feature_width))
+        if (tuple(tokens.shape), tuple(features.shape)) != expected:
+            raise ValueError(
+                f"encode gave tokens {tuple(tokens.shape)} and features {tuple(features.shape)}, "
+                f"expected {expected[0]} and {expected[1]}"
+            )
+        values = features.detach().to("cpu", torch.float32).numpy()
+        step = max(1, _ENCODED_BYTES // self._codec.cell_bytes)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            try:
+                cells = self._codec.encode(tokens[part])
+            except EdjeError as error:
+                first, last = self._unfinished.image_ids_of(rows[part])
+                raise EdjeError(f"images {first} to {last}: {error}") from error
+            self.put_cells(rows[part], cells, values[part])
+
+    def put_cells(
+        self,
+        rows: range,
+        cells: UInt8[np.ndarray, "images bytes"],
+        features: Float[np.ndarray, "images features"],
+    ) -> None:
+        """Take an encoded batch as it will be stored."""
+        index, first = divmod(rows.start, self._plan.shard_rows)
+        shard = self._plan.shard_range(index)
+        at = slice(first, first + len(rows))
+        self._free[0][0][at], self._free[0][1][at] = cells, features
+        if rows.stop == shard.stop:
+            full = self._free.pop(0)
+            self._writing.append(self._threads.submit(self._write, index, full, len(shard)))
+            if not self._free:
+                self._free.append(self._writing.popleft().result())
+
+    def _write(self, index: int, full: Buffers, rows: int) -> Buffers:
+        cells, features = full
+        self._unfinished.add(index, features[:rows], cells[:rows])
+        self._claims.give_back(index)
+        return full

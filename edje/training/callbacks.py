@@ -19,8 +19,9 @@ class ResumableCheckpoint(Callback):
     """Keeps `last.ckpt` fresh every `every_n_steps`, and when the run is told to stop.
 
     On SIGINT or SIGTERM the optimiser step in hand is finished, the checkpoint written, and
-    `TrainingInterrupted` raised. A second signal stops at once. The file is written under another
-    name and renamed, so that a kill while writing leaves the earlier checkpoint whole.
+    `TrainingInterrupted` raised; on all ranks when any of them got the signal. A second signal
+    stops at once. The file is written under another name and renamed, so that a kill while writing
+    leaves the earlier checkpoint whole.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, resume_command: str):
@@ -56,10 +57,10 @@ class ResumableCheckpoint(Callback):
         """Save where a save is due; only between optimiser steps."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if self.received is not None:
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             self._save(trainer)
             self._release()
-            raise TrainingInterrupted(self.received, self.resume_command)
+            raise TrainingInterrupted(self.received or signal.SIGTERM, self.resume_command)
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
@@ -106,6 +107,8 @@ class StepProgress(TQDMProgressBar):
 class DevelopmentScore(Callback):
     """Scores the reranker on the development set every so often and keeps the best weights.
 
+    Rank 0 scores, the others wait.
+
     Args:
         score: the figure to raise, a function of nothing (it knows model and data).
         keep: writes the current weights as the best ones.
@@ -134,9 +137,12 @@ class DevelopmentScore(Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.global_step % self.every_n_steps:
             return
-        pl_module.eval()
-        value = self.score()
-        pl_module.train()
+        value = 0.0
+        if trainer.is_global_zero:
+            pl_module.eval()
+            value = self.score()
+            pl_module.train()
+        value = trainer.strategy.broadcast(value)
         pl_module.log(self.name, value, prog_bar=True)
         log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
         if value > self.best:

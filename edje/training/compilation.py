@@ -1,5 +1,7 @@
 """torch.compile as a choice of training."""
 
+import os
+import shutil
 from typing import cast
 
 import torch
@@ -16,13 +18,19 @@ def compile_layers(model: EDJE, backend: str) -> None:
     weights stay as they are, so that checkpoints do too.
 
     Raises:
-        EdjeError: torch knows no such backend.
+        EdjeError: torch knows no such backend, or it needs a compiler that isn't there.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise EdjeError(
             f"compile={backend}: torch.compile knows no such backend; expected one of "
             f"{', '.join(known)}, or null to run as it is."
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if backend == "inductor" and not torch.cuda.is_available() and not shutil.which(compiler):
+        raise EdjeError(
+            f"compile=inductor: on a CPU it needs a C++ compiler, and {compiler} is not found. "
+            "Install g++, name another compiler in CXX, or leave compile=null."
         )
     language_model = model.joint.language_model
     stack = getattr(getattr(language_model, "encoder", None), "layer", None)

@@ -40,7 +40,7 @@ class DualEncoderModule(L.LightningModule):
         model: the dual encoder.
         objective: the contrastive loss.
         optimisation: the optimiser and schedule to build.
-        steps_per_epoch: optimiser steps per pass over the images.
+        steps_per_epoch: optimiser steps that one rank alone needs for a pass over the images.
         seed: seeds dropout, were there any.
     """
 
@@ -91,7 +91,8 @@ class DualEncoderModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with its per-step schedule."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self.optimisation.build(self.model, steps, self.steps_per_epoch)
+        per_epoch = max(self.steps_per_epoch // self.trainer.world_size, 1)
+        optimizer, schedule = self.optimisation.build(self.model, steps, per_epoch)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

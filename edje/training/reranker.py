@@ -6,18 +6,19 @@ from functools import partial
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from edje.models.adapters import TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.objectives.draws import uniform
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.negatives import HardNegatives
-from edje.objectives.outputs import Objective, Part, StepOutputs
+from edje.objectives.outputs import Objective, StepOutputs
 from edje.records import PairBatch
 from edje.training.optimisation import Optimisation, seed_step
 from edje.training.ranks import JoinedPairs, num_ranks, to_common_length
 from edje.training.step import forward_step, masked_positions
+from edje.training.unread import freeze_unread
 
 
 class RerankerModule(L.LightningModule):
@@ -32,7 +33,7 @@ class RerankerModule(L.LightningModule):
         negatives: the miner of hard negatives.
         optimisation: the optimiser and schedule to build.
         mask_id: word-piece id of [MASK].
-        steps_per_epoch: optimiser steps per pass over the training set.
+        steps_per_epoch: optimiser steps that one rank alone needs for a pass over the training set.
         checkpoint_fields: what makes a checkpoint reload alone; added to every one.
         teacher: a frozen reranker to distil from; neither trained nor saved.
         seed: seeds every draw.
@@ -60,23 +61,9 @@ class RerankerModule(L.LightningModule):
         self.checkpoint_fields = dict(checkpoint_fields)
         self.seed = seed
         self.needs = frozenset().union(*(term.needs for term in self.objectives.values()))
-        self._freeze_unread_heads()
+        freeze_unread(model, self.needs)
         frozen = None if teacher is None else teacher.eval().requires_grad_(False)
         self._teacher = [frozen]  # in a list, so that it is no submodule of this one
-
-    def _freeze_unread_heads(self) -> None:
-        """Every trainable parameter gets a gradient, as training on several ranks requires."""
-        heads: dict[Part, list[nn.Module | None]] = {
-            "pairs": [self.model.match, self.model.residual],
-            "masked": [self.model.masked_language],
-            "text_only": [self.model.text_recovery],
-        }
-        if self.model.evidence is not None:
-            self.model.evidence.log_scale.requires_grad_("pairs" in self.needs)
-        for part, modules in heads.items():
-            for head in modules:
-                if head is not None:
-                    head.requires_grad_(part in self.needs)
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the device of the model."""
@@ -139,7 +126,8 @@ class RerankerModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with its per-step schedule."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self.optimisation.build(self.model, steps, self.steps_per_epoch)
+        per_epoch = max(self.steps_per_epoch // self.trainer.world_size, 1)
+        optimizer, schedule = self.optimisation.build(self.model, steps, per_epoch)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

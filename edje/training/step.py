@@ -174,7 +174,9 @@ def forward_step(
     if "teacher" in needs:
         assert teacher is not None and pairs is not None and negatives is not None
         with torch.no_grad():
-            known = joined(teacher.compress(batch.tokens))[pairs.images]
+            stored = batch.teacher_tokens
+            given = teacher.compress(batch.tokens) if stored is None else stored
+            known = joined(given)[pairs.images]
             read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask))
             seen = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
             evidence = teacher.pair_evidence(read, attention[:total], pairs.captions, known)

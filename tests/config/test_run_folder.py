@@ -41,15 +41,6 @@ def test_resuming_twice_loses_nothing(tmp_path: Path) -> None:
     assert OmegaConf.load(folder / "config.2.yaml").name == "y"
 
 
-def test_only_the_first_process_of_a_run_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    (tmp_path / "config.yaml").write_text("by rank 0")
-    create_run_folder(CFG, [], tmp_path)
-    assert (tmp_path / "config.yaml").read_text() == "by rank 0"
-
-
 def test_failures_are_recorded_as_message_or_traceback_and_forgotten_on_resuming(
     tmp_path: Path,
 ) -> None:
@@ -57,8 +48,9 @@ def test_failures_are_recorded_as_message_or_traceback_and_forgotten_on_resuming
     assert (tmp_path / "error.txt").read_text() == "data.root=x: not there.\n"
     record_failure(tmp_path, ValueError("odd"))
     assert "ValueError: odd" in (tmp_path / "error.txt").read_text()
+    record_failure(tmp_path, ValueError("odd"), "error_rank_1.txt")
     create_run_folder(CFG, [], tmp_path, resumed=True)
-    assert not (tmp_path / "error.txt").exists()
+    assert not list(tmp_path.glob("error*.txt"))
 
 
 def test_the_log_file_gets_records_while_the_run_lasts(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The files of conf/joint: each names a published encoder and works with one of its class.
 
 ModernBERT stands for encoders that are not like BERT: no segments, no position table, and layers
-that see a window of the sequence only.
+that see a window of the sequence only. RoBERTa stands for those whose positions are counted from
+the row after the one that is kept for padding.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from tiny import COMPRESSION, FACTS, tiny_checkpoint, tiny_language_model, tiny_tokenizer
 from torch import nn
-from transformers import ModernBertConfig, ModernBertModel
+from transformers import ModernBertConfig, ModernBertModel, RobertaConfig, RobertaModel
 
 from edje.config.locations import conf_folder, register_resolvers
 from edje.inference.checkpoint import build_reranker, load_checkpoint, save_checkpoint
@@ -175,3 +176,52 @@ def test_modernbert_is_cut_to_its_first_layers_with_dropout_as_asked(folders, tm
     kept = replace(tiny_checkpoint(), model=model, language_model=language_model)
     save_checkpoint(kept, tmp_path / "model.ckpt")
     assert len(load_checkpoint(tmp_path / "model.ckpt").model.joint.language_model.layers) == 2
+
+
+PADDING = 1  # of RoBERTa's own vocabulary; here it stands for unknown words, which no caption has
+
+
+def roberta(max_positions: int = 80) -> RobertaModel:
+    words = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=max_positions,
+        type_vocab_size=1,
+        pad_token_id=PADDING,
+        bos_token_id=words.cls_token_id,
+        eos_token_id=words.sep_token_id,
+        initializer_range=0.2,
+    )
+    return RobertaModel(config, add_pooling_layer=False).eval()
+
+
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+@pytest.mark.parametrize("max_positions", [80, 12])  # 12: the table has to grow
+def test_roberta_counts_positions_as_transformers_does(fusion_layer, max_positions, pairs):
+    """Captions alone by their word ids; pairs against its forward of the laid-out embeddings."""
+    encoder, separator = roberta(max_positions), tiny_tokenizer().sep_token_id
+    joint = JointEncoder(encoder, separator, 63, 4, fusion_layer).eval()
+    nn.init.normal_(joint.visual_type)
+    table, visual = encoder.get_input_embeddings().weight, torch.randn(8, 4, 32)
+    assert not pairs.text.attention_mask.all() and not (pairs.text.input_ids == PADDING).any()
+    alone = joint.encode_text(pairs.text.input_ids, pairs.text.attention_mask)
+    hidden = joint(pairs.text.input_ids, pairs.text.attention_mask, visual)
+    for row, caption in enumerate(pairs.text.input_ids):
+        words = caption[pairs.text.attention_mask[row]]
+        expected = encoder(words[None]).last_hidden_state[0]
+        torch.testing.assert_close(alone[row, : len(words)], expected, rtol=1e-4, atol=1e-5)
+        if fusion_layer:
+            states = encoder(words[None], output_hidden_states=True).hidden_states[fusion_layer]
+            read = joint.read_text(words[None], torch.ones(1, len(words), dtype=torch.bool))
+            torch.testing.assert_close(read, states, rtol=1e-4, atol=1e-5)
+            continue
+        tail = torch.cat([visual[row], table[[separator]]]) + joint.visual_type
+        sequence = torch.cat([table[words], tail])
+        expected = encoder(inputs_embeds=sequence[None]).last_hidden_state[0]
+        found = torch.cat([hidden[row, : len(words)], hidden[row, -5:]])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

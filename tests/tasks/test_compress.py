@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from tiny_stores import run_script
 from world import make_world
 
 from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
+from edje.tokens.lock import is_being_written
 from edje.tokens.store import TokenStore
 from edje.tokens.verify import verify
 
@@ -113,6 +116,22 @@ def test_a_compressed_store_of_another_adapter_is_refused_and_not_found(
     stores = set((root / "cache" / "folder-val").glob("compressed-*"))
     run(["task=compress", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'b'}"])
     assert len(set((root / "cache" / "folder-val").glob("compressed-*")) - stores) == 1
+
+
+def test_a_compressed_store_that_is_being_written_is_an_error(root: Path) -> None:
+    folder = compress(root, "int8", "evaluation.codec=int8")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    other = run_script("lead", str(folder))
+    try:
+        while not is_being_written(folder):
+            time.sleep(0.05)
+        with pytest.raises(EdjeError, match=rf"is being written by process {other.pid} on"):
+            compress(root, "int8_again", "evaluation.codec=int8")
+    finally:
+        other.kill()
+        other.communicate()
+        shutil.rmtree(folder)
 
 
 def test_without_the_raw_tier_there_is_nothing_to_compress(root: Path, tmp_path: Path) -> None:

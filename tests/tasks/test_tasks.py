@@ -14,21 +14,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from world import make_siglip, make_world
+from world import make_siglip, make_world, with_changes
 
 from edje.analysis import load_runs, recompute_metrics
 from edje.cli import run
 from edje.errors import EdjeError
+from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
-
-
-def with_changes(overrides: list[str], *changes: str) -> list[str]:
-    """The overrides with some replaced or added, by key."""
-    keys = {change.split("=")[0] for change in changes}
-    return [line for line in overrides if line.split("=")[0] not in keys] + list(changes)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +87,28 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
         for name in ("nested", "few")
     ]
     assert sizes == [4 * 32 * 2, 2 * 32 * 2]
+    # score=sum: each budget has its own weight; a number of tokens that is none has none
+    checkpoint = load_checkpoint(root / "nested")
+    assert len(checkpoint.fusion) == 2 * 2 * 5
+    of_two = {
+        name.removeprefix("2 tokens: "): value
+        for name, value in checkpoint.fusion.items()
+        if name.startswith("2 tokens: ")
+    }
+    deviation = "t2i.joint.std"
+    assert of_two[deviation] != checkpoint.fusion[deviation]
+    keep_first_tokens(checkpoint, 2)
+    assert checkpoint.fusion == of_two
+    with pytest.raises(EdjeError, match=r"score=sum: .* no weight fitted with 3 tokens"):
+        run(
+            with_changes(
+                few,
+                "score=sum",
+                "evaluation.num_tokens=3",
+                f"checkpoint={root / 'nested'}",
+                f"hydra.run.dir={root / 'three'}",
+            )
+        )
 
 
 def test_checkpoints_hold_the_reranker_and_nothing_of_the_frozen_towers(root):

@@ -52,6 +52,7 @@ CASES: dict[str, tuple[dict[str, Objective], dict[str, Any]]] = {
         {"fusion_layer": 1},
     ),
     "matching": ({"matching": Matching()}, {"adapter": LOCAL}),
+    "alignment": ({"alignment": Alignment()}, {"fusion_layer": 1}),
     "words": ({"masked_language": MaskedLanguage(), "text_recovery": TextRecovery()}, {}),
 }
 
@@ -77,7 +78,11 @@ def share(batch: PairBatch, rank: int) -> PairBatch:
     mask = batch.text.attention_mask[rows]
     longest = int(mask.sum(dim=1).max())
     text = TextBatch(batch.text.input_ids[rows, :longest], mask[:, :longest])
-    own = {name: value[rows] for name, value in vars(batch).items() if name != "text"}
+    own = {
+        name: value[rows]
+        for name, value in vars(batch).items()
+        if name != "text" and value is not None
+    }
     return PairBatch(**own, text=text)
 
 

@@ -1,0 +1,212 @@
+"""Lightning's predict loop over what is left of a store, in a process for each device."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from omegaconf import DictConfig
+from torch import nn
+from torch.multiprocessing import ProcessExitedException, get_context, start_processes
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from edje.backbones.protocol import ImageEncoding
+from edje.data.shard_datamodule import ShardBatch, ShardDataModule
+from edje.errors import EdjeError
+from edje.tasks.console import quiet_libraries
+from edje.tokens.unfinished import UnfinishedStore
+from edje.tokens.writer import ShardWriter
+
+_MOST_WORKERS = 16
+_SHOW_SECONDS = 0.5
+
+
+class Work(Protocol):
+    """What a store is made from. Pickled, it carries how to build its parts, not weights."""
+
+    description: str
+    feature_width: int
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """Ids of the images, sorted."""
+        ...
+
+    def encoder(self) -> nn.Module:
+        """Maps a ShardBatch to an ImageEncoding, on the device that it is moved to."""
+        ...
+
+    def dataset(self) -> Dataset[ShardBatch]:
+        """Maps rows to a ShardBatch; its loader may run it in other processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All that a process needs to do its part in filling a store."""
+
+    work: Work
+    unfinished: UnfinishedStore
+    accelerator: str
+    devices: tuple[int, ...]
+    batch_size: int
+    num_workers: int
+
+    @classmethod
+    def on(
+        cls,
+        trainer: DictConfig,
+        work: Work,
+        unfinished: UnfinishedStore,
+        batch_size: int,
+        num_workers: int | None,
+    ) -> "Encoding":
+        """On the accelerator and all devices that a trainer is configured for."""
+        accelerator, devices = _devices(trainer)
+        if num_workers is None:
+            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+            share = min(_MOST_WORKERS, cores // len(devices))
+            num_workers = 1 if accelerator == "cpu" else share
+        return cls(work, unfinished, accelerator, devices, batch_size, num_workers)
+
+    def run(self) -> None:
+        """Write what nobody else is writing: in this process, or in one for each device.
+
+        Raises:
+            EdjeError: a process failed.
+        """
+        store = self.unfinished
+        total, done = store.plan.num_images, store.finished_images()
+        with tqdm(total=total, initial=done, desc=self.work.description, unit="image") as bar:
+            if len(self.devices) == 1:
+                _predict(self, self.devices[0], bar.update)
+            else:
+                self._run_processes(lambda: bar.update(store.finished_images() - bar.n))
+
+    def _run_processes(self, show: Callable[[], object]) -> None:
+        problems: Any = get_context("spawn").SimpleQueue()
+        processes = start_processes(
+            _part, (self, problems), len(self.devices), join=False, start_method="spawn"
+        )
+        try:
+            while not processes.join(timeout=_SHOW_SECONDS):
+                show()
+            show()
+        except ProcessExitedException as error:
+            if not problems.empty():
+                raise EdjeError(problems.get()) from error
+            raise EdjeError(
+                f"a process that wrote {self.unfinished.folder} was ended from outside ({error}), "
+                "perhaps for lack of memory. Run the same command again: what was finished is kept."
+            ) from error
+        finally:
+            for process in processes.processes:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+
+
+def _part(index: int, encoding: Encoding, problems: Any) -> None:
+    """What each of several processes does."""
+    quiet_libraries()
+    torch.set_num_threads(max(1, torch.get_num_threads() // len(encoding.devices)))
+    try:
+        _predict(encoding, encoding.devices[index], lambda _: None)
+    except EdjeError as error:
+        problems.put(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:  # pressed for all processes, or sent as the first one was killed
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _predict(encoding: Encoding, device: int, progress: Callable[[int], object]) -> None:
+    """Encode and write in this process, until every shard is finished or another's.
+
+    Raises:
+        EdjeError: an image can't be encoded, or the folder not be written.
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    with ShardWriter(encoding.unfinished) as writer:
+        devices = 1 if encoding.accelerator == "cpu" else [device]
+        trainer = _trainer(encoding.accelerator, devices, [_Writes(writer, progress)])
+        data = ShardDataModule(
+            encoding.work.dataset(),
+            lambda: writer.batches(encoding.batch_size),
+            encoding.num_workers,
+        )
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.predict(_Prediction(encoding.work.encoder()), data, return_predictions=False)
+        except EdjeError as error:  # of a loading process: within a traceback
+            raise EdjeError(str(error).rpartition("EdjeError: ")[2].strip()) from error
+        except SystemExit as stop:
+            if stop.code != 1:
+                raise
+            signal.signal(signal.SIGINT, before)  # Lightning has silenced it
+            raise KeyboardInterrupt from None
+
+
+class _Prediction(L.LightningModule):
+    """A frozen encoder in Lightning's predict loop."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
+        """Tokens and features of a batch."""
+        return self.encoder(batch)
+
+
+class _Writes(L.Callback):
+    """Hands what is predicted to the store's writer."""
+
+    def __init__(self, writer: ShardWriter, progress: Callable[[int], object]):
+        self.writer = writer
+        self.progress = progress
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: ShardBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Put the batch into its shard; end here after a SIGTERM, which Lightning only notes."""
+        self.writer.put(batch.rows, outputs.tokens, outputs.features)
+        self.progress(len(batch.rows))
+        if trainer.received_sigterm:
+            sys.exit(128 + signal.SIGTERM)
+
+
+def _trainer(accelerator: str, devices: Any, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+    """In full precision: what a store holds doesn't depend on how a run trains."""
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        callbacks=list(callbacks),
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # not a scheduler's: each process has one device
+    )
+
+
+def _devices(trainer: DictConfig) -> tuple[str, tuple[int, ...]]:
+    """The accelerator's name and the indices of the devices that the trainer is configured for."""
+    asked = _trainer(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
+    if isinstance(asked.accelerator, CPUAccelerator):
+        return "cpu", tuple(range(asked.num_devices))
+    return str(trainer.get("accelerator", "auto")), tuple(asked.device_ids)

@@ -1,0 +1,57 @@
+"""Exactly the weights that some objective reads are trained."""
+
+from itertools import chain, combinations
+
+import pytest
+import torch
+from tiny import FACTS, LOCAL, tiny_language_model, tiny_pairs, tiny_reranker, tiny_tokenizer
+from transformers import BertModel
+
+from edje.inference.checkpoint import build_reranker
+from edje.language_model import LanguageModel
+from edje.objectives.alignment import Alignment
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.matching import Matching
+from edje.objectives.negatives import HardNegatives
+from edje.objectives.text_recovery import TextRecovery
+from edje.training.optimisation import Optimisation
+from edje.training.reranker import RerankerModule
+
+TERMS = {
+    "matching": Matching(),
+    "masked_language": MaskedLanguage(),
+    "text_recovery": TextRecovery(),
+    "alignment": Alignment(),
+}
+CHOICES = list(chain.from_iterable(combinations(TERMS, count) for count in (1, 2, 4)))
+
+
+def trained(model, names) -> RerankerModule:
+    terms = {name: TERMS[name] for name in names}
+    return RerankerModule(
+        model, terms, HardNegatives(count=1, pool=1), Optimisation(), 4, 1, {}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("names", CHOICES, ids="+".join)
+@pytest.mark.parametrize("fusion_layer", [0, 1])
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_is_trained_gets_a_gradient_and_nothing_else_could(names, fusion_layer, residual):
+    torch.manual_seed(0)
+    options = {"residual": residual, "fusion_layer": fusion_layer}
+    module = trained(tiny_reranker(LOCAL, **options), names)
+    chosen = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    for weight in module.parameters():
+        weight.requires_grad_(True)
+    outputs = module(tiny_pairs(8), 0)
+    torch.stack([term(outputs) for term in module.objectives.values()]).sum().backward()
+    reached = {name for name, weight in module.named_parameters() if weight.grad is not None}
+    assert chosen == reached
+
+
+def test_a_pooler_that_nothing_reads_is_frozen():
+    encoder = BertModel(tiny_language_model().encoder.config, add_pooling_layer=True)
+    model = build_reranker(LOCAL, FACTS, LanguageModel(encoder, tiny_tokenizer()), False)
+    trained(model, TERMS)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert frozen == {f"joint.language_model.pooler.dense.{part}" for part in ("weight", "bias")}
