@@ -31,7 +31,13 @@ from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
 from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.root import TASKS
-from edje.config.run_folder import create_run_folder, logging_into, record_failure
+from edje.config.run_folder import (
+    create_run_folder,
+    figure_of,
+    holds_run_of,
+    logging_into,
+    record_failure,
+)
 from edje.config.saved import from_text
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
@@ -155,7 +161,12 @@ class Job:
         is_ours = self.is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
-            create_run_folder(cfg, overrides, folder, resumed=cfg.resume is not None)
+            # The command of a sweep was given again: its jobs go on from where they stopped.
+            again = self.is_sweep and holds_run_of(cfg, folder)
+            if again and (known := figure_of(folder)) is not None:
+                log.info("%s: finished before", os.path.relpath(folder))
+                return known
+            create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
             with logging_into(folder):
                 figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)

@@ -7,11 +7,13 @@ from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
 from edje.analysis.runs import load_runs, read_metrics
 from edje.analysis.speed import recall_against_latency
+from edje.analysis.study import bracketed, study_plot, study_table
 from edje.analysis.table import metrics_table
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
 __all__ = [
     "StoredLists",
+    "bracketed",
     "first_hit_ranks",
     "gallery",
     "load_runs",
@@ -24,4 +26,6 @@ __all__ = [
     "recall_bars",
     "recompute_metrics",
     "save_plots",
+    "study_plot",
+    "study_table",
 ]

@@ -66,14 +66,34 @@ def create_run_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for error in folder.glob("error*.txt"):
         error.unlink()
-    own = cfg.copy()
-    own.resume = None  # of this command, not of the run
-    config, text = folder / "config.yaml", to_text(own)
+    config, text = folder / "config.yaml", own_text(cfg)
     if config.exists() and config.read_text(encoding="utf-8") != text:
         config.rename(unused(config))
     write(config, text)
     write(unused(folder / "overrides.yaml"), OmegaConf.to_yaml(list(overrides)))
     write(unused(folder / "environment.json"), json.dumps(environment(), indent=2) + "\n")
+
+
+def own_text(cfg: DictConfig) -> str:
+    """What config.yaml says of a run."""
+    own = cfg.copy()
+    own.resume = None  # of this command, not of the run
+    return to_text(own)
+
+
+def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a folder holds a run of this very configuration, finished or not."""
+    config = folder / "config.yaml"
+    return config.is_file() and config.read_text(encoding="utf-8") == own_text(cfg)
+
+
+def figure_of(folder: Path) -> float | None:
+    """What a finished run returned, its t2i R@1 in percent; None where it has not finished."""
+    metrics = folder / "metrics.json"
+    if not metrics.is_file():
+        return None
+    stages = json.loads(metrics.read_text(encoding="utf-8"))["t2i"]
+    return float(stages.get("reranked", stages["first_stage"])["recall@1"]["value"])
 
 
 def unused(path: Path) -> Path:

@@ -52,6 +52,12 @@ def is_plain(annotation: Any) -> bool:
     return annotation in (int, float, str, bool, None, types.NoneType)
 
 
+def _is_component(annotation: Any) -> bool:
+    """Whether a class is one that only a node with a `_target_` can give."""
+    own = isinstance(annotation, type) and annotation.__module__.split(".")[0] == "edje"
+    return own or getattr(annotation, "__opaque__", False)
+
+
 def describe(annotation: Any) -> str:
     """A type in words: `int or null`, `list of float`, `one of joint, sum`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -62,7 +68,7 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
     if origin in UNIONS:
-        members = [m for m in arguments if not getattr(m, "__opaque__", False)]
+        members = [m for m in arguments if not _is_component(m)]
         return " or ".join(describe(member) for member in members or arguments)
     if origin is tuple:
         inner = [describe(a) for a in arguments if a is not ...]

@@ -6,14 +6,7 @@ python experiments/shapes/table.py runs/shapes_local/shipped runs/shapes/seeds â
 import sys
 from pathlib import Path
 
-import pandas as pd
-
-from edje.analysis import load_runs
-
-
-def figure(run: pd.Series, name: str) -> str:
-    """A percentage with its interval."""
-    return f"{run[name]:.1f} [{run[f'{name}.low']:.1f}, {run[f'{name}.high']:.1f}]"
+from edje.analysis import bracketed, load_runs
 
 
 def main(folders: list[Path]) -> None:
@@ -26,7 +19,7 @@ def main(folders: list[Path]) -> None:
         runs = load_runs(folder)
         for _, run in runs[runs["status"] == "done"].iterrows():
             name = folder if run["run"] == folder.name else folder / run["run"]
-            print(f"| {name} |", " | ".join(figure(run, c) for c in columns), "|")  # noqa: T201
+            print(f"| {name} |", " | ".join(bracketed(run, c) for c in columns), "|")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def write_log(path: Path, generator: torch.Generator) -> None:
     pd.concat([log, dev]).to_csv(path, index=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run():
     """Writes a finished run into a folder of the test's own; gives its metrics."""
     return write_run

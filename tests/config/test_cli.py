@@ -235,6 +235,44 @@ def test_an_interrupted_training_ends_a_sweep_with_the_signals_status(
     assert "resume=" in capsys.readouterr().err
 
 
+def test_a_sweep_given_again_keeps_what_is_finished_and_goes_on_with_the_rest(
+    command: Command,
+    tasks: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ill = {2}  # the seed whose training is interrupted
+    figures = {"t2i": {"reranked": {"recall@1": {"value": 51.5}}, "first_stage": {}}}
+
+    def sometimes(cfg: DictConfig, folder: Path) -> float:
+        tasks.append((cfg, folder))
+        if cfg.seed in ill:
+            raise TrainingInterrupted(15, f"python run.py resume={folder}")
+        (folder / "metrics.json").write_text(json.dumps(figures))
+        return 51.5
+
+    monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", sometimes)
+    sweep = ("-m", "seed=1,2,3", "hydra.sweep.dir=runs/seeds")
+    assert command(*sweep) == 128 + 15
+    assert [cfg.seed for cfg, _ in tasks] == [1, 2]
+    ill.clear()
+    capsys.readouterr()
+    assert command(*sweep) == 0
+    assert [cfg.seed for cfg, _ in tasks] == [1, 2, 2, 3]
+    assert "runs/seeds/0: finished before" in capsys.readouterr().out
+    assert len({folder for _, folder in tasks}) == 3
+    assert Path("runs/seeds/1/environment.1.json").exists()  # of the second go
+
+
+def test_a_sweep_into_the_folder_of_another_is_refused(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
+    assert command("-m", "seed=1,3", "hydra.sweep.dir=runs/seeds") == 1
+    assert [cfg.seed for cfg, _ in tasks] == [1, 2, 1]  # the first has not finished: no metrics
+    assert "runs/seeds/1: it holds" in capsys.readouterr().err
+
+
 def test_a_bug_shows_its_traceback_and_a_users_mistake_does_not(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -200,6 +200,20 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root):
     assert table["t2i.reranked.recall@1"].notna().all()
 
 
+def test_a_sweep_given_again_continues_the_job_that_was_killed(world, tmp_path):
+    sweep = ["-m", *with_changes(world, "trainer.max_steps=1,2", f"hydra.sweep.dir={tmp_path}")]
+    run(sweep)
+    first, second = tmp_path / "0", tmp_path / "1"
+    measured = json.loads((second / "metrics.json").read_text())
+    stamp = (first / "metrics.json").stat().st_mtime_ns
+    (second / "metrics.json").unlink()  # as if killed between training and evaluation
+    run(sweep)
+    assert (first / "metrics.json").stat().st_mtime_ns == stamp
+    assert not (first / "environment.1.json").exists()
+    again = json.loads((second / "metrics.json").read_text())
+    assert again["t2i"] == measured["t2i"]
+
+
 def test_a_failed_job_does_not_end_the_others(world, root, tmp_path):
     with pytest.raises(EdjeError, match="1 of the sweep's jobs failed"):
         run(

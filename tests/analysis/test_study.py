@@ -1,0 +1,108 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from edje.analysis import read_metrics
+from edje.analysis.study import bracketed, choices_of, resampled, study_plot, study_table
+from edje.errors import EdjeError
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., dict]) -> Path:
+    """Two choices with two seeds each, a third with one, and a job that failed."""
+    root = tmp_path_factory.mktemp("runs") / "kinds"
+    jobs = [("local", 0), ("local", 1), ("kmeans", 0), ("kmeans", 1), ("pruning", 0)]
+    for number, (kind, seed) in enumerate(jobs):
+        make_run(root / str(number), seed=seed)
+        overrides = ["experiment=short", f"adapter={kind}", f"seed={seed}", "hydra.run.dir=x"]
+        (root / str(number) / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    (root / "5").mkdir()
+    (root / "5" / "error.txt").write_text("out of luck")
+    return root
+
+
+def test_choices_are_told_apart_by_what_their_overrides_do_not_share(sweep: Path) -> None:
+    choices = choices_of(sweep)
+    assert [(choice.name, choice.seeds) for choice in choices] == [
+        ("adapter=local", (0, 1)),
+        ("adapter=kmeans", (0, 1)),
+        ("adapter=pruning", (0,)),
+    ]
+    assert {choice.axis for choice in choices} == {"kinds"}
+
+
+def test_a_run_folder_alone_is_a_choice_named_after_it(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "0", tmp_path / "base")
+    (choice,) = choices_of(tmp_path / "base")
+    assert (choice.name, choice.folders) == ("base", (tmp_path / "base",))
+
+
+def test_a_row_is_the_mean_over_seeds_and_equal_runs_differ_by_nothing(sweep: Path) -> None:
+    table = study_table([sweep])
+    assert table["seeds"].to_list() == [2, 2, 1]
+    for way in ("t2i", "i2t"):
+        values = [
+            read_metrics(sweep / str(job))[way]["reranked"]["recall@1"]["value"] for job in (0, 1)
+        ]
+        assert table[way][0] == pytest.approx(np.mean(values))
+        assert table[way][2] == pytest.approx(values[0])
+        # the same scores under another name: paired, so without any spread
+        assert table[f"{way}.diff"][1] == table[f"{way}.diff.high"][1] == 0
+        assert table[f"{way}.diff"][2] == 0  # against the reference's run of the same seed
+        assert np.isnan(table[f"{way}.diff"][0])
+        assert (table[f"{way}.low"] <= table[way]).all()
+        assert (table[way] <= table[f"{way}.high"]).all()
+
+
+def test_another_reference_can_be_named_and_a_wrong_one_is_refused(sweep: Path) -> None:
+    table = study_table([sweep], "adapter=kmeans")
+    assert table["t2i.diff"].isna().to_list() == [False, True, False]
+    with pytest.raises(EdjeError, match="no such choice among adapter=local, adapter=kmeans"):
+        study_table([sweep], "adapter=mean")
+
+
+def test_runs_of_different_splits_are_not_put_into_one_table(
+    sweep: Path, tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    make_run(tmp_path / "small", images=8)
+    (tmp_path / "small" / "overrides.yaml").write_text("[]")
+    with pytest.raises(EdjeError, match="measured different splits"):
+        study_table([sweep, tmp_path / "small"])
+
+
+def test_without_a_finished_run_there_is_no_table(sweep: Path) -> None:
+    with pytest.raises(EdjeError, match="No finished run"):
+        study_table([sweep / "5"])
+
+
+def test_the_interval_counts_what_varies_between_seeds_and_between_images() -> None:
+    rng = np.random.default_rng
+    of_seeds = np.repeat([[40.0], [50.0], [60.0]], 200, axis=1)
+    mean, low, high = resampled(of_seeds, rng(0))
+    assert mean == pytest.approx(50) and low == pytest.approx(40) and high == pytest.approx(60)
+    of_images = np.repeat([0.0, 100.0], 200)[None]
+    mean, low, high = resampled(of_images, rng(0))
+    # 1.96 standard errors of 400 images, half of them hits: 4.9 points
+    assert (
+        mean == 50 and low == pytest.approx(45.1, abs=0.6) and high == pytest.approx(54.9, abs=0.6)
+    )
+
+
+def test_a_figure_is_bracketed_and_a_missing_one_is_empty(sweep: Path) -> None:
+    table = study_table([sweep])
+    row = table.iloc[1].copy()
+    row["t2i"], row["t2i.low"], row["t2i.high"] = -1.25, -3.0, 0.55
+    assert bracketed(row, "t2i", "+") == "−1.2 [−3.0, +0.6]"
+    assert bracketed(table.iloc[0], "t2i.diff") == ""
+
+
+def test_the_plot_has_a_line_per_choice(sweep: Path) -> None:
+    panel = study_plot(study_table([sweep]), "Kinds").axes[0]
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == [
+        "adapter=local", "adapter=kmeans", "adapter=pruning"
+    ]  # fmt: skip
+    assert panel.get_title(loc="left") == "Kinds"
