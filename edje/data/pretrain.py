@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from edje.data.holdout import hold_out
 from edje.data.mixture import Block
-from edje.data.pairs import Pair, PairTable
+from edje.data.pairs import Pair, PairSource, PairTable
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
@@ -62,7 +61,7 @@ class PretrainSource:
     def __init__(
         self,
         *,
-        sources: Mapping[str, Any],
+        sources: Mapping[str, PairSource | None],
         evaluated: Source | None,
         cache_dir: str = "cache",
         bad_images: BadImages = "skip",
