@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edje.records import Direction
 from edje.retrieval.metrics import first_hit_ranks
 from edje.retrieval.rerank import RerankedList
 
 WEIGHTS = tuple(step / 20 for step in range(21))
-SPREAD = 3.0  # standard errors that a weight must gain; more than the usual two, because the
-# captions of one image share their luck, and the best of many weights is compared
+# Standard errors that a weight must gain on dev. Text to image it is more than the usual two, as
+# the captions of one image share their luck.
+SPREAD: dict[Direction, float] = {"t2i": 3.0, "i2t": 2.0}
 
 
 @dataclass(frozen=True)
@@ -81,4 +83,4 @@ def fit_sum_weight(
     best = int(reciprocal.mean(dim=1).argmax())
     gain = reciprocal[best] - reciprocal[0]
     error = gain.std(correction=0) / len(gain) ** 0.5
-    return grid[best] if gain.mean() > SPREAD * error else 0.0
+    return grid[best] if gain.mean() > SPREAD[dev.first.direction] * error else 0.0

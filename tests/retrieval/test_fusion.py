@@ -67,10 +67,17 @@ def test_the_ends_of_the_grid_are_the_stages_themselves(weight, stage):
     assert torch.equal(first_hit_ranks(fused.final, given.first.relevant), ranks)
 
 
-def test_a_joint_encoder_of_noise_gets_no_weight_of_equals_the_smallest():
+def test_a_joint_encoder_that_says_nothing_gets_no_weight():
     given = lists([[2.0, 1.0]], [[0.0, 0.0]], [[1, 0]])
     assert fit_sum_weight(given, SAME, SAME) == 0.0
-    assert fit_sum_weight(given, SAME, SAME, weights=(0.5, 0.25)) == 0.25
+    assert fit_sum_weight(given, SAME, SAME, weights=(0.5, 0.25)) == 0.0
+
+
+def test_the_weight_takes_all_places_into_account_not_the_first_alone():
+    """At half the weight a relevant candidate moves from place 3 to 2: no hit, but nearer."""
+    first, joint = [[3.0, 2.0, 1.0]] * 20, [[3.0, 0.0, 2.0]] * 20
+    given = lists(first, joint, [[0, 0, 1]] * 20)
+    assert fit_sum_weight(given, SAME, SAME, weights=(0.0, 0.75)) == 0.75
 
 
 def test_two_stages_with_independent_errors_beat_either():
