@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import fsspec
 import numpy as np
 import pyarrow as pa
+from fsspec.implementations.cached import CachingFileSystem
 from jaxtyping import Int64, UInt8
 
 from edje.errors import EdjeError
@@ -72,6 +73,8 @@ class RemoteFolder:
             return content
 
         with self._reaching() as (files, path):
+            if isinstance(files, CachingFileSystem):  # its copy must be whole before it is read
+                return [read(piece) for piece in ranges]
             return _in_threads(read, ranges)
 
     @contextmanager
