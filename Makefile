@@ -17,7 +17,7 @@ help:  ## show the targets
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/product
 
-demo: .venv/product  ## install and run the embedded example (about 2 minutes on 2 cores)
+demo: .venv/product  ## install and run the embedded example (about 3 minutes on 2 cores)
 	$(BIN)/python run.py
 
 test: .venv/dev  ## install with the development extra and run the tests
