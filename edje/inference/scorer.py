@@ -14,8 +14,6 @@ from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
 from edje.inference.int8 import int8_encoder
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
-from edje.models.evidence import Words
-from edje.models.heads import word_positions
 from edje.records import Direction, TextBatch
 
 EXAMPLES = 64  # pairs on which the ranges of int8 are found
@@ -140,14 +138,16 @@ class StoredTokenScorer:
             batch_size = self.batch_size.of(len(group_images), sequence)
             texts, rows = group_captions.unique(return_inverse=True)
             read = self._read(texts, length, batch_size)
-            words = self._words(read)
+            unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
+            words = self.model.words(read, unpadded)
             rows = rows.to(self.device)
             for batch, some in zip(
                 rows.split(batch_size), group_images.split(batch_size), strict=True
             ):
-                visual, evidence = self.transfer.gather(some), None
-                if words is not None and self.model.evidence is not None:
-                    evidence = self.model.evidence.logits(words, batch, visual.float())
+                visual = self.transfer.gather(some)
+                evidence = None
+                if words is not None:
+                    evidence = self.model.word_evidence(words, batch, visual.float())
                 states = self.encoder.cls_states(read, batch, visual)
                 self.transfer.scored()
                 yield states, evidence
@@ -158,10 +158,3 @@ class StoredTokenScorer:
         return torch.cat(
             [self.encoder.read_text(part.to(self.device)) for part in ids.split(batch_size)]
         )
-
-    def _words(self, read: Tensor) -> Words | None:
-        """What the evidence of these texts' pairs shares."""
-        if self.model.evidence is None:
-            return None
-        unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
-        return self.model.evidence.words(read, word_positions(unpadded))

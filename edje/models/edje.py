@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edje.models.evidence import AlignmentEvidence
+from edje.models.evidence import AlignmentEvidence, Words
 from edje.models.heads import (
     FirstStageResidual,
     MaskedLanguageHead,
@@ -109,9 +109,27 @@ class EDJE(nn.Module):
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs"] | None:
         """What alignment adds to the logit of text `rows[i]` with image i; None without it."""
+        return self.word_evidence(self.words(states, attention_mask), rows, visual)
+
+    def words(
+        self,
+        states: Float[Tensor, "texts length width"],
+        attention_mask: Bool[Tensor, "texts length"],
+    ) -> Words | None:
+        """What all pairs of these texts share of their evidence; None without it."""
         if self.evidence is None:
             return None
-        words = self.evidence.words(states, word_positions(attention_mask))
+        return self.evidence.words(states, word_positions(attention_mask))
+
+    def word_evidence(
+        self,
+        words: Words | None,
+        rows: Int[Tensor, "pairs"],
+        visual: Float[Tensor, "pairs tokens width"],
+    ) -> Float[Tensor, "pairs"] | None:
+        """What alignment adds to the logit of text `rows[i]` of `words` with image i."""
+        if self.evidence is None or words is None:
+            return None
         return self.evidence.logits(words, rows, visual)
 
     def match_logits(

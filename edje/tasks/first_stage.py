@@ -15,6 +15,7 @@ from edje.models.edje import EDJE
 from edje.records import DIRECTIONS
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
+from edje.tokens.durable import new_file
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,8 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
         train.image_features, train.text_features, train.image_of_caption, seed=seed
     )
     log.info("fitted the first stage: %s", report)
-    partial = path.with_suffix(".partial")
-    save_file(backbone.first_stage_state(), partial)
-    partial.replace(path)
+    with new_file(path) as temporary:
+        save_file(backbone.first_stage_state(), temporary)
 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:

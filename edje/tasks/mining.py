@@ -23,6 +23,7 @@ from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
 from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
 from edje.tokens.codec import make_codec
+from edje.tokens.durable import new_file
 
 log = logging.getLogger(__name__)
 MINER_POOL = 2  # a miner scores so many times as many candidates as are kept
@@ -62,9 +63,8 @@ def mined_images(
     if path.is_file():
         return load_file(path)["similar"]
     mined = mine(cfg, train, images, captions, miner)
-    partial = path.with_suffix(".partial")
-    save_file({"similar": mined}, partial)
-    partial.replace(path)
+    with new_file(path) as temporary:
+        save_file({"similar": mined}, temporary)
     return mined
 
 

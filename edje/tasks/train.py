@@ -114,7 +114,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         fix_statistics(start.model, *feed.first_stage)
     if cfg.initial == "canonical":
         assert feed.train is not None  # check_choices
-        canonical_start(start, feed.train)
+        if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
+            canonical_start(start, feed.train)
     elif cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)

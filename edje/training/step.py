@@ -144,16 +144,14 @@ def forward_step(
         rows.append(own + total if plain else own)
         images.append(own + first if plain else own)
     if rows:
-        row = torch.cat(rows)
-        hidden = model.joint.fuse(states[row], attention[row], all_visual[torch.cat(images)])
+        row, seen = torch.cat(rows), all_visual[torch.cat(images)]
+        hidden = model.joint.fuse(states[row], attention[row], seen)
 
     count = 0 if pairs is None else len(pairs.images)
     t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None
     alignment = alignment_i2t = same = teacher_t2i = teacher_i2t = None
     if negatives is not None:
-        evidence = model.pair_evidence(
-            states, attention, row[:count], all_visual[torch.cat(images)[:count]]
-        )
+        evidence = model.pair_evidence(states, attention, row[:count], seen[:count])
         t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first, evidence)
     if mask is not None:
         masked = hidden[count:, : mask.shape[1]][mask]
@@ -178,10 +176,10 @@ def forward_step(
             given = teacher.compress(batch.tokens) if stored is None else stored
             known = joined(given)[pairs.images]
             read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask))
-            seen = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
+            taught = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
             evidence = teacher.pair_evidence(read, attention[:total], pairs.captions, known)
             teacher_t2i, teacher_i2t = pair_logits(
-                teacher, seen[:, 0], similarity, negatives, first, evidence
+                teacher, taught[:, 0], similarity, negatives, first, evidence
             )
     return StepOutputs(
         first=first,
