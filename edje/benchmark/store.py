@@ -155,6 +155,7 @@ def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
         if targets[name].is_dir():
             shutil.rmtree(targets[name])
         targets[name].unlink(missing_ok=True)
+        os.sync()  # an fsync would wait for what the disk still does for the run before
 
     calls = {OURS: write_ours, PLAIN: write_plainly}
     timings = timed_together(

