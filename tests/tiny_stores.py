@@ -168,11 +168,22 @@ def hold(folder: Path, shard: int) -> None:
     sys.stdin.readline()
 
 
+def lock(folder: Path) -> None:
+    """Hold a store's lock until something comes from standard input."""
+    folder.mkdir(parents=True)
+    with writer_lock(folder):
+        sys.stdout.write("held\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
         case ["lead", folder]:
             lead(Path(folder))
+        case ["lock", folder]:
+            lock(Path(folder))
         case ["hold", folder, shard]:
             hold(Path(folder), int(shard))
         case ["kill", folder, pause, later]:

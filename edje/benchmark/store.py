@@ -44,8 +44,9 @@ class StoreBenchmark:
         batches: random rows per warm read, each a setting of its own.
         cold_batches: random rows per cold read, likewise.
         threads: of the preadv lane.
-        min_runs: measured runs of each lane in each setting, at least.
-        seconds: wall time of a setting, shared by its lanes; dropping pages not counted.
+        min_runs: measured runs of each lane in each setting, at least; of writing, one less than
+            twice as many.
+        seconds: wall time of a setting of reading, shared by its lanes; dropping pages not counted.
     """
 
     def __init__(
@@ -128,7 +129,11 @@ def measure_store(
 
 
 def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
-    """The writer alone, its tokens at hand, and the same cells in one file; both fsynced."""
+    """The writer alone, its tokens at hand, and the same cells in one file; both fsynced.
+
+    They take turns one by one, however long each takes: a run finds the memory and the disk as
+    the other left them.
+    """
     tokens = torch.randn(min(sizes.images, DISTINCT), sizes.tokens, sizes.width).to(STORED)
     codec = make_codec("bf16", sizes.tokens, sizes.width)
     cells = codec.encode(tokens)
@@ -161,9 +166,9 @@ def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
     timings = timed_together(
         calls,
         CPU,
-        warmup=0,
-        min_runs=sizes.min_runs,
-        seconds=sizes.seconds,
+        warmup=1,
+        min_runs=2 * sizes.min_runs - 1,
+        seconds=0.0,
         prepare=prepare,
     )
     return _rows(timings, "write", sizes.images, sizes, PLAIN)

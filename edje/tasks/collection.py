@@ -68,12 +68,12 @@ def cached_collection(
     backbone: Backbone,
     split_name: str,
     *,
-    store: Path | None = None,
+    store: str | None = None,
     wait: bool = True,
 ) -> Collection:
     """A split with its tokens and features, from the cache or computed now.
 
-    `store` names a store to be read in place of the cache's own; it is refused where another
+    `store`, a folder or a URL, is read in place of the cache's own; it is refused where another
     backbone made it. A store that another run is writing is waited for, or with `wait` off an
     error.
 
@@ -82,7 +82,7 @@ def cached_collection(
     """
     split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
     fingerprint = raw_fingerprint(split, backbone.identity(), cfg.store_codec)
-    folder = store or store_folder(cache_dir, source.name, split_name, "raw", fingerprint)
+    folder = store_folder(cache_dir, source.name, split_name, "raw", fingerprint)
     if store is None:
         fill_store(
             folder,
@@ -93,7 +93,8 @@ def cached_collection(
             cfg.trainer,
             wait=wait,
         )
-    return collection_of(source, split, backbone, TokenStore.open(folder, fingerprint), cache_dir)
+    opened = TokenStore.open(store or folder, fingerprint)
+    return collection_of(source, split, backbone, opened, cache_dir)
 
 
 def raw_fingerprint(split: RetrievalSplit, identity: Identity, codec_name: str) -> Fingerprint:

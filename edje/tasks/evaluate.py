@@ -56,13 +56,7 @@ def evaluate_checkpoint(
     restore_first_stage(backbone, checkpoint.first_stage)
     collection = compressed_collection(
         cfg, source, backbone, checkpoint, evaluation
-    ) or cached_collection(
-        cfg,
-        source,
-        backbone,
-        source.split,
-        store=None if cfg.store is None else Path(cfg.store),
-    )
+    ) or cached_collection(cfg, source, backbone, source.split, store=cfg.store)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint.model.to(device)
     reranked, codec, pairs_per_second = rerank_collection(

@@ -26,13 +26,18 @@ def new_file(path: Path) -> Iterator[Path]:
     A reader, and whoever comes after a kill, sees the old content or the new. After a power
     failure too, if the block forces the file to disk.
     """
-    # The process id keeps concurrent writers of the same content apart.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    # The process id keeps concurrent writers of the same content apart.
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def rename(old: Path, new: Path) -> None:

@@ -1,43 +1,92 @@
 """One shard: an Arrow IPC stream with one record batch, one fixed-width cell per image."""
 
+import io
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, UInt8
 
 from edje.errors import EdjeError
-from edje.tokens.checksum import checksum_of
-from edje.tokens.durable import force_to_disk, new_file
+from edje.tokens.checksum import RunningChecksum
+from edje.tokens.durable import temporary_path
 from edje.tokens.manifest import Shard
 
 COLUMNS = ("tokens", "image_id", "features")
 _PAGE = 4096
 
 
-def write_shard(
-    path: Path,
-    image_ids: Sequence[str],
-    features: Float32[np.ndarray, "images width"],
-    cells: UInt8[np.ndarray, "images bytes"],
-) -> Shard:
-    """Write a shard by rename, its content on disk, and describe it.
+class ShardFile:
+    """A shard on its way: cells go to the file as they come, ids and features behind them.
 
-    Equal input gives equal bytes.
+    Equal input gives equal bytes, however the cells are parted. A temporary file beside `path`
+    gets that name when it is finished; `abandon` removes it.
+
+    Raises:
+        OSError: from all methods, if the folder can't be written.
     """
-    batch = _page_aligned(_record_batch(image_ids, features, cells))
-    with new_file(path) as temporary, ThreadPoolExecutor(1) as beside:
-        with pa.OSFile(str(temporary), "wb") as sink:
-            _write_stream(batch, sink)
-        checksum = beside.submit(
-            checksum_of, temporary
-        )  # from the page cache, while the disk works
-        force_to_disk(temporary)
-        size = temporary.stat().st_size
-        cells_at = open_shard(temporary)[1]
-        return Shard(path.name, batch.num_rows, size, cells_at, checksum.result())
+
+    def __init__(
+        self, path: Path, image_ids: Sequence[str], cell_bytes: int, feature_width: int
+    ) -> None:
+        self._path = path
+        self._image_ids = image_ids
+        self._cell_bytes = cell_bytes
+        self._padding = ""
+        features = np.zeros((len(image_ids), feature_width), np.float32)
+        # A cell of whole pages touches no page more than it must, which a random read feels.
+        self._padding = " " * (-len(self._around_cells(features)[0]) % _PAGE)
+        self._head, _ = self._around_cells(features)
+        self._checksum = RunningChecksum()
+        self._bytes = 0
+        self._temporary = temporary_path(path)
+        self._file = self._temporary.open("wb")
+        self._append(self._head)
+
+    @property
+    def rows(self) -> int:
+        """Cells that were appended."""
+        return (self._bytes - len(self._head)) // self._cell_bytes
+
+    def append(self, cells: UInt8[np.ndarray, "images bytes"]) -> None:
+        """Write the next cells."""
+        self._append(np.ascontiguousarray(cells).reshape(-1))
+
+    def finish(self, features: Float32[np.ndarray, "images width"]) -> Shard:
+        """Write the rest, wait until all is on disk, give the file its name, and describe it."""
+        assert self.rows == len(self._image_ids), "a shard is finished after its last cell"
+        self._append(self._around_cells(features)[1])
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._path)
+        name, rows, cells_at = self._path.name, len(self._image_ids), len(self._head)
+        return Shard(name, rows, self._bytes, cells_at, str(self._checksum))
+
+    def abandon(self) -> None:
+        """Remove the temporary file, if it isn't finished."""
+        with suppress(OSError):  # what is not written yet may fail again
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _append(self, content: bytes | np.ndarray) -> None:
+        self._file.write(content)
+        self._checksum.update(content)
+        self._bytes += len(content)
+
+    def _around_cells(self, features: np.ndarray) -> tuple[bytes, bytes]:
+        """What the Arrow stream has before its cells and after them; they are not looked at."""
+        cells = np.empty((len(self._image_ids), self._cell_bytes), np.uint8)  # takes no memory
+        batch = _record_batch(self._image_ids, features, cells)
+        sink = _AroundCells(cells.ctypes.data)
+        batch = batch.replace_schema_metadata({"padding": self._padding})
+        with pa.PythonFile(sink, mode="w") as file, pa.ipc.new_stream(file, batch.schema) as stream:
+            stream.write_batch(batch)
+        return bytes(sink.head), bytes(sink.tail)
 
 
 def open_shard(path: Path) -> tuple[pa.RecordBatch, int]:
@@ -79,21 +128,27 @@ def _record_batch(
     return pa.record_batch(columns, names=list(COLUMNS))
 
 
-def _page_aligned(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with so much padding in its schema's metadata that its cells begin a page.
+class _AroundCells(io.RawIOBase):
+    """Keeps what is written before the buffer at an address, and what after it."""
 
-    A cell of whole pages then touches no page more than it must, which a random read feels.
-    """
-    unpadded = batch.replace_schema_metadata({"padding": ""})
-    sink = pa.BufferOutputStream()
-    _write_stream(unpadded.slice(0, 1), sink)  # the header is as long for one row
-    length = -read_stream(sink.getvalue())[1] % _PAGE
-    return batch.replace_schema_metadata({"padding": " " * length})
+    def __init__(self, address: int) -> None:
+        super().__init__()
+        self.head, self.tail = bytearray(), bytearray()
+        self._address = address
+        self._kept = self.head
 
+    def writable(self) -> bool:
+        """Arrow asks."""
+        return True
 
-def _write_stream(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
+    def write(self, content: Any) -> int:
+        """Take a piece; Arrow hands buffers over as they are, without a copy."""
+        piece = pa.py_buffer(content)
+        if piece.address == self._address:
+            self._kept = self.tail
+        else:
+            self._kept += piece
+        return piece.size
 
 
 def read_stream(content: pa.Buffer) -> tuple[pa.RecordBatch, int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from edje.errors import EdjeError
 from edje.tokens.claims import CLAIMS_FILE, Claims, wait_until_alone
@@ -20,7 +20,7 @@ from edje.tokens.manifest import (
     read_shard_note,
     write_shard_note,
 )
-from edje.tokens.shard import write_shard
+from edje.tokens.shard import ShardFile
 
 logger = logging.getLogger(__name__)
 
@@ -101,20 +101,22 @@ class UnfinishedStore:
         finally:
             claims.close()
 
-    def add(
-        self,
-        index: int,
-        features: Float32[np.ndarray, "images width"],
-        cells: UInt8[np.ndarray, "images bytes"],
-    ) -> None:
-        """Write one shard; once this returns, no kill loses it."""
+    def begin_shard(self, index: int) -> ShardFile:
+        """A file for the cells of a shard, from the first to the last."""
         rows = self.plan.shard_range(index)
-        ids = self._image_ids[rows.start : rows.stop]
         path = self.folder / shard_file(index)
-        note = path.with_suffix(".json")
+        ids = self._image_ids[rows.start : rows.stop]
+        with writing_to(self.folder):
+            return ShardFile(path, ids, self.plan.make_codec().cell_bytes, self.plan.feature_width)
+
+    def finish_shard(
+        self, index: int, shard: ShardFile, features: Float32[np.ndarray, "images width"]
+    ) -> None:
+        """Finish a shard's file; once this returns, no kill loses it."""
+        note = (self.folder / shard_file(index)).with_suffix(".json")
         with writing_to(self.folder):
             note.unlink(missing_ok=True)  # a shard without a note counts as unfinished
-            write_shard_note(note, write_shard(path, ids, features, cells))
+            write_shard_note(note, shard.finish(features))
 
     def finish(self) -> None:
         """Make the store complete: the plan, now with all shards, is renamed to `store.json`.

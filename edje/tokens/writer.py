@@ -24,6 +24,7 @@ from edje.tokens.manifest import (
     hash_ids,
     read_manifest,
 )
+from edje.tokens.shard import ShardFile
 from edje.tokens.unfinished import UnfinishedStore, foreign_store
 
 Encode = Callable[
@@ -31,12 +32,10 @@ Encode = Callable[
     tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images features"]],
 ]
 
-Buffers = tuple[np.ndarray, np.ndarray]  # cells and features of a shard
-
 _SHARD_ROWS = 2048
 _SHARD_BYTES = 80_000_000
 _ENCODED_BYTES = 8_000_000  # of cells at once: what a codec needs beside is a few times that
-_THREADS = 2  # one writes a shard while the disk and the checksum of the last one take their time
+_THREADS = 2  # that wait for the disk
 
 
 def write_store(
@@ -134,27 +133,21 @@ def is_complete(folder: Path, plan: Manifest) -> bool:
 
 
 class ShardWriter:
-    """One process's part in filling a store: claims shards, collects their batches, writes them.
+    """One process's part in filling a store: claims shards and writes their batches.
 
-    A full shard is written in a thread while the next is being encoded; three shards are held in
-    memory, whatever the size of the store. At the end of its `with` block everything that was put
-    is on disk.
+    Cells go to their shard's file as they come, so that little is held in memory, whatever the
+    size of the store. Threads wait for the disk at a shard's end while the next is being filled.
+    At the end of its `with` block everything that was put is on disk.
     """
 
     def __init__(self, unfinished: UnfinishedStore) -> None:
         self._unfinished = unfinished
         self._plan = unfinished.plan
         self._codec = self._plan.make_codec()
-        rows = min(self._plan.shard_rows, self._plan.num_images)
-        self._free = [
-            (
-                np.empty((rows, self._codec.cell_bytes), np.uint8),
-                np.empty((rows, self._plan.feature_width), np.float32),
-            )
-            for _ in range(_THREADS + 1)
-        ]
+        self._shard: ShardFile | None = None
+        self._features = np.empty((0, self._plan.feature_width), np.float32)
         self._threads = ThreadPoolExecutor(_THREADS)
-        self._writing: deque[Future[Buffers]] = deque()
+        self._ending: deque[Future[None]] = deque()
 
     def __enter__(self) -> "ShardWriter":
         with writing_to(self._unfinished.folder):
@@ -165,12 +158,13 @@ class ShardWriter:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            while self._writing and error is None:
-                self._writing.popleft().result()
+            while self._ending and error is None:
+                self._ending.popleft().result()
         finally:
             self._threads.shutdown()
+            if self._shard is not None:
+                self._shard.abandon()
             self._claims.close()
-            self._free.clear()
 
     def batches(self, batch_size: int) -> Iterator[range]:
         """Rows to encode and put, in this order: the batches of shards that nobody else writes."""
@@ -185,10 +179,10 @@ class ShardWriter:
         tokens: Float[Tensor, "images tokens width"],
         features: Float[Tensor, "images features"],
     ) -> None:
-        """Take an encoded batch; the last one of a shard starts its writing.
+        """Take an encoded batch, the next of `batches`; the last one of a shard ends it.
 
         Raises:
-            EdjeError: a token can't be stored, or an earlier shard couldn't be written.
+            EdjeError: a token can't be stored, or the folder not be written.
             ValueError: other shapes than the store's.
         """
         plan = self._plan
@@ -207,9 +201,9 @@ class ShardWriter:
             except EdjeError as error:
                 first, last = self._unfinished.image_ids_of(rows[part])
                 raise EdjeError(f"images {first} to {last}: {error}") from error
-            self.put_cells(rows[part], cells, values[part])
+            self._put_cells(rows[part], cells, values[part])
 
-    def put_cells(
+    def _put_cells(
         self,
         rows: range,
         cells: UInt8[np.ndarray, "images bytes"],
@@ -217,17 +211,23 @@ class ShardWriter:
     ) -> None:
         """Take an encoded batch as it will be stored."""
         index, first = divmod(rows.start, self._plan.shard_rows)
-        shard = self._plan.shard_range(index)
-        at = slice(first, first + len(rows))
-        self._free[0][0][at], self._free[0][1][at] = cells, features
-        if rows.stop == shard.stop:
-            full = self._free.pop(0)
-            self._writing.append(self._threads.submit(self._write, index, full, len(shard)))
-            if not self._free:
-                self._free.append(self._writing.popleft().result())
+        count = len(self._plan.shard_range(index))
+        if self._shard is None:
+            self._shard = self._unfinished.begin_shard(index)
+            self._features = np.empty((count, self._plan.feature_width), np.float32)
+        assert self._shard.rows == first, "batches come in their order"
+        self._features[first : first + len(rows)] = features
+        with writing_to(self._unfinished.folder):
+            self._shard.append(cells)
+        if self._shard.rows == count:
+            self._ending.append(self._threads.submit(self._end, index, self._shard, self._features))
+            self._shard = None
+            if len(self._ending) > _THREADS:
+                self._ending.popleft().result()
 
-    def _write(self, index: int, full: Buffers, rows: int) -> Buffers:
-        cells, features = full
-        self._unfinished.add(index, features[:rows], cells[:rows])
+    def _end(self, index: int, shard: ShardFile, features: np.ndarray) -> None:
+        try:
+            self._unfinished.finish_shard(index, shard, features)
+        finally:
+            shard.abandon()
         self._claims.give_back(index)
-        return full

@@ -9,7 +9,7 @@ import fsspec
 import pandas as pd
 import pytest
 import torch
-from tiny_stores import run_script
+from tiny_stores import contents, run_script
 from world import make_world
 
 from edje.cli import run
@@ -90,6 +90,25 @@ def test_evaluating_from_it_gives_the_runs_scores_without_the_raw_tier(root: Pat
     for folder in (found, given, remote):
         again = pd.read_parquet(folder / "candidates.parquet").set_index(keys)["final"]
         pd.testing.assert_series_equal(again.sort_index(), scores.sort_index(), atol=1e-2)
+
+
+def test_raw_tokens_behind_a_url_are_evaluated_and_compressed(root: Path, tmp_path: Path) -> None:
+    elsewhere = fsspec.filesystem("memory")
+    raw = next((root / "cache" / "folder-val").glob("raw-*"))
+    elsewhere.put(str(raw), "/raw", recursive=True)
+    given = ["store=memory://raw", f"cache_dir={tmp_path / 'cache'}"]
+    try:
+        evaluate(root, str(tmp_path / "evaluated"), *given)
+        assert not list((tmp_path / "cache").glob("*/raw-*")), "the vision tower ran again"
+        compressed = compress(root, str(tmp_path / "compressed"), *given)
+    finally:
+        elsewhere.rm("/raw", recursive=True)
+    assert contents(compressed) == contents(store_of(root))
+    metrics, expected = (
+        json.loads((folder / "metrics.json").read_text())
+        for folder in (tmp_path / "evaluated", root / "run")
+    )
+    assert metrics["t2i"] == expected["t2i"]
 
 
 @pytest.mark.parametrize(

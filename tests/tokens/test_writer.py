@@ -173,6 +173,12 @@ def test_a_read_only_folder_is_named_and_a_complete_store_in_it_is_used(tmp_path
             path.chmod(0o755)
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="/sys is Linux's")
+def test_a_place_where_not_even_root_may_write_is_named() -> None:
+    with pytest.raises(EdjeError, match=r"can't write to /sys/kernel/store.* writable or choose"):
+        make_store(Path("/sys/kernel/store"))
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EdjeError, match=r"can't write to .*file/store"):
