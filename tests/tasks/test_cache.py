@@ -1,10 +1,9 @@
 """Claims about task=cache, and about runs that need a store which another one is writing."""
 
-import logging
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_stores import contents, run_script
@@ -38,7 +37,8 @@ def being_written(
     try:
         yield other, folder, with_changes(overrides, *moved)
     finally:
-        other.communicate()
+        if other.poll() is None:
+            other.communicate()
 
 
 def test_a_store_that_is_being_written_is_an_error(being_written) -> None:
@@ -49,11 +49,16 @@ def test_a_store_that_is_being_written_is_an_error(being_written) -> None:
 
 
 def test_training_waits_for_a_store_that_another_run_is_writing(
-    being_written, world: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
+    being_written, world: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, folder, overrides = being_written
-    threading.Timer(1.0, other.communicate).start()
-    with caplog.at_level(logging.INFO, logger="edje.tokens.lock"):
-        run([*overrides, "task=train", "trainer.max_steps=1"])
-    assert f"waiting for process {other.pid}" in caplog.text
+    heard: list[str] = []
+
+    def said(message: str, *words: object) -> None:
+        heard.append(message % words)
+        other.communicate()  # ends it
+
+    monkeypatch.setattr("edje.tokens.lock.logger", SimpleNamespace(info=said))
+    run([*overrides, "task=train", "trainer.max_steps=1"])
+    assert len(heard) == 1 and heard[0].startswith(f"waiting for process {other.pid} on ")
     assert contents(folder) == contents(world[0])

@@ -1,5 +1,6 @@
 """Claims about writing a store: the same bytes, nothing lost, nothing broken."""
 
+import errno
 import os
 import resource
 import time
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_stores import (
@@ -16,13 +18,16 @@ from tiny_stores import (
     as_former_format,
     contents,
     encode,
+    features_of,
     make_store,
     run_script,
     tokens_of,
 )
 
 from edje.errors import EdjeError
+from edje.tokens.checksum import checksum_of
 from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.shard import ShardFile, open_shard, shard_features
 from edje.tokens.store import TokenStore
 from edje.tokens.verify import verify
 
@@ -157,6 +162,42 @@ def test_a_full_disk_is_named_and_leaves_what_was_finished(tmp_path: Path) -> No
     assert contents(tmp_path / "a") == before
     make_store(tmp_path / "a")
     assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+def test_a_disk_that_is_full_at_a_shards_end_is_named_and_leaves_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.tokens.shard.ShardFile.finish", full)
+        with pytest.raises(EdjeError, match=r"can't write to .* Free some space, then run"):
+            make_store(tmp_path / "a")
+    assert not list((tmp_path / "a").glob("shard-*"))
+    make_store(tmp_path / "a")
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("parts", [[50], [1] * 50, [7, 3, 40]])
+def test_a_shard_has_the_same_bytes_however_its_cells_come(
+    tmp_path: Path, parts: list[int]
+) -> None:
+    cells = np.arange(50 * 36, dtype=np.uint8).reshape(50, 36)
+    features = features_of(range(50)).numpy()
+    for name, some in (("a", parts), ("b", [25, 25])):
+        shard = ShardFile(tmp_path / name, IDS, 36, 3)
+        for part in np.split(cells, np.cumsum(some)[:-1]):
+            shard.append(part)
+        noted = shard.finish(features)
+        assert noted.checksum == checksum_of(tmp_path / name)
+        assert (noted.rows, noted.bytes) == (50, (tmp_path / name).stat().st_size)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    batch, cells_at = open_shard(tmp_path / "a")
+    assert (batch.num_rows, cells_at) == (50, noted.cells_at) and cells_at % 4096 == 0
+    assert batch.column("tokens").to_pylist() == [cell.tobytes() for cell in cells]
+    assert batch.column("image_id").to_pylist() == IDS
+    assert np.array_equal(shard_features(batch), features)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
