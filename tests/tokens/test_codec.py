@@ -113,7 +113,7 @@ def test_an_unknown_codec_is_refused() -> None:
         make_codec("fp4", 1, 2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_bad_number_is_found_wherever_it_lies(dtype: torch.dtype, value: float) -> None:
     codec = make_codec("bf16", 1, 37)
