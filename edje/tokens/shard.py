@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edje.tokens.manifest import Shard
 
 COLUMNS = ("tokens", "image_id", "features")
 _PAGE = 4096
+_BLOCK = 2 << 20  # written at once, the kernel keeps one as one page: random reads feel it
 
 
 class ShardFile:
@@ -43,8 +43,9 @@ class ShardFile:
         self._head, _ = self._around_cells(features)
         self._checksum = RunningChecksum()
         self._bytes = 0
+        self._rest = bytearray()  # what is not written yet: less than a block
         self._temporary = temporary_path(path)
-        self._file = self._temporary.open("wb")
+        self._file = self._temporary.open("wb", buffering=0)
         self._append(self._head)
 
     @property
@@ -54,13 +55,13 @@ class ShardFile:
 
     def append(self, cells: UInt8[np.ndarray, "images bytes"]) -> None:
         """Write the next cells."""
-        self._append(np.ascontiguousarray(cells).reshape(-1))
+        self._append(np.ascontiguousarray(cells).reshape(-1).data)
 
     def finish(self, features: Float32[np.ndarray, "images width"]) -> Shard:
         """Write the rest, wait until all is on disk, give the file its name, and describe it."""
         assert self.rows == len(self._image_ids), "a shard is finished after its last cell"
         self._append(self._around_cells(features)[1])
-        self._file.flush()
+        self._write(self._rest)
         os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._path)
@@ -69,14 +70,25 @@ class ShardFile:
 
     def abandon(self) -> None:
         """Remove the temporary file, if it isn't finished."""
-        with suppress(OSError):  # what is not written yet may fail again
-            self._file.close()
+        self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _append(self, content: bytes | np.ndarray) -> None:
-        self._file.write(content)
+    def _append(self, content: bytes | memoryview) -> None:
         self._checksum.update(content)
-        self._bytes += len(content)
+        before, self._bytes = self._bytes, self._bytes + len(content)
+        ends = self._bytes // _BLOCK * _BLOCK - before  # where in the content the last block does
+        if ends > 0:
+            self._write(self._rest, content[:ends])
+            self._rest.clear()
+        self._rest += content[max(ends, 0) :]
+
+    def _write(self, *pieces: bytes | bytearray | memoryview) -> None:
+        left = [memoryview(piece) for piece in pieces]
+        while sum(map(len, left)):
+            done = os.writev(self._file.fileno(), left)
+            for number, piece in enumerate(left):
+                left[number] = piece[done:]
+                done -= min(done, len(piece))
 
     def _around_cells(self, features: np.ndarray) -> tuple[bytes, bytes]:
         """What the Arrow stream has before its cells and after them; they are not looked at."""
