@@ -179,10 +179,12 @@ def test_a_disk_that_is_full_at_a_shards_end_is_named_and_leaves_no_rest(
     assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("block", [64, 1800, 2 << 20])  # bytes written at once
 @pytest.mark.parametrize("parts", [[50], [1] * 50, [7, 3, 40]])
 def test_a_shard_has_the_same_bytes_however_its_cells_come(
-    tmp_path: Path, parts: list[int]
+    tmp_path: Path, parts: list[int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edje.tokens.shard._BLOCK", block)
     cells = np.arange(50 * 36, dtype=np.uint8).reshape(50, 36)
     features = features_of(range(50)).numpy()
     for name, some in (("a", parts), ("b", [25, 25])):
