@@ -33,20 +33,21 @@ class AlignmentEvidence(nn.Module):
     alignment alone already ranks, and learn what it lacks.
 
     Args:
-        width: of word states and visual tokens.
+        width: of visual tokens.
+        text_width: of word states (see `JointEncoder.text_width`).
         dropout: share of the words' channels dropped in training (see `Standardise`).
     """
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    def __init__(self, width: int, text_width: int, dropout: float = 0.0):
         super().__init__()
-        self.standardise = Standardise(width, dropout)
-        self.text = nn.Linear(width, width)
+        self.standardise = Standardise(text_width, dropout)
+        self.text = nn.Linear(text_width, width)
         self.mixture = nn.Parameter(torch.zeros(2))  # softmax: shares of mean and late cosine
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
 
     def words(
         self,
-        states: Float[Tensor, "captions length width"],
+        states: Float[Tensor, "captions length text_width"],
         present: Bool[Tensor, "captions length"],
     ) -> Words:
         """Project captions; once per caption, whatever the number of its candidates."""
