@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from edje.backbones.alignment import ContrastiveRecipe, canonical_maps, contrastive_maps
 from edje.errors import EdjeError
@@ -55,7 +56,7 @@ def canonical_start(start: Checkpoint, train: Collection, seed: int | None = Non
                 for rows in train.store_rows.split(64)
             ]
         )
-        texts = torch.cat([_mean_words(start, part) for part in _parts(train.texts, 256)])
+        texts = _mean_words(start, train.texts)
         adapter.standardise.set_moments(images)
         evidence.standardise.set_moments(texts)
         images = adapter.standardise(images[:, None])[:, 0]
@@ -85,13 +86,21 @@ def canonical_start(start: Checkpoint, train: Collection, seed: int | None = Non
     )
 
 
-def _parts(texts: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    return [texts[start : start + size] for start in range(0, len(texts), size)]
-
-
 def _mean_words(start: Checkpoint, texts: tuple[str, ...]) -> Tensor:
-    """Mean state of each caption's word pieces where the visual tokens join, (texts, width)."""
-    text = start.model.joint.cut(tokenize(start.language_model.tokenizer, texts))
-    states = start.model.joint.read_text(text.input_ids, text.attention_mask)
-    present = word_positions(text.attention_mask).unsqueeze(-1)
-    return (states * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+    """Mean state of each caption's word pieces where the visual tokens join, (texts, width).
+
+    Captions of like length are read together, and a bar shows how far it is.
+    """
+    joint = start.model.joint
+    everything = joint.cut(tokenize(start.language_model.tokenizer, texts))
+    lengths = everything.attention_mask.sum(dim=1)
+    means = torch.empty(len(texts), joint.text_width)
+    with tqdm(total=len(texts), desc="start: captions", unit="caption", leave=False) as bar:
+        for rows in lengths.argsort(stable=True).split(256):
+            longest = int(lengths[rows].max())
+            mask = everything.attention_mask[rows, :longest]
+            states = joint.read_text(everything.input_ids[rows, :longest], mask)
+            present = word_positions(mask).unsqueeze(-1)
+            means[rows] = (states * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+            bar.update(len(rows))
+    return means
