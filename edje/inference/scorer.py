@@ -140,9 +140,9 @@ class StoredTokenScorer:
             read = self._read(texts, length, batch_size)
             unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
             words = self.model.words(read, unpadded)
-            rows = rows.to(self.device)
+            batches = -(-len(rows) // batch_size)  # of about one size: a small rest is slow
             for batch, some in zip(
-                rows.split(batch_size), group_images.split(batch_size), strict=True
+                rows.to(self.device).chunk(batches), group_images.chunk(batches), strict=True
             ):
                 visual = self.transfer.gather(some)
                 evidence = None
