@@ -15,6 +15,7 @@ from edje.benchmark.ours import OurLane
 from edje.benchmark.peers import peer_entry
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
+from edje.errors import EdjeError
 from edje.inference.int8 import has_int8_products
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,16 @@ def measure(
     rows: list[Row] = []
     for k in sizes.candidates:
         for tokens in sizes.tokens:
+            least = sizes.layer_flops(tokens, k) / ceiling.flops_per_second
+            if sizes.longest is not None and least > sizes.longest:
+                log.info(
+                    "%d visual tokens, k = %d: left out, a query's layers would take %.1f s or "
+                    "more. benchmark.longest=null leaves none out.",
+                    tokens,
+                    k,
+                    least,
+                )
+                continue
             log.info("%d visual tokens, k = %d", tokens, k)
             with tempfile.TemporaryDirectory(dir=folder) as stores:
                 entries = setting(sizes, tokens, k, device, Path(stores))
@@ -65,6 +76,11 @@ def measure(
         if lane in BLIP and (entry := peer_entry(lane, sizes, 0, 0, device)) is not None
     ]
     rows += timed_rows(sizes, entries, device, ceiling)
+    if not rows:
+        raise EdjeError(
+            f"benchmark.longest={sizes.longest}: every setting would take longer. Give fewer "
+            "candidates or tokens, or longest=null."
+        )
     machine = {
         "device": name_of(device),
         "threads": torch.get_num_threads(),
