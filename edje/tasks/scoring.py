@@ -38,6 +38,8 @@ class Evaluation:
         num_tokens: serve only the first so many visual tokens, of an adapter trained with
             budgets; null serves all.
         examples: example queries drawn in the gallery.
+        compile: the scorer's layers go through torch.compile, on CUDA as graphs. Seconds to
+            minutes for each length of text, so for large evaluations on a GPU.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Evaluation:
         shuffle_tokens: bool = False,
         num_tokens: int | None = None,
         examples: int = 8,
+        compile: bool = False,
     ):
         self.candidates = candidates
         self.batch_size = batch_size
@@ -65,6 +68,7 @@ class Evaluation:
         self.shuffle_tokens = shuffle_tokens
         self.num_tokens = num_tokens
         self.examples = examples
+        self.compile = compile
 
 
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -128,6 +132,7 @@ def rerank_collection(
             for direction in directions
         ],
         stride,
+        evaluation.compile,
     )
     with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
         if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:

@@ -32,6 +32,7 @@ class Scoring:
     batch_size: int
     lists: Sequence[CandidateList]
     stride: int = 1
+    compiled: bool = False
 
     @property
     def num_pairs(self) -> int:
@@ -48,7 +49,7 @@ def score(
 
     Of `share` (i, n) only those of the i-th of these queries and of every n-th from there.
     """
-    scorer = StoredTokenScorer(work.model, work.collection, work.precision)
+    scorer = StoredTokenScorer(work.model, work.collection, work.precision, compiled=work.compiled)
     started = time.perf_counter()
     scored = []
     for lists in work.lists:
