@@ -119,6 +119,15 @@ def test_all_tiers_and_the_peers_score_every_candidate(tmp_path: Path):
     assert cross_encoder(sizes, 4, 5, CPU)().shape == (5,)
 
 
+def test_the_cross_encoder_reads_as_many_positions_as_the_lean_road():
+    """Beyond 512 of them too, where a tokenizer of BERT's would cut the text off."""
+    pytest.importorskip("sentence_transformers")
+    sizes = tiny()
+    road = cross_encoder(sizes, 520, 2, CPU)
+    assert road is not None
+    assert count_flops(road) == count_flops(LeanRoad(sizes, 520, 2, CPU))
+
+
 def test_the_lean_road_gives_the_scores_that_our_model_gives():
     """Same weights, same input: the peer does the same work, no more and no less."""
     sizes, tokens, k = tiny(), 4, 5
