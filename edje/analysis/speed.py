@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -129,10 +130,13 @@ def throughput(rows: Rows) -> Figure:
     tokens = sorted({row["tokens"] for row in alone})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(tokens, [str(count) for count in tokens])
     axes.set_xlabel("visual tokens per image")
     axes.set_ylabel("pairs per second")
-    first = alone[0]
+    first = rows[0]
     axes.set_title(f"Scoring alone, {first['device']}, {first['dtype']}")
     axes.grid(True, color=QUIET, alpha=0.2)
     axes.legend()
@@ -176,7 +180,7 @@ def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
         axes.annotate(f"{tokens} tokens", (time, value), (6, 4), textcoords="offset points")
     first = placed[0][1]["t2i.first_stage.recall@1"]
     axes.axhline(first, color=BEFORE, linestyle="--", label="first stage")
-    axes.set_xscale("log")
+    axes.set_xlim(left=0, right=1.15 * max(time for time, _ in placed))
     axes.set_xlabel("milliseconds per query, median")
     axes.set_ylabel("text → image R@1, percent")
     axes.set_title("Recall against the time of a whole query")
