@@ -34,6 +34,7 @@ class LanguageModel:
     fusion_layer: int = 0  # layers that the text runs through alone
     frozen_text: bool = False  # whether these layers and the word embeddings stay as they came
     evidence: bool = False  # whether words and tokens are aligned beside the joint layers
+    evidence_layers: Sequence[int] = ()  # earlier layers whose word states are aligned too
     evidence_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -42,6 +43,17 @@ class LanguageModel:
                 f"joint.evidence={self.evidence}, joint.frozen_text={self.frozen_text}: both are "
                 "about the text before the visual tokens join it. Set joint.fusion_layer to 1 or "
                 "more."
+            )
+        layers = list(self.evidence_layers)
+        if layers != sorted({layer for layer in layers if 0 <= layer < self.fusion_layer}):
+            raise EdjeError(
+                f"joint.evidence_layers={layers}: expected ascending layers below "
+                f"joint.fusion_layer={self.fusion_layer}, whose own states are read anyway."
+            )
+        if layers and not self.evidence:
+            raise EdjeError(
+                f"joint.evidence_layers={layers}: nothing reads them. Set joint.evidence=true, or "
+                "joint.evidence_layers=[]."
             )
         if not 0 <= self.evidence_dropout < 1:
             raise EdjeError(
@@ -62,6 +74,7 @@ class LanguageModel:
             "fusion_layer": self.fusion_layer,
             "frozen_text": self.frozen_text,
             "evidence": self.evidence,
+            "evidence_layers": list(self.evidence_layers),
             "evidence_dropout": self.evidence_dropout,
         }
 
@@ -78,17 +91,19 @@ def pretrained_language_model(
     fusion_layer: int = 0,
     frozen_text: bool = False,
     evidence: bool = False,
+    evidence_layers: Sequence[int] = (),
     evidence_dropout: float = 0.0,
 ) -> LanguageModel:
-    """A trained encoder from a folder or hub name, optionally its first `num_layers` only.
+    """A trained encoder from a folder or hub name, with its first `num_layers` layers.
 
-    `attention` names transformers' implementation of it, the same numbers at another speed;
-    `fusion_layer` is the layer at which visual tokens join (see `JointEncoder`). With
-    `frozen_text` the word embeddings and the layers below it are not trained; `evidence` adds
-    what words and tokens say there to the match logit (see `AlignmentEvidence`).
+    Layers that it hasn't got are added with fresh weights. `attention` names transformers'
+    implementation of it, the same numbers at another speed; `fusion_layer` is the layer at which
+    visual tokens join (see `JointEncoder`). With `frozen_text` the word embeddings and the layers
+    below it are not trained; `evidence` adds what words and tokens say there to the match logit
+    (see `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder or hub name can't be read, or has fewer layers than asked for.
+        EdjeError: the folder or hub name can't be read.
     """
     try:
         config = AutoConfig.from_pretrained(pretrained)
@@ -109,13 +124,14 @@ def pretrained_language_model(
             "or a hub name that this machine can reach."
         ) from error
     if num_layers is not None:
-        keep_layers(encoder, num_layers, pretrained)
+        set_depth(encoder, num_layers)
     return LanguageModel(
         encoder,
         _fast(tokenizer, pretrained),
         fusion_layer,
         frozen_text,
         evidence,
+        tuple(evidence_layers),
         evidence_dropout,
     )
 
@@ -132,6 +148,7 @@ def new_language_model(
     attention: Attention = "sdpa",
     fusion_layer: int = 0,
     evidence: bool = False,
+    evidence_layers: Sequence[int] = (),
     evidence_dropout: float = 0.0,
 ) -> LanguageModel:
     """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
@@ -163,6 +180,7 @@ def new_language_model(
         _fast(words, tokenizer),
         fusion_layer,
         evidence=evidence,
+        evidence_layers=tuple(evidence_layers),
         evidence_dropout=evidence_dropout,
     )
 
@@ -183,17 +201,17 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     )
     later = {
         name: specification[name]
-        for name in ("frozen_text", "evidence", "evidence_dropout")
-        if name in specification  # checkpoints of before have none of them
+        for name in ("frozen_text", "evidence", "evidence_layers", "evidence_dropout")
+        if name in specification  # checkpoints of before lack them
     }
     return LanguageModel(encoder, tokenizer, specification["fusion_layer"], **later)
 
 
-def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:
-    """Cut an encoder to its first `num_layers` layers.
+def set_depth(encoder: PreTrainedModel, num_layers: int) -> None:
+    """Cut an encoder to its first `num_layers` layers, or add fresh ones behind its own.
 
     Raises:
-        EdjeError: it has fewer, or its list of layers is not where BERT-like models keep it.
+        EdjeError: there is none left, or its list of layers is not where BERT-like models keep it.
     """
     stack = getattr(encoder, "encoder", encoder)
     for name in ("layer", "layers"):
@@ -205,15 +223,21 @@ def keep_layers(encoder: PreTrainedModel, num_layers: int, source: str) -> None:
             f"joint.num_layers={num_layers}: no list of layers found in {type(encoder).__name__}. "
             "Leave joint.num_layers=null for this language model."
         )
-    if not 1 <= num_layers <= len(layers):
+    if num_layers < 1:
         raise EdjeError(
-            f"joint.num_layers={num_layers}: {source} has {len(layers)} layers. "
-            f"Ask for 1 to {len(layers)}, or null for all."
+            f"joint.num_layers={num_layers}: expected 1 or more, or null for the "
+            f"{len(layers)} that this language model has."
         )
-    setattr(stack, name, layers[:num_layers])
-    encoder.config.num_hidden_layers = num_layers
-    if getattr(encoder.config, "layer_types", None) is not None:  # one per layer, in ModernBERT
-        encoder.config.layer_types = encoder.config.layer_types[:num_layers]
+    config, own = encoder.config, len(layers)
+    config.num_hidden_layers = num_layers
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:  # one per layer, in ModernBERT
+        config.layer_types = [kinds[layer % own] for layer in range(num_layers)]
+    kept = layers[:num_layers]
+    if num_layers > own:
+        fresh = AutoModel.from_config(config, attn_implementation=config._attn_implementation)
+        kept.extend(getattr(getattr(fresh, "encoder", fresh), name)[own:])
+    setattr(stack, name, kept)
 
 
 def tokenize(

@@ -62,10 +62,10 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             "mixture for pretraining has none. Take a dual encoder, as backbone=siglip2_b16_384."
         )
         yield Problem("backbone", what)
-    if tree.get("initial") == "canonical":
+    if tree.get("initial") in ("canonical", "contrastive"):
         what = (
-            "=canonical: it is computed from the stored tokens of the whole training set, and a "
-            "mixture for pretraining has none. Take initial=null or a checkpoint."
+            f"={tree['initial']}: it is computed from the stored tokens of the whole training set, "
+            "and a mixture for pretraining has none. Take initial=null or a checkpoint."
         )
         yield Problem("initial", what)
     if tree.get("miner") is not None:

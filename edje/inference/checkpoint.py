@@ -97,10 +97,11 @@ def build_reranker(
         num_tokens,
         language_model.fusion_layer,
         language_model.frozen_text,
+        language_model.evidence_layers,
     )
     evidence = None
     if language_model.evidence:
-        evidence = AlignmentEvidence(width, language_model.evidence_dropout)
+        evidence = AlignmentEvidence(width, joint.text_width, language_model.evidence_dropout)
     return EDJE(built, joint, facts.embedding_width, residual, evidence)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
 from edje.inference.compiled import CompiledLayers
-from edje.models.joint_encoder import JointEncoder
+from edje.models.joint_encoder import JointEncoder, beside
 
 # Architectures whose embeddings and layers are BERT's, in names and in what they compute.
 _LIKE_BERT = frozenset({"bert", "roberta", "xlm-roberta"})
@@ -21,13 +21,13 @@ class ClsEncoder(Protocol):
 
     def read_text(
         self, input_ids: Int[Tensor, "texts length"]
-    ) -> Float[Tensor, "texts length width"]:
+    ) -> Float[Tensor, "texts length text_width"]:
         """What pairs share of their text."""
         ...
 
     def cls_states(
         self,
-        texts: Float[Tensor, "texts length width"],
+        texts: Float[Tensor, "texts length text_width"],
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs width"]:
@@ -77,14 +77,14 @@ class WholeClsEncoder:
 
     def read_text(
         self, input_ids: Int[Tensor, "texts length"]
-    ) -> Float[Tensor, "texts length width"]:
+    ) -> Float[Tensor, "texts length text_width"]:
         """Word embeddings, or states of the fusion layer."""
         with self._autocast(input_ids):
             return self.joint.read_text(input_ids, torch.ones_like(input_ids, dtype=torch.bool))
 
     def cls_states(
         self,
-        texts: Float[Tensor, "texts length width"],
+        texts: Float[Tensor, "texts length text_width"],
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs width"]:
@@ -126,28 +126,32 @@ class BertClsEncoder:
 
     def read_text(
         self, input_ids: Int[Tensor, "texts length"]
-    ) -> Float[Tensor, "texts length width"]:
+    ) -> Float[Tensor, "texts length text_width"]:
         """Embedded text, or states of the fusion layer, in the number format of the layers."""
         words = self.joint.word_embeddings(input_ids)
         if self.joint.fusion_layer:
             embedded = self.embeddings(inputs_embeds=words)
         else:
             embedded = self._embedded(words, first_position=0, segment=0)
-        states = embedded.to(self.precision)
-        for layer in self.layers[: self.joint.fusion_layer]:
-            states = layer(states)
-        return states
+        states, first, read = embedded.to(self.precision), 0, []
+        for last in (*self.joint.evidence_layers, self.joint.fusion_layer):
+            for layer in self.layers[first:last]:
+                states = layer(states)
+            first = last
+            read.append(states)
+        return beside(read)
 
     def cls_states(
         self,
-        texts: Float[Tensor, "texts length width"],
+        texts: Float[Tensor, "texts length text_width"],
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs width"]:
         """[CLS] of the last layer, in float32."""
         visual = visual.float()
         part = self._entering(visual) if self.joint.fusion_layer else self._after(texts, visual)
-        states = torch.cat([texts[rows], part.to(self.precision)], dim=1)
+        words = texts[..., : self.joint.width]
+        states = torch.cat([words[rows], part.to(self.precision)], dim=1)
         return self.upper(states)[:, 0].float()
 
     def bytes_per_pair(self, sequence: int) -> int:

@@ -89,7 +89,7 @@ class EDJE(nn.Module):
 
     def alignment(
         self,
-        states: Float[Tensor, "captions length width"],
+        states: Float[Tensor, "captions length text_width"],
         present: Bool[Tensor, "captions length"],
         visual: Float[Tensor, "images tokens width"],
     ) -> Float[Tensor, "captions images"]:
@@ -103,7 +103,7 @@ class EDJE(nn.Module):
 
     def pair_evidence(
         self,
-        states: Float[Tensor, "texts length width"],
+        states: Float[Tensor, "texts length text_width"],
         attention_mask: Bool[Tensor, "texts length"],
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
@@ -113,7 +113,7 @@ class EDJE(nn.Module):
 
     def words(
         self,
-        states: Float[Tensor, "texts length width"],
+        states: Float[Tensor, "texts length text_width"],
         attention_mask: Bool[Tensor, "texts length"],
     ) -> Words | None:
         """What all pairs of these texts share of their evidence; None without it."""

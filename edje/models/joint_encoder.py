@@ -1,6 +1,7 @@
 """The joint encoder: a small language model that reads a caption and an image's visual tokens."""
 
 import inspect
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -43,6 +44,7 @@ class JointEncoder(nn.Module):
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
         fusion_layer: layers that the text runs through before the visual tokens join.
         frozen_text: whether the embeddings and these layers are left as they came.
+        evidence_layers: layers below `fusion_layer` whose word states `read_text` gives too.
 
     Raises:
         EdjeError: `fusion_layer` leaves no layer for both, or the language model's layers can't
@@ -57,13 +59,16 @@ class JointEncoder(nn.Module):
         num_visual_tokens: int,
         fusion_layer: int = 0,
         frozen_text: bool = False,
+        evidence_layers: Sequence[int] = (),
     ):
         super().__init__()
         self.language_model = language_model
         self.separator_id = separator_id
         self.max_text_tokens = max_text_tokens
         self.fusion_layer = fusion_layer
+        self.evidence_layers = tuple(evidence_layers)
         self.width: int = language_model.config.hidden_size
+        self.text_width = self.width * (1 + len(self.evidence_layers))
         accepted = inspect.signature(language_model.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.has_segments = (
@@ -120,17 +125,22 @@ class JointEncoder(nn.Module):
         self,
         input_ids: Int[Tensor, "texts length"],
         attention_mask: Bool[Tensor, "texts length"],
-    ) -> Float[Tensor, "texts length width"]:
+    ) -> Float[Tensor, "texts length text_width"]:
         """The text where the visual tokens join it: word embeddings, or states of layer k.
 
-        Once per text, whatever the number of its candidates.
+        Once per text, whatever the number of its candidates. The states of `evidence_layers` lie
+        behind them, side by side.
         """
         words = self.word_embeddings(input_ids)
         if not self.fusion_layer:
             return words
         embeddings = cast(nn.Module, self.language_model.embeddings)
-        embedded = embeddings(inputs_embeds=words)
-        return self._layers(embedded, attention_mask, slice(None, self.fusion_layer))
+        states, first, read = embeddings(inputs_embeds=words), 0, []
+        for layer in (*self.evidence_layers, self.fusion_layer):
+            states = self._layers(states, attention_mask, slice(first, layer))
+            first = layer
+            read.append(states)
+        return beside(read)
 
     def entering(
         self, visual: Float[Tensor, "images tokens width"]
@@ -140,7 +150,7 @@ class JointEncoder(nn.Module):
 
     def fuse(
         self,
-        states: Float[Tensor, "pairs length width"],
+        states: Float[Tensor, "pairs length text_width"],
         attention_mask: Bool[Tensor, "pairs length"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs sequence width"]:
@@ -149,7 +159,8 @@ class JointEncoder(nn.Module):
             return self._fuse_embeddings(states, attention_mask, visual)
         entering = self.entering(visual)
         assert self.visual_type is not None
-        both = torch.cat([states, (entering + self.visual_type).to(states.dtype)], dim=1)
+        words = states[..., : self.width]
+        both = torch.cat([words, (entering + self.visual_type).to(words.dtype)], dim=1)
         visible = attention_mask.new_ones(visual.shape[:2])
         mask = torch.cat([attention_mask, visible], dim=1)
         return self._layers(both, mask, slice(self.fusion_layer, None))
@@ -228,6 +239,11 @@ class JointEncoder(nn.Module):
             inputs_embeds=embedded, attention_mask=None if mask is None else mask.long(), **known
         )
         return output.last_hidden_state
+
+
+def beside(layers: list[Tensor]) -> Tensor:
+    """States of several layers as `read_text` lays them out: those of the last one first."""
+    return layers[-1] if len(layers) == 1 else torch.cat([layers[-1], *layers[:-1]], dim=-1)
 
 
 def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:

@@ -30,7 +30,7 @@ from edje.inference.checkpoint import (
     warm_start,
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.tasks.canonical import canonical_start
+from edje.tasks.canonical import STARTS, canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprint
 from edje.tasks.console import quiet_libraries
@@ -112,10 +112,10 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     start = new_checkpoint(cfg, backbone, feed.trained_on)
     if feed.first_stage is not None:
         fix_statistics(start.model, *feed.first_stage)
-    if cfg.initial == "canonical":
+    if cfg.initial in STARTS:
         assert feed.train is not None  # check_choices
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
-            canonical_start(start, feed.train)
+            canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
     elif cfg.initial is not None:
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)

@@ -117,7 +117,7 @@ def forward_step(
         teacher: the frozen reranker to distil from; only with "teacher" among the needs.
         everyone: the pairs of all ranks; by default gathered here.
     """
-    text, visual = model.joint.cut(batch.text), model.compress(batch.tokens)
+    text = model.joint.cut(batch.text)
     everyone = JoinedPairs.of(batch) if everyone is None else everyone
     first, total, own_count = everyone.first, len(everyone.sample_ids), len(text.input_ids)
     pairs = None if negatives is None else PairIndices.of(negatives, first)
@@ -131,10 +131,10 @@ def forward_step(
     if ids:
         attention = text.attention_mask.repeat(len(ids), 1)
         states = model.joint.read_text(torch.cat(ids), attention)
-    all_visual = visual
+        all_visual = model.compress(batch.tokens)
     if plain:  # others' captions and images are contrasted with ours
         states, attention = join_first(states, own_count), join_first(attention, own_count)
-        all_visual = joined(visual)
+        all_visual = joined(all_visual)
     rows, images = [], []  # of the pairs first, of the masked captions after them
     if pairs is not None:
         rows.append(pairs.captions)

@@ -47,7 +47,11 @@ def reranker_of(
 ) -> EDJE:
     """A reranker whose every parameter is drawn, so that none can be left out unseen."""
     language_model = LanguageModel(
-        encoder_of(kind), tiny_tokenizer(), fusion_layer, evidence=evidence
+        encoder_of(kind),
+        tiny_tokenizer(),
+        fusion_layer,
+        evidence=evidence,
+        evidence_layers=range(1, fusion_layer) if evidence else (),
     )
     model = build_reranker(COMPRESSION, FACTS, language_model, residual)
     generator = torch.Generator().manual_seed(3)

@@ -31,7 +31,7 @@ def drawn(*shape, seed=1):
 
 def test_the_evidence_of_a_pair_word_by_word():
     torch.manual_seed(0)
-    evidence = AlignmentEvidence(8).eval()
+    evidence = AlignmentEvidence(8, 8).eval()
     evidence.standardise.set_moments(drawn(50, 8, seed=3) * 2 + 1)
     evidence.mixture.data = torch.tensor([0.3, -0.5])
     states, visual = drawn(2, 5, 8), drawn(3, 4, 8, seed=2)
@@ -58,7 +58,7 @@ def test_the_evidence_of_a_pair_word_by_word():
 
 
 def test_a_pairs_logit_is_its_cosine_times_the_scale():
-    evidence = AlignmentEvidence(8).eval()
+    evidence = AlignmentEvidence(8, 8).eval()
     words = evidence.words(drawn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool))
     visual = drawn(4, 6, 8, seed=2)
     rows, images = torch.tensor([2, 0, 1]), torch.tensor([3, 3, 0])
@@ -98,13 +98,49 @@ def test_frozen_text_gets_no_gradient_and_the_evidence_and_adapter_do():
 
 def test_the_options_travel_with_a_checkpoint_and_older_ones_have_none():
     specification = language_model(
-        frozen_text=True, evidence=True, evidence_dropout=0.25
+        frozen_text=True, evidence=True, evidence_layers=(0,), evidence_dropout=0.25
     ).specification()
     again = language_model_from_specification(specification)
     assert (again.frozen_text, again.evidence, again.evidence_dropout) == (True, True, 0.25)
-    for name in ("frozen_text", "evidence", "evidence_dropout"):
+    assert list(again.evidence_layers) == [0]
+    for name in ("frozen_text", "evidence", "evidence_layers", "evidence_dropout"):
         del specification[name]
     assert not language_model_from_specification(specification).evidence
+
+
+def test_the_evidence_reads_the_words_of_earlier_layers_beside_those_of_the_fusion_layer():
+    model = reranker(evidence_layers=(0,))
+    words = tokenize(tiny_tokenizer(), tiny_captions(5))
+    visual = drawn(5, 4, 32)
+    with torch.no_grad():
+        read = model.joint.read_text(words.input_ids, words.attention_mask)
+        layers = model.joint.language_model(
+            words.input_ids, words.attention_mask.long(), output_hidden_states=True
+        ).hidden_states
+        expected = torch.cat([layers[1], layers[0]], dim=2)
+        present = words.attention_mask
+        torch.testing.assert_close(read[present], expected[present])
+        assert model.evidence.text.in_features == 64
+        # The joint layers read what they did before; only the evidence knows more.
+        alone = reranker()
+        alone.joint.load_state_dict(model.joint.state_dict())
+        torch.testing.assert_close(
+            model.joint.fuse(read, present, visual)[present.any(1)],
+            alone.joint.fuse(read[..., :32], present, visual),
+        )
+
+
+@pytest.mark.parametrize(
+    ("layers", "options", "named"),
+    [
+        ((1,), {"evidence": True}, "below joint.fusion_layer=1"),
+        ((0, 0), {"evidence": True}, "ascending"),
+        ((0,), {}, "Set joint.evidence=true"),
+    ],
+)
+def test_layers_that_are_not_read_are_refused(layers, options, named):
+    with pytest.raises(EdjeError, match=named):
+        language_model(evidence_layers=layers, **options)
 
 
 @pytest.mark.parametrize("option", ["evidence", "frozen_text"])

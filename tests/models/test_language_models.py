@@ -12,14 +12,22 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tiny import COMPRESSION, FACTS, tiny_checkpoint, tiny_language_model, tiny_tokenizer
+from tiny import (
+    COMPRESSION,
+    FACTS,
+    tiny_checkpoint,
+    tiny_language_model,
+    tiny_pairs,
+    tiny_tokenizer,
+)
 from torch import nn
 from transformers import ModernBertConfig, ModernBertModel, RobertaConfig, RobertaModel
 
 from edje.config.locations import conf_folder, register_resolvers
+from edje.errors import EdjeError
 from edje.inference.checkpoint import build_reranker, load_checkpoint, save_checkpoint
 from edje.inference.reranker import Reranker
-from edje.language_model import LanguageModel
+from edje.language_model import LanguageModel, pretrained_language_model
 from edje.models.joint_encoder import JointEncoder
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
@@ -176,6 +184,32 @@ def test_modernbert_is_cut_to_its_first_layers_with_dropout_as_asked(folders, tm
     kept = replace(tiny_checkpoint(), model=model, language_model=language_model)
     save_checkpoint(kept, tmp_path / "model.ckpt")
     assert len(load_checkpoint(tmp_path / "model.ckpt").model.joint.language_model.layers) == 2
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_layers_beyond_its_own_are_fresh_and_its_own_stay(kind, folders, tmp_path):
+    name = {"bert": "minilm"}.get(kind, kind)
+    own = instantiate(option(name, pretrained=folders[kind]).joint).encoder
+    longer = instantiate(
+        option(name, pretrained=folders[kind], num_layers=own.config.num_hidden_layers + 2).joint
+    )
+    before, after = own.state_dict(), longer.encoder.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert len(after) > len(before)
+    model = build_reranker(COMPRESSION, FACTS, longer, False).eval()
+    kept = replace(tiny_checkpoint(), model=model, language_model=longer)
+    save_checkpoint(kept, tmp_path / "model.ckpt")
+    again = load_checkpoint(tmp_path / "model.ckpt").model
+    pairs = tiny_pairs(3)
+    visual = model.compress(pairs.tokens)
+    torch.testing.assert_close(
+        again.score(pairs.text, visual, "t2i"), model.score(pairs.text, visual, "t2i")
+    )
+
+
+def test_no_layers_are_refused(folders):
+    with pytest.raises(EdjeError, match=r"joint\.num_layers=0: expected 1 or more"):
+        pretrained_language_model(pretrained=str(folders["modernbert"]), num_layers=0)
 
 
 PADDING = 1  # of RoBERTa's own vocabulary; here it stands for unknown words, which no caption has

@@ -1,4 +1,4 @@
-"""initial=canonical: what a closed form knows before any training step."""
+"""initial=canonical and =contrastive: what a reranker knows before any training step."""
 
 from types import SimpleNamespace
 
@@ -72,6 +72,19 @@ def test_captions_find_their_images_before_any_step():
     assert recall(start, data) < 0.3
     canonical_start(start, data)
     assert recall(start, data) > 0.6
+
+
+def test_contrastive_training_of_the_means_goes_on_from_there_and_depends_on_its_seed_alone():
+    starts = [checkpoint() for _ in range(4)]
+    data = collection(starts[0])
+    canonical_start(starts[0], data)
+    for start, seed in zip(starts[1:], (7, 7, 8), strict=True):
+        torch.manual_seed(seed + id(start))
+        canonical_start(start, data, seed)
+    closed, first, again, other = (start.model.adapter.project.weight for start in starts)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, closed) and not torch.allclose(first, other)
+    assert recall(starts[1], data) >= recall(starts[0], data)
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,16 @@ def test_one_forward_gives_what_pair_by_pair_scoring_gives(fusion_layer, pairs):
     torch.testing.assert_close(outputs.alignment[0, 3], cosine.amax(1).mean())
 
 
+def test_text_recovery_alone_runs_no_adapter(pairs, monkeypatch):
+    reranker = tiny_reranker()
+    whole = forward_step(
+        reranker, pairs, None, frozenset({"text_only", "alignment"}), None, 4, None
+    )
+    monkeypatch.setattr(reranker, "compress", None)  # calling it would fail
+    alone = forward_step(reranker, pairs, None, TextRecovery.needs, None, 4, None)
+    torch.testing.assert_close(alone.recovered, whole.recovered)
+
+
 def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
     """The same words in another order: one bag at layer 0, another text at layer 1."""
     swapped = pairs.text.input_ids.clone()
