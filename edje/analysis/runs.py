@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,17 @@ def read_metrics(run_folder: str | Path) -> dict[str, Any]:
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """Run folders in the order of their paths; nothing is looked for inside a run folder."""
+    """Run folders in the order of their paths, numbers by value; none is looked for inside one."""
     for parent, folders, files in os.walk(root):
         if RUN_FILES.intersection(files):
             folders.clear()
             yield Path(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+
+
+def _natural(name: str) -> list[str | int]:
+    """A key that sorts job 2 of a sweep before job 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _row(run: Path, root: Path) -> dict[str, Any]:

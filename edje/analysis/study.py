@@ -107,7 +107,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
     several = (table["seeds"] > 1).to_numpy()
     compared = table["t2i.diff"].notna() if "t2i.diff" in table else pd.Series([False])
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(7, 1.1 + 0.37 * float(np.ptp(places))), layout="constrained")
+        figure = Figure(figsize=(8, 1.1 + 0.37 * float(np.ptp(places))), layout="constrained")
         panel = figure.subplots()
         for chosen, fill, label in (
             (several, AFTER, "several seeds"),
@@ -129,7 +129,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
             )
         line = table.loc[~compared, "t2i"].iloc[0]
         panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
-        labels = [fill_text(choice.replace(",", ", "), 38) for choice in table["choice"]]
+        labels = [fill_text(choice.replace(",", ", "), 48) for choice in table["choice"]]
         panel.set_yticks(places, labels, color=INK)
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)

@@ -21,6 +21,7 @@ def evaluate(
     reranked: Mapping[Direction, RerankedList],
     image_of_query: Mapping[Direction, Int[Tensor, "queries"]],
     *,
+    kinds: Mapping[Direction, Int[Tensor, "gallery"]] | None = None,
     ks: Sequence[int] = CUTOFFS,
     seed: int = 0,
     resamples: int = 1000,
@@ -32,7 +33,8 @@ def evaluate(
     The ceiling is the first stage's recall at the pool size, the same number at each k; the
     gain is reranked − first stage in points, with a paired interval. A k above the pool size
     sees the pool only. `image_of_query` names the image that a query belongs to: a caption's
-    image (t2i), an image itself (i2t); queries of one image are resampled together.
+    image (t2i), an image itself (i2t); queries of one image are resampled together. `kinds`
+    numbers the gallery's entries that no score can tell apart alike; they are no ties.
     """
     results: dict[str, Any] = {
         direction: _recall(lists, image_of_query[direction], ks, seed, resamples)
@@ -42,7 +44,11 @@ def evaluate(
         direction: lists.first.candidates.shape[1] for direction, lists in reranked.items()
     }
     results["share_of_ties"] = {
-        direction: share_of_ties(lists.final) for direction, lists in reranked.items()
+        direction: share_of_ties(
+            lists.final,
+            kinds[direction][lists.first.candidates] if kinds and direction in kinds else None,
+        )
+        for direction, lists in reranked.items()
     }
     return results
 

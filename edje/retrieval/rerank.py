@@ -90,19 +90,37 @@ def rerank(
     return RerankedList(first, joint, joint)
 
 
-def share_of_ties(scores: Num[Tensor, "queries pool"]) -> float:
+def share_of_ties(
+    scores: Num[Tensor, "queries pool"], kinds: Int[Tensor, "queries pool"] | None = None
+) -> float:
     """Share of candidates, in [0, 1], whose score equals another's in the same list.
 
-    Near 0 in a healthy model; a coarse number format or a collapsed model raises it.
+    Near 0 in a healthy model; a coarse number format or a collapsed model raises it. Candidates of
+    one kind with one score, such as captions of the same words, count as one.
 
     >>> share_of_ties(torch.tensor([[1.0, 2.0, 1.0, 3.0]]))
     0.5
+    >>> share_of_ties(torch.tensor([[1.0, 2.0, 1.0, 3.0]]), torch.tensor([[7, 8, 7, 9]]))
+    0.0
     """
     if scores.numel() == 0:
         return 0.0
+    if kinds is not None:
+        scores = _once_of_a_kind(scores, kinds)
     ordered = scores.sort(dim=1).values
     equal = ordered[:, 1:] == ordered[:, :-1]
     tied = torch.zeros_like(ordered, dtype=torch.bool)
     tied[:, 1:] |= equal
     tied[:, :-1] |= equal
     return tied.double().mean().item()
+
+
+def _once_of_a_kind(scores: Tensor, kinds: Tensor) -> Tensor:
+    """Each list in ascending order; NaN, which equals nothing, for a kind's repeated score."""
+    by_kind = kinds.argsort(dim=1, stable=True)
+    kinds, scores = kinds.gather(1, by_kind), scores.gather(1, by_kind).double()
+    by_score = scores.argsort(dim=1, stable=True)
+    kinds, scores = kinds.gather(1, by_score), scores.gather(1, by_score)
+    again = (scores.diff(dim=1) == 0) & (kinds.diff(dim=1) == 0)
+    scores[:, 1:].masked_fill_(again, torch.nan)
+    return scores

@@ -13,6 +13,7 @@ from torch import Tensor
 from edje.analysis.plots import save_plots
 from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
+from edje.data.datamodule import caption_keys
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
@@ -74,7 +75,12 @@ def evaluate_checkpoint(
             direction: fusion_of(checkpoint, direction)(lists)
             for direction, lists in reranked.items()
         }
-    metrics = evaluate(reranked, image_of_query(collection), seed=cfg.seed)
+    metrics = evaluate(
+        reranked,
+        image_of_query(collection),
+        kinds={"i2t": caption_keys(collection.texts)},
+        seed=cfg.seed,
+    )
     metrics |= {
         "dataset": source.name,
         "split": source.split,

@@ -23,6 +23,12 @@ def test_every_run_at_any_depth_is_one_row_with_its_config_and_metrics(tmp_path,
     assert table["num_candidates.t2i"].tolist() == [6, 6]
 
 
+def test_jobs_of_a_sweep_come_in_the_order_of_their_numbers(tmp_path, make_run):
+    for job in (10, 2, 0):
+        make_run(tmp_path / "sweep" / str(job))
+    assert load_runs(tmp_path)["run"].tolist() == ["sweep/0", "sweep/2", "sweep/10"]
+
+
 def test_a_run_folder_itself_is_a_table_of_one_row(run_folder):
     assert load_runs(run_folder)["run"].tolist() == ["run"]
 

@@ -70,4 +70,8 @@ def test_ties_are_counted_within_a_list_only():
     assert share_of_ties(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0
     assert share_of_ties(torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])) == 0.5
     assert share_of_ties(torch.zeros(2, 1)) == 0
+    scores = torch.tensor([[2.0, 1.0, 1.0, 1.0], [1.0, 1.0, 3.0, 4.0]])
+    alike = torch.tensor([[1, 5, 6, 5], [5, 5, 1, 2]])
+    assert share_of_ties(scores) == 5 / 8
+    assert share_of_ties(scores, alike) == 2 / 8  # 5 and 6, the second 5 with neither
     assert share_of_ties(torch.zeros(0, 3)) == 0
