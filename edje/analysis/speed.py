@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -21,12 +22,17 @@ Rows = Sequence[Mapping[str, Any]]
 
 def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
     """Pairs per second, latency and share of the ceiling, and what they were measured on."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("lane", "tier"):
         table.add_column(column, no_wrap=True)
-    for column in ("tokens", "k", "pairs/s", "p50 ms", "p99 ms", "GFLOP", "ceiling"):
+    for column in ("tokens", "k", "pairs/s", "p50 ms", "p99 ms", "GFLOP", "share", "MB"):
         table.add_column(column, justify="right", no_wrap=True)
+    before: Any = None
     for row in rows:
+        setting = (row["k"], row["tokens"])
+        if before not in (None, setting):
+            table.add_row()
+        before = setting
         table.add_row(
             row["lane"],
             row["tier"],
@@ -37,6 +43,7 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
             f"{row['p99_ms']:,.1f}",
             f"{row['flops_per_pair'] / 1e9:.2f}",
             f"{100 * row['share_of_ceiling']:.0f}%",
+            f"{row['bytes_per_query'] / 1e6:.1f}" if row["bytes_per_query"] else "",
             style="bold" if row["lane"].startswith("ours") else "",
         )
     threads = machine["threads"]
@@ -45,14 +52,15 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
     text_tokens = sorted({row["text_tokens"] for row in rows})
     footer = (
         f"one query of {', '.join(map(str, text_tokens))} word pieces, k candidates; medians of "
-        f"{min(row['runs'] for row in rows)} or more runs after "
-        f"{machine['warmup']} warm-up runs, device synchronised; GFLOP per pair, counted\n"
-        f"ceiling: a large matrix product in the same run, "
-        f"{machine['product_tflops_per_second']:.2f} TFLOP/s; a large copy, "
-        f"{machine['copy_gb_per_second']:.1f} GB/s{clock}\n"
-        "scorer: input on the device · host: tokens gathered from host memory · warm, cold: from a "
-        "store on disk,\nin the system's memory or not · query: text tower, exact search over "
-        f"{machine['corpus']:,}, gathering (host), scoring, sorting"
+        f"{min(row['runs'] for row in rows)} or more runs\n"
+        f"after {machine['warmup']} warm-up, device synchronised; p99 is the slowest of fewer than "
+        "100 runs\n"
+        "GFLOP per pair, counted; share of a large matrix product measured beside it,\n"
+        f"{machine['product_tflops_per_second']:.2f} TFLOP/s on the whole (a large copy: "
+        f"{machine['copy_gb_per_second']:.1f} GB/s); MB of tokens\ngathered per query{clock}\n"
+        "scorer: input on the device · host: tokens gathered from host memory · warm,\n"
+        "cold: from a store on disk, in the system's memory or not · query: text tower,\n"
+        f"exact search over {machine['corpus']:,}, gathering (host), scoring, sorting"
     )
     return Group(Text(title, style="bold"), Text(), table, Text(), Text(footer, style="dim"))
 
@@ -68,6 +76,19 @@ def save_speed_plot(run_folder: str | Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     with matplotlib.rc_context(RC):
         throughput(rows).savefig(path)
+    return path
+
+
+def save_recall_plot(runs: str | Path, run_folder: str | Path) -> Path:
+    """Draw `recall_against_latency` into `plots/recall.png` of the benchmark; the path written.
+
+    Raises:
+        EdjeError: there is no run that the benchmark has a row for.
+    """
+    path = Path(run_folder) / "plots" / "recall.png"
+    path.parent.mkdir(exist_ok=True)
+    with matplotlib.rc_context(RC):
+        recall_against_latency(runs, run_folder).savefig(path)
     return path
 
 
@@ -109,10 +130,13 @@ def throughput(rows: Rows) -> Figure:
     tokens = sorted({row["tokens"] for row in alone})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(tokens, [str(count) for count in tokens])
     axes.set_xlabel("visual tokens per image")
     axes.set_ylabel("pairs per second")
-    first = alone[0]
+    first = rows[0]
     axes.set_title(f"Scoring alone, {first['device']}, {first['dtype']}")
     axes.grid(True, color=QUIET, alpha=0.2)
     axes.legend()
@@ -156,7 +180,7 @@ def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
         axes.annotate(f"{tokens} tokens", (time, value), (6, 4), textcoords="offset points")
     first = placed[0][1]["t2i.first_stage.recall@1"]
     axes.axhline(first, color=BEFORE, linestyle="--", label="first stage")
-    axes.set_xscale("log")
+    axes.set_xlim(left=0, right=1.15 * max(time for time, _ in placed))
     axes.set_xlabel("milliseconds per query, median")
     axes.set_ylabel("text → image R@1, percent")
     axes.set_title("Recall against the time of a whole query")

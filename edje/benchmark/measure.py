@@ -4,6 +4,7 @@ import logging
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from edje.benchmark.ours import OurLane
 from edje.benchmark.peers import peer_entry
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
+from edje.errors import EdjeError
 from edje.inference.int8 import has_int8_products
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Row:
     p50_ms: float
     p99_ms: float  # the slowest run, where there are fewer than 100
     flops_per_pair: float  # of scoring alone, counted
-    share_of_ceiling: float  # of the large matrix product in the same run, in [0, 1]
+    share_of_ceiling: float  # of the large matrix product beside it; int8 may exceed 1
     bytes_per_query: int  # of visual tokens, read from host memory or a file
 
 
@@ -51,28 +53,50 @@ def measure(
     Token stores lie in `folder` while they are read.
     """
     dtype = sizes.dtype(device)
-    ceiling = ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock])
+    ceilings: list[Ceiling] = []
+
+    def ceiling() -> Ceiling:
+        """Measured anew beside each setting: a shared machine's speed changes in minutes."""
+        ceilings.append(ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock]))
+        return ceilings[-1]
+
+    first = ceiling()
     rows: list[Row] = []
     for k in sizes.candidates:
         for tokens in sizes.tokens:
+            least = sizes.layer_flops(tokens, k) / first.flops_per_second
+            if sizes.longest is not None and least > sizes.longest:
+                log.info(
+                    "%d visual tokens, k = %d: left out, a query's layers would take %.1f s or "
+                    "more. benchmark.longest=null leaves none out.",
+                    tokens,
+                    k,
+                    least,
+                )
+                continue
             log.info("%d visual tokens, k = %d", tokens, k)
             with tempfile.TemporaryDirectory(dir=folder) as stores:
                 entries = setting(sizes, tokens, k, device, Path(stores))
-                rows += timed_rows(sizes, entries, device, ceiling)
+                rows += timed_rows(sizes, entries, device, ceiling())
     entries = [
         entry
         for lane in sizes.lanes
         if lane in BLIP and (entry := peer_entry(lane, sizes, 0, 0, device)) is not None
     ]
-    rows += timed_rows(sizes, entries, device, ceiling)
+    rows += timed_rows(sizes, entries, device, ceiling())
+    if not rows:
+        raise EdjeError(
+            f"benchmark.longest={sizes.longest}: every setting would take longer. Give fewer "
+            "candidates or tokens, or longest=null."
+        )
     machine = {
         "device": name_of(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": name_of_dtype(dtype),
         "clock": sizes.clock,
-        "product_tflops_per_second": ceiling.flops_per_second / 1e12,
-        "copy_gb_per_second": ceiling.copied_bytes_per_second / 1e9,
+        "product_tflops_per_second": median(one.flops_per_second for one in ceilings) / 1e12,
+        "copy_gb_per_second": median(one.copied_bytes_per_second for one in ceilings) / 1e9,
         "corpus": sizes.corpus,
         "stored_images": sizes.stored_images,
         "warmup": sizes.warmup,

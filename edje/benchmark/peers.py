@@ -152,7 +152,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
     config.num_labels = 1
     with tempfile.TemporaryDirectory() as folder:
         BertForSequenceClassification(config).save_pretrained(Path(folder))
-        _words(sizes.vocabulary).save_pretrained(folder)
+        _words(sizes.vocabulary, config.max_position_embeddings).save_pretrained(folder)
         model = CrossEncoder(
             folder, device=str(device), model_kwargs={"dtype": sizes.dtype(device)}
         )
@@ -166,7 +166,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
     ).cpu()
 
 
-def _words(vocabulary: int) -> PreTrainedTokenizerFast:
+def _words(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
     """A tokenizer of made-up words that lays pairs out as BERT's does."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made_up = [f"w{number}" for number in range(vocabulary - len(special))]
@@ -185,5 +185,5 @@ def _words(vocabulary: int) -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_max_length=512,
+        model_max_length=longest,
     )

@@ -55,6 +55,9 @@ class Benchmark:
         warmup: unmeasured runs of each lane in each setting.
         min_runs: measured runs of each, at least.
         seconds: wall time of a setting (a k with a number of tokens), shared by its lanes.
+        longest: seconds that the layers of one query may take at the speed of a large matrix
+            product; a setting beyond it is left out, with a message. null leaves none out.
+        runs: a folder of evaluated runs, whose R@1 is drawn against the time of a whole query.
     """
 
     def __init__(
@@ -64,9 +67,9 @@ class Benchmark:
             Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
         ] = LANES,
         tiers: Sequence[Literal["scorer", "host", "warm", "cold", "query"]] = TIERS,
-        tokens: Sequence[int] = (16, 64, 128),
+        tokens: Sequence[int] = (16, 32, 64, 128, 576),
         text_tokens: int = 18,
-        candidates: Sequence[int] = (20,),
+        candidates: Sequence[int] = (10, 100, 1000),
         peer_candidates: Sequence[int] | None = None,
         fusion_layers: Sequence[int] = (0, 8),
         int8: bool = True,
@@ -93,6 +96,8 @@ class Benchmark:
         warmup: int = 1,
         min_runs: int = 3,
         seconds: float = 12.0,
+        longest: float | None = None,
+        runs: str | None = None,
     ):
         self.lanes = tuple(lanes)
         self.tiers = tuple(tiers)
@@ -127,6 +132,8 @@ class Benchmark:
         self.warmup = warmup
         self.min_runs = min_runs
         self.seconds = seconds
+        self.longest = longest
+        self.runs = runs
         if "scorer" not in self.tiers:
             raise EdjeError(
                 f"benchmark.tiers={list(self.tiers)}: lacks scorer, in which the arithmetic of the "
@@ -138,6 +145,11 @@ class Benchmark:
                     f"benchmark.candidates={list(self.candidates)}: {k} candidates can't be drawn "
                     f"from benchmark.corpus={corpus}; expected 1 to {corpus}. Enlarge the corpus."
                 )
+
+    def layer_flops(self, tokens: int, k: int) -> int:
+        """Arithmetic of the linear layers of a query with k candidates, nothing saved."""
+        layer = 4 * self.width**2 + 2 * self.width * self.hidden_width
+        return 2 * k * (self.text_tokens + tokens + 1) * self.num_layers * layer
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The number format of every lane."""

@@ -8,42 +8,50 @@ import torch
 
 from edje.inference.cls_encoder import ClsEncoder
 
-SMALLEST, LARGEST = 16, {"cpu": 256, "cuda": 4096}  # pairs
+# Rows of the products in a run: positions of all its pairs.
+SMALLEST, LARGEST = 2**11, {"cpu": 2**14, "cuda": 2**19}
 SHARE_OF_MEMORY = 0.25  # of what is free
 ASSUMED_FREE = 2**31  # bytes, where the system doesn't say
-UNTRIED = 64  # pairs, for encoders that can't be tried in part
-TURNS = 3  # timed runs of each size
+UNTRIED = 2**12  # rows, for encoders that can't be tried in part
+TURNS = 3  # timed runs of each size, in turns: what disturbs the machine disturbs all alike
 WORTH_IT = 1.03  # a larger batch must be this much faster per pair
 
 
 class BatchSize:
-    """The given size, or the one found when a call has pairs enough to tell sizes apart."""
+    """The given size, or the one found when a call has pairs enough to tell sizes apart.
+
+    What is found is a number of rows, so that longer pairs go in smaller batches: a processor's
+    caches and allocator see rows. `chosen` is the pairs per batch that the last call had.
+    """
 
     def __init__(self, given: int | None, encoder: ClsEncoder, device: torch.device):
         self.given = given
         self.encoder = encoder
         self.device = device
-        self.chosen = given or SMALLEST
-        self._largest_tried = SMALLEST
+        self.chosen = given or 1
+        self._rows = self._largest_tried = SMALLEST
 
     def of(self, pairs: int, sequence: int) -> int:
         """For so many pairs of so many positions; found anew when more come than before."""
         if self.given is None:
-            bytes_per_pair = self.encoder.bytes_per_pair(sequence)
-            sizes = sizes_within(self.device, bytes_per_pair, pairs)
+            bytes_per_row = -(-self.encoder.bytes_per_pair(sequence) // sequence)
+            sizes = sizes_within(self.device, bytes_per_row, pairs * sequence)
             if sizes[-1] > self._largest_tried:
                 self._largest_tried = sizes[-1]
-                self.chosen = calibrated(self.encoder.rehearsal(sequence), sizes, self.device)
+                run = self.encoder.rehearsal(sequence)
+                in_rows = None if run is None else lambda rows: run(max(rows // sequence, 1))
+                self._rows = calibrated(in_rows, sizes, self.device)
+            self.chosen = max(self._rows // sequence, 1)
         return self.chosen
 
 
-def sizes_within(device: torch.device, bytes_per_pair: int, wanted: int) -> list[int]:
-    """Powers of two to choose among: as many pairs as memory holds, no more than are wanted.
+def sizes_within(device: torch.device, bytes_per_row: int, wanted: int) -> list[int]:
+    """Powers of two to choose among: as many rows as memory holds, no more than are wanted.
 
     At least one, if need be the smallest.
     """
-    bound = int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_pair)
-    largest = min(bound, wanted, LARGEST.get(device.type, 1024))
+    bound = int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_row)
+    largest = min(bound, wanted, LARGEST.get(device.type, 2**16))
     return [SMALLEST << power for power in range(max(largest // SMALLEST, 1).bit_length())]
 
 
@@ -53,19 +61,20 @@ def calibrated(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """The size with the least time per pair; of sizes about as fast, the smallest.
+    """The size with the least time per row; of sizes about as fast, the smallest.
 
-    `run(pairs)` does a part of the work that grows as all of it does, such as one layer; without
+    `run(rows)` does a part of the work that grows as all of it does, such as one layer; without
     one the size is the largest up to `UNTRIED`.
     """
     if run is None:
         return max(size for size in sizes if size <= max(sizes[0], UNTRIED))
-    best, per_pair = sizes[0], float("inf")
     for size in sizes:
         run(size)
-        seconds = min(_timed(run, size, device, clock) for _ in range(TURNS)) / size
-        if seconds * WORTH_IT < per_pair:
-            best, per_pair = size, seconds
+    turns = [[_timed(run, size, device, clock) for size in sizes] for _ in range(TURNS)]
+    best, per_row = sizes[0], float("inf")
+    for size, *seconds in zip(sizes, *turns, strict=True):
+        if WORTH_IT * min(seconds) / size < per_row:
+            best, per_row = size, min(seconds) / size
     return best
 
 

@@ -39,22 +39,23 @@ class BertLayer:
     batch holds sequences of one length. No dropout.
     """
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype):
+    def __init__(self, layer: nn.Module, dtype: torch.dtype, pack: bool = True):
         part: Any = layer
         own = part.attention.self
         self.heads = int(own.num_attention_heads)
-        self._copy_projections(own, dtype)
-        self.mix = Dense([part.attention.output.dense], dtype)
-        self.expand = Dense([part.intermediate.dense], dtype, part.intermediate.intermediate_act_fn)
-        self.contract = Dense([part.output.dense], dtype)
+        self._copy_projections(own, dtype, pack)
+        activation = part.intermediate.intermediate_act_fn
+        self.mix = Dense([part.attention.output.dense], dtype, pack=pack)
+        self.expand = Dense([part.intermediate.dense], dtype, activation, pack)
+        self.contract = Dense([part.output.dense], dtype, pack=pack)
         self.norms = [
             (norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
             for norm in (part.attention.output.LayerNorm, part.output.LayerNorm)
         ]
 
-    def _copy_projections(self, own: Any, dtype: torch.dtype) -> None:
+    def _copy_projections(self, own: Any, dtype: torch.dtype, pack: bool) -> None:
         """Take over the attention's projections of its input."""
-        self.query_key_value = Dense([own.query, own.key, own.value], dtype)
+        self.query_key_value = Dense([own.query, own.key, own.value], dtype, pack=pack)
 
     def __call__(
         self, states: Float[Tensor, "pairs sequence width"]
@@ -76,10 +77,10 @@ class BertLayer:
 class FirstRowBertLayer(BertLayer):
     """Row 0 of a layer: keys and values of all rows, everything else of one."""
 
-    def _copy_projections(self, own: Any, dtype: torch.dtype) -> None:
+    def _copy_projections(self, own: Any, dtype: torch.dtype, pack: bool) -> None:
         """Take over the attention's projections of its input."""
-        self.query = Dense([own.query], dtype)
-        self.key_value = Dense([own.key, own.value], dtype)
+        self.query = Dense([own.query], dtype, pack=pack)
+        self.key_value = Dense([own.key, own.value], dtype, pack=pack)
 
     def __call__(
         self, states: Float[Tensor, "pairs sequence width"]

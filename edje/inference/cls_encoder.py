@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
+from edje.inference.compiled import CompiledLayers
 from edje.models.joint_encoder import JointEncoder, beside
 
 # Architectures whose embeddings and layers are BERT's, in names and in what they compute.
@@ -42,10 +43,10 @@ class ClsEncoder(Protocol):
         ...
 
 
-def cls_encoder(joint: JointEncoder, precision: torch.dtype) -> ClsEncoder:
-    """The fast encoder of BERT-like language models, or the joint encoder itself."""
+def cls_encoder(joint: JointEncoder, precision: torch.dtype, compiled: bool = False) -> ClsEncoder:
+    """The fast encoder of BERT-like language models, or the joint encoder itself, uncompiled."""
     if is_like_bert(joint):
-        return BertClsEncoder(joint, precision)
+        return BertClsEncoder(joint, precision, compiled)
     return WholeClsEncoder(joint, precision)
 
 
@@ -111,14 +112,17 @@ class BertClsEncoder:
     and [SEP].
     """
 
-    def __init__(self, joint: JointEncoder, precision: torch.dtype):
+    def __init__(self, joint: JointEncoder, precision: torch.dtype, compiled: bool = False):
         self.joint = joint
         self.precision = precision
         self.embeddings = cast(nn.Module, joint.language_model.embeddings)
         stack = cast(nn.Module, joint.language_model.encoder).layer
         *layers, last = cast(nn.ModuleList, stack)
-        self.layers = [BertLayer(layer, precision) for layer in layers]
-        self.last = FirstRowBertLayer(last, precision)
+        self.layers = [BertLayer(layer, precision, not compiled) for layer in layers]
+        self.last = FirstRowBertLayer(last, precision, not compiled)
+        self.upper: Callable[[Tensor], Tensor] = self._upper
+        if compiled:
+            self.upper = CompiledLayers(self._upper, self.last.expand.bias.device)
 
     def read_text(
         self, input_ids: Int[Tensor, "texts length"]
@@ -148,9 +152,7 @@ class BertClsEncoder:
         part = self._entering(visual) if self.joint.fusion_layer else self._after(texts, visual)
         words = texts[..., : self.joint.width]
         states = torch.cat([words[rows], part.to(self.precision)], dim=1)
-        for layer in self.layers[self.joint.fusion_layer :]:
-            states = layer(states)
-        return self.last(states)[:, 0].float()
+        return self.upper(states)[:, 0].float()
 
     def bytes_per_pair(self, sequence: int) -> int:
         """States, projections and feed-forward of one layer, and the embedding in float32."""
@@ -166,6 +168,12 @@ class BertClsEncoder:
         return lambda pairs: self.layers[0](
             torch.zeros(pairs, sequence, width, dtype=self.precision, device=device)
         )
+
+    def _upper(self, states: Tensor) -> Tensor:
+        """The layers in which text and image are together, the last one for [CLS] only."""
+        for layer in self.layers[self.joint.fusion_layer :]:
+            states = layer(states)
+        return self.last(states)
 
     def _entering(self, visual: Tensor) -> Tensor:
         """Visual tokens where they join at a later layer."""

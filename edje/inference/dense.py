@@ -23,14 +23,18 @@ class Dense:
         linears: Sequence[nn.Linear],
         dtype: torch.dtype,
         activation: Activation | None = None,
+        pack: bool = True,
     ):
-        """The linear layers stacked to one; their results lie side by side."""
+        """The linear layers stacked to one; their results lie side by side.
+
+        Without `pack` it is torch's linear everywhere, which torch.compile can read.
+        """
         self.linears = tuple(linears)
         parts = [(linear.weight, linear.bias) for linear in linears]
         self.weight = torch.cat([weight.detach() for weight, _ in parts]).to(dtype)
         self.bias = torch.cat([bias.detach() for _, bias in parts]).to(dtype)
         self.activation = activation
-        self.is_packed = can_pack(self.weight)
+        self.is_packed = pack and can_pack(self.weight)
         self.fuses = self.is_packed and is_exact_gelu(activation)
         if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)

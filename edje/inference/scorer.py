@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.inference.attention import prefers_products
 from edje.inference.batch_size import BatchSize
 from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
 from edje.inference.int8 import int8_encoder
@@ -47,9 +48,12 @@ class StoredTokenScorer:
         batch_size: pairs per run of the encoder; by default what a short calibration finds
             fastest of the sizes that memory allows, once a call is large enough to tell.
             `batch_size.chosen` says which.
+        compiled: the layers run through torch.compile, on CUDA as graphs, with a shape for each
+            text length and a few sizes of batch (`edje.inference.compiled`).
 
     Raises:
-        EdjeError: int8 is asked of a device or a language model that it isn't made for.
+        EdjeError: int8, or compiling, is asked of a device or a language model that it isn't made
+            for.
     """
 
     def __init__(
@@ -58,13 +62,14 @@ class StoredTokenScorer:
         collection: ScoringSet,
         precision: torch.dtype = torch.float32,
         batch_size: int | None = None,
+        compiled: bool = False,
     ):
         self.model = model.eval()
         self.collection = collection
         self.device = next(model.parameters()).device
         self.text_lengths = collection.text.attention_mask.sum(dim=1)
         self.transfer = Transfer(collection.visual, self.device)
-        self.encoder = self._encoder(precision)
+        self.encoder = self._encoder(precision, compiled)
         self.batch_size = BatchSize(batch_size, self.encoder, self.device)
 
     def on(self, collection: ScoringSet) -> "StoredTokenScorer":
@@ -75,16 +80,23 @@ class StoredTokenScorer:
         other.transfer = Transfer(collection.visual, self.device)
         return other
 
-    def _encoder(self, precision: torch.dtype) -> ClsEncoder:
+    def _encoder(self, precision: torch.dtype, compiled: bool) -> ClsEncoder:
         joint = self.model.joint
-        if precision != torch.int8:
-            return cls_encoder(joint, precision)
-        if not is_like_bert(joint):
+        in_int8 = precision == torch.int8
+        asked = "precision int8" if in_int8 else "compile"
+        if (in_int8 or compiled) and not is_like_bert(joint):
             raise EdjeError(
-                f"precision int8: is made for BERT and its kin, not for "
-                f"{type(joint.language_model).__name__}. Use bf16."
+                f"{asked}: is made for BERT and its kin, not for "
+                f"{type(joint.language_model).__name__}. Use bf16, not compiled."
             )
-        return int8_encoder(joint, self._read_examples)
+        if compiled and (in_int8 or prefers_products(self.device, precision)):
+            raise EdjeError(
+                "compile: on this CPU int8 and bf16 have faster roads of their own. "
+                "Leave it out here, or use fp32."
+            )
+        if in_int8:
+            return int8_encoder(joint, self._read_examples)
+        return cls_encoder(joint, precision, compiled)
 
     @torch.inference_mode()
     def _read_examples(self, encoder: ClsEncoder) -> None:
@@ -140,9 +152,9 @@ class StoredTokenScorer:
             read = self._read(texts, length, batch_size)
             unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
             words = self.model.words(read, unpadded)
-            rows = rows.to(self.device)
+            batches = -(-len(rows) // batch_size)  # of about one size: a small rest is slow
             for batch, some in zip(
-                rows.split(batch_size), group_images.split(batch_size), strict=True
+                rows.to(self.device).chunk(batches), group_images.chunk(batches), strict=True
             ):
                 visual = self.transfer.gather(some)
                 evidence = None

@@ -47,9 +47,10 @@ def rerank(
     first: CandidateList,
     scorer: PairScorer,
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     *,
     key: PairKey | None = None,
+    rows: Int[Tensor, "queries"] | None = None,
 ) -> RerankedList:
     """Score every pair of `first`; its final score is the joint score.
 
@@ -58,12 +59,14 @@ def rerank(
         progress: Called after each batch with the number of pairs just scored.
         key: Pairs are scored in ascending order of this number (a text length, say, so that
             batches hold pairs of like cost) and put back; by default query by query.
+        rows: By which the scorer knows the queries of the lists; by default 0, 1, 2, …
 
     Raises:
         EdjeError: a score is not finite (it would lose or win every comparison).
     """
-    queries = torch.arange(len(first.candidates), device=first.candidates.device)
-    queries = queries[:, None].expand_as(first.candidates).reshape(-1)
+    if rows is None:
+        rows = torch.arange(len(first.candidates))
+    queries = rows.to(first.candidates.device)[:, None].expand_as(first.candidates).reshape(-1)
     candidates = first.candidates.reshape(-1)
     scores = first.scores.reshape(-1)
     if key is None:
@@ -71,11 +74,11 @@ def rerank(
     else:
         order = key(first.direction, queries, candidates).argsort(stable=True).to(candidates.device)
     joint = torch.empty(len(candidates), dtype=torch.float32, device=candidates.device)
-    for rows in order.split(batch_size):
-        batch = scorer(first.direction, queries[rows], candidates[rows], scores[rows])
-        joint[rows] = batch.to(joint)
+    for some in order.split(batch_size):
+        batch = scorer(first.direction, queries[some], candidates[some], scores[some])
+        joint[some] = batch.to(joint)
         if progress is not None:
-            progress(len(rows))
+            progress(len(some))
     broken = int((~joint.isfinite()).sum())
     if broken:
         raise EdjeError(

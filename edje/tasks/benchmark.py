@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from edje.analysis.speed import save_speed_plot, speed_table
+from edje.analysis.speed import save_recall_plot, save_speed_plot, speed_table
 from edje.analysis.store_speed import store_table
 from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
@@ -39,6 +39,8 @@ def benchmark_scoring(sizes: Benchmark, folder: Path) -> float:
     write_rows(folder, rows, machine)
     Console().print(speed_table(rows, machine))
     save_speed_plot(folder)
+    if sizes.runs is not None:
+        save_recall_plot(sizes.runs, folder)
     return max(row["pairs_per_second"] for row in rows)
 
 

@@ -8,24 +8,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
-import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 from torch import nn
-from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import ShardBatch, ShardDataModule
 from edje.errors import EdjeError
-from edje.tasks.console import quiet_libraries
+from edje.tasks.processes import in_processes
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
 
 _MOST_WORKERS = 16
-_SHOW_SECONDS = 0.5
 
 
 class Work(Protocol):
@@ -69,7 +66,7 @@ class Encoding:
         num_workers: int | None,
     ) -> "Encoding":
         """On the accelerator and all devices that a trainer is configured for."""
-        accelerator, devices = _devices(trainer)
+        accelerator, devices = devices_of(trainer)
         if num_workers is None:
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
             share = min(_MOST_WORKERS, cores // len(devices))
@@ -91,40 +88,19 @@ class Encoding:
                 self._run_processes(lambda: bar.update(store.finished_images() - bar.n))
 
     def _run_processes(self, show: Callable[[], object]) -> None:
-        problems: Any = get_context("spawn").SimpleQueue()
-        processes = start_processes(
-            _part, (self, problems), len(self.devices), join=False, start_method="spawn"
+        in_processes(
+            _part,
+            (self,),
+            len(self.devices),
+            show,
+            doing=f"wrote {self.unfinished.folder}",
+            advice="Run the same command again: what was finished is kept.",
         )
-        try:
-            while not processes.join(timeout=_SHOW_SECONDS):
-                show()
-            show()
-        except ProcessExitedException as error:
-            if not problems.empty():
-                raise EdjeError(problems.get()) from error
-            raise EdjeError(
-                f"a process that wrote {self.unfinished.folder} was ended from outside ({error}), "
-                "perhaps for lack of memory. Run the same command again: what was finished is kept."
-            ) from error
-        finally:
-            for process in processes.processes:
-                if process.is_alive():
-                    process.kill()
-                process.join()
 
 
-def _part(index: int, encoding: Encoding, problems: Any) -> None:
+def _part(index: int, encoding: Encoding) -> None:
     """What each of several processes does."""
-    quiet_libraries()
-    torch.set_num_threads(max(1, torch.get_num_threads() // len(encoding.devices)))
-    try:
-        _predict(encoding, encoding.devices[index], lambda _: None)
-    except EdjeError as error:
-        problems.put(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:  # pressed for all processes, or sent as the first one was killed
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.exit(128 + signal.SIGINT)
+    _predict(encoding, encoding.devices[index], lambda _: None)
 
 
 def _predict(encoding: Encoding, device: int, progress: Callable[[int], object]) -> None:
@@ -204,7 +180,7 @@ def _trainer(accelerator: str, devices: Any, callbacks: Sequence[L.Callback] = (
     )
 
 
-def _devices(trainer: DictConfig) -> tuple[str, tuple[int, ...]]:
+def devices_of(trainer: DictConfig) -> tuple[str, tuple[int, ...]]:
     """The accelerator's name and the indices of the devices that the trainer is configured for."""
     asked = _trainer(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
     if isinstance(asked.accelerator, CPUAccelerator):

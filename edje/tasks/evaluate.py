@@ -22,6 +22,7 @@ from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_collection
 from edje.tasks.console import quiet_libraries
+from edje.tasks.encoding import devices_of
 from edje.tasks.first_stage import restore_first_stage
 from edje.tasks.results import write_results
 from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
@@ -61,7 +62,7 @@ def evaluate_checkpoint(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint.model.to(device)
     reranked, codec, pairs_per_second = rerank_collection(
-        checkpoint, backbone, collection, evaluation
+        checkpoint, backbone, collection, evaluation, devices=scoring_devices(cfg.trainer, device)
     )
     if cfg.score == "sum":
         reranked = {
@@ -95,6 +96,12 @@ def evaluate_checkpoint(
     save_plots(folder, examples=evaluation.examples)
     Console().print(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
+
+
+def scoring_devices(trainer: DictConfig, device: torch.device) -> list[torch.device]:
+    """One for each process that scores: `trainer.devices` of the kind that is evaluated on."""
+    _, places = devices_of(trainer)
+    return [torch.device(device.type, place if device.type == "cuda" else 0) for place in places]
 
 
 def tell_of_ties(shares: Mapping[str, float]) -> None:

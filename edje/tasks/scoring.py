@@ -1,6 +1,5 @@
 """Scoring a cached collection: compressed tokens, first-stage candidates, joint scores."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -10,16 +9,19 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
-from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
 from edje.models.edje import EDJE
-from edje.records import DIRECTIONS, CandidateList, Direction
+from edje.records import DIRECTIONS, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
-from edje.retrieval.rerank import RerankedList, rerank
+from edje.retrieval.rerank import RerankedList
 from edje.tasks.collection import Collection, is_compressed
 from edje.tasks.first_stage import embeddings
+from edje.tasks.shares import Scoring, score, scored_in_shares
 from edje.tokens.codec import Codec, CodecName, make_codec
+
+WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
 
 
 class Evaluation:
@@ -36,6 +38,8 @@ class Evaluation:
         num_tokens: serve only the first so many visual tokens, of an adapter trained with
             budgets; null serves all.
         examples: example queries drawn in the gallery.
+        compile: the scorer's layers go through torch.compile, on CUDA as graphs. Seconds to
+            minutes for each length of text, so for large evaluations on a GPU.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Evaluation:
         shuffle_tokens: bool = False,
         num_tokens: int | None = None,
         examples: int = 8,
+        compile: bool = False,
     ):
         self.candidates = candidates
         self.batch_size = batch_size
@@ -63,6 +68,7 @@ class Evaluation:
         self.shuffle_tokens = shuffle_tokens
         self.num_tokens = num_tokens
         self.examples = examples
+        self.compile = compile
 
 
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -100,11 +106,13 @@ def rerank_collection(
     *,
     directions: Sequence[Direction] = DIRECTIONS,
     stride: int = 1,
+    devices: Sequence[torch.device] = (),
 ) -> tuple[dict[Direction, RerankedList], Codec, float]:
     """Candidates of both directions with their joint scores, the codec, and pairs per second.
 
     The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
-    every so many-th query only, against the whole gallery.
+    every so many-th query only, against the whole gallery. Of several `devices` each has its
+    share of the queries, where there are pairs enough; else the model's own has all.
     """
     model = checkpoint.model
     codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
@@ -112,34 +120,27 @@ def rerank_collection(
     if evaluation.shuffle_tokens:
         visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]
     text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
-    scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
     images, captions = embeddings(backbone, collection)
-    reranked: dict[Direction, RerankedList] = {}
-    seconds = 0.0
-    for direction in directions:
-        lists = candidate_lists(
-            images, captions, collection.image_of_caption, direction, evaluation.candidates
-        )
-        lists = every(stride, lists)
-        with tqdm(total=lists.candidates.numel(), desc=f"rerank {direction}", unit="pair") as bar:
-            started = time.perf_counter()
-            reranked[direction] = rerank(
-                lists, scorer, evaluation.batch_size, bar.update, key=scorer.lengths
-            )
-            seconds += time.perf_counter() - started
-    pairs = sum(lists.joint.numel() for lists in reranked.values())
-    return reranked, codec, pairs / seconds
-
-
-def every(stride: int, lists: CandidateList) -> CandidateList:
-    """The lists of queries 0, stride, 2·stride, …"""
-    return CandidateList(
-        lists.direction,
-        lists.candidates[::stride],
-        lists.scores[::stride],
-        lists.relevant[::stride],
-        lists.num_relevant[::stride],
+    owners = collection.image_of_caption
+    work = Scoring(
+        model,
+        ScoringSet(text, visual),
+        evaluation.precision,
+        evaluation.batch_size,
+        [
+            candidate_lists(images, captions, owners, direction, evaluation.candidates)
+            for direction in directions
+        ],
+        stride,
+        evaluation.compile,
     )
+    with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
+        if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
+            reranked, seconds = scored_in_shares(work, devices, bar.update)
+        else:
+            reranked, seconds = score(work, bar.update)
+    by_direction = {one.first.direction: one for one in reranked}
+    return by_direction, codec, work.num_pairs / seconds
 
 
 def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from edje.analysis import recall_against_latency
+from edje.analysis.speed import save_recall_plot
 from edje.errors import EdjeError
 
 
@@ -26,6 +27,8 @@ def test_a_run_lies_at_its_recall_and_at_the_time_of_its_tokens_and_candidates(t
     first = metrics["t2i"]["first_stage"]["recall@1"]["value"]
     assert first in axes.lines[-1].get_ydata()
     assert [text.get_text() for text in axes.texts] == ["8 tokens"]
+    assert axes.get_xlim()[0] == 0
+    assert save_recall_plot(tmp_path / "runs", tmp_path / "b").stat().st_size > 1000
 
 
 def test_runs_that_the_benchmark_knows_nothing_of_are_an_error_that_says_so(tmp_path, make_run):

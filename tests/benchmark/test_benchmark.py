@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from edje.benchmark.blip import BlipRoad
+from edje.benchmark.ceiling import Ceiling
 from edje.benchmark.files import StoredFile
 from edje.benchmark.flops import count_flops
 from edje.benchmark.measure import measure
@@ -119,6 +120,15 @@ def test_all_tiers_and_the_peers_score_every_candidate(tmp_path: Path):
     assert cross_encoder(sizes, 4, 5, CPU)().shape == (5,)
 
 
+def test_the_cross_encoder_reads_as_many_positions_as_the_lean_road():
+    """Beyond 512 of them too, where a tokenizer of BERT's would cut the text off."""
+    pytest.importorskip("sentence_transformers")
+    sizes = tiny()
+    road = cross_encoder(sizes, 520, 2, CPU)
+    assert road is not None
+    assert count_flops(road) == count_flops(LeanRoad(sizes, 520, 2, CPU))
+
+
 def test_the_lean_road_gives_the_scores_that_our_model_gives():
     """Same weights, same input: the peer does the same work, no more and no less."""
     sizes, tokens, k = tiny(), 4, 5
@@ -167,6 +177,21 @@ def test_the_arithmetic_of_a_calibration_is_not_counted(tmp_path: Path):
     (row,), _ = measure(sizes, CPU, tmp_path)
     given = count_flops(ours(tiny(batch_size=9), 4, 40, 0)) / 40
     assert row["flops_per_pair"] == given
+
+
+def test_settings_whose_query_would_take_too_long_are_left_out(tmp_path, monkeypatch, caplog):
+    """Their layers do 1.8 and 2.5 million operations, on a machine that does a million a second."""
+    monkeypatch.setattr("edje.benchmark.measure.ceiling_of", lambda *_: Ceiling(1e6, 1e9))
+    alone = {"lanes": ["ours"], "tiers": ["scorer"], "fusion_layers": [0], "int8": False}
+    short = {"min_runs": 1, "seconds": 0.0, **alone}
+    with caplog.at_level("INFO"):
+        rows, _ = measure(tiny(longest=2.0, **short), CPU, tmp_path)
+    assert [row["tokens"] for row in rows] == [4]
+    assert "8 visual tokens, k = 5: left out, a query's layers would take 2.5 s" in caplog.text
+    with pytest.raises(EdjeError, match=r"benchmark.longest=1.0: every setting would take longer"):
+        measure(tiny(longest=1.0, **short), CPU, tmp_path)
+    rows, _ = measure(tiny(longest=None, **short), CPU, tmp_path)
+    assert [row["tokens"] for row in rows] == [4, 8]
 
 
 def test_what_prepares_a_call_is_done_before_each_run_and_not_timed():

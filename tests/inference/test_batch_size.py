@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edje.inference import batch_size
-from edje.inference.batch_size import LARGEST, calibrated, free_bytes, sizes_within
+from edje.inference.batch_size import LARGEST, BatchSize, calibrated, free_bytes, sizes_within
 from edje.inference.cls_encoder import cls_encoder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from tests.inference.test_scorer import all_pairs, collection, reranker_of
@@ -17,11 +17,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("free", "wanted", "expected"),
     [
-        (10**9, 100, [16, 32, 64]),  # no more than there are pairs
-        (10**9, 5, [16]),
-        (4 * 40 * 1000, 100, [16, 32]),  # a quarter of the memory holds 40 pairs of 1,000 bytes
-        (1, 100, [16]),
-        (10**12, 10**6, [16, 32, 64, 128, LARGEST["cpu"]]),
+        (10**9, 10_000, [2048, 4096, 8192]),  # no more than there are rows
+        (10**9, 5, [2048]),
+        (4 * 5000 * 1000, 10_000, [2048, 4096]),  # a quarter of the memory holds 5,000 rows
+        (1, 10_000, [2048]),
+        (10**12, 10**6, [2048, 4096, 8192, LARGEST["cpu"]]),
     ],
 )
 def test_sizes_are_what_memory_holds_and_pairs_need(free, wanted, expected, monkeypatch):
@@ -34,23 +34,24 @@ def test_the_free_memory_is_asked_of_the_system():
 
 
 @pytest.mark.parametrize(
-    ("seconds_per_pair", "expected"),
+    ("seconds_per_row", "expected"),
     [
         ({16: 2.0, 32: 1.0, 64: 3.0}, 32),
         ({16: 1.0, 32: 0.99, 64: 0.98}, 16),  # about as fast: the smallest
         ({16: 1.0, 32: 0.9, 64: 0.5}, 64),
     ],
 )
-def test_the_calibration_takes_the_least_time_per_pair(seconds_per_pair, expected):
-    now, warm = 0.0, set()
+def test_the_calibration_takes_the_least_time_per_row(seconds_per_row, expected):
+    now, runs = 0.0, []
 
     def run(size: int) -> None:
         nonlocal now
-        now += size * seconds_per_pair[size] + (0 if size in warm else 100)  # the first is slow
-        warm.add(size)
+        disturbed = size not in runs or 5 <= len(runs) <= 8  # the first of each, and for a while
+        now += size * seconds_per_row[size] + (100 if disturbed else 0)
+        runs.append(size)
 
     assert calibrated(run, [16, 32, 64], CPU, clock=lambda: now) == expected
-    assert calibrated(None, [16, 32, 64, 128], CPU) == 64
+    assert calibrated(None, [2048, 4096, 8192], CPU) == 4096
 
 
 def test_a_scorer_calibrates_when_more_pairs_come_than_before_and_obeys_a_given_size(monkeypatch):
@@ -61,21 +62,33 @@ def test_a_scorer_calibrates_when_more_pairs_come_than_before_and_obeys_a_given_
         tried.append(sizes)
         return sizes[-1]
 
+    monkeypatch.setattr(batch_size, "SMALLEST", 200)
     monkeypatch.setattr(batch_size, "calibrated", choose)
     stored = collection(4, 100)
     text = type(stored.text)(stored.text.input_ids[:1], stored.text.attention_mask[:1])
     one = ScoringSet(text, stored.visual)
+    sequence = int(text.attention_mask.sum()) + stored.visual.shape[1] + 1
+    assert 200 <= 25 * sequence < 400 <= 45 * sequence < 800 <= 100 * sequence < 1600
     fast = StoredTokenScorer(reranker_of(), one, torch.bfloat16)
-    for pairs, at_once in ((16, 16), (40, 32), (33, 32), (100, 64), (50, 64)):
+    for pairs, rows in ((25, 200), (45, 400), (30, 400), (100, 800), (50, 800)):
         zeros = torch.zeros(pairs, dtype=torch.long)
         fast("t2i", zeros, torch.arange(pairs), torch.zeros(pairs))
-        assert fast.batch_size.chosen == at_once
+        assert fast.batch_size.chosen == rows // sequence
     another = fast.on(one)
     another("t2i", torch.zeros(100, dtype=torch.long), torch.arange(100), torch.zeros(100))
-    assert tried == [[16, 32], [16, 32, 64]]  # none for another collection
+    assert tried == [[200, 400], [200, 400, 800]]  # none for another collection
     given = StoredTokenScorer(reranker_of(), one, batch_size=9)
     given("t2i", torch.zeros(100, dtype=torch.long), torch.arange(100), torch.zeros(100))
     assert given.batch_size.chosen == 9 and len(tried) == 2
+
+
+def test_longer_pairs_go_in_smaller_batches_of_about_one_size():
+    stored = collection(1, 30)
+    assert BatchSize(None, cls_encoder(reranker_of().joint, torch.float32), CPU).of(1, 1000) == 2
+    reader = Reader(stored.visual)
+    fast = StoredTokenScorer(reranker_of(), ScoringSet(stored.text, reader), batch_size=12)
+    fast("t2i", torch.zeros(25, dtype=torch.long), torch.arange(25), torch.zeros(25))
+    assert reader.rows == [9, 9, 7]
 
 
 class LargestTensor(TorchDispatchMode):

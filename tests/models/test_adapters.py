@@ -286,6 +286,17 @@ def test_the_first_tokens_are_what_a_smaller_number_of_queries_gives(count):
     torch.testing.assert_close(built(images()), everything[:, :count], rtol=1e-5, atol=1e-6)
 
 
+def test_frozen_weights_are_not_copied_for_every_vision_token():
+    """A frozen adapter once ran at a fiftieth of its speed: a product per token, in bf16."""
+    facts = adapters.AdapterFacts(9, 32, 16, 2, 1e-6)
+    adapter = adapters.TokenCompressionAdapter(facts, num_tokens=3, hidden_width=64).eval()
+    adapter.requires_grad_(False)
+    with torch.profiler.profile(record_shapes=True) as seen:
+        adapter(torch.randn(2, 9, 32))
+    products = [event.input_shapes for event in seen.events() if event.name == "aten::bmm"]
+    assert not any(shapes[1] == [9, 32, 32] for shapes in products)
+
+
 def test_training_gives_the_drawn_budget_and_inference_all_tokens():
     built = nested().train()
     assert built(images()).shape[1] == 8  # until one is drawn

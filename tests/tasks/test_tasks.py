@@ -191,6 +191,25 @@ def test_the_tasks_work_on_their_own_and_evaluating_needs_no_training_data(tmp_p
     assert json.loads((tmp_path / "summed" / "metrics.json").read_text())["score"] == "sum"
 
 
+def test_two_processes_evaluate_to_the_lists_and_metrics_of_one(world, root, tmp_path, monkeypatch):
+    monkeypatch.setattr("edje.tasks.scoring.WORTH_SHARING", 0)
+    monkeypatch.setattr("edje.tasks.scoring.score", None)  # no road but the shared one
+    given = [f"data.root={root / 'data'}", f"cache_dir={root / 'cache'}", "trainer.accelerator=cpu"]
+    shared = tmp_path / "shared"
+    run(
+        [
+            *("task=evaluate", f"checkpoint={root / 'run'}", *given),
+            *("trainer.devices=2", f"hydra.run.dir={shared}"),
+        ]
+    )
+    for name in ("candidates", "queries"):
+        whole = pd.read_parquet(root / "run" / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(shared / f"{name}.parquet"), whole)
+    metrics = [json.loads((path / "metrics.json").read_text()) for path in (root / "run", shared)]
+    assert all(figures.pop("scored_pairs_per_second") > 0 for figures in metrics)
+    assert metrics[0] == metrics[1]
+
+
 def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root):
     run(["-m", *with_changes(world, "adapter.num_tokens=2,4", "seed=0,1", "trainer.max_steps=1")])
     table = load_runs(root / "sweep")

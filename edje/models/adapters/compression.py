@@ -54,7 +54,7 @@ class TokenCompressionAdapter(nn.Module):
         self.query = nn.Parameter(torch.randn(1, num_tokens, token_width))
         self.key = nn.Linear(token_width, token_width)
         self.value = nn.Linear(token_width, token_width)
-        self.attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
+        self.attention = nn.MultiheadAttention(token_width, facts.num_heads)  # (N, batch, D_v)
         self.norm = nn.LayerNorm(token_width, eps=facts.layer_norm_eps)
         self.expand = nn.Linear(token_width, hidden_width)
         self.contract = nn.Linear(hidden_width, token_width)
@@ -63,14 +63,19 @@ class TokenCompressionAdapter(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Let every learned query gather what it needs from all tokens."""
+        """Let every learned query gather what it needs from all tokens.
+
+        The attention's own order of axes is used: given another, torch copies frozen weights once
+        per vision token.
+        """
         count = self.drawn if self.training else self.num_tokens
-        queries = self.query[:, :count].expand(len(tokens), -1, -1)
+        queries = self.query[:, :count].transpose(0, 1).expand(-1, len(tokens), -1).contiguous()
+        by_place = tokens.transpose(0, 1).contiguous()
         pooled, _ = self.attention(
-            queries, self.key(tokens), self.value(tokens), need_weights=False
+            queries, self.key(by_place), self.value(by_place), need_weights=False
         )
         hidden = self.contract(self.activation(self.expand(self.norm(pooled))))
-        return self.project(pooled + hidden)
+        return self.project(pooled + hidden).transpose(0, 1)
 
     def draw_budget(self, chance: float) -> None:
         """Choose the budget of a training step by a number in [0, 1), the same on every rank."""
