@@ -1,5 +1,7 @@
 """The LightningDataModule over cached tokens, and the batches' order."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -275,3 +277,17 @@ def leave_signals_to_main(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """At the main process's exit, end the workers that an error has left behind.
+
+    multiprocessing ends them by SIGTERM, which they leave to the main process, and would wait for
+    them forever.
+    """
+    left = [process for process in multiprocessing.active_children() if process.daemon]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would call their end an error
+    for process in left:
+        process.kill()
