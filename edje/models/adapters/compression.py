@@ -69,7 +69,7 @@ class TokenCompressionAdapter(nn.Module):
         per vision token.
         """
         count = self.drawn if self.training else self.num_tokens
-        queries = self.query[:, :count].transpose(0, 1).expand(-1, len(tokens), -1).contiguous()
+        queries = self.query[0, :count, None].expand(-1, len(tokens), -1).contiguous()
         by_place = tokens.transpose(0, 1).contiguous()
         pooled, _ = self.attention(
             queries, self.key(by_place), self.value(by_place), need_weights=False
