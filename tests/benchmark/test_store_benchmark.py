@@ -9,10 +9,13 @@ import torch
 from rich.console import Console
 
 from edje.analysis.store_speed import store_table
+from edje.benchmark import store
 from edje.benchmark.pages import drop_pages, share_in_memory
 from edje.benchmark.store import StoreBenchmark, measure_store
+from edje.benchmark.store_lanes import MemoryMapLane
 from edje.benchmark.timing import timed_together
 from edje.cli import run
+from edje.errors import EdjeError
 
 LANES = {"store", "memory map", "map, MADV_RANDOM", "preadv, 2 threads"}
 
@@ -106,3 +109,16 @@ def test_preparing_a_run_is_not_timed() -> None:
     )
     assert prepared == ["a", "b", "a", "b", "a", "b"]
     assert {seconds for timing in timings.values() for seconds in timing.seconds} == {1.0}
+
+
+def test_pages_that_stay_at_first_are_dropped_again_and_those_that_stay_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.3, 0.002, 0.0])
+    monkeypatch.setattr(store, "drop_pages", lambda files: None)
+    monkeypatch.setattr(store, "share_in_memory", lambda files: next(shares))
+    assert store.share_left([tmp_path]) == 0.0
+    monkeypatch.setattr(store, "share_in_memory", lambda files: 0.3)
+    with pytest.raises(EdjeError, match=r"30\.00% of the pages .* End what else reads"):
+        lanes = {"memory map": MemoryMapLane(tmp_path / "flat", (2, 1, 1))}
+        store.measure_cold(StoreBenchmark(images=2), lanes, 1, [tmp_path / "flat"])
