@@ -17,6 +17,7 @@ from edje.analysis.style import AFTER, BAD, BEFORE, GOOD, INK, QUIET, RC, TRUE
 from edje.errors import EdjeError
 
 COLOURS = (AFTER, GOOD, BAD, TRUE, BEFORE, INK)
+DASHES = ("-", "--", ":", "-.")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -108,13 +109,13 @@ def read_benchmark(run_folder: str | Path) -> list[dict[str, Any]]:
 
 
 def throughput(rows: Rows) -> Figure:
-    """A line per lane and number of candidates, of scoring alone; both axes in powers of two."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    """Scoring alone: a colour per lane, a dash per number of candidates; both axes logarithmic."""
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
     alone = [row for row in rows if row["tier"] == "scorer" and not row["lane"].startswith("blip")]
     lines = list(dict.fromkeys((row["lane"], row["k"]) for row in alone))
-    several = len({k for _, k in lines}) > 1
-    for number, (lane, k) in enumerate(lines):
+    lanes, ks = ([*dict.fromkeys(names)] for names in zip(*lines, strict=True))
+    for lane, k in lines:
         points = sorted(
             (row["tokens"], row["pairs_per_second"])
             for row in alone
@@ -124,9 +125,13 @@ def throughput(rows: Rows) -> Figure:
             *zip(*points, strict=True),
             marker="o",
             markersize=4,
-            color=COLOURS[number % len(COLOURS)],
-            label=f"{lane}, k = {k}" if several else lane,
+            color=COLOURS[lanes.index(lane) % len(COLOURS)],
+            linestyle=DASHES[ks.index(k) % len(DASHES)],
+            label=lane if (lane, k) == next(line for line in lines if line[0] == lane) else None,
         )
+    if len(ks) > 1:
+        for k, dash in zip(ks, DASHES, strict=False):
+            axes.plot([], [], color=QUIET, linestyle=dash, label=f"k = {k:,}")
     tokens = sorted({row["tokens"] for row in alone})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -139,7 +144,7 @@ def throughput(rows: Rows) -> Figure:
     first = rows[0]
     axes.set_title(f"Scoring alone, {first['device']}, {first['dtype']}")
     axes.grid(True, color=QUIET, alpha=0.2)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 
