@@ -114,6 +114,7 @@ def throughput(rows: Rows) -> Figure:
     axes = figure.subplots()
     alone = [row for row in rows if row["tier"] == "scorer" and not row["lane"].startswith("blip")]
     lines = list(dict.fromkeys((row["lane"], row["k"]) for row in alone))
+    first_k = dict(reversed(lines))  # only a lane's first line is named
     lanes, ks = ([*dict.fromkeys(names)] for names in zip(*lines, strict=True))
     for lane, k in lines:
         points = sorted(
@@ -127,7 +128,7 @@ def throughput(rows: Rows) -> Figure:
             markersize=4,
             color=COLOURS[lanes.index(lane) % len(COLOURS)],
             linestyle=DASHES[ks.index(k) % len(DASHES)],
-            label=lane if (lane, k) == next(line for line in lines if line[0] == lane) else None,
+            label=lane if first_k[lane] == k else None,
         )
     if len(ks) > 1:
         for k, dash in zip(ks, DASHES, strict=False):

@@ -14,6 +14,7 @@ STREAM_LOADER = "edje.data.stream_datamodule.StreamDataModule"
 FITTED = "edje.backbones.aligned.AlignedBackbone"
 CACHED_ONLY = ("cache", "backbone")  # tasks that read a training split as a whole
 TRAINING = ("run", "train")
+STARTS = ("canonical", "contrastive")  # of `initial`: names, where else it is a path
 SCORING = ("run", "evaluate", "compress")
 
 
@@ -62,7 +63,7 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             "mixture for pretraining has none. Take a dual encoder, as backbone=siglip2_b16_384."
         )
         yield Problem("backbone", what)
-    if tree.get("initial") in ("canonical", "contrastive"):
+    if tree.get("initial") in STARTS:
         what = (
             f"={tree['initial']}: it is computed from the stored tokens of the whole training set, "
             "and a mixture for pretraining has none. Take initial=null or a checkpoint."

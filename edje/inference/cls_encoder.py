@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
 from edje.inference.compiled import CompiledLayers
-from edje.models.joint_encoder import JointEncoder, beside
+from edje.models.joint_encoder import JointEncoder
 
 # Architectures whose embeddings and layers are BERT's, in names and in what they compute.
 _LIKE_BERT = frozenset({"bert", "roberta", "xlm-roberta"})
@@ -133,13 +133,10 @@ class BertClsEncoder:
             embedded = self.embeddings(inputs_embeds=words)
         else:
             embedded = self._embedded(words, first_position=0, segment=0)
-        states, first, read = embedded.to(self.precision), 0, []
-        for last in (*self.joint.evidence_layers, self.joint.fusion_layer):
-            for layer in self.layers[first:last]:
-                states = layer(states)
-            first = last
-            read.append(states)
-        return beside(read)
+        states = [embedded.to(self.precision)]
+        for layer in self.layers[: self.joint.fusion_layer]:
+            states.append(layer(states[-1]))
+        return self.joint.beside(states)
 
     def cls_states(
         self,

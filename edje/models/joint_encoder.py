@@ -1,7 +1,7 @@
 """The joint encoder: a small language model that reads a caption and an image's visual tokens."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -135,12 +135,16 @@ class JointEncoder(nn.Module):
         if not self.fusion_layer:
             return words
         embeddings = cast(nn.Module, self.language_model.embeddings)
-        states, first, read = embeddings(inputs_embeds=words), 0, []
-        for layer in (*self.evidence_layers, self.fusion_layer):
-            states = self._layers(states, attention_mask, slice(first, layer))
-            first = layer
-            read.append(states)
-        return beside(read)
+        states = embeddings(inputs_embeds=words)
+        below = slice(None, self.fusion_layer)
+        return self.beside([states, *self._layers(states, attention_mask, below)])
+
+    def beside(
+        self, states: Sequence[Float[Tensor, "texts length width"]]
+    ) -> Float[Tensor, "texts length text_width"]:
+        """What `read_text` gives of the text's states: embedded, then after each of its layers."""
+        read = [states[-1], *(states[layer] for layer in self.evidence_layers)]
+        return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
 
     def entering(
         self, visual: Float[Tensor, "images tokens width"]
@@ -163,7 +167,9 @@ class JointEncoder(nn.Module):
         both = torch.cat([words, (entering + self.visual_type).to(words.dtype)], dim=1)
         visible = attention_mask.new_ones(visual.shape[:2])
         mask = torch.cat([attention_mask, visible], dim=1)
-        return self._layers(both, mask, slice(self.fusion_layer, None))
+        for hidden in self._layers(both, mask, slice(self.fusion_layer, None)):
+            last = hidden  # of all states only these are kept
+        return last
 
     def _fuse_embeddings(
         self, words: Tensor, attention_mask: Tensor, visual: Tensor
@@ -214,8 +220,8 @@ class JointEncoder(nn.Module):
         mask = None if bool(attention_mask.all()) else attention_mask
         return self._run(self.word_embeddings(input_ids), mask, positions, segments)
 
-    def _layers(self, hidden: Tensor, mask: Tensor, part: slice) -> Tensor:
-        """Some layers of a BERT-like encoder, one by one; `mask` is true where to attend."""
+    def _layers(self, hidden: Tensor, mask: Tensor, part: slice) -> Iterator[Tensor]:
+        """States after each of some layers of a BERT-like encoder; `mask`: where to attend."""
         ready = create_bidirectional_mask(
             config=self.language_model.config,
             inputs_embeds=hidden,
@@ -224,7 +230,7 @@ class JointEncoder(nn.Module):
         stack = cast(nn.Module, self.language_model.encoder).layer
         for layer in cast(nn.ModuleList, stack)[part]:
             hidden = layer(hidden, ready)
-        return hidden
+            yield hidden
 
     def _run(
         self, embedded: Tensor, mask: Tensor | None, positions: Tensor, segments: Tensor
@@ -239,11 +245,6 @@ class JointEncoder(nn.Module):
             inputs_embeds=embedded, attention_mask=None if mask is None else mask.long(), **known
         )
         return output.last_hidden_state
-
-
-def beside(layers: list[Tensor]) -> Tensor:
-    """States of several layers as `read_text` lays them out: those of the last one first."""
-    return layers[-1] if len(layers) == 1 else torch.cat([layers[-1], *layers[:-1]], dim=-1)
 
 
 def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 # Those of the aligned first stage.
 IMAGE_SHRINKAGE, TEXT_SHRINKAGE, POWER = 3.0, 1.0, 0.6
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 80, 1000, 5e-4
-STARTS = ("canonical", "contrastive")
 
 
 def canonical_start(start: Checkpoint, train: Collection, seed: int | None = None) -> None:

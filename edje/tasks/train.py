@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
+from edje.config.choices import STARTS
 from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
 from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
@@ -30,7 +31,7 @@ from edje.inference.checkpoint import (
     warm_start,
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.tasks.canonical import STARTS, canonical_start
+from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprint
 from edje.tasks.console import quiet_libraries
