@@ -38,7 +38,9 @@ def store_table(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -
     footer = (
         "random rows into a tensor of the stored dtype, other rows every time; lanes in turns, "
         f"medians of {min(row['runs'] for row in rows)} or more runs; ratio: to the memory map's "
-        "speed, or the plain write's\n"
+        "speed, or the plain write's; the store shares a read out among the threads\n"
+        "warm: a read follows one of its own lane; the pages were dropped and read anew, in pages "
+        "of 2 MB where the kernel can\n"
         "writing: tokens at hand; both sides end when their bytes are forced to disk\n"
     )
     if machine["pages_dropped"] is None:

@@ -25,6 +25,7 @@ from edje.benchmark.timing import Timing, timed_together
 from edje.errors import EdjeError
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.read_ahead import read_whole
 from edje.tokens.writer import write_store
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ CPU = torch.device("cpu")
 OURS, MAP, PLAIN = "store", "memory map", "plain write"
 LEFT = 0.001  # share of pages in memory up to which a read counts as cold
 TRIES = 10  # to drop what is left
-_CHUNK = 16 << 20  # bytes
 DISTINCT = 1024  # images of different content; the others repeat them
 
 
@@ -104,16 +104,16 @@ def measure_store(
         lanes: dict[str, Lane] = {
             OURS: StoreLane(folder / "store", shape),
             MAP: MemoryMapLane(flat, shape),
-            "map, MADV_RANDOM": RandomMapLane(flat, shape),
             f"preadv, {sizes.threads} threads": PreadLane(flat, shape, sizes.threads),
         }
+        advised = {"map, MADV_RANDOM": RandomMapLane(flat, shape)}  # warm, nothing is read around
         files = [flat, *sorted((folder / "store").glob("*.arrow"))]
         for batch in sizes.batches:
             rows += measure_warm(sizes, lanes, batch, files)
         left = share_left(files)
         if left <= LEFT:
             for batch in sizes.cold_batches:
-                rows += measure_cold(sizes, lanes, batch, files)
+                rows += measure_cold(sizes, lanes | advised, batch, files)
         else:
             log.warning("no cold reads: %.0f%% of the pages can't be dropped", 100 * left)
         machine = {
@@ -133,8 +133,9 @@ def measure_store(
 def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
     """The writer alone, its tokens at hand, and the same cells in one file; both fsynced.
 
-    They take turns one by one, however long each takes: a run finds the memory and the disk as
-    the other left them.
+    They take turns one by one, however long each takes. Before each, memory of three times the
+    bytes is touched and freed: a virtual machine waits for its host at pages that it has not
+    used for a while, and a run took up to three times as long.
     """
     tokens = torch.randn(min(sizes.images, DISTINCT), sizes.tokens, sizes.width).to(STORED)
     codec = make_codec("bf16", sizes.tokens, sizes.width)
@@ -163,6 +164,7 @@ def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
             shutil.rmtree(targets[name])
         targets[name].unlink(missing_ok=True)
         os.sync()  # an fsync would wait for what the disk still does for the run before
+        np.ones((3, sizes.images, codec.cell_bytes), np.uint8)
 
     calls = {OURS: write_ours, PLAIN: write_plainly}
     timings = timed_together(
@@ -181,17 +183,22 @@ def measure_warm(
 ) -> list[StoreRow]:
     """Random rows of files whose pages are in memory and mapped.
 
-    They are read in order first: the kernel then keeps them in large pieces for every lane.
+    Pages differ in size by how they got there, and reads with them, so all are dropped and read
+    anew. As in a loop over batches, a read follows one of its own lane, which is not measured:
+    after another's it would find the processor's caches as that one left them.
     """
+    share_left(files)
     for path in files:
-        with path.open("rb") as file:
-            while file.read(_CHUNK):
-                pass
+        read_whole(path)
     for lane in lanes.values():
         lane.open()
         for rows in torch.arange(sizes.images).split(batch):
             lane.read(rows)
-    timings = _read_in_turns(sizes, lanes, batch, lambda name: None)
+
+    def prepare(name: str) -> None:
+        lanes[name].read(_draw(sizes.images, batch))
+
+    timings = _read_in_turns(sizes, lanes, batch, prepare)
     for lane in lanes.values():
         lane.close()
     return _rows(timings, "warm", batch, sizes, MAP)
@@ -242,9 +249,8 @@ def _read_in_turns(
 
     def draw(name: str) -> None:
         nonlocal drawn
+        drawn = _draw(sizes.images, batch)
         prepare(name)
-        draws = np.random.default_rng(int(torch.randint(2**31, ())))
-        drawn = torch.from_numpy(draws.choice(sizes.images, batch, replace=False))
 
     def call(lane: Lane) -> Callable[[], object]:
         return lambda: lane.read(drawn)
@@ -257,6 +263,11 @@ def _read_in_turns(
         seconds=sizes.seconds,
         prepare=draw,
     )
+
+
+def _draw(images: int, count: int) -> torch.Tensor:
+    draws = np.random.default_rng(int(torch.randint(2**31, ())))
+    return torch.from_numpy(draws.choice(images, count, replace=False))
 
 
 def _rows(

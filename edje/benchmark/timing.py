@@ -58,8 +58,9 @@ def timed_together(
             prepare(warming)
             call()
     runs: dict[str, list[float]] = {name: [] for name in calls}
+    spent = dict.fromkeys(calls, 0.0)
     while calls:
-        name = _next(runs, min_runs, seconds)
+        name = _next(runs, spent, min_runs, seconds)
         if name is None:
             break
         prepare(name)
@@ -68,12 +69,17 @@ def timed_together(
         calls[name]()
         synchronise(device)
         runs[name].append(clock() - started)
+        spent[name] += runs[name][-1]
     return {name: Timing(tuple(times)) for name, times in runs.items()}
 
 
-def _next(runs: Mapping[str, Sequence[float]], min_runs: int, seconds: float) -> str | None:
+def _next(
+    runs: Mapping[str, Sequence[float]],
+    spent: Mapping[str, float],
+    min_runs: int,
+    seconds: float,
+) -> str | None:
     """Whose turn it is; None where all have had enough."""
-    spent = {name: sum(times) for name, times in runs.items()}
     if sum(spent.values()) < seconds:
         return min(spent, key=lambda name: spent[name])
     wanting = [name for name, times in runs.items() if len(times) < min_runs]

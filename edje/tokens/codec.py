@@ -25,6 +25,11 @@ class Codec(ABC):
 
     @property
     @abstractmethod
+    def token_bytes(self) -> int:
+        """Bytes of one token's values."""
+
+    @property
+    @abstractmethod
     def cell_bytes(self) -> int:
         """Bytes per image, scales included."""
 
@@ -47,13 +52,15 @@ class Codec(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "images tokens width"]:
-        """Tokens of cells, moved to the device as bytes and unpacked there."""
-        if not len(cells):  # torch can't reinterpret the bytes of nothing
-            return torch.empty(0, self.num_tokens, self.width, dtype=dtype, device=device)
-        tokens = self._unpack(cells.to(device))
-        if tokens.dtype == dtype:
+        """Tokens of cells, moved to the device as bytes and unpacked there.
+
+        Few calls where nothing is to be converted: the copy of a read empties the processor's
+        caches, and what comes after it is slow.
+        """
+        tokens = self._unpack(cells if device == "cpu" else cells.to(device))
+        if tokens.dtype is dtype:
             return tokens
-        if tokens.device.type != "cpu":
+        if tokens.device.type != "cpu" or not len(tokens):  # torch can't view nothing as floats
             return tokens.to(dtype)
         return _empty(tokens.shape, dtype).copy_(tokens)
 
@@ -73,9 +80,14 @@ class FloatCodec(Codec):
     stored: torch.dtype
 
     @property
-    def cell_bytes(self) -> int:
+    def token_bytes(self) -> int:
         """Two bytes per number."""
-        return self.num_tokens * self.width * self.stored.itemsize
+        return self.width * self.stored.itemsize
+
+    @property
+    def cell_bytes(self) -> int:
+        """The values alone."""
+        return self.num_tokens * self.token_bytes
 
     def _pack(self, tokens: Tensor) -> Tensor:
         rounded = tokens.to(self.stored)
@@ -87,7 +99,7 @@ class FloatCodec(Codec):
         return _bytes(rounded)
 
     def _unpack(self, cells: Tensor) -> Tensor:
-        return cells.view(self.stored).view(-1, self.num_tokens, self.width)
+        return cells.view(cells.shape[0], self.num_tokens, self.token_bytes).view(self.stored)
 
 
 @dataclass(frozen=True)
@@ -99,11 +111,6 @@ class ScaledCodec(Codec):
     """
 
     largest: float  # absolute value that the stored type represents
-
-    @property
-    @abstractmethod
-    def token_bytes(self) -> int:
-        """Bytes of one token's values."""
 
     @property
     def cell_bytes(self) -> int:

@@ -4,9 +4,12 @@ import ctypes
 import mmap
 import resource
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
 
 _libc = ctypes.CDLL(None)
-_WHO = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # macOS counts processes only
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -24,6 +27,20 @@ def read_ahead(address: int, cell_bytes: int, cells: Iterable[int]) -> None:
         _libc.madvise(start, first + cell_bytes - start, mmap.MADV_WILLNEED)  # in vain: no error
 
 
+def read_whole(path: Path) -> None:
+    """Bring a file into memory, where the kernel can in pages of 2 MB.
+
+    Read by `read`, a file begins with 40 MB of small ones (Linux 6.18, ext4), and random cells of
+    shards of 50 MB were copied at 0.86 of the speed. Pages that are in memory stay as they are.
+    """
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        with suppress(OSError):  # a kernel without them
+            content.madvise(mmap.MADV_HUGEPAGE)
+    np.frombuffer(content, np.uint8)[:: mmap.PAGESIZE].max()
+
+
 def waits_for_disk() -> int:
-    """How often this thread has touched a page of a map that had to be read from disk."""
-    return resource.getrusage(_WHO).ru_majflt
+    """How often this process has touched a page of a map that had to be read from disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt8
 
 from edje.tokens.read_ahead import read_ahead, waits_for_disk
@@ -16,6 +17,7 @@ from edje.tokens.read_ahead import read_ahead, waits_for_disk
 _HUGE_PAGE = 2 << 20  # files that begin one are mapped in larger pieces (measured: +30%)
 _LARGEST_RANGE = 1 << 44  # of addresses, which cost nothing; a process has 2^47
 _UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so that taking it fails
+_WORD = 8  # bytes that are copied at once
 _WATCHED = 16  # one read in so many is looked at: looking takes as long as copying a cell
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module doesn't offer it
 _PROT_NONE = 0
@@ -38,7 +40,7 @@ class SpannedMap:
 
     They lie a whole number of cells apart, so that all cells are rows of one matrix; between
     two files there are rows that nothing maps and nobody asks for. A gather is then a single
-    `take`, faster than indexing one `np.memmap`. No file stays open, whatever their number.
+    call, shared out among torch's threads. No file stays open, whatever their number.
 
     Args:
         files: path and size in bytes of each, in order.
@@ -76,6 +78,8 @@ class SpannedMap:
         count = max(pitch * len(files) - cells_at, 0) // cell_bytes
         flat = (ctypes.c_uint8 * (count * cell_bytes)).from_address(base + cells_at)
         self._cells = np.ctypeslib.as_array(flat).reshape(count, cell_bytes)
+        aligned = (cells_at | cell_bytes) % _WORD == 0
+        self._words = torch.from_numpy(self._cells.view(np.int64)) if aligned else None
         self._file_rows, self._file_cells = file_rows, pitch // cell_bytes
         # The cell of a row that was read. Negative rows reach a half that stays unknown.
         self._known = np.full(2 * rows, _UNKNOWN)
@@ -94,8 +98,7 @@ class SpannedMap:
         try:
             if self._reads % _WATCHED:
                 self._reads += 1
-                # numpy asks for huge pages where it allocates, torch doesn't: no index_select
-                return self._cells.take(self._known.take(rows), axis=0)
+                return self._copies(self._known.take(rows))
             return self._watched_read(rows)
         except IndexError:  # of a row that is not known
             return self._first_read(rows)
@@ -103,7 +106,7 @@ class SpannedMap:
     def _watched_read(self, rows: np.ndarray) -> np.ndarray:
         """A read of known rows that looks whether it waits for the disk."""
         before = waits_for_disk()
-        out = self._cells.take(self._known.take(rows), axis=0)
+        out = self._copies(self._known.take(rows))
         self._reads += 1
         self._waits += waits_for_disk() - before
         if self._waits * _WATCHED * 64 > len(self._known) // 2:
@@ -120,7 +123,17 @@ class SpannedMap:
         new = cells[self._known[rows] == _UNKNOWN].tolist()
         read_ahead(self._cells.ctypes.data, self._cells.shape[1], new)
         self._known[rows] = cells
-        return self._cells.take(cells, axis=0)
+        return self._copies(cells)
+
+    def _copies(self, cells: np.ndarray) -> np.ndarray:
+        """Copies of cells; IndexError for one that is unknown."""
+        if self._words is None or torch.get_num_threads() == 1:
+            return self._cells.take(cells, axis=0)
+        # numpy asks for huge pages where it allocates, torch doesn't. As bytes, torch would copy
+        # at a third of the speed; in one thread, numpy copies 3% faster.
+        out = np.empty((len(cells), self._words.shape[1]), np.int64)
+        torch.index_select(self._words, 0, torch.from_numpy(cells), out=torch.from_numpy(out))
+        return out.view(np.uint8)
 
 
 def _layout(file_bytes: int, cell_bytes: int, files: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.manifest import PLAN_FILE, STORE_FILE, Manifest, parse_manifest
+from edje.tokens.read_ahead import read_whole
 from edje.tokens.remote import RemoteCells, RemoteFolder, open_remote_shards
 from edje.tokens.shard import open_shard, shard_features
 from edje.tokens.spanned_map import SpannedMap
@@ -132,7 +133,7 @@ class TokenStore:
             IndexError: a row is outside the store.
         """
         return self._codec.decode(
-            torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
+            torch.from_numpy(self._cells.gather(rows.cpu().numpy())), dtype, device
         )
 
     def read_cells(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
@@ -142,6 +143,19 @@ class TokenStore:
             IndexError: a row is outside the store.
         """
         return self._cells.gather(rows)
+
+    def preload(self) -> None:
+        """Bring all cells into memory, so that no later read waits for the disk.
+
+        They are kept by the system, beside no process, and dropped when memory is short.
+
+        Raises:
+            EdjeError: the store is not in a local folder.
+        """
+        if isinstance(self.folder, RemoteFolder):
+            raise EdjeError(f"{self.folder}: only a local store can be preloaded. Copy it first.")
+        for shard in self.manifest.shards:
+            read_whole(self.folder / shard.file)
 
     def as_dataset(self) -> "datasets.Dataset":
         """The shards as one `datasets.Dataset` with columns image_id, features and tokens.

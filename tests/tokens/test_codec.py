@@ -74,6 +74,14 @@ def test_the_first_of_two_numbers_lies_in_the_low_half_of_a_byte() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_cells_are_no_tokens(name: str, dtype: torch.dtype) -> None:
+    codec = make_codec(name, 3, 16)  # type: ignore[arg-type]
+    decoded = codec.decode(torch.empty(0, codec.cell_bytes, dtype=torch.uint8), dtype)
+    assert decoded.shape == (0, 3, 16) and decoded.dtype == dtype
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_encoding_what_was_decoded_changes_nothing(name: str) -> None:
     codec = make_codec(name, 3, 16)  # type: ignore[arg-type]
     once = codec.decode(torch.from_numpy(codec.encode(torch.randn(4, 3, 16))))

@@ -182,6 +182,8 @@ def test_a_server_without_ranges_is_named_with_the_way_out(folder: Path, tmp_pat
 def test_a_remote_store_is_no_dataset(in_memory: str) -> None:
     with pytest.raises(EdjeError, match=r"memory://stores/copy: only a local store opens as"):
         TokenStore.open(in_memory).as_dataset()
+    with pytest.raises(EdjeError, match=r"only a local store can be preloaded\. Copy it"):
+        TokenStore.open(in_memory).preload()
 
 
 def test_a_remote_store_is_not_verified(in_memory: str) -> None:

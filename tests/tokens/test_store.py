@@ -1,6 +1,7 @@
 """Claims about reading a store."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tiny_stores import (
 )
 from torch.utils.data import DataLoader
 
-from edje.benchmark.pages import drop_pages
+from edje.benchmark.pages import drop_pages, share_in_memory
 from edje.errors import EdjeError
 from edje.tokens import spanned_map
 from edje.tokens.codec import make_codec
@@ -45,6 +46,16 @@ def test_a_round_trip_is_exact_at_its_precision(store: TokenStore) -> None:
     assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (50, 4, 6, 48)
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One copies cells by numpy, several by torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_rows_come_in_the_asked_order_with_repeats(store: TokenStore) -> None:
     rows = torch.tensor([49, 0, 17, 17, 8, 7, 0])
     assert torch.equal(store.read(rows), tokens_of(rows.tolist()).half().float())
@@ -57,12 +68,14 @@ def test_what_was_read_is_a_copy(store: TokenStore) -> None:
     assert store.read(rows).abs().sum() > 0
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("row", [-1, NUM_IMAGES])
 def test_a_row_outside_the_store_is_an_error(store: TokenStore, row: int) -> None:
     with pytest.raises(IndexError, match="store of 50"):
         store.read(torch.tensor([0, row]))
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("codec", ["int8", "int4"])  # cells of 40 and 28 bytes
 @pytest.mark.parametrize("addresses", [1 << 44, 0])  # files a huge page apart, or a page
 def test_cells_of_any_size_are_found_in_every_shard(
@@ -75,6 +88,7 @@ def test_cells_of_any_size_are_found_in_every_shard(
     assert store.read_cells(rows).tobytes() == b"".join(reversed(cells))
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_row_is_asked_for_once_and_again_when_many_were_evicted(
     store: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +107,15 @@ def test_a_cold_read_gives_what_a_warm_one_gives(folder: Path) -> None:
     drop_pages(files)
     rows = torch.tensor([40, 3, 17])
     assert torch.equal(TokenStore.open(folder).read(rows), tokens_of([40, 3, 17]).half().float())
+
+
+def test_a_preloaded_store_lies_in_memory(folder: Path) -> None:
+    files = list(folder.glob("*.arrow"))
+    drop_pages(files)
+    if share_in_memory(files):
+        pytest.skip("this file system keeps its pages in memory")
+    TokenStore.open(folder).preload()
+    assert share_in_memory(files) == 1
 
 
 def test_ids_and_features_belong_to_the_rows(store: TokenStore) -> None:
