@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from edje.benchmark.pages import drop_pages, share_in_memory
 from edje.errors import EdjeError
-from edje.tokens import spanned_map
+from edje.tokens import reused_memory, spanned_map
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -66,6 +66,17 @@ def test_what_was_read_is_a_copy(store: TokenStore) -> None:
     rows = torch.tensor([3])
     store.read(rows, dtype=torch.float16).zero_()
     assert store.read(rows).abs().sum() > 0
+
+
+@pytest.mark.usefixtures("threads")
+def test_large_reads_give_the_same_and_leave_each_other_alone(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reused_memory, "_LEAST", 1)
+    rows = [torch.randint(NUM_IMAGES, (40,)) for _ in range(6)]
+    read = [store.read(row, dtype=torch.float16) for row in rows]
+    for row, tokens in zip(rows, read, strict=True):
+        assert torch.equal(tokens, tokens_of(row.tolist()).half())
 
 
 @pytest.mark.usefixtures("threads")
