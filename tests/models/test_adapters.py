@@ -263,10 +263,10 @@ def test_pruning_by_norm_keeps_the_longest_tokens_in_their_order():
 def test_a_query_transformer_is_as_deep_as_asked_and_every_layer_reads_the_image():
     built = adapter("QueryTransformerAdapter", num_layers=3)
     assert len(built.layers) == 3
-    memory = built.token_norm(images())
+    memory = built.token_norm(images()).transpose(0, 1)
     for layer in built.layers:
-        hidden = built.query.expand(3, -1, -1)
-        assert not torch.allclose(layer(hidden, memory), layer(hidden, memory.roll(1, 0)))
+        hidden = built.query[0, :, None].expand(-1, 3, -1)
+        assert not torch.allclose(layer(hidden, memory), layer(hidden, memory.roll(1, 1)))
     refused("QueryTransformerAdapter", "num_layers=0: expected 1 or more", num_layers=0)
 
 
@@ -286,10 +286,11 @@ def test_the_first_tokens_are_what_a_smaller_number_of_queries_gives(count):
     torch.testing.assert_close(built(images()), everything[:, :count], rtol=1e-5, atol=1e-6)
 
 
-def test_frozen_weights_are_not_copied_for_every_vision_token():
+@pytest.mark.parametrize("name", ["TokenCompressionAdapter", "QueryTransformerAdapter"])
+def test_frozen_weights_are_not_copied_for_every_vision_token(name):
     """A frozen adapter once ran at a fiftieth of its speed: a product per token, in bf16."""
     facts = adapters.AdapterFacts(9, 32, 16, 2, 1e-6)
-    adapter = adapters.TokenCompressionAdapter(facts, num_tokens=3, hidden_width=64).eval()
+    adapter = getattr(adapters, name)(facts, num_tokens=3, hidden_width=64).eval()
     adapter.requires_grad_(False)
     with torch.profiler.profile(record_shapes=True) as seen:
         adapter(torch.randn(2, 9, 32))

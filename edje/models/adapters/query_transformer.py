@@ -46,12 +46,15 @@ class QueryTransformerAdapter(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Run the queries through the stack over the same vision tokens."""
-        memory = self.token_norm(tokens)
-        hidden = self.query.expand(len(tokens), -1, -1)
+        """Run the queries through the stack over the same vision tokens.
+
+        Axes are in the attention's own order, as in `TokenCompressionAdapter`.
+        """
+        memory = self.token_norm(tokens.transpose(0, 1).contiguous())
+        hidden = self.query[0, :, None].expand(-1, len(tokens), -1).contiguous()
         for layer in self.layers:
             hidden = layer(hidden, memory)
-        return self.project(self.norm(hidden))
+        return self.project(self.norm(hidden)).transpose(0, 1)
 
 
 class QueryLayer(nn.Module):
@@ -62,18 +65,18 @@ class QueryLayer(nn.Module):
         token_width, layer_norm_eps = facts.token_width, facts.layer_norm_eps
         self.activation = facts.activation
         self.self_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.self_attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
+        self.self_attention = nn.MultiheadAttention(token_width, facts.num_heads)
         self.cross_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
-        self.cross_attention = nn.MultiheadAttention(token_width, facts.num_heads, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(token_width, facts.num_heads)
         self.mlp_norm = nn.LayerNorm(token_width, eps=layer_norm_eps)
         self.expand = nn.Linear(token_width, hidden_width)
         self.contract = nn.Linear(hidden_width, token_width)
 
     def forward(
         self,
-        hidden: Float[Tensor, "batch queries token_width"],
-        memory: Float[Tensor, "batch vision_tokens token_width"],
-    ) -> Float[Tensor, "batch queries token_width"]:
+        hidden: Float[Tensor, "queries batch token_width"],
+        memory: Float[Tensor, "vision_tokens batch token_width"],
+    ) -> Float[Tensor, "queries batch token_width"]:
         """One round of the queries among themselves and over the image."""
         normed = self.self_norm(hidden)
         hidden = hidden + self.self_attention(normed, normed, normed, need_weights=False)[0]
