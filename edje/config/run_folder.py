@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import edje
 from edje.config.saved import to_text
+from edje.durable import new_file
 from edje.errors import EdjeError
 
 PACKAGES = (
@@ -107,9 +108,8 @@ def unused(path: Path) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write a whole file by rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def record_failure(folder: Path, error: BaseException, name: str = "error.txt") -> None:

@@ -1,11 +1,11 @@
 """Images that lie inside a data set, written to files once, byte for byte."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edje.durable import new_file
 from edje.errors import EdjeError
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ def export_images(
             if content is not None:
                 path = root / location
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-                partial.write_bytes(content)
-                partial.replace(path)
+                with new_file(path) as temporary:
+                    temporary.write_bytes(content)
     except OSError as error:
         raise EdjeError(
             f"{dataset}: can't write its images below {root} ({error}). Make room there, or set "

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from edje.data.source import BadImages
+from edje.durable import new_file, replace_file, writing_to
 from edje.errors import EdjeError
-from edje.tokens.durable import new_file, replace_file, writing_to
 from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from edje.data.scene_captions import write_captions
 from edje.data.scene_images import draw_scene
 from edje.data.scenes import COLOURS, SHAPES, Scene, generate_scenes
 from edje.data.source import BadImages
+from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
@@ -168,9 +168,8 @@ class ShapesSource(KarpathySource):
             for number, (scene, texts) in enumerate(self._described(split)):
                 filename = f"{split}_{number:06d}.png"
                 image = draw_scene(scene, self.recipe["image_side"])
-                partial = folder / f"{filename}.{os.getpid()}.partial"
-                image.save(partial, format="PNG", compress_level=1)
-                partial.replace(folder / filename)
+                with new_file(folder / filename) as temporary:
+                    image.save(temporary, format="PNG", compress_level=1)
                 sentences = [
                     {"raw": text, "imgid": len(entries), "sentid": captions + place}
                     for place, text in enumerate(texts)
@@ -187,9 +186,8 @@ class ShapesSource(KarpathySource):
                     }
                 )
         content = {"dataset": "shapes", "recipe": self.recipe, "images": entries}
-        partial = self.root / f"{ANNOTATIONS}.{os.getpid()}.partial"
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(self.annotations)
+        with new_file(self.annotations) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
 
     def _require_recipe(self) -> None:
         try:

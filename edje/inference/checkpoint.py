@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.language_model import (
     MAX_TEXT_TOKENS,
@@ -184,9 +185,8 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write the reranker alone (no optimiser state), by rename."""
     state = {PREFIX + name: tensor for name, tensor in checkpoint.model.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    torch.save({"state_dict": state, **checkpoint_fields(checkpoint)}, partial)
-    partial.replace(path)
+    with new_file(path) as temporary:
+        torch.save({"state_dict": state, **checkpoint_fields(checkpoint)}, temporary)
 
 
 def find_checkpoint(path: Path) -> Path:

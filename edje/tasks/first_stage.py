@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
+from edje.durable import new_file
 from edje.models.edje import EDJE
 from edje.records import DIRECTIONS
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
-from edje.tokens.durable import new_file
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from edje.backbones.pretrained import weights_digest
 from edje.data.datamodule import caption_keys
+from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
@@ -23,7 +24,6 @@ from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
 from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
 from edje.tokens.codec import make_codec
-from edje.tokens.durable import new_file
 
 log = logging.getLogger(__name__)
 MINER_POOL = 2  # a miner scores so many times as many candidates as are kept

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from edje.durable import new_file
 from edje.records import Direction
 from edje.retrieval.report import candidate_columns, query_columns
 from edje.retrieval.rerank import RerankedList
@@ -42,6 +43,5 @@ def write_results(
     pd.DataFrame({"image_id": image_ids, "path": paths}).to_parquet(folder / "images.parquet")
     if split.skipped:
         (folder / "skipped_images.json").write_text(json.dumps(list(split.skipped), indent=1))
-    partial = folder / "metrics.json.partial"
-    partial.write_text(json.dumps(metrics, indent=2))
-    partial.replace(folder / "metrics.json")
+    with new_file(folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2))

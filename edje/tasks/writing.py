@@ -8,9 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from edje.durable import writing_to
 from edje.tasks.encoding import Encoding, Work
 from edje.tokens.codec import Codec
-from edje.tokens.durable import writing_to
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import is_being_written, writer_lock
 from edje.tokens.manifest import STORE_FILE

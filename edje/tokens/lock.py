@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edje.durable import writing_to
 from edje.errors import EdjeError
-from edje.tokens.durable import writing_to
 
 logger = logging.getLogger(__name__)
 

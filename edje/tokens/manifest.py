@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edje.durable import new_file, replace_file
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec, make_codec
-from edje.tokens.durable import new_file, replace_file
 from edje.tokens.fingerprint import Fingerprint
 
 STORE_FILE = "store.json"  # comes last: its presence means that the store is complete

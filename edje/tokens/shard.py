@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, UInt8
 
+from edje.durable import temporary_path
 from edje.errors import EdjeError
 from edje.tokens.checksum import RunningChecksum
-from edje.tokens.durable import temporary_path
 from edje.tokens.manifest import Shard
 
 COLUMNS = ("tokens", "image_id", "features")

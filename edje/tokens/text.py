@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from edje.durable import replace_file, writing_to
 from edje.errors import EdjeError
-from edje.tokens.durable import replace_file, writing_to
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import REBUILD
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from edje.durable import rename, writing_to
 from edje.errors import EdjeError
 from edje.tokens.claims import CLAIMS_FILE, Claims, wait_until_alone
-from edje.tokens.durable import rename, writing_to
 from edje.tokens.manifest import (
     PLAN_FILE,
     STORE_FILE,

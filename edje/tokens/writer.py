@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from edje.durable import writing_to
 from edje.errors import EdjeError
 from edje.tokens.claims import Claims
 from edje.tokens.codec import Codec
-from edje.tokens.durable import writing_to
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import writer_lock
 from edje.tokens.manifest import (

@@ -172,7 +172,7 @@ def test_a_half_rendered_folder_is_finished(tmp_path: Path) -> None:
     for path in pictures:
         assert path.read_bytes() == (whole.root / "images" / path.name).read_bytes()
         Image.open(path).verify()
-    assert not list(again.root.rglob("*.partial"))
+    assert not list(again.root.rglob("*.tmp"))
 
 
 def test_a_rendered_folder_is_not_rendered_again(tmp_path: Path) -> None:
