@@ -49,7 +49,8 @@ class StoreBenchmark:
         threads: of the preadv lane.
         min_runs: measured runs of each lane in each setting, at least; of writing, one less than
             twice as many.
-        seconds: wall time of a setting of reading, shared by its lanes; dropping pages not counted.
+        seconds: wall time of a setting of reading, shared by its lanes; what is done before a run
+            is not counted.
     """
 
     def __init__(

@@ -127,7 +127,8 @@ class ScaledCodec(Codec):
     def _unpack(self, cells: Tensor) -> Tensor:
         split = self.num_tokens * self.token_bytes
         values = cells[:, :split].unflatten(1, (self.num_tokens, self.token_bytes))
-        scales = cells[:, split:].contiguous().view(torch.float32)  # (images, tokens)
+        # A copy even of one row: as floats, memory can't begin anywhere.
+        scales = cells[:, split:].clone(memory_format=torch.contiguous_format).view(torch.float32)
         return self._widen(values) * scales[..., None]
 
     @abstractmethod

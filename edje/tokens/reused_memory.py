@@ -9,6 +9,7 @@ from jaxtyping import Int64
 _LEAST, _MOST = 4 << 20, 16 << 20  # words: 32 MB, below which the C library does it, to 128 MB
 _KEPT = 2  # arrays: a loop still has its last batch when it reads the next
 _PAGE = 512  # words
+_COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()  # else counts of references are guesses
 # Where cells and their copies begin at the same place of a page, as a store's cells and large new
 # arrays do, the processor takes reads and writes for one another's (measured: -10%).
 _OFF_THE_PAGE = 128
@@ -19,7 +20,8 @@ class ReusedMemory:
 
     New memory is slow: the kernel clears it page by page, which takes longer than the copy into
     it, and on a virtual machine many times longer where the host must find it first. An array
-    counts as referred to while it, a view of it, or a tensor over it is alive.
+    counts as referred to while it, a view of it, or a tensor over it is alive. Two arrays of at
+    most 128 MB are kept, as long as this object is.
 
     Args:
         words: of 8 bytes in a row.
@@ -31,7 +33,7 @@ class ReusedMemory:
 
     def is_large(self, count: int) -> bool:
         """Whether so many rows come in old memory, if there is some."""
-        return _LEAST <= count * self._words <= _MOST
+        return _COUNTED and _LEAST <= count * self._words <= _MOST
 
     def rows(self, count: int) -> Int64[np.ndarray, "count words"]:
         """Rows of any content, one behind the other. Threads may call it at once."""
@@ -62,4 +64,5 @@ def _references_of_one_variable() -> int:
     return sys.getrefcount(memory)
 
 
-_ALONE = _references_of_one_variable()  # not the same in every Python
+# Not the same in every Python, and more while a debugger looks on. Fewer only means fewer reuses.
+_ALONE = min(_references_of_one_variable(), 2)

@@ -20,6 +20,7 @@ _LARGEST_RANGE = 1 << 44  # of addresses, which cost nothing; a process has 2^47
 _UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so that taking it fails
 _WORD = 8  # bytes that are copied at once
 _WATCHED = 16  # one read in so many is looked at: looking takes as long as copying a cell
+_PROCESS = os.getpid()  # torch's threads are not in a process forked from it: it would hang
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module doesn't offer it
 _PROT_NONE = 0
 
@@ -91,8 +92,9 @@ class SpannedMap:
         """Copies of the cells of rows, in their order; read ahead where they are not in memory.
 
         Asking for a cell costs as much as copying it. So a cell that was read once is taken for
-        present, until reading such cells has waited for the disk about once per 64 cells of the
-        store: then many were evicted, all are asked for again, and that costs less than waiting.
+        present, until the process has waited for the disk about once per 64 cells of the store
+        while it read such cells: then many were evicted, all are asked for again, and that costs
+        less than waiting.
 
         Raises:
             IndexError: a row is outside the files.
@@ -103,7 +105,8 @@ class SpannedMap:
                 return self._copies(self._known.take(rows))
             return self._watched_read(rows)
         except IndexError:  # of a row that is not known
-            return self._first_read(rows)
+            pass  # the error keeps what was begun: out of here first
+        return self._first_read(rows)
 
     def _watched_read(self, rows: np.ndarray) -> np.ndarray:
         """A read of known rows that looks whether it waits for the disk."""
@@ -131,8 +134,8 @@ class SpannedMap:
         """Copies of cells; IndexError for one that is unknown."""
         count = len(cells)
         few = torch.get_num_threads() == 1 and not self._memory.is_large(count)
-        if self._words is None or few:  # in one thread, numpy copies 3% faster
-            return self._cells.take(cells, axis=0)
+        if self._words is None or few or os.getpid() != _PROCESS:
+            return self._cells.take(cells, axis=0)  # in one thread, 3% faster
         # numpy asks for huge pages where it allocates, torch doesn't. As bytes, torch would copy
         # at a third of the speed.
         out = self._memory.rows(count)

@@ -27,7 +27,9 @@ REBUILD = "python run.py task=cache with this run's options"
 class TokenStore:
     """A complete store, open for reading; see `TokenStore.open`.
 
-    It may be handed to other processes, forked or spawned: they open the files themselves.
+    It may be handed to other processes, forked or spawned: they open the files themselves. What
+    is forked calls `torch.set_num_threads(1)` first, as workers of a DataLoader do: converting to
+    another dtype takes torch's threads, which a fork doesn't copy.
     """
 
     def __init__(self, folder: Path | RemoteFolder, manifest: Manifest) -> None:
@@ -147,7 +149,7 @@ class TokenStore:
     def preload(self) -> None:
         """Bring all cells into memory, so that no later read waits for the disk.
 
-        They are kept by the system, beside no process, and dropped when memory is short.
+        That is the system's memory, not a process's; it drops them when it is short of it.
 
         Raises:
             EdjeError: the store is not in a local folder.

@@ -75,10 +75,16 @@ def test_the_first_of_two_numbers_lies_in_the_low_half_of_a_byte() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_cells_are_no_tokens(name: str, dtype: torch.dtype) -> None:
-    codec = make_codec(name, 3, 16)  # type: ignore[arg-type]
-    decoded = codec.decode(torch.empty(0, codec.cell_bytes, dtype=torch.uint8), dtype)
-    assert decoded.shape == (0, 3, 16) and decoded.dtype == dtype
+@pytest.mark.parametrize("width", [7, 16])  # scales of 3 × 7 bytes don't begin a word
+def test_no_cells_and_one_are_decoded_as_many_are(
+    name: str, dtype: torch.dtype, width: int
+) -> None:
+    codec = make_codec(name, 3, width)  # type: ignore[arg-type]
+    cells = torch.from_numpy(codec.encode(torch.randn(2, 3, width)))
+    both = codec.decode(cells, dtype)
+    assert both.shape == (2, 3, width) and both.dtype == dtype
+    for count in (0, 1):
+        assert torch.equal(codec.decode(cells[:count], dtype), both[:count])
 
 
 @pytest.mark.parametrize("name", NAMES)

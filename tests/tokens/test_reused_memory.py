@@ -18,11 +18,13 @@ def every_size_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reused_memory, "_LEAST", WORDS)
 
 
-def test_what_nobody_refers_to_is_used_again() -> None:
+def test_what_nobody_refers_to_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = ReusedMemory(WORDS)
     first, second = memory.rows(1000), memory.rows(1000)
     places = {first.ctypes.data, second.ctypes.data}
     assert first.shape == (1000, WORDS) and len(places) == 2
+    assert {place % 4096 for place in places} == {1024}
+    monkeypatch.setattr(np, "empty", None)  # nothing new is asked for
     del first, second
     for count in (1000, 999, 600):
         assert memory.rows(count).ctypes.data in places

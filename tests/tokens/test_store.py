@@ -1,5 +1,6 @@
 """Claims about reading a store."""
 
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from edje.tokens import reused_memory, spanned_map
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
+from edje.tokens.writer import write_store
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,31 @@ def test_dataloader_workers_read_the_same(store: TokenStore, method: str) -> Non
         StoreRows(store), batch_size=None, num_workers=1, multiprocessing_context=method
     )
     assert torch.equal(torch.stack(list(loader)), store.read(torch.arange(3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_reads_what_is_stored_without_the_threads_it_lacks(tmp_path: Path) -> None:
+    tokens = torch.randn(600, 4, 384).bfloat16()
+    codec, ids = make_codec("bf16", 4, 384), [f"{row:03d}" for row in range(600)]
+    write_store(
+        tmp_path, FINGERPRINT, ids, codec, 1, lambda rows: (tokens[rows], torch.zeros(len(rows), 1))
+    )
+    store, rows = TokenStore.open(tmp_path), torch.arange(600)
+
+    def read() -> None:
+        found = store.read(rows, dtype=torch.bfloat16).view(torch.int16).numpy()
+        assert np.array_equal(found, tokens.view(torch.int16).numpy())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    read()  # starts torch's threads
+    child = multiprocessing.get_context("fork").Process(target=read)
+    child.start()
+    child.join(timeout=20)
+    child.kill()
+    child.join()
+    torch.set_num_threads(before)
+    assert child.exitcode == 0
 
 
 def test_pickling_carries_no_data(store: TokenStore) -> None:
