@@ -83,7 +83,7 @@ class EDJE(nn.Module):
             text.attention_mask,
         )
         rows = torch.arange(len(states), device=states.device) if text_rows is None else text_rows
-        hidden = self.joint.fuse(states[rows], mask[rows], visual)
+        hidden = self.joint.fuse(states.index_select(0, rows), mask[rows], visual)
         evidence = self.pair_evidence(states, mask, rows, visual)
         return self.match_logits(hidden[:, 0], direction, first_stage, evidence)
 

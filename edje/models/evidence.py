@@ -72,11 +72,12 @@ class AlignmentEvidence(nn.Module):
     ) -> Float[Tensor, "pairs"]:
         """What pair i of caption `rows[i]` and image i adds to its match logit, in float32."""
         tokens = F.normalize(visual, dim=-1).to(words.states.dtype)
-        nearest = (words.states[rows] @ tokens.mT).amax(dim=2).float()
+        # index_select has the same gradient in every run, on a CPU too
+        nearest = (words.states.index_select(0, rows) @ tokens.mT).amax(dim=2).float()
         present = words.present[rows]
         late = (nearest * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         means = F.normalize(visual.mean(dim=1), dim=-1)
-        overall = (words.mean[rows].float() * means.float()).sum(dim=1)
+        overall = (words.mean.index_select(0, rows).float() * means.float()).sum(dim=1)
         return self.log_scale.exp() * self._mixed(overall, late)
 
     def _mixed(self, overall: Tensor, late: Tensor) -> Tensor:

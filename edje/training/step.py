@@ -144,8 +144,9 @@ def forward_step(
         rows.append(own + total if plain else own)
         images.append(own + first if plain else own)
     if rows:
-        row, seen = torch.cat(rows), all_visual[torch.cat(images)]
-        hidden = model.joint.fuse(states[row], attention[row], seen)
+        # Not by [row]: on a CPU, torch then adds up gradients in the order that threads come in.
+        row, seen = torch.cat(rows), all_visual.index_select(0, torch.cat(images))
+        hidden = model.joint.fuse(states.index_select(0, row), attention[row], seen)
 
     count = 0 if pairs is None else len(pairs.images)
     t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None

@@ -250,6 +250,29 @@ def test_eight_pairs_are_learned_by_heart():
     assert torch.equal(outputs.i2t_logits.argmax(1), torch.zeros(8).long())
 
 
+@pytest.mark.parametrize("evidence", [False, True])
+def test_threads_add_gradients_up_in_one_order(evidence):
+    """Several pairs read one caption: indexing adds their gradients up as the threads come in."""
+    torch.manual_seed(11)
+    language_model = replace(tiny_language_model(fusion_layer=1), evidence=evidence)
+    model = build_reranker(COMPRESSION, FACTS, language_model, False)
+    batch, drawn = tiny_pairs(48), torch.Generator().manual_seed(7)
+    everyone = Negatives(*torch.randint(48, (2, 48, 20), generator=drawn))
+    mask = masked_positions(batch.text, batch.sample_ids, 0.5, 5, 0)
+    needs = frozenset({"pairs", "masked", "alignment"})
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    for _ in range(6):
+        outputs = forward_step(model, batch, everyone, needs, mask, 4, None)
+        model.zero_grad()
+        sum(term(outputs) for term in (Matching(), MaskedLanguage(), Alignment())).backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    torch.set_num_threads(threads)
+    for again in found[1:]:
+        for name, gradient in found[0].items():
+            assert torch.equal(gradient, again[name]), name
+
+
 def test_the_teacher_is_neither_trained_nor_saved(tmp_path):
     teacher = tiny_checkpoint().model
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
