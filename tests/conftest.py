@@ -1,6 +1,7 @@
 """Offline, on the CPU, with the shapes of public tensor signatures checked at run time."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,6 +23,15 @@ from edje.models.edje import EDJE
 from edje.records import PairBatch
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Torch's threads during a test; `parametrize("threads", […], indirect=True)` for others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ def measure_warm(
     anew. As in a loop over batches, a read follows one of its own lane, which is not measured:
     after another's it would find the processor's caches as that one left them.
     """
-    share_left(files)
+    drop_pages(files)
     for path in files:
         read_whole(path)
     for lane in lanes.values():

@@ -135,7 +135,7 @@ class TokenStore:
             IndexError: a row is outside the store.
         """
         return self._codec.decode(
-            torch.from_numpy(self._cells.gather(rows.cpu().numpy())), dtype, device
+            torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
         )
 
     def read_cells(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +45,6 @@ def test_a_round_trip_is_exact_at_its_precision(store: TokenStore) -> None:
     assert torch.equal(store.read(torch.arange(NUM_IMAGES)), expected.float())
     assert torch.equal(store.read(torch.arange(NUM_IMAGES), dtype=torch.float16), expected)
     assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (50, 4, 6, 48)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """One copies cells by numpy, several by torch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")
@@ -149,6 +139,8 @@ def test_dataloader_workers_read_the_same(store: TokenStore, method: str) -> Non
     assert torch.equal(torch.stack(list(loader)), store.read(torch.arange(3)))
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_reads_what_is_stored_without_the_threads_it_lacks(tmp_path: Path) -> None:
     tokens = torch.randn(600, 4, 384).bfloat16()
@@ -162,15 +154,12 @@ def test_a_fork_reads_what_is_stored_without_the_threads_it_lacks(tmp_path: Path
         found = store.read(rows, dtype=torch.bfloat16).view(torch.int16).numpy()
         assert np.array_equal(found, tokens.view(torch.int16).numpy())
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
     read()  # starts torch's threads
     child = multiprocessing.get_context("fork").Process(target=read)
     child.start()
     child.join(timeout=20)
     child.kill()
     child.join()
-    torch.set_num_threads(before)
     assert child.exitcode == 0
 
 

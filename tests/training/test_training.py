@@ -250,6 +250,8 @@ def test_eight_pairs_are_learned_by_heart():
     assert torch.equal(outputs.i2t_logits.argmax(1), torch.zeros(8).long())
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.parametrize("evidence", [False, True])
 def test_threads_add_gradients_up_in_one_order(evidence):
     """Several pairs read one caption: indexing adds their gradients up as the threads come in."""
@@ -260,14 +262,12 @@ def test_threads_add_gradients_up_in_one_order(evidence):
     everyone = Negatives(*torch.randint(48, (2, 48, 20), generator=drawn))
     mask = masked_positions(batch.text, batch.sample_ids, 0.5, 5, 0)
     needs = frozenset({"pairs", "masked", "alignment"})
-    threads, found = torch.get_num_threads(), []
-    torch.set_num_threads(2)
+    found = []
     for _ in range(6):
         outputs = forward_step(model, batch, everyone, needs, mask, 4, None)
         model.zero_grad()
         sum(term(outputs) for term in (Matching(), MaskedLanguage(), Alignment())).backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    torch.set_num_threads(threads)
     for again in found[1:]:
         for name, gradient in found[0].items():
             assert torch.equal(gradient, again[name]), name
