@@ -1,11 +1,14 @@
-# Every target makes .venv when it is missing and installs into it what it needs.
+# Every target makes its environment when it is missing and installs into it what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
+SLOW := kills clusters compilers assets# what they are and how long they take: pyproject.toml
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-all $(SLOW:%=test-%) test-oldest lint clean
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 .venv/product: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -17,11 +20,27 @@ help:  ## show the targets
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/product
 
+.venv-oldest/dev: pyproject.toml
+	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install -q --disable-pip-version-check uv
+	$(OLDEST)/uv pip install -q --python $(OLDEST)/python --resolution lowest-direct -e '.[dev]'
+	@touch $@
+
 demo: .venv/product  ## install and run the embedded example (about 3 minutes on 2 cores)
 	$(BIN)/python run.py
 
-test: .venv/dev  ## install with the development extra and run the tests
-	$(BIN)/python -m pytest -q
+test: .venv/dev  ## install with the development extra and run the fast tests
+	$(BIN)/python $(FAST)
+
+test-all: $(SLOW:%=test-%)  ## the tests that are slow by nature, part by part
+
+$(SLOW:%=test-%): test-%: .venv/dev
+	@grep -E '^ *"$*: ' pyproject.toml
+	$(BIN)/python -m pytest -q -rs -m $*
+
+# Old releases warn about newer ones of what they depend on, so warnings are no errors here.
+test-oldest: .venv-oldest/dev  ## the fast tests with the lowest versions that pyproject.toml allows
+	$(OLDEST)/python $(FAST) -W default
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .

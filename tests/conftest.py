@@ -22,7 +22,20 @@ from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
 
+SLOW = ("kills", "clusters", "compilers", "assets")
+
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is slow by nature waits for `-m <its marker>`, as `make test-all` gives it."""
+    if config.option.markexpr:
+        return
+    for item in items:
+        for marker in item.iter_markers():
+            if marker.name in SLOW:
+                reason = f"{marker.name}: slow by nature, run by `make test-{marker.name}`"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=[1, 2])

@@ -17,7 +17,10 @@ from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
 SHIPPED = Path(edje.__file__).parent / "assets" / "shapes" / "backbone"
-pytestmark = pytest.mark.skipif(not SHIPPED.is_dir(), reason="the backbone is not in this tree")
+pytestmark = [
+    pytest.mark.assets,
+    pytest.mark.skipif(not SHIPPED.is_dir(), reason="the backbone is not in this tree"),
+]
 
 
 @pytest.fixture(scope="module")

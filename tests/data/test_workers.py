@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 from torch.utils.data import DataLoader, Dataset
 from edje.data.datamodule import leave_signals_to_main
@@ -21,6 +23,7 @@ for _ in DataLoader(Broken(), num_workers=1, worker_init_fn=leave_signals_to_mai
 """
 
 
+@pytest.mark.kills
 def test_an_error_that_leaves_a_loading_process_behind_still_ends_the_program():
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False

@@ -12,7 +12,7 @@ from tests.inference.test_scorer import collection, reranker_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.mark.slow
+@pytest.mark.compilers
 def test_compiled_layers_give_the_scores_of_the_others(monkeypatch):
     """One text length, two batches of one static size, the second with pairs that are padding."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no part of what is compiled

@@ -55,6 +55,7 @@ def troubled(trouble: str, rank: int, folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.clusters
 def test_a_sweep_of_two_processes_makes_one_run_of_each_job(world, tmp_path):
     """The second job's only objective reads a part of the model: no gradient may be missing."""
     choices = f"{OBJECTIVES},[alignment]"
@@ -73,6 +74,7 @@ def test_a_sweep_of_two_processes_makes_one_run_of_each_job(world, tmp_path):
         assert len(list(folder.glob("config*.yaml"))) == 1
 
 
+@pytest.mark.clusters
 def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
     folder = tmp_path / "run"
     status, _, complained = start(
@@ -89,6 +91,7 @@ def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
     assert (folder / "checkpoints" / "model.ckpt").exists()
 
 
+@pytest.mark.clusters
 def test_a_failing_rank_ends_the_run_with_its_message(world, tmp_path):
     folder = tmp_path / "run"
     status, _, complained = start(*world, *troubled("fail", 1, folder))

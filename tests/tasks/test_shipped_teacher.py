@@ -12,6 +12,7 @@ from edje.inference.checkpoint import find_checkpoint, read_checkpoint
 
 TEACHER = Path(edje.__file__).parent / "assets" / "shapes" / "teacher.ckpt"
 pytestmark = [
+    pytest.mark.assets,
     pytest.mark.skipif(not TEACHER.is_file(), reason="the teacher is not in this tree"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
 ]

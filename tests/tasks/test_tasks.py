@@ -191,6 +191,7 @@ def test_the_tasks_work_on_their_own_and_evaluating_needs_no_training_data(tmp_p
     assert json.loads((tmp_path / "summed" / "metrics.json").read_text())["score"] == "sum"
 
 
+@pytest.mark.clusters
 def test_two_processes_evaluate_to_the_lists_and_metrics_of_one(world, root, tmp_path, monkeypatch):
     monkeypatch.setattr("edje.tasks.scoring.WORTH_SHARING", 0)
     monkeypatch.setattr("edje.tasks.scoring.score", None)  # no road but the shared one
@@ -339,7 +340,7 @@ def test_a_missing_data_root_is_named(world, tmp_path):
         run(with_changes(world, "data.root=nowhere", f"hydra.run.dir={tmp_path / 'a'}"))
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_a_terminated_run_resumes_to_the_same_result(tmp_path):
     """From the shell: SIGTERM while training, exit status 143, resume=, the metrics agree."""
     overrides = with_changes(make_world(tmp_path), "trainer.max_steps=120", "loader.num_workers=1")

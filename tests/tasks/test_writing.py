@@ -48,12 +48,13 @@ def test_the_predict_loop_writes_what_the_writer_alone_writes(
     assert contents(filled) == contents(make_store(tmp_path / "b"))
 
 
+@pytest.mark.clusters
 def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
     filled = fill(tmp_path / "a", TinyWork(), devices=2)
     assert contents(filled) == contents(make_store(tmp_path / "b"))
 
 
-@pytest.mark.slow
+@pytest.mark.clusters
 @pytest.mark.parametrize(
     ("does", "message"),
     [("error", r"^image 020\.jpg is not readable"), ("kill", "ended from outside .* is kept")],
@@ -89,6 +90,7 @@ def test_an_error_in_a_loading_process_keeps_its_words(tmp_path: Path) -> None:
         fill(tmp_path, TinyWork(20, "error"), num_workers=1)
 
 
+@pytest.mark.clusters
 def test_a_run_that_joins_writes_what_the_leading_run_leaves(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()

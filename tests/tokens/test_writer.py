@@ -90,7 +90,7 @@ def test_finished_shards_are_kept_and_the_rest_is_as_in_one_run(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("pause", "later", "kills"),
-    [(0.005, 0.06, 3), pytest.param(0.02, 0.03, 20, marks=pytest.mark.slow)],
+    [(0.005, 0.06, 3), pytest.param(0.02, 0.03, 20, marks=pytest.mark.kills)],
 )
 def test_a_store_written_through_kills_equals_one_written_in_peace(
     tmp_path: Path, pause: float, later: float, kills: int

@@ -40,6 +40,7 @@ def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 
+@pytest.mark.clusters
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_give_what_one_gives_on_the_joined_batch(case, two_ranks):
     one = results(case, all_pairs())

@@ -57,10 +57,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-COMPILING = (
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler"),
-)
+COMPILING = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 class StoreInMemory:
@@ -492,6 +489,7 @@ def test_bf16_trains_float32_weights(tmp_path):
     assert not torch.equal(moved, moved_in_bf16)
 
 
+@pytest.mark.compilers
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=COMPILING)])
 def test_compiled_layers_train_as_plain_ones_and_keep_the_names(tmp_path, backend, monkeypatch):
