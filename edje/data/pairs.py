@@ -22,7 +22,7 @@ from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what the tables hold and of how annotations are read
+VERSION = 2  # of what the tables hold and of how annotations are read
 BLOCK_ROWS = 10_000
 LISTED = 1_000  # entries left out that are told one by one
 _SCHEMA = pa.schema(

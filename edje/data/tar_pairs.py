@@ -3,14 +3,17 @@
 import json
 import multiprocessing
 import os
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from edje.data.assembly import require_root
+from edje.data.image_captions import ImageCaptions
 from edje.data.pairs import Entry, LeftOut, Pair, PairTable, cached_table
 from edje.data.source import BadImages
 from edje.errors import EdjeError
@@ -18,16 +21,25 @@ from edje.errors import EdjeError
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MANY_TARS = 16  # from here on worth the start of several processes
 _RECORD = 512  # bytes; a tar is a row of them, and ends in two that are zero
+# What archivers and desktops add (`._x.jpg`, `.DS_Store`), webdataset's own notes, names without
+# an ending: webdataset passes over most of these too.
+_JUNK = re.compile(
+    r"(^|/)(__MACOSX|@eaDir|PaxHeaders?(\.\d+)?|GNUSparseFile\.\d+)/"
+    r"|(^|/)(\.[^/]*|[^/.]*|__[^/]*__|Thumbs\.db|desktop\.ini)$"
+)
 
 
 class TarPairs:
     """Images and captions in uncompressed tars, laid out as webdataset and img2dataset write them.
 
-    Members with a common key (the path up to the first dot of its file name) lie together. The
-    caption is the `.txt`, or else `caption_key` of the `.json`. The tars are looked through once,
-    for where each image lies; from then on any image of any tar is one read. So the order of
-    training can be a function of its seed alone, which no shuffle buffer over a stream is once it
-    has been interrupted.
+    Members with a common key make a pair, wherever in their tar they lie. The key is the path up
+    to the last dot of the file name: where it has one dot, webdataset's key. With more, members
+    are webdataset's further fields of a sample that is there (`1.seg.png` beside `1.jpg`) or, by
+    themselves image and caption, a pair (`v1.2_0.png` and `v1.2_0.txt`). The caption is the
+    `.txt`, or else `caption_key` of the `.json`. The tars are looked through once, for where each
+    image lies; from then on any image of any tar is one read. So the order of training can be a
+    function of its seed alone, which no shuffle buffer over a stream is once it has been
+    interrupted.
 
     Args:
         root: the folder of the tars.
@@ -79,73 +91,133 @@ class TarPairs:
             yield from pool.map(read, tars)
 
 
+class _Member(NamedTuple):
+    """A file in a tar, and where its bytes are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass
+class _Sample:
+    """The members of one key, by their ending."""
+
+    key: str
+    fields: dict[str, _Member] = field(default_factory=dict)
+
+    @property
+    def image(self) -> _Member | None:
+        return next((self.fields[ending] for ending in IMAGES if ending in self.fields), None)
+
+    @property
+    def caption(self) -> str | None:
+        """The ending of the member that holds the caption."""
+        return next((ending for ending in ("txt", "json") if ending in self.fields), None)
+
+
 def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
-    """What one tar holds, in its order.
+    """What one tar holds, in the order in which its keys first occur.
 
     Raises:
         EdjeError: it is cut off, compressed or no tar at all.
     """
     file = str(path.relative_to(root))
-    entries: list[Entry] = []
     try:
-        with path.open("rb") as content, tarfile.open(fileobj=content, mode="r:") as tar:
-            key, end = "", 0
-            group: dict[str, tarfile.TarInfo] = {}
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-                end = member.offset_data + -(-member.size // _RECORD) * _RECORD
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if f"{folder}/{stem}" != key:
-                    entries += _entry(file, group, content, caption_key)
-                    key, group = f"{folder}/{stem}", {}
-                group[extension.lower()] = member
-            entries += _entry(file, group, content, caption_key)
-            if _read(content, end, _RECORD) != bytes(_RECORD):  # tarfile takes it for the end
-                raise tarfile.ReadError("no end of archive")
+        with path.open("rb") as content:
+            samples = _samples(_members(content))
+            own = {sample.key for sample in samples}
+            return [
+                entry
+                for sample in samples
+                if (sample.image and sample.caption) or not _is_further(sample.key, own)
+                for entry in _entries(file, sample, content, caption_key)
+            ]
     except (OSError, tarfile.TarError) as error:
         raise EdjeError(
             f"{path} is cut off, compressed or no tar ({error}). Fetch it again, unpack it to a "
             "plain .tar, or move it away."
         ) from error
-    return entries
 
 
-def _entry(
-    file: str, group: dict[str, tarfile.TarInfo], content: IO[bytes], caption_key: str
-) -> Iterator[Entry]:
-    """The pair that members of a common key make; nothing for an empty group."""
-    if not group:
-        return
-    image = next((group[extension] for extension in IMAGES if extension in group), None)
-    name = (image or next(iter(group.values()))).name
+def _members(content: IO[bytes]) -> Iterator[_Member]:
+    """The files of a tar that are not junk, `./` before their names dropped."""
+    with tarfile.open(fileobj=content, mode="r:") as tar:
+        end = 0
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            end = tar.offset  # type: ignore[attr-defined]
+            # A sparse file's bytes don't lie in a row; a link has none.
+            if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
+                yield _Member(member.name, member.offset_data, member.size)
+        if _read(content, end, _RECORD) != bytes(_RECORD):  # tarfile takes it for the end
+            raise tarfile.ReadError("no end of archive")
+
+
+def _samples(members: Iterable[_Member]) -> list[_Sample]:
+    """Members by key. One whose ending its key already has starts another sample of that key.
+
+    So shards that were joined, each numbered from 0, keep all their samples.
+    """
+    samples: list[_Sample] = []
+    latest: dict[str, _Sample] = {}
+    for member in members:
+        key, _, ending = member.name.removeprefix("./").rpartition(".")
+        ending = ending.lower()
+        sample = latest.get(key)
+        if sample is None or ending in sample.fields:
+            sample = latest[key] = _Sample(key)
+            samples.append(sample)
+        sample.fields[ending] = member
+    return samples
+
+
+def _is_further(key: str, keys: set[str]) -> bool:
+    """Whether what has this key is a further field of another sample, as webdataset reads it."""
+    folder, slash, name = key.rpartition("/")
+    stem, dot, _ = name.partition(".")
+    return bool(dot) and f"{folder}{slash}{stem}" in keys
+
+
+def _entries(file: str, sample: _Sample, content: IO[bytes], caption_key: str) -> Iterator[Entry]:
+    """The pair that a sample makes, and what is wrong with it."""
+    image, ending = sample.image, sample.caption
+    name = (image or next(iter(sample.fields.values()))).name
     if image is None:
-        yield LeftOut(f"{name} in {file}: no image of that key beside it")
+        yield LeftOut(f"{name} in {file}: no image of the key {sample.key} in this tar")
         return
-    captions = _captions(group, content, caption_key)
-    if captions:
-        yield Pair(file, captions, image.name, image.offset_data, image.size)
+    if ending is None:
+        yield LeftOut(f"{name} in {file}: no caption ({sample.key}.txt or .json) in this tar")
+        return
+    said = ImageCaptions(image.name)
+    member = sample.fields[ending]
+    try:
+        said.add(_caption(member, content, caption_key), f"{member.name} in {file}")
+    except ValueError as error:
+        yield LeftOut(f"{image.name} in {file}: no caption, {member.name} is unreadable ({error})")
+        return
+    if said.texts:
+        texts = tuple(text.strip() for text in said.texts)
+        yield Pair(file, texts, image.name, image.offset, image.size)
+        yield from map(LeftOut, said.bad)
     else:
-        yield LeftOut(f"{name} in {file}: no caption in a .txt or .json of that key beside it")
+        told = said.bad[0] if said.bad else f"none in {member.name}"
+        yield LeftOut(f"{image.name} in {file}: no caption ({told})")
 
 
-def _captions(
-    group: dict[str, tarfile.TarInfo], content: IO[bytes], caption_key: str
-) -> tuple[str, ...]:
-    """The captions of a sample that are not blank; none where they can't be read."""
-    texts: object = None
-    if (member := group.get("txt")) is not None:
-        texts = _read(content, member.offset_data, member.size).decode(errors="replace")
-    elif (member := group.get("json")) is not None:
-        try:
-            fields = json.loads(_read(content, member.offset_data, member.size))
-        except ValueError:
-            return ()
-        texts = fields.get(caption_key) if isinstance(fields, dict) else None
-    listed = texts if isinstance(texts, list) else [texts]
-    return tuple(text.strip() for text in listed if isinstance(text, str) and text.strip())
+def _caption(member: _Member, content: IO[bytes], caption_key: str) -> object:
+    """What a member says: a text or, of a `.json`, what stands under the key.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON, or holds no such key.
+    """
+    stored = _read(content, member.offset, member.size)
+    if member.name.lower().endswith(".txt"):
+        return stored.decode("utf-8-sig")
+    fields = json.loads(stored)
+    if not isinstance(fields, dict) or caption_key not in fields:
+        raise ValueError(f"no {caption_key!r} in it")
+    return fields[caption_key]
 
 
 def _read(content: IO[bytes], offset: int, size: int) -> bytes:
