@@ -11,7 +11,7 @@ class ImageCaptions:
     A caption is a text that holds more than white space. Null, a number (NaN too), an object or a
     blank text is none: `bad` tells of each where it stands. It is no caption of its image, whose
     others stay; what becomes of it says `bad_images`: an error, or it is left out and counted.
-    What cleaning makes of a caption is no matter here ("…" is one).
+    What cleaning makes of a caption ("...") is no matter here: see `clean_caption`.
     """
 
     image: str

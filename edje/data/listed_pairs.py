@@ -9,7 +9,7 @@ from edje.data.assembly import FolderListing, possible_locations, require_json, 
 from edje.data.caption_lists import caption_list_entry
 from edje.data.image_captions import ImageCaptions
 from edje.data.pairs import BLOCK_ROWS, Entry, LeftOut, Pair, PairTable, cached_table
-from edje.data.source import BadImages
+from edje.data.source import BadImages, Source
 from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
@@ -33,6 +33,8 @@ class ListedPairs:
         image_column: of a table; `caption_column` likewise.
         splits: those of Karpathy's file that are trained on.
         passes: how often a pass over the mixture visits each pair.
+        held_back: the same files as a cached set, whose dev, val, test and evaluated images are
+            never trained on: a later stage may choose on them. Null: all are.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ListedPairs:
         caption_column: str = "caption",
         splits: list[str] | None = None,
         passes: float = 1.0,
+        held_back: Source | None = None,
     ):
         self.root = Path(root)
         self.annotations = self.root / annotations
@@ -52,6 +55,7 @@ class ListedPairs:
         self.columns = (image_column, caption_column)
         self.splits = frozenset(("train", "restval") if splits is None else splits)
         self.passes = passes
+        self.held_back = held_back
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs, every image's file found.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from edje.data.source import BadImages
+from edje.data.source import BadImages, Source
 from edje.durable import new_file, replace_file, writing_to
 from edje.errors import EdjeError
 from edje.tokens.lock import writer_lock
@@ -104,10 +104,12 @@ class PairSource(Protocol):
     """Where some of a mixture's pairs come from.
 
     `passes` is how often one pass over the mixture visits each pair: 2 is twice, 0.5 half of them.
+    `held_back` is a cached set of the same image files on which a later stage may choose.
     """
 
     root: Path
     passes: float
+    held_back: Source | None
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs; see `cached_table`.

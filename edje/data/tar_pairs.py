@@ -60,6 +60,7 @@ class TarPairs:
         self.shards = shards
         self.caption_key = caption_key
         self.passes = passes
+        self.held_back = None  # images in tars are no files that a cached set could name
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs, a block for each tar.
@@ -146,7 +147,7 @@ def _members(content: IO[bytes]) -> Iterator[_Member]:
         end = 0
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            end = tar.offset  # type: ignore[attr-defined]
+            end = tar.offset
             # A sparse file's bytes don't lie in a row; a link has none.
             if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
                 yield _Member(member.name, member.offset_data, member.size)
