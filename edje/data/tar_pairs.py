@@ -3,30 +3,21 @@
 import json
 import multiprocessing
 import os
-import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from edje.data.assembly import require_root
 from edje.data.image_captions import ImageCaptions
 from edje.data.pairs import Entry, LeftOut, Pair, PairTable, cached_table
 from edje.data.source import BadImages
+from edje.data.tar_members import Member, Sample, files_of_tar, is_further, read_bytes, samples_of
 from edje.errors import EdjeError
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 MANY_TARS = 16  # from here on worth the start of several processes
-_RECORD = 512  # bytes; a tar is a row of them, and ends in two that are zero
-# What archivers and desktops add (`._x.jpg`, `.DS_Store`), webdataset's own notes, names without
-# an ending: webdataset passes over most of these too.
-_JUNK = re.compile(
-    r"(^|/)(__MACOSX|@eaDir|PaxHeaders?(\.\d+)?|GNUSparseFile\.\d+)/"
-    r"|(^|/)(\.[^/]*|[^/.]*|__[^/]*__|Thumbs\.db|desktop\.ini)$"
-)
 
 
 class TarPairs:
@@ -92,31 +83,6 @@ class TarPairs:
             yield from pool.map(read, tars)
 
 
-class _Member(NamedTuple):
-    """A file in a tar, and where its bytes are."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass
-class _Sample:
-    """The members of one key, by their ending."""
-
-    key: str
-    fields: dict[str, _Member] = field(default_factory=dict)
-
-    @property
-    def image(self) -> _Member | None:
-        return next((self.fields[ending] for ending in IMAGES if ending in self.fields), None)
-
-    @property
-    def caption(self) -> str | None:
-        """The ending of the member that holds the caption."""
-        return next((ending for ending in ("txt", "json") if ending in self.fields), None)
-
-
 def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
     """What one tar holds, in the order in which its keys first occur.
 
@@ -126,13 +92,13 @@ def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
     file = str(path.relative_to(root))
     try:
         with path.open("rb") as content:
-            samples = _samples(_members(content))
+            samples = samples_of(files_of_tar(content))
             own = {sample.key for sample in samples}
             return [
                 entry
                 for sample in samples
-                if (sample.image and sample.caption) or not _is_further(sample.key, own)
                 for entry in _entries(file, sample, content, caption_key)
+                if isinstance(entry, Pair) or not is_further(sample.key, own)
             ]
     except (OSError, tarfile.TarError) as error:
         raise EdjeError(
@@ -141,46 +107,7 @@ def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
         ) from error
 
 
-def _members(content: IO[bytes]) -> Iterator[_Member]:
-    """The files of a tar that are not junk, `./` before their names dropped."""
-    with tarfile.open(fileobj=content, mode="r:") as tar:
-        end = 0
-        for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            end = tar.offset
-            # A sparse file's bytes don't lie in a row; a link has none.
-            if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
-                yield _Member(member.name, member.offset_data, member.size)
-        if _read(content, end, _RECORD) != bytes(_RECORD):  # tarfile takes it for the end
-            raise tarfile.ReadError("no end of archive")
-
-
-def _samples(members: Iterable[_Member]) -> list[_Sample]:
-    """Members by key. One whose ending its key already has starts another sample of that key.
-
-    So shards that were joined, each numbered from 0, keep all their samples.
-    """
-    samples: list[_Sample] = []
-    latest: dict[str, _Sample] = {}
-    for member in members:
-        key, _, ending = member.name.removeprefix("./").rpartition(".")
-        ending = ending.lower()
-        sample = latest.get(key)
-        if sample is None or ending in sample.fields:
-            sample = latest[key] = _Sample(key)
-            samples.append(sample)
-        sample.fields[ending] = member
-    return samples
-
-
-def _is_further(key: str, keys: set[str]) -> bool:
-    """Whether what has this key is a further field of another sample, as webdataset reads it."""
-    folder, slash, name = key.rpartition("/")
-    stem, dot, _ = name.partition(".")
-    return bool(dot) and f"{folder}{slash}{stem}" in keys
-
-
-def _entries(file: str, sample: _Sample, content: IO[bytes], caption_key: str) -> Iterator[Entry]:
+def _entries(file: str, sample: Sample, content: IO[bytes], caption_key: str) -> Iterator[Entry]:
     """The pair that a sample makes, and what is wrong with it."""
     image, ending = sample.image, sample.caption
     name = (image or next(iter(sample.fields.values()))).name
@@ -206,20 +133,16 @@ def _entries(file: str, sample: _Sample, content: IO[bytes], caption_key: str) -
         yield LeftOut(f"{image.name} in {file}: no caption ({told})")
 
 
-def _caption(member: _Member, content: IO[bytes], caption_key: str) -> object:
+def _caption(member: Member, content: IO[bytes], caption_key: str) -> object:
     """What a member says: a text or, of a `.json`, what stands under the key.
 
     Raises:
         ValueError: it is not UTF-8, not JSON, or holds no such key.
     """
-    stored = _read(content, member.offset, member.size)
+    stored = read_bytes(content, member.offset, member.size)
     if member.name.lower().endswith(".txt"):
         return stored.decode("utf-8-sig")
     fields = json.loads(stored)
     if not isinstance(fields, dict) or caption_key not in fields:
         raise ValueError(f"no {caption_key!r} in it")
     return fields[caption_key]
-
-
-def _read(content: IO[bytes], offset: int, size: int) -> bytes:
-    return os.pread(content.fileno(), size, offset)

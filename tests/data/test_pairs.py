@@ -317,6 +317,7 @@ def test_further_fields_of_a_sample_are_passed_over_as_webdataset_does(tmp_path:
         "1.txt": "one",
         "1.seg.png": b"x",
         "1.meta.json": "{}",
+        "1.seg.json": '{"classes": 3}',
         "1.cls": "7",
     }
     write_tar(tmp_path / "0.tar", members)
