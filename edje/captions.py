@@ -19,8 +19,10 @@ def clean_caption(text: str, rule: CaptionRule = "openclip") -> str:
     `openclip` is open_clip's canonicalisation: broken unicode is mended, HTML unescaped twice,
     underscores become spaces, ASCII punctuation is deleted ("t-shirt" → "tshirt").
     `blip` is BLIP's: a few marks become spaces; hyphens, apostrophes and commas stay.
-    An empty caption stays empty. Cleaning a clean caption changes nothing, except where a text
-    mixes broken unicode, entities and "<" so that one pass can't undo them all.
+    An empty caption stays empty, and one of marks alone ("...") becomes so: it stays in a cached
+    set, whose captions aren't ours to change, and is counted in the log; in a mixture that is
+    encoded on the fly another pair takes its place. Cleaning a clean caption changes nothing,
+    except where a text mixes broken unicode, entities and "<" so that one pass can't undo them all.
 
     Raises:
         ValueError: the rule is neither of the two.

@@ -48,7 +48,7 @@ def read_metrics(run_folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise EdjeError(f"No metrics.json in {path.parent}: evaluate this run first.")
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise EdjeError(f"{path} is not JSON ({error}): evaluate this run again.") from error
     if not isinstance(metrics, dict):

@@ -105,7 +105,7 @@ def read_benchmark(run_folder: str | Path) -> list[dict[str, Any]]:
             f"{path.parent}: found no benchmark.json in it. Make one with "
             "python run.py task=benchmark."
         )
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def throughput(rows: Rows) -> Figure:

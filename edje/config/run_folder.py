@@ -93,7 +93,7 @@ def figure_of(folder: Path) -> float | None:
     metrics = folder / "metrics.json"
     if not metrics.is_file():
         return None
-    stages = json.loads(metrics.read_text(encoding="utf-8"))["t2i"]
+    stages = json.loads(metrics.read_text(encoding="utf-8-sig"))["t2i"]
     return float(stages.get("reranked", stages["first_stage"])["recall@1"]["value"])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.text_file import not_utf8, open_text
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
@@ -60,10 +61,15 @@ def require_json(path: Path, dataset: str) -> Any:
         EdjeError: it can't be read as JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_text(path, dataset) as file:
+            return json.load(file)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, dataset) from error
     except (OSError, ValueError) as error:
+        lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
         raise EdjeError(
-            f"{dataset}: {path} is not readable as JSON ({error}). Fetch it again."
+            f"{dataset}: {path} is not readable as JSON ({error}). "
+            + ("JSON lines are read from a file named .jsonl." if lines else "Fetch it again.")
         ) from error
 
 
@@ -117,7 +123,8 @@ def require_size(
     Raises:
         EdjeError: one differs; says how to accept the file as it is.
     """
-    got = {"split_sizes": len(images), "caption_counts": sum(len(i.captions) for i in images)}
+    captions = sum(len(image.captions) + len(image.bad_captions) for image in images)
+    got = {"split_sizes": len(images), "caption_counts": captions}
     for key, known in (("split_sizes", split_sizes), ("caption_counts", caption_counts)):
         expected = (known or {}).get(split)
         if expected is not None and got[key] != expected:
@@ -140,15 +147,17 @@ def assemble_split(
     """Make the record of one split: files found, images sorted by id, captions by image.
 
     Images without a file or without a caption are an error or, with `skip`, left out and
-    listed in `skipped`. Caption ids are `<image id>#<number within the image>`.
+    listed in `skipped`. So are bad captions, which are counted in the log; what they leave
+    without any caption is such an image. Caption ids are `<image id>#<number within the image>`.
 
     Raises:
-        EdjeError: an image is bad and the policy is `error`, or nothing is left.
+        EdjeError: an image or a caption is bad and the policy is `error`, or nothing is left.
     """
     listing = FolderListing(root)
     paths = {image.image_id: listing.find(image.locations) for image in images}
     missing = sorted(image_id for image_id, path in paths.items() if path is None)
     silent = sorted(image.image_id for image in images if not image.captions)
+    bad_captions = [told for image in images for told in image.bad_captions]
     if missing and bad_images == "error":
         tried = next(image.locations for image in images if image.image_id == missing[0])
         raise EdjeError(
@@ -156,10 +165,24 @@ def assemble_split(
             f"file under {root}: {_few(missing)} (tried {', '.join(tried)}). Check data.root "
             "and data.images, or leave them out with data.bad_images=skip."
         )
+    if bad_captions and bad_images == "error":
+        raise EdjeError(
+            f"{dataset}: {len(bad_captions):,} captions of split {split!r} in {annotations} hold "
+            f"no text: {bad_captions[0]}. Write it or delete it, or leave such captions out with "
+            "data.bad_images=skip."
+        )
     if silent and bad_images == "error":
         raise EdjeError(
             f"{dataset}: {len(silent):,} images of split {split!r} in {annotations} have no "
             f"caption: {_few(silent)}. Add captions, or leave them out with data.bad_images=skip."
+        )
+    if bad_captions:
+        logger.warning(
+            "%s: left out %d bad captions of split %s: %s",
+            dataset,
+            len(bad_captions),
+            split,
+            _few(bad_captions),
         )
     skipped = sorted({*missing, *silent})
     if skipped:

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edje.data.assembly import possible_locations, require_json
+from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage
 from edje.errors import EdjeError
 
@@ -26,13 +27,13 @@ def read_caption_list(
     content = require_json(path, dataset)
     if not isinstance(content, list):
         raise _malformed(path, dataset, "no list")
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, ImageCaptions] = {}
     image_of_name: dict[str, str] = {}
     image_of_id: dict[str | int, str] = {}
     id_of_image: dict[str, str | int] = {}
     for number, entry in enumerate(content):
-        image, texts, image_id = caption_list_entry(number, entry, path, dataset)
-        captions.setdefault(image, []).extend(texts)
+        image, said, image_id = caption_list_entry(number, entry, path, dataset)
+        captions.setdefault(image, ImageCaptions(image)).add(said, f"entry {number}")
         name = PurePosixPath(image).name
         problem = _contradiction(image_of_name, name, image)
         if image_id is not None:
@@ -45,31 +46,31 @@ def read_caption_list(
             image_id=PurePosixPath(image).name,
             split=split,
             locations=possible_locations(folders, image),
-            captions=tuple(texts),
+            captions=tuple(said.texts),
+            bad_captions=tuple(said.bad),
         )
-        for image, texts in captions.items()
+        for image, said in captions.items()
     ]
 
 
 def caption_list_entry(
     number: int, entry: Any, path: Path, dataset: str
-) -> tuple[str, list[str], str | int | None]:
-    """Image, captions and image_id of one entry, checked.
+) -> tuple[str, Any, str | int | None]:
+    """Image, caption (one, or a list) and image_id of one entry; the caption is not checked yet.
 
     Raises:
         EdjeError: it is not an entry of such a list.
     """
     if not isinstance(entry, dict):
         raise _malformed(path, dataset, f"entry {number} is {str(entry)[:40]!r}")
-    image, texts, image_id = (entry.get(key) for key in ("image", "caption", "image_id"))
-    texts = texts if isinstance(texts, list) else [texts]
+    image, image_id = entry.get("image"), entry.get("image_id")
     if not isinstance(image, str) or not PurePosixPath(image).name:
         raise _malformed(path, dataset, f"entry {number} has no 'image'")
-    if not all(isinstance(text, str) for text in texts):
+    if "caption" not in entry:
         raise _malformed(path, dataset, f"entry {number} ({image}) has no 'caption' of text")
     if not isinstance(image_id, str | int | None):
         raise _malformed(path, dataset, f"entry {number} ({image}) has image_id {image_id!r}")
-    return image, texts, image_id
+    return image, entry["caption"], image_id
 
 
 def _contradiction(known: dict[Any, Any], key: str | int, value: str | int) -> str | None:

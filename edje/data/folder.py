@@ -8,20 +8,21 @@ from typing import Any
 
 from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import require_root
+from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
 from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
-TABLES = ("captions.csv", "captions.jsonl")
+TABLES = ("captions.csv", "captions.jsonl", "captions.json")
 
 
 class FolderSource(AnnotatedSource):
-    """Reads images and a captions table, `.csv` or `.jsonl`, from one folder.
+    """Reads images and a captions table, `.csv`, `.jsonl` or `.json`, from one folder.
 
-    `captions` is the table's name; null takes captions.csv or captions.jsonl, the one that is
-    there. It has the columns `image` (path relative to `images`), `caption` and, if you like,
-    `split`; an image with several captions has several rows (in JSON lines, `caption` may be a
-    list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
+    `captions` is the table's name; null takes captions.csv, captions.jsonl or captions.json, the
+    one that is there. It has the columns `image` (path relative to `images`), `caption` and, if
+    you like, `split`; an image with several captions has several rows (in JSON, `caption` may be
+    a list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
     split val and the others train. Image ids are the paths as the table writes them.
     """
 
@@ -67,12 +68,12 @@ class FolderSource(AnnotatedSource):
         """The table that is there.
 
         Raises:
-            EdjeError: none is, or both are.
+            EdjeError: none is, or several are.
         """
         found = [path for path in self.tables if path.exists()]
         if len(found) > 1:
             raise EdjeError(
-                f"{self.name}: two captions tables in {self.root}: "
+                f"{self.name}: {len(found)} captions tables in {self.root}: "
                 f"{' and '.join(path.name for path in found)}. Choose one with data.captions."
             )
         if not found:
@@ -90,10 +91,10 @@ class FolderSource(AnnotatedSource):
             EdjeError: the table is missing, or a row or column is not as expected.
         """
         require_root(self.root, self.name)
-        captions: dict[tuple[str, str | None], list[str]] = {}
+        captions: dict[tuple[str, str | None], ImageCaptions] = {}
         for place, row in table_rows(self.captions, self.name):
-            image_id, split, texts = self._row(place, row)
-            captions.setdefault((image_id, split), []).extend(texts)
+            image_id, split, said = self._row(place, row)
+            captions.setdefault((image_id, split), ImageCaptions(image_id)).add(said, place)
         if not captions:
             raise EdjeError(
                 f"{self.name}: {self.captions} holds no captions. Add a row per caption."
@@ -105,15 +106,17 @@ class FolderSource(AnnotatedSource):
                 f"one. Fill the column {self.split_column!r} for all, or drop it."
             )
         validation = self._validation_ids([image_id for image_id, _ in captions]) if without else ()
-        for (image_id, split), texts in captions.items():
+        for (image_id, split), said in captions.items():
             yield AnnotatedImage(
                 image_id=image_id,
                 split=split or ("val" if image_id in validation else "train"),
                 locations=((PurePosixPath(self.images) / image_id).as_posix(),),
-                captions=tuple(texts),
+                captions=tuple(text.strip() for text in said.texts),
+                bad_captions=tuple(said.bad),
             )
 
-    def _row(self, place: str, row: Any) -> tuple[str, str | None, list[str]]:
+    def _row(self, place: str, row: Any) -> tuple[str, str | None, Any]:
+        """Image, split and caption (one, or a list) of a row; the caption is not checked yet."""
         columns = list(row) if isinstance(row, dict) else []
         for column in (self.image_column, self.caption_column):
             if column not in columns:
@@ -122,32 +125,11 @@ class FolderSource(AnnotatedSource):
                     f"{', '.join(map(str, columns)) or 'no columns'}. "
                     "Rename it, or set data.image_column and data.caption_column."
                 )
-        if None in row:  # where csv puts what has no column
-            raise EdjeError(
-                f"{self.name}: {self.captions}, {place}, has more fields than the header has "
-                "columns. Put captions that hold a comma in double quotes."
-            )
         image = str(row[self.image_column] or "").strip()
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
-        texts = self._texts(place, image, row[self.caption_column])
-        return image, str(row.get(self.split_column) or "").strip() or None, texts
-
-    def _texts(self, place: str, image: str, value: Any) -> list[str]:
-        """The captions of a row, stripped."""
-        texts = value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str | None) for text in texts):
-            raise EdjeError(
-                f"{self.name}: {self.captions}, {place}: the caption of {image} is "
-                f"{str(value)[:40]}, expected a text or a list of texts."
-            )
-        texts = [(text or "").strip() for text in texts]
-        if "" in texts:
-            raise EdjeError(
-                f"{self.name}: {self.captions}, {place}: the caption of {image} is empty. "
-                "Write one or delete the row."
-            )
-        return texts
+        split = str(row.get(self.split_column) or "").strip() or None
+        return image, split, row[self.caption_column]
 
     def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:
         def place(image_id: str) -> bytes:

@@ -1,10 +1,14 @@
 """Holding back training images to choose on."""
 
 import hashlib
+import logging
 from dataclasses import replace
 
+from edje.data.source import Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
+
+logger = logging.getLogger(__name__)
 
 
 def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSplit, RetrievalSplit]:
@@ -30,6 +34,26 @@ def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSpl
         _restrict(split, {image.image_id for image in split.images} - held),
         replace(_restrict(split, held), name="dev", skipped=()),
     )
+
+
+def never_trained_on(source: Source) -> list[RetrievalSplit]:
+    """What a run on a source chooses on and reports: its dev images, val, test, evaluated split.
+
+    A split that can't be read can't be reported on either: it is told in the log and left out.
+
+    Raises:
+        EdjeError: the training split can't be read, or not divided.
+    """
+    there = source.splits()
+    splits = []
+    for name in sorted({source.split, "val", "test"} & set(there) - {"train"}):
+        try:
+            splits.append(source.read(name))
+        except EdjeError as error:
+            logger.warning("none of its images is held back: %s", error)
+    if source.dev_images and "train" in there:
+        splits.append(hold_out(source.read("train"), source.dev_images, source.dev_seed)[1])
+    return splits
 
 
 def _restrict(split: RetrievalSplit, image_ids: set[str]) -> RetrievalSplit:

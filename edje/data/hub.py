@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetsError
 
 from edje.data.annotated import AnnotatedSource
 from edje.data.exported_images import export_images
+from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
@@ -21,8 +22,7 @@ class HubSource(AnnotatedSource):
 
     The encoded images of a split are written once, byte for byte, to
     `<cache_dir>/hub-<digest>/`, and from there on read like all other image files. A row is an
-    image with its captions; rows of one id are one image, the first row's. Empty captions and
-    nulls are passed over.
+    image with its captions; rows of one id are one image, the first row's.
 
     Args:
         dataset: a name on the hub, a folder of data files, or one that `save_to_disk` wrote.
@@ -95,7 +95,7 @@ class HubSource(AnnotatedSource):
         Raises:
             EdjeError: the data set can't be loaded, or a column is missing or not of text.
         """
-        captions: dict[tuple[str, str], list[str]] = {}
+        captions: dict[tuple[str, str], ImageCaptions] = {}
         locations: dict[tuple[str, str], str] = {}
         for part, data in self._data.items():
             for number, row in enumerate(self._rows(part, data)):
@@ -109,9 +109,18 @@ class HubSource(AnnotatedSource):
                     )
                 key = str(image_id), self.split_names.get(str(split), str(split))
                 locations.setdefault(key, f"{self._folder}/{part}/{number:08d}")
-                captions.setdefault(key, []).extend(self._captions(part, number, row))
-        for (image_id, split), texts in captions.items():
-            yield AnnotatedImage(image_id, split, (locations[image_id, split],), tuple(texts))
+                said = captions.setdefault(key, ImageCaptions(key[0]))
+                for column in self.caption_columns:
+                    self._require_text(part, number, column, row[column])
+                    said.add(row[column], f"{part}, row {number}, {column!r}")
+        for (image_id, split), said in captions.items():
+            yield AnnotatedImage(
+                image_id,
+                split,
+                (locations[image_id, split],),
+                tuple(said.texts),
+                tuple(said.bad),
+            )
 
     @cached_property
     def _data(self) -> dict[str, datasets.Dataset]:
@@ -183,18 +192,19 @@ class HubSource(AnnotatedSource):
 
         return content
 
-    def _captions(self, part: str, number: int, row: dict[str, Any]) -> Iterator[str]:
-        for column in self.caption_columns:
-            value = row[column]
-            for text in value if isinstance(value, list) else [value]:
-                if text is not None and not isinstance(text, str):
-                    raise EdjeError(
-                        f"{self.name}: {self.dataset}, {part}, row {number}: {column!r} holds "
-                        f"{str(text)[:40]!r}, expected a text or a list of texts. "
-                        "Set data.caption_columns."
-                    )
-                if text and text.strip():
-                    yield text
+    def _require_text(self, part: str, number: int, column: str, value: Any) -> None:
+        """A column is of one type: a single value that is no text tells that it is the wrong one.
+
+        Raises:
+            EdjeError: it is.
+        """
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not isinstance(text, str):
+                raise EdjeError(
+                    f"{self.name}: {self.dataset}, {part}, row {number}: {column!r} holds "
+                    f"{str(text)[:40]!r}, expected a text or a list of texts. "
+                    "Set data.caption_columns."
+                )
 
 
 def _brief(error: Exception) -> str:

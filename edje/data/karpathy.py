@@ -7,6 +7,7 @@ from typing import Any
 from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import possible_locations, require_json, require_root
 from edje.data.caption_lists import read_caption_list
+from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
 from edje.errors import EdjeError
 
@@ -95,14 +96,18 @@ class KarpathySource(AnnotatedSource):
 
     def _image(self, number: int, entry: Any) -> AnnotatedImage:
         try:
-            filename = str(entry["filename"])
-            split = str(entry["split"])
-            captions = tuple(str(sentence["raw"]) for sentence in entry["sentences"])
+            filename = str(entry["filename"] or "")
+            split = str(entry["split"] or "")
+            captions = ImageCaptions(filename)
+            for place, sentence in enumerate(entry["sentences"]):
+                captions.add(sentence["raw"], f"images[{number}], sentences[{place}]")
             owners = {sentence.get("imgid") for sentence in entry["sentences"]}
         except (AttributeError, KeyError, TypeError) as error:
             raise self._malformed(f"images[{number}] lacks {error}") from error
         if not filename:
             raise self._malformed(f"images[{number}] has captions but no image: empty 'filename'")
+        if not split:
+            raise self._malformed(f"images[{number}] ({filename}) has an empty 'split'")
         if "imgid" in entry and not owners <= {None, entry["imgid"]}:
             raise self._malformed(
                 f"captions without their image: {filename} (imgid {entry['imgid']}) holds "
@@ -113,7 +118,8 @@ class KarpathySource(AnnotatedSource):
             image_id=filename,
             split=_MERGED_SPLITS.get(split, split),
             locations=possible_locations(self.images, str(filepath / filename)),
-            captions=captions,
+            captions=tuple(captions.texts),
+            bad_captions=tuple(captions.bad),
         )
 
     def _malformed(self, problem: str) -> EdjeError:

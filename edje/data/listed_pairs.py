@@ -7,12 +7,13 @@ from typing import Any
 
 from edje.data.assembly import FolderListing, possible_locations, require_json, require_root
 from edje.data.caption_lists import caption_list_entry
+from edje.data.image_captions import ImageCaptions
 from edje.data.pairs import BLOCK_ROWS, Entry, LeftOut, Pair, PairTable, cached_table
-from edje.data.source import BadImages
+from edje.data.source import BadImages, Source
 from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
-Annotation = tuple[str, list[str]]  # an image's path and its captions
+Annotation = tuple[str, str, Any]  # an image's path; where its caption stands, and that: or a list
 
 
 class ListedPairs:
@@ -32,6 +33,8 @@ class ListedPairs:
         image_column: of a table; `caption_column` likewise.
         splits: those of Karpathy's file that are trained on.
         passes: how often a pass over the mixture visits each pair.
+        held_back: the same files as a cached set, whose dev, val, test and evaluated images are
+            never trained on: a later stage may choose on them. Null: all are.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ListedPairs:
         caption_column: str = "caption",
         splits: list[str] | None = None,
         passes: float = 1.0,
+        held_back: Source | None = None,
     ):
         self.root = Path(root)
         self.annotations = self.root / annotations
@@ -51,6 +55,7 @@ class ListedPairs:
         self.columns = (image_column, caption_column)
         self.splits = frozenset(("train", "restval") if splits is None else splits)
         self.passes = passes
+        self.held_back = held_back
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs, every image's file found.
@@ -77,21 +82,25 @@ class ListedPairs:
 
     def _entries(self, dataset: str) -> Iterator[Entry]:
         listing = FolderListing(self.root)
-        for image, captions in self._annotated(dataset):
+        for image, place, value in self._annotated(dataset):
             locations = possible_locations(self.images, image)
             found = listing.find(locations)
-            texts = tuple(text for text in captions if text and not text.isspace())
             if found is None:
                 yield LeftOut(f"image {image} has no file under {self.root} ({locations[0]}, …)")
-            elif not texts:
-                yield LeftOut(f"image {image} has no caption in {self.annotations}")
+                continue
+            said = ImageCaptions(image)
+            said.add(value, f"{self.annotations}, {place}")
+            if said.texts:
+                yield Pair(str(Path(found).relative_to(self.root)), tuple(said.texts))
+                yield from map(LeftOut, said.bad)
             else:
-                yield Pair(str(Path(found).relative_to(self.root)), texts)
+                told = said.bad[0] if said.bad else f"none in {self.annotations}, {place}"
+                yield LeftOut(f"image {image} has no caption ({told})")
 
     def _annotated(self, dataset: str) -> Iterator[Annotation]:
         """Images and captions in the file's order."""
         path = self.annotations
-        if path.suffix in (".csv", ".tsv", ".jsonl"):
+        if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
             yield from self._of_table(dataset)
             return
         content = require_json(path, dataset)
@@ -107,24 +116,35 @@ class ListedPairs:
     def _of_json(self, content: Any, dataset: str) -> Iterable[Annotation]:
         if isinstance(content, dict) and "annotations" in content:  # COCO
             names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-            return ((names[one["image_id"]], [one["caption"]]) for one in content["annotations"])
+            return (
+                (names[one["image_id"]], f"annotations[{number}]", one["caption"])
+                for number, one in enumerate(content["annotations"])
+            )
         if isinstance(content, dict):  # Karpathy
             return (
-                (str(PurePosixPath(one.get("filepath") or ".") / one["filename"]), [said["raw"]])
-                for one in content["images"]
+                (
+                    str(PurePosixPath(one.get("filepath") or ".") / one["filename"]),
+                    f"images[{number}], sentences[{place}]",
+                    said["raw"],
+                )
+                for number, one in enumerate(content["images"])
                 if one["split"] in self.splits
-                for said in one["sentences"]
+                for place, said in enumerate(one["sentences"])
             )
         if content and isinstance(content[0], dict) and "regions" in content[0]:  # Visual Genome
             return (
-                (f"{one.get('image_id', one.get('id'))}.jpg", [r["phrase"] for r in one["regions"]])
-                for one in content
+                (
+                    f"{one.get('image_id', one.get('id'))}.jpg",
+                    f"entry {number}",
+                    [region["phrase"] for region in one["regions"]],
+                )
+                for number, one in enumerate(content)
             )
         entries = (
             caption_list_entry(number, entry, self.annotations, dataset)
             for number, entry in enumerate(content)
         )
-        return ((image, captions) for image, captions, _ in entries)
+        return ((image, f"entry {number}", said) for number, (image, said, _) in enumerate(entries))
 
     def _of_table(self, dataset: str) -> Iterator[Annotation]:
         for place, row in table_rows(self.annotations, dataset):
@@ -135,10 +155,10 @@ class ListedPairs:
                     f"set {dataset}.image_column and {dataset}.caption_column."
                 )
             image, value = (row[key] for key in self.columns)
-            captions = value if isinstance(value, list) else [value]
-            if not image or not all(isinstance(text, str | None) for text in captions):
+            image = str(image or "").strip()
+            if not image:
                 raise EdjeError(
                     f"{dataset}: {self.annotations}, {place}: {str(row)[:60]} is no image with a "
                     "caption or a list of captions."
                 )
-            yield str(image), captions
+            yield image, place, value

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from edje.data.source import BadImages
+from edje.data.source import BadImages, Source
 from edje.durable import new_file, replace_file, writing_to
 from edje.errors import EdjeError
 from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what the tables hold and of how annotations are read
+VERSION = 2  # of what the tables hold and of how annotations are read
 BLOCK_ROWS = 10_000
 LISTED = 1_000  # entries left out that are told one by one
 _SCHEMA = pa.schema(
@@ -104,10 +104,12 @@ class PairSource(Protocol):
     """Where some of a mixture's pairs come from.
 
     `passes` is how often one pass over the mixture visits each pair: 2 is twice, 0.5 half of them.
+    `held_back` is a cached set of the same image files on which a later stage may choose.
     """
 
     root: Path
     passes: float
+    held_back: Source | None
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs; see `cached_table`.

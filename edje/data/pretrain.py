@@ -1,5 +1,6 @@
 """Mixtures for pretraining, too large to cache: pairs of many files, encoded on the fly."""
 
+import logging
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from edje.data.holdout import hold_out
+from edje.data.holdout import hold_out, never_trained_on
 from edje.data.mixture import Block
 from edje.data.pairs import Pair, PairSource, PairTable
 from edje.data.source import BadImages, Source
@@ -16,6 +17,7 @@ from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
 DEV = "dev"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class PretrainSource:
     Nothing of the mixture is cached but where its images lie and their captions. To the rest of
     the house it is the source `evaluated`: its `split` is the evaluated one, and its held-out
     training images are the split `dev`. Images of these two that the mixture names as the same
-    files are not trained on.
+    files are not trained on; nor are those on which a later stage may choose or report, of any set
+    that a source names as `held_back`.
 
     Args:
         sources: by name; null leaves one out.
@@ -114,6 +117,7 @@ class PretrainSource:
         roots = tuple(source.root for _, source in sources)
         judged = self._judged_on()
         blocks, first = [], 0
+        left_out = 0
         for table, (_, source) in zip(tables, sources, strict=True):
             for number, rows in enumerate(table.blocks):
                 without = tuple(
@@ -123,15 +127,40 @@ class PretrainSource:
                 )
                 blocks.append(Block(first, rows, source.passes, without))
                 first += rows
+                left_out += len(without)
+        if judged:
+            logger.info("%d pairs are not trained on: their images are held back", left_out)
         return Mixture(tuple(tables), roots, tuple(blocks))
 
     def _judged_on(self) -> frozenset[str]:
-        """The image files that figures of this run will be about."""
-        if self.evaluated is None:
-            return frozenset()
-        splits = [self.split, *([DEV] if self.dev_images else [])]
-        images = (image for split in splits for image in self.read(split).images)
-        return frozenset(_true_place(image.path) for image in images)
+        """The image files that figures of this run, or of a later stage, will be about."""
+        splits = []
+        if self.evaluated is not None:
+            names = [self.split, *([DEV] if self.dev_images else [])]
+            splits = [self.read(name) for name in names]
+        for name, source in self.sources.items():
+            if source.held_back is not None:
+                splits += _held_back(name, source.held_back)
+        return frozenset(_true_place(image.path) for split in splits for image in split.images)
+
+
+def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
+    """The splits of a source's cached set that are not trained on; none where it isn't there."""
+    key = f"data.sources.{name}.held_back"
+    try:
+        source.splits()
+    except EdjeError as error:
+        logger.warning(
+            "%s: no image is held back, as no run can choose on this set: %s", key, error
+        )
+        return []
+    try:
+        return never_trained_on(source)
+    except EdjeError as error:
+        raise EdjeError(
+            f"{key}: which images a later stage chooses on can't be told ({error}) Settings of "
+            f"this set stand under {key}; {key}=null trains on all of its images."
+        ) from error
 
 
 def _true_place(path: str) -> str:

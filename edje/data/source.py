@@ -47,6 +47,7 @@ class AnnotatedImage:
     split: str
     locations: tuple[str, ...]  # relative to the root
     captions: tuple[str, ...]
+    bad_captions: tuple[str, ...] = ()  # where each stands, and why it is none
 
 
 def unknown_split(split: str, splits: Mapping[str, int], dataset: str, place: Path) -> EdjeError:

@@ -11,23 +11,26 @@ from pathlib import Path
 from typing import IO
 
 from edje.data.assembly import require_root
+from edje.data.image_captions import ImageCaptions
 from edje.data.pairs import Entry, LeftOut, Pair, PairTable, cached_table
 from edje.data.source import BadImages
+from edje.data.tar_members import Member, Sample, files_of_tar, is_further, read_bytes, samples_of
 from edje.errors import EdjeError
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 MANY_TARS = 16  # from here on worth the start of several processes
-_RECORD = 512  # bytes; a tar is a row of them, and ends in two that are zero
 
 
 class TarPairs:
     """Images and captions in uncompressed tars, laid out as webdataset and img2dataset write them.
 
-    Members with a common key (the path up to the first dot of its file name) lie together. The
-    caption is the `.txt`, or else `caption_key` of the `.json`. The tars are looked through once,
-    for where each image lies; from then on any image of any tar is one read. So the order of
-    training can be a function of its seed alone, which no shuffle buffer over a stream is once it
-    has been interrupted.
+    Members with a common key make a pair, wherever in their tar they lie. The key is the path up
+    to the last dot of the file name: where it has one dot, webdataset's key. With more, members
+    are webdataset's further fields of a sample that is there (`1.seg.png` beside `1.jpg`) or, by
+    themselves image and caption, a pair (`v1.2_0.png` and `v1.2_0.txt`). The caption is the
+    `.txt`, or else `caption_key` of the `.json`. The tars are looked through once, for where each
+    image lies; from then on any image of any tar is one read. So the order of training can be a
+    function of its seed alone, which no shuffle buffer over a stream is once it has been
+    interrupted.
 
     Args:
         root: the folder of the tars.
@@ -48,6 +51,7 @@ class TarPairs:
         self.shards = shards
         self.caption_key = caption_key
         self.passes = passes
+        self.held_back = None  # images in tars are no files that a cached set could name
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs, a block for each tar.
@@ -80,73 +84,65 @@ class TarPairs:
 
 
 def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
-    """What one tar holds, in its order.
+    """What one tar holds, in the order in which its keys first occur.
 
     Raises:
         EdjeError: it is cut off, compressed or no tar at all.
     """
     file = str(path.relative_to(root))
-    entries: list[Entry] = []
     try:
-        with path.open("rb") as content, tarfile.open(fileobj=content, mode="r:") as tar:
-            key, end = "", 0
-            group: dict[str, tarfile.TarInfo] = {}
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-                end = member.offset_data + -(-member.size // _RECORD) * _RECORD
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if f"{folder}/{stem}" != key:
-                    entries += _entry(file, group, content, caption_key)
-                    key, group = f"{folder}/{stem}", {}
-                group[extension.lower()] = member
-            entries += _entry(file, group, content, caption_key)
-            if _read(content, end, _RECORD) != bytes(_RECORD):  # tarfile takes it for the end
-                raise tarfile.ReadError("no end of archive")
+        with path.open("rb") as content:
+            samples = samples_of(files_of_tar(content))
+            own = {sample.key for sample in samples}
+            return [
+                entry
+                for sample in samples
+                for entry in _entries(file, sample, content, caption_key)
+                if isinstance(entry, Pair) or not is_further(sample.key, own)
+            ]
     except (OSError, tarfile.TarError) as error:
         raise EdjeError(
             f"{path} is cut off, compressed or no tar ({error}). Fetch it again, unpack it to a "
             "plain .tar, or move it away."
         ) from error
-    return entries
 
 
-def _entry(
-    file: str, group: dict[str, tarfile.TarInfo], content: IO[bytes], caption_key: str
-) -> Iterator[Entry]:
-    """The pair that members of a common key make; nothing for an empty group."""
-    if not group:
-        return
-    image = next((group[extension] for extension in IMAGES if extension in group), None)
-    name = (image or next(iter(group.values()))).name
+def _entries(file: str, sample: Sample, content: IO[bytes], caption_key: str) -> Iterator[Entry]:
+    """The pair that a sample makes, and what is wrong with it."""
+    image, ending = sample.image, sample.caption
+    name = (image or next(iter(sample.fields.values()))).name
     if image is None:
-        yield LeftOut(f"{name} in {file}: no image of that key beside it")
+        yield LeftOut(f"{name} in {file}: no image of the key {sample.key} in this tar")
         return
-    captions = _captions(group, content, caption_key)
-    if captions:
-        yield Pair(file, captions, image.name, image.offset_data, image.size)
+    if ending is None:
+        yield LeftOut(f"{name} in {file}: no caption ({sample.key}.txt or .json) in this tar")
+        return
+    said = ImageCaptions(image.name)
+    member = sample.fields[ending]
+    try:
+        said.add(_caption(member, content, caption_key), f"{member.name} in {file}")
+    except ValueError as error:
+        yield LeftOut(f"{image.name} in {file}: no caption, {member.name} is unreadable ({error})")
+        return
+    if said.texts:
+        texts = tuple(text.strip() for text in said.texts)
+        yield Pair(file, texts, image.name, image.offset, image.size)
+        yield from map(LeftOut, said.bad)
     else:
-        yield LeftOut(f"{name} in {file}: no caption in a .txt or .json of that key beside it")
+        told = said.bad[0] if said.bad else f"none in {member.name}"
+        yield LeftOut(f"{image.name} in {file}: no caption ({told})")
 
 
-def _captions(
-    group: dict[str, tarfile.TarInfo], content: IO[bytes], caption_key: str
-) -> tuple[str, ...]:
-    """The captions of a sample that are not blank; none where they can't be read."""
-    texts: object = None
-    if (member := group.get("txt")) is not None:
-        texts = _read(content, member.offset_data, member.size).decode(errors="replace")
-    elif (member := group.get("json")) is not None:
-        try:
-            fields = json.loads(_read(content, member.offset_data, member.size))
-        except ValueError:
-            return ()
-        texts = fields.get(caption_key) if isinstance(fields, dict) else None
-    listed = texts if isinstance(texts, list) else [texts]
-    return tuple(text.strip() for text in listed if isinstance(text, str) and text.strip())
+def _caption(member: Member, content: IO[bytes], caption_key: str) -> object:
+    """What a member says: a text or, of a `.json`, what stands under the key.
 
-
-def _read(content: IO[bytes], offset: int, size: int) -> bytes:
-    return os.pread(content.fileno(), size, offset)
+    Raises:
+        ValueError: it is not UTF-8, not JSON, or holds no such key.
+    """
+    stored = read_bytes(content, member.offset, member.size)
+    if member.name.lower().endswith(".txt"):
+        return stored.decode("utf-8-sig")
+    fields = json.loads(stored)
+    if not isinstance(fields, dict) or caption_key not in fields:
+        raise ValueError(f"no {caption_key!r} in it")
+    return fields[caption_key]

@@ -112,6 +112,17 @@ def collection_of(
     """
     split = _present(split, opened, source.bad_images)
     texts = tuple(clean_caption(caption.text) for caption in split.captions)
+    if bare := [
+        item.caption_id for item, text in zip(split.captions, texts, strict=True) if not text
+    ]:
+        log.warning(
+            "%s: cleaning leaves nothing of %d captions of split %s, which stay in it as empty "
+            "texts: %s",
+            split.dataset,
+            len(bare),
+            split.name,
+            ", ".join(bare[:3]) + ("" if len(bare) < 4 else ", …"),
+        )
     rows = opened.rows_of([image.image_id for image in split.images])
     return Collection(
         split=split,

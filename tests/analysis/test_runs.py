@@ -79,3 +79,8 @@ def test_metrics_that_are_missing_or_no_metrics_are_refused(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps([1]))
     with pytest.raises(EdjeError, match="holds no object"):
         read_metrics(tmp_path)
+
+
+def test_metrics_that_an_editor_saved_with_a_mark_are_read(tmp_path):
+    (tmp_path / "metrics.json").write_text('\ufeff{"seed": 3}', encoding="utf-8")
+    assert read_metrics(tmp_path) == {"seed": 3}

@@ -90,7 +90,6 @@ def test_without_a_split_column_a_share_fixed_by_the_seed_is_val(tmp_path: Path)
     [
         ("image,text\na.png,dog\n", "line 2, has no 'caption'; it has image, text"),
         ("image,caption\n,dog\n", "line 2: a caption without an image"),
-        ("image,caption\na.png,dog\na.png, \n", r"line 3: the caption of a\.png is empty"),
         ("image,caption\n", "holds no captions"),
         ("image,caption\na.png,a dog, running\n", "line 2, has more fields than the header"),
         ("image,caption,split\na.png,dog,train\na.png,cat,val\n", "in two splits"),
@@ -109,10 +108,7 @@ def test_broken_json_lines_and_a_missing_table_are_refused(tmp_path: Path) -> No
     write(tmp_path, '{"image": "a.png", "caption": "dog"}\n{"image": ', file="captions.jsonl")
     with pytest.raises(EdjeError, match="at or after line 2, is not readable"):
         source(tmp_path).splits()
-    for line, message in (
-        ('["a.png", "dog"]', "line 1, has no 'image'; it has no columns"),
-        ('{"image": "a.png", "caption": {"raw": "dog"}}', "expected a text or a list of texts"),
-    ):
+    for line, message in (('["a.png", "dog"]', "line 1, has no 'image'; it has no columns"),):
         write(tmp_path, line, file="captions.jsonl")
         with pytest.raises(EdjeError, match=message):
             source(tmp_path).splits()

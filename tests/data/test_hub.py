@@ -81,6 +81,7 @@ def test_columns_have_names_of_your_choice(tmp_path: Path) -> None:
     )
     mine = source(
         save(tmp_path / "saved", test=data),
+        bad_images="skip",
         image_column="photo",
         caption_columns=["text", "more"],
         id_column="file",

