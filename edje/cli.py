@@ -27,6 +27,7 @@ from edje.config.checkpoint import (
 )
 from edje.config.choices import check_choices
 from edje.config.composition import explained, own_words
+from edje.config.console import stop_talking, use_plain_characters
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, value_given
 from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
@@ -52,6 +53,7 @@ def main() -> int:
     if RUN_FOLDER not in os.environ:  # else rank 0 has set it, for Hydra
         asking.append("HYDRA_FULL_ERROR")
     debug = "1" in map(os.environ.get, asking)
+    use_plain_characters()
     try:
         folder = joined_run()
         if folder is None:
@@ -69,6 +71,10 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader had enough, as `| head`
+        stop_talking()
     return 0
 
 
@@ -86,6 +92,8 @@ def run(arguments: list[str]) -> None:
     with hydra_arguments(prepared(forced(arguments, conf))):
         try:
             command()
+        except BrokenPipeError:  # of what Hydra prints, as `--help | head`
+            stop_talking()
         except Exception as error:  # of composing: those of a job are kept by the job
             raise explained(error, conf) from error
     job.raise_failures()

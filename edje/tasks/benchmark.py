@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from edje.analysis.speed import save_recall_plot, save_speed_plot, speed_table
 from edje.analysis.store_speed import store_table
 from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.store import OURS, StoreBenchmark, measure_store
-from edje.tasks.console import quiet_libraries
+from edje.tasks.console import quiet_libraries, show
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def benchmark_scoring(sizes: Benchmark, folder: Path) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, machine = measure(sizes, device, folder)
     write_rows(folder, rows, machine)
-    Console().print(speed_table(rows, machine))
+    show(speed_table(rows, machine))
     save_speed_plot(folder)
     if sizes.runs is not None:
         save_recall_plot(sizes.runs, folder)
@@ -48,7 +47,7 @@ def benchmark_store(sizes: StoreBenchmark, folder: Path) -> float:
     """`benchmark=store`; returns the best cells per second that our store reads."""
     rows, machine = measure_store(sizes, folder / "files")
     write_rows(folder, rows, machine)
-    Console().print(store_table(rows, machine))
+    show(store_table(rows, machine))
     read = [row for row in rows if row["lane"] == OURS and row["tier"] != "write"]
     return max(row["cells_per_second"] for row in read)
 

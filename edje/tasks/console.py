@@ -1,10 +1,13 @@
-"""What the libraries may say on the console while a task runs."""
+"""What is said on the console while a task runs: by the libraries, and as its result."""
 
 import logging
 import warnings
 
 from huggingface_hub.utils import disable_progress_bars
+from rich.console import Console, RenderableType
 from transformers.utils import logging as transformers_logging
+
+from edje.config.console import stop_talking
 
 TALKATIVE = (
     "lightning",
@@ -25,3 +28,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Lightning on a newer torch than it knows.
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")
+
+
+def show(result: RenderableType) -> None:
+    """Print a run's result."""
+    _ResultConsole().print(result)
+
+
+class _ResultConsole(Console):
+    """Rich would end the program where the reader of a pipe has gone; the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        stop_talking()

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from torch import Tensor
 
 from edje.analysis.plots import save_plots
@@ -21,7 +20,7 @@ from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_collection
-from edje.tasks.console import quiet_libraries
+from edje.tasks.console import quiet_libraries, show
 from edje.tasks.encoding import devices_of
 from edje.tasks.first_stage import restore_first_stage
 from edje.tasks.results import write_results
@@ -94,7 +93,7 @@ def evaluate_checkpoint(
     tell_of_ties(metrics["share_of_ties"])
     write_results(folder, metrics, reranked, collection)
     save_plots(folder, examples=evaluation.examples)
-    Console().print(metrics_table(metrics))
+    show(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
 
 
