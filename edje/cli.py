@@ -29,8 +29,9 @@ from edje.config.choices import check_choices
 from edje.config.composition import explained, own_words
 from edje.config.console import stop_talking, use_plain_characters
 from edje.config.locations import conf_folder, register_resolvers
-from edje.config.overrides import forced, quoted, value_given
+from edje.config.overrides import forced, quoted, readable, value_given
 from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
+from edje.config.resolution import expand_home
 from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
@@ -89,7 +90,7 @@ def run(arguments: list[str]) -> None:
     conf = conf_folder()
     job = Job([])
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
-    with hydra_arguments(prepared(forced(arguments, conf))):
+    with hydra_arguments(prepared(forced(readable(arguments), conf))):
         try:
             command()
         except BrokenPipeError:  # of what Hydra prints, as `--help | head`
@@ -129,7 +130,7 @@ def prepared(arguments: list[str]) -> list[str]:
             raise EdjeError(f"resume={resume}: one run is resumed at a time; leave out -m.")
         return [*arguments, f"hydra.run.dir={quoted(str(resumable(Path(resume))))}"]
     checkpoint = value_given(arguments, "checkpoint") or "null"
-    unnamed = value_given(arguments, "name") is None and Path(checkpoint).expanduser().exists()
+    unnamed = value_given(arguments, "name") is None and Path(checkpoint).exists()
     if value_given(arguments, "task") in TASKS_ON_CHECKPOINT and unnamed:
         stored = from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
         return [*arguments, f"++name={quoted(str(stored.name))}"]
@@ -209,6 +210,7 @@ class Job:
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     """The configuration that the run goes by, checked as a whole."""
+    expand_home(cfg)
     if cfg.resume is not None:
         if resumable(Path(cfg.resume)) != folder.resolve():
             raise EdjeError(f"resume={cfg.resume}: give it on the command line, for one run alone.")

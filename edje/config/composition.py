@@ -19,6 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from edje.config.signatures import signature_of
 from edje.errors import EdjeError
 
+PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+    "rq": "hydra-rq-launcher",
+    "optuna": "hydra-optuna-sweeper",
+    "ax": "hydra-ax-sweeper",
+    "nevergrad": "hydra-nevergrad-sweeper",
+}
+
 
 def own_words(error: Exception) -> Exception:
     """What a constructor says against its values, without Hydra's wrapping around it."""
@@ -55,7 +66,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
         key, value = ambiguous.groups()
         return EdjeError(
             f"{key}={value} gives several values: add -m to run a job for each, or write "
-            f'"{key}=[{value}]" for a list.'
+            f'"{key}=[{value}]" for a list, or \'{key}="{value}"\' for a text with a comma.'
         )
     if unknown := re.search(r"Could not override '(\S+?)'\. To append", text):
         close = get_close_matches(unknown[1], known_keys(conf), n=1)
@@ -97,6 +108,10 @@ def known_keys(conf: Path) -> list[str]:
 def unknown_option(config: str, conf: Path) -> EdjeError:
     """An option that a group does not have."""
     group, _, option = config.rpartition("/")
+    if package := PLUGINS.get(option) if group in ("hydra/launcher", "hydra/sweeper") else None:
+        return EdjeError(
+            f"{group}={option}: this plugin of Hydra is not installed. pip install {package}."
+        )
     options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
     close = get_close_matches(option, options, n=1, cutoff=0.5)
     hint = f" Did you mean {group}={close[0]}?" if close else ""

@@ -1,9 +1,19 @@
 """Command-line overrides: which choose a group's option, which set a value."""
 
 import re
+import shlex
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from edje.errors import EdjeError
+
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
+HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")
+MEANT = frozenset(
+    ",=[]{}()'\""
+)  # characters that have a meaning of their own in an override's value
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
 
@@ -42,3 +52,47 @@ def value_given(arguments: list[str], key: str) -> str | None:
 def quoted(text: str) -> str:
     """A text as an override's value, whatever characters it has."""
     return "'" + text.replace("'", "\\'") + "'"
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """Arguments as Hydra can read them: `~` is the home folder, and odd characters are quoted.
+
+    Its grammar knows neither `#` nor `&` nor letters beyond ASCII outside of quotes. Where a
+    character has a meaning there, nothing is guessed.
+
+    Raises:
+        EdjeError: a value holds such a character where it can't be read; shows how to quote it.
+    """
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    return [readable_override(argument, sweep) for argument in arguments]
+
+
+def readable_override(argument: str, sweep: bool) -> str:
+    """One argument; in a sweep commas part its values."""
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    several = sweep and not set(value) & (MEANT - {","})
+    parts = value.split(",") if several else [value]
+    for number, part in enumerate(parts):
+        part = HOME.sub(lambda found: found[1] + str(Path.home()), part)
+        if not parses(f"{key}={part}") and parses(f"{key}={quoted(part)}"):
+            if meant := next((character for character in part if character in MEANT), None):
+                text = value.replace('"', '\\"')
+                shown = shlex.quote(f'{key.removeprefix("++")}="{text}"')
+                raise EdjeError(
+                    f"Can't read the override {argument.removeprefix('++')!r}: {meant} has a "
+                    f"meaning of its own there. Put the value in quotes of its own: {shown}."
+                )
+            part = quoted(part)
+        parts[number] = part
+    return f"{key}={','.join(parts)}"
+
+
+def parses(argument: str) -> bool:
+    """Whether Hydra's grammar knows an override."""
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -46,3 +47,19 @@ def contains_unknown(value: Any) -> bool:
     if isinstance(value, list):
         return any(contains_unknown(inner) for inner in value)
     return value is UNKNOWN
+
+
+def expand_home(cfg: DictConfig) -> None:
+    """Let `~` at the start of every text stand for the home folder, in place."""
+
+    def expand(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                expand(f"{key}.{name}" if key else str(name), inner)
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                expand(f"{key}.{index}", inner)
+        elif isinstance(value, str) and (value == "~" or value.startswith("~/")):
+            OmegaConf.update(cfg, key, str(Path(value).expanduser()))
+
+    expand("", OmegaConf.to_container(cfg, resolve=False))
