@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from edje.benchmark.pages import drop_pages, kernel_read_ahead, share_in_memory
 from edje.benchmark.store_lanes import (
@@ -56,13 +57,13 @@ class StoreBenchmark:
     def __init__(
         self,
         *,
-        images: int = 20_000,
-        tokens: int = 64,
-        width: int = 384,
+        images: PositiveInt = 20_000,
+        tokens: PositiveInt = 64,
+        width: PositiveInt = 384,
         batches: Sequence[int] = (64, 256, 1000),
         cold_batches: Sequence[int] = (100, 256),
-        threads: int = 16,
-        min_runs: int = 5,
+        threads: PositiveInt = 16,
+        min_runs: PositiveInt = 5,
         seconds: float = 10.0,
     ):
         self.images = images

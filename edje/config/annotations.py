@@ -14,6 +14,7 @@ from typing import Any, Literal, Optional, Union
 
 from edje.config.source_code import Definition, Module, find
 
+KNOWN = ("typing_extensions", "pydantic")  # whose names mean what they mean there: PositiveInt
 SIMPLE = {
     "int": int,
     "float": float,
@@ -55,7 +56,7 @@ def meaning_of_name(name: str, module: Module, depth: int) -> Any:
         return SIMPLE[name]
     if isinstance(statement, ast.ImportFrom):
         source = module.absolute(statement)
-        if source.split(".")[0] in sys.stdlib_module_names or source == "typing_extensions":
+        if source.split(".")[0] in sys.stdlib_module_names or source in KNOWN:
             original = next(a.name for a in statement.names if (a.asname or a.name) == name)
             return getattr(importlib.import_module(source), original, Any)
     found = find(module, name)

@@ -33,6 +33,7 @@ def check_choices(cfg: DictConfig) -> None:
 def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     """What is wrong with a composed tree, choice by choice."""
     task, data = tree.get("task"), tree.get("data") or {}
+    yield from late_misfits(tree)
     if data.get("_target_") != STREAMED:
         if task in TRAINING and target(tree, "loader") == STREAM_LOADER:
             what = " streams a mixture, and data is a cached set. Take loader=default."
@@ -85,6 +86,59 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("score", what)
     if evaluated.get("_target_") == STREAMED:
         yield Problem("data.evaluated", ": a mixture can't be scored. Take a cached source.")
+
+
+def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
+    """What a run would find only at its first batch, or when all of its training is done."""
+    task, data, score = tree.get("task"), tree.get("data") or {}, tree.get("score")
+    if task not in TRAINING:
+        return
+    evaluation, loader = tree.get("evaluation") or {}, tree.get("loader") or {}
+    if data.get("dev_images") == 0:
+        if score == "sum":
+            what = (
+                "=sum: its weight is fitted on images held back from training, and "
+                "data.dev_images=0 holds none back. Set data.dev_images, or take score=joint."
+            )
+            yield Problem("score", what)
+        if every := evaluation.get("dev_every"):
+            what = (
+                f"={every} scores images held back from training, and data.dev_images=0 holds "
+                "none back. Set data.dev_images, or evaluation.dev_every=0."
+            )
+            yield Problem("evaluation.dev_every", what)
+    adapter = tree.get("adapter") or {}
+    asked, most = evaluation.get("num_tokens"), adapter.get("num_tokens")
+    if task == "run" and asked is not None:
+        if not adapter.get("budgets"):
+            what = (
+                f"={asked}: the adapter is trained for all of its tokens together. Take "
+                "adapter=compression_nested, or evaluation.num_tokens=null."
+            )
+            yield Problem("evaluation.num_tokens", what)
+        elif most is not None and asked > most:
+            what = f"={asked}: the adapter gives {most} tokens. Ask for fewer."
+            yield Problem("evaluation.num_tokens", what)
+    pairs, neighbours = loader.get("batch_size"), loader.get("neighbours") or 0
+    if pairs is None:
+        return
+    if pairs % (neighbours + 1):
+        what = (
+            f"={pairs} is not a multiple of loader.neighbours + 1 = {neighbours + 1}. Choose a "
+            "multiple, so that every anchor keeps its neighbours."
+        )
+        yield Problem("loader.batch_size", what)
+    count = (tree.get("negatives") or {}).get("count")
+    contrasting = {"matching", "distillation"} & {
+        name for name, term in (tree.get("objective") or {}).items() if term is not None
+    }
+    devices = (tree.get("trainer") or {}).get("devices")
+    if count is not None and contrasting and devices == 1 and pairs <= count:
+        what = (
+            f"={pairs}: no pair of a batch finds the negatives.count={count} others that it is to "
+            "be told from. Raise loader.batch_size, or lower negatives.count."
+        )
+        yield Problem("loader.batch_size", what)
 
 
 def target(tree: dict[str, Any], key: str) -> object:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import NonNegativeInt, PositiveInt
+
 Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
@@ -27,7 +29,7 @@ class RootConfig:
 
     name: str
     task: Task
-    seed: int
+    seed: NonNegativeInt
     checkpoint: str | None
     resume: str | None
     store: str | None
@@ -37,7 +39,7 @@ class RootConfig:
     initial: str | None
     miner: str | None
     store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
-    checkpoint_every: int
+    checkpoint_every: PositiveInt
     compile: str | None
 
     data: Component

@@ -150,7 +150,7 @@ def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], b
     if inspect.isclass(found) and not is_dataclass(found):
         hinted = found.__init__
     try:
-        hints = get_type_hints(hinted)
+        hints = get_type_hints(hinted, include_extras=True)
     except (NameError, TypeError):
         hints = {}  # names that exist for type checkers only: names are checked, types are not
     parameters = {}

@@ -2,8 +2,9 @@
 
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
@@ -47,6 +48,8 @@ def is_plain(annotation: Any) -> bool:
     """Whether only numbers, strings and the like are of this type, and no component is."""
     if get_origin(annotation) is Literal:
         return True
+    if get_origin(annotation) is Annotated:
+        return is_plain(get_args(annotation)[0])
     if arguments := get_args(annotation):
         return all(a is ... or is_plain(a) for a in arguments)
     return annotation in (int, float, str, bool, None, types.NoneType)
@@ -67,6 +70,8 @@ def describe(annotation: Any) -> str:
         return "anything"
     if origin is Literal:
         return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is Annotated:
+        return " ".join([describe(arguments[0]), *map(_bound, arguments[1:])]).rstrip()
     if origin in UNIONS:
         members = [m for m in arguments if not _is_component(m)]
         return " or ".join(describe(member) for member in members or arguments)
@@ -80,3 +85,17 @@ def describe(annotation: Any) -> str:
     if getattr(annotation, "__opaque__", False):
         return f"a {annotation.__name__} component (_target_)"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _bound(constraint: Any) -> str:
+    """A limit of a number in words."""
+    match constraint:
+        case Gt(gt=value):
+            return f"above {value}"
+        case Ge(ge=value):
+            return f"from {value}"
+        case Lt(lt=value):
+            return f"below {value}"
+        case Le(le=value):
+            return f"to {value}"
+    return ""

@@ -37,7 +37,7 @@ def problems_of(cfg: DictConfig, root: type = RootConfig) -> list[Problem]:
     """Every mistake in the tree, in the tree's order."""
     problems: list[Problem] = []
     tree = plain(cfg, "", problems)
-    fields = get_type_hints(root)
+    fields = get_type_hints(root, include_extras=True)
     for name, value in tree.items():
         if name in fields:
             problems += check_root_value(name, value, fields[name])

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -185,10 +186,10 @@ class CachedTokenDataModule(L.LightningDataModule):
         mined: Int[Tensor, "images similar"] | None,
         seed: int,
         *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        neighbours: int = 0,
-        mined_pool: int = 10,
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt = 0,
+        neighbours: NonNegativeInt = 0,
+        mined_pool: PositiveInt = 10,
         mined_margin: float | None = None,
     ):
         super().__init__()

@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -85,7 +86,12 @@ class PixelDataModule(L.LightningDataModule):
     """
 
     def __init__(
-        self, training: PixelSet, seed: int, *, batch_size: int = 64, captions_per_image: int = 3
+        self,
+        training: PixelSet,
+        seed: int,
+        *,
+        batch_size: PositiveInt = 64,
+        captions_per_image: PositiveInt = 3,
     ):
         super().__init__()
         images, captions = training.word_ids.shape[:2]

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import lightning as L
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from edje.data.datamodule import ResumableLoader, leave_signals_to_main
@@ -77,10 +78,10 @@ class StreamDataModule(L.LightningDataModule):
         bad_pairs: BadImages,
         seed: int,
         *,
-        batch_size: int = 64,
-        num_workers: int = 4,
-        window: int = 16,
-        max_bad: int = 10_000,
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt = 4,
+        window: PositiveInt = 16,
+        max_bad: NonNegativeInt = 10_000,
         precision: Literal["fp32", "bf16"] = "bf16",
     ):
         super().__init__()

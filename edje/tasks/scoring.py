@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,14 +46,14 @@ class Evaluation:
     def __init__(
         self,
         *,
-        candidates: int = 20,
-        batch_size: int = 1024,
+        candidates: PositiveInt = 20,
+        batch_size: PositiveInt = 1024,
         codec: CodecName = "bf16",
         precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
-        dev_every: int = 0,
+        dev_every: NonNegativeInt = 0,
         shuffle_tokens: bool = False,
-        num_tokens: int | None = None,
-        examples: int = 8,
+        num_tokens: PositiveInt | None = None,
+        examples: NonNegativeInt = 8,
         compile: bool = False,
     ):
         self.candidates = candidates

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveInt
 
 from edje.durable import writing_to
 from edje.tasks.encoding import Encoding, Work
@@ -32,7 +33,13 @@ class Writing:
         join: help a run on another machine that writes the same store into a shared folder.
     """
 
-    def __init__(self, *, batch_size: int = 64, num_workers: int | None = None, join: bool = False):
+    def __init__(
+        self,
+        *,
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt | None = None,
+        join: bool = False,
+    ):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.join = join

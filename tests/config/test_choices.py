@@ -63,3 +63,75 @@ def test_mining_neighbours_of_a_stream_is_an_unknown_key(tmp_path: Path) -> None
     with pytest.raises(EdjeError, match=r"Choices that don't fit each other:\n  loader: it reads"):
         run([*STREAMED, "loader=default", where])
     assert not (tmp_path / "run").exists()
+
+
+FOLDER = ["experiment=folder", "data.root=photos"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["score=sum", "data.dev_images=0"], "score=sum: its weight is fitted on images held back"),
+        (
+            ["evaluation.dev_every=10", "data.dev_images=0"],
+            "evaluation.dev_every=10 scores images held back",
+        ),
+        (["evaluation.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
+        (
+            ["adapter=compression_nested", "evaluation.num_tokens=65"],
+            "evaluation.num_tokens=65: the adapter gives 64 tokens",
+        ),
+        (
+            ["loader=neighbours", "loader.batch_size=63"],
+            "loader.batch_size=63 is not a multiple of loader.neighbours + 1 = ",
+        ),
+        (["loader.batch_size=1"], "loader.batch_size=1: no pair of a batch finds the negatives"),
+        (["loader.batch_size=3", "negatives.count=3", "negatives.pool=3"], "the negatives.count=3"),
+    ],
+)
+def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], message: str) -> None:
+    assert message in told(*FOLDER, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["score=sum"],
+        ["score=sum", "data.dev_images=0", "task=evaluate"],
+        ["evaluation.num_tokens=2", "task=evaluate"],
+        ["adapter=compression_nested", "evaluation.num_tokens=16"],
+        ["loader.batch_size=1", "objective=[masked_language]"],
+        ["loader.batch_size=1", "trainer.devices=8"],
+    ],
+)
+def test_what_fits_is_let_through(overrides: list[str]) -> None:
+    assert told(*FOLDER, *overrides) == ""
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.candidates=0",
+        "evaluation.batch_size=0",
+        "evaluation.num_tokens=0",
+        "evaluation.dev_every=-1",
+        "evaluation.examples=-1",
+        "loader.batch_size=0",
+        "loader.num_workers=-1",
+        "loader.mined_pool=0",
+        "writing.batch_size=0",
+        "writing.num_workers=-1",
+        "adapter.num_tokens=0",
+        "adapter.hidden_width=0",
+        "benchmark.corpus=0",
+        "checkpoint_every=0",
+        "seed=-1",
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_with_the_range(override: str) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose("run", [*FOLDER, "loader=neighbours", f"++{override}"])
+    (problem,) = problems_of(cfg)
+    assert str(problem).startswith(f"{override} (int): expected int ")
+    assert ("from 0" if "-1" in override else "above 0") in str(problem)

@@ -1,8 +1,8 @@
 """Every option of every group and every experiment composes and validates."""
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,12 +44,14 @@ def test_every_group_is_a_root_key_and_explained_by_help() -> None:
         ("backbone=shape", "Did you mean backbone=shapes?"),
     ],
 )
-def test_run_py_stops_at_a_mistake_within_ten_seconds(argument: str, message: str) -> None:
-    start = time.monotonic()
+def test_run_py_stops_at_a_mistake_after_few_seconds_of_work(argument: str, message: str) -> None:
+    start = os.times()
     result = subprocess.run(
         [sys.executable, "run.py", argument], cwd=ROOT, capture_output=True, text=True
     )
-    assert time.monotonic() - start < 10
+    end = os.times()  # of the processor, so that others' work on the machine doesn't count
+    spent = end.children_user + end.children_system - start.children_user - start.children_system
+    assert spent < 6  # 1.3 s on a 2-core AMD EPYC (Zen 5)
     assert result.returncode == 1 and message in result.stderr
     assert "Traceback" not in result.stderr
 

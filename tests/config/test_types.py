@@ -1,8 +1,10 @@
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Ge, Lt
+from pydantic import NonNegativeInt, PositiveInt
 
 from edje.config.types import choices, describe, fits
 
@@ -48,6 +50,10 @@ def test_values_that_fit(value: Any, annotation: Any) -> None:
         ({"val": 1}, Mapping[str, str], "mapping of str to str"),
         ("i2i", Literal["t2i", "i2t"], "one of t2i, i2t"),
         (True, Literal[1, 2], "one of 1, 2"),
+        (0, PositiveInt, "int above 0"),
+        (-1, NonNegativeInt | None, "int from 0 or null"),
+        (1.5, Annotated[float, Ge(0), Lt(1)], "float from 0 below 1"),
+        ([3, 0], list[PositiveInt], "list of int above 0"),
     ],
 )
 def test_values_that_do_not_fit(value: Any, annotation: Any, expected: str) -> None:

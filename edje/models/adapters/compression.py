@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
@@ -36,8 +37,8 @@ class TokenCompressionAdapter(nn.Module):
         self,
         facts: AdapterFacts,
         *,
-        num_tokens: int = 64,
-        hidden_width: int = 8192,
+        num_tokens: PositiveInt = 64,
+        hidden_width: PositiveInt = 8192,
         budgets: Sequence[int] | None = None,
     ):
         super().__init__()

@@ -3,6 +3,7 @@
 from math import isqrt
 
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +23,11 @@ class GridPoolingAdapter(ReducingAdapter):
     """
 
     def __init__(
-        self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int | None = 8192
+        self,
+        facts: AdapterFacts,
+        *,
+        num_tokens: PositiveInt = 64,
+        hidden_width: PositiveInt | None = 8192,
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         tokens = facts.num_vision_tokens

@@ -2,6 +2,7 @@
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,9 +31,9 @@ class KMeansAdapter(ReducingAdapter):
         self,
         facts: AdapterFacts,
         *,
-        num_tokens: int = 64,
-        hidden_width: int = 8192,
-        iterations: int = 10,
+        num_tokens: PositiveInt = 64,
+        hidden_width: PositiveInt = 8192,
+        iterations: PositiveInt = 10,
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         if iterations < 0:

@@ -1,6 +1,7 @@
 """Mean pooling over the grid, then one linear map: what can start from a closed form."""
 
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
 from edje.models.adapters.facts import AdapterFacts
@@ -19,7 +20,7 @@ class LinearPoolingAdapter(GridPoolingAdapter):
         dropout: share of the channels of an image dropped in training (see `Standardise`).
     """
 
-    def __init__(self, facts: AdapterFacts, *, num_tokens: int = 64, dropout: float = 0.0):
+    def __init__(self, facts: AdapterFacts, *, num_tokens: PositiveInt = 64, dropout: float = 0.0):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=None)
         self.standardise = Standardise(facts.token_width, dropout)
 

@@ -1,6 +1,7 @@
 """The local adapter: every token kept, each projected alone."""
 
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
@@ -17,7 +18,7 @@ class LocalAdapter(nn.Module):
         self,
         facts: AdapterFacts,
         *,
-        hidden_width: int | None = 8192,
+        hidden_width: PositiveInt | None = 8192,
     ):
         super().__init__()
         self.num_tokens = facts.num_vision_tokens

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,8 +34,8 @@ class AttentionPruningAdapter(ReducingAdapter):
         self,
         facts: AdapterFacts,
         *,
-        num_tokens: int = 64,
-        hidden_width: int = 8192,
+        num_tokens: PositiveInt = 64,
+        hidden_width: PositiveInt = 8192,
         by: Literal["attention", "norm"] = "attention",
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)

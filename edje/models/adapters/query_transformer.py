@@ -2,6 +2,7 @@
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
@@ -28,9 +29,9 @@ class QueryTransformerAdapter(nn.Module):
         self,
         facts: AdapterFacts,
         *,
-        num_tokens: int = 64,
-        num_layers: int = 2,
-        hidden_width: int = 4096,
+        num_tokens: PositiveInt = 64,
+        num_layers: PositiveInt = 2,
+        hidden_width: PositiveInt = 4096,
     ):
         super().__init__()
         if num_layers < 1:
