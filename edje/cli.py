@@ -32,6 +32,7 @@ from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, readable, value_given
 from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.resolution import expand_home
+from edje.config.resumption import check_changes
 from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
@@ -219,6 +220,8 @@ def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
         cfg = config_for_checkpoint(cfg, overrides)
     validate(cfg)
     check_choices(cfg)
+    if cfg.resume is not None:
+        check_changes(cfg, folder)
     return cfg
 
 

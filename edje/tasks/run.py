@@ -5,6 +5,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from edje.config.resumption import is_finished, steps_trained
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
@@ -21,9 +22,9 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     check_strategy(cfg.trainer)
     backbone = instantiate(cfg.backbone)
     checkpoint: Checkpoint | None
-    trained = folder / "checkpoints" / "model.ckpt"
-    if trained.is_file():  # a resumed run whose training was already finished
-        checkpoint = load_checkpoint(trained)
+    done = steps_trained(folder) or 0
+    if is_finished(folder) and done >= cfg.trainer.max_steps:  # a resumed run
+        checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
         checkpoint = train_reranker(cfg, folder, backbone)
     if checkpoint is None:

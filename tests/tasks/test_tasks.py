@@ -72,6 +72,25 @@ def test_a_run_folder_holds_what_is_promised(root):
     }
 
 
+def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world, root, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(root / "run", folder)
+    run([f"resume={folder}", "evaluation.candidates=4"])
+    assert json.loads((folder / "metrics.json").read_text())["num_candidates"]["t2i"] == 4
+    last = folder / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    before = torch.load(folder / "checkpoints" / "model.ckpt", weights_only=True)["state_dict"]
+    run([f"resume={folder}", "trainer.max_steps=6"])
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    after = torch.load(folder / "checkpoints" / "model.ckpt", weights_only=True)["state_dict"]
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    configs = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("config*.yaml"))]
+    steps = [config["trainer"]["max_steps"] for config in configs]
+    assert sorted(steps) == [4, 4, 6]
+    with pytest.raises(EdjeError, match=r"trainer\.max_steps=5: this run has trained 6 steps"):
+        run([f"resume={folder}", "trainer.max_steps=5"])
+
+
 def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
     run(with_changes(world, "adapter.budgets=[2,4]", f"hydra.run.dir={root / 'nested'}"))
     few = [

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,18 @@ def test_a_resumed_run_equals_a_straight_one_bitwise(tmp_path, number, workers, 
     resumed = fit(tmp_path / "cut", 9, resume=tmp_path / "cut" / "last.ckpt", **options)
     for name, tensor in straight.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_finished_run_that_is_trained_on_equals_a_longer_one_bitwise(tmp_path, monkeypatch):
+    """With a rate that doesn't depend on where the run ends."""
+    constant = partial(Optimisation, schedule="constant")
+    monkeypatch.setitem(module.__globals__, "Optimisation", constant)
+    straight = fit(tmp_path / "straight", 6, accumulate=2)
+    fit(tmp_path / "on", 4, accumulate=2)
+    on = fit(tmp_path / "on", 6, accumulate=2, resume=tmp_path / "on" / "last.ckpt")
+    assert on.trainer.global_step == 6
+    for name, tensor in straight.model.state_dict().items():
+        assert torch.equal(tensor, on.model.state_dict()[name]), name
 
 
 def test_signal_handlers_are_given_back(tmp_path):

@@ -1,0 +1,81 @@
+"""What may change when a run is resumed: a change is acted on, or refused before it is recorded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from edje.config.problems import shown
+from edje.config.resolution import plain
+from edje.config.saved import from_text
+from edje.errors import EdjeError
+
+TRAINING = ("run", "train")
+# Keys, and the beginnings of keys, that nothing but training reads.
+OF_TRAINING = (
+    *("seed", "teacher", "initial", "miner", "store_codec", "compile", "objective.", "negatives."),
+    *("loader.", "optim.", "evaluation.dev_every", "data.dev_images", "data.dev_seed"),
+    *("trainer.precision", "trainer.gradient_clip_", "trainer.accumulate_grad_batches"),
+    *("trainer.max_", "trainer.min_"),
+)
+OF_WEIGHTS = ("adapter.", "joint.")
+PLACES = ("pretrained", "tokenizer")  # where weights are read from: another path, the same weights
+
+
+def check_changes(cfg: DictConfig, folder: Path) -> None:
+    """Refuse what a resumed run would record as its configuration and not act on.
+
+    Raises:
+        EdjeError: a change that the weights don't fit, or one of a training that is finished.
+    """
+    if cfg.task not in TRAINING:
+        return
+    stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
+    before, after = (dict(_values("", plain(tree, "", []))) for tree in (stored, cfg))
+    changed = [key for key in after if key not in before or after[key] != before[key]]
+    for key in changed:
+        if key.startswith(OF_WEIGHTS) and not key.endswith(PLACES):
+            was = f"{key}{shown(before[key])}" if key in before else f"{key} at its default"
+            raise EdjeError(
+                f"{key}{shown(after[key])}: this run's weights were made with {was}. Leave it out, "
+                "or start a new run with it."
+            )
+    done, asked = steps_trained(folder), after.get("trainer.max_steps")
+    if done is None or not isinstance(asked, int):
+        return
+    if 0 < asked < done:
+        raise EdjeError(
+            f"trainer.max_steps={asked}: this run has trained {done} steps already, so nothing "
+            "would be trained. Leave it out, or give a greater number to train on."
+        )
+    idle = [key for key in changed if key.startswith(OF_TRAINING)]
+    if asked == done and idle and is_finished(folder):
+        raise EdjeError(
+            f"{idle[0]}{shown(after[idle[0]])}: the training of this run is finished, so nothing "
+            f"would be trained with it. Train on with trainer.max_steps above {done}, or start a "
+            "new run."
+        )
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's training came to its end."""
+    return (folder / "checkpoints" / "model.ckpt").is_file()
+
+
+def steps_trained(folder: Path) -> int | None:
+    """Optimiser steps that a run folder's last checkpoint has behind it; None without one."""
+    import torch
+
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return None
+    return torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("global_step")
+
+
+def _values(key: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, inner in node.items():
+            yield from _values(f"{key}.{name}" if key else str(name), inner)
+    else:
+        yield key, node
