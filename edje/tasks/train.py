@@ -62,7 +62,19 @@ def run(cfg: DictConfig, folder: Path) -> None:
 def training_collections(
     cfg: DictConfig, source: Source, backbone: Backbone, *, wait: bool = True
 ) -> tuple[Collection, Collection | None]:
-    """The train split without its dev images, and dev (None where no images are held back)."""
+    """The train split without its dev images, and dev (None where no images are held back).
+
+    Raises:
+        EdjeError: the split is too small, which is found before anything is encoded.
+    """
+    split = source.read("train")
+    if source.dev_images:
+        split, _ = hold_out(split, source.dev_images, source.dev_seed)
+    if cfg.task != "cache" and len(split.captions) < cfg.loader.get("batch_size", 1):
+        raise EdjeError(
+            f"loader.batch_size={cfg.loader.batch_size}: {source.name} has {len(split.captions)} "
+            "captions to train on. Lower loader.batch_size."
+        )
     train = cached_collection(cfg, source, backbone, "train", wait=wait)
     if source.dev_images == 0:
         return train, None
