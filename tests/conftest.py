@@ -22,7 +22,9 @@ from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
 
-torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+# The models are tiny: threads would only wait for each other. Others, to see that no test that
+# trains hangs on their number: EDJE_TEST_THREADS=4.
+torch.set_num_threads(int(os.environ.get("EDJE_TEST_THREADS", "1")))
 
 
 @pytest.fixture(params=[1, 2])
