@@ -238,7 +238,8 @@ def test_a_warm_start_leaves_an_adapter_of_another_kind_fresh(tmp_path):
 def by_heart(broken=None, seed=11):
     """Through the joint encoder alone; with BERT's own 0.02 it starts all but deaf to images.
 
-    Seen with 40 seeds: the least probability 0.98 to 0.999; broken, the mean 0.125.
+    Seen with 40 seeds: the least probability 0.98 to 0.999; broken, the mean 0.125. AVX2 or no
+    vectors in place of AVX-512 and 2 or 4 threads changed it by less than 0.002.
     """
     torch.manual_seed(seed)
     model = build_reranker(LOCAL, FACTS, tiny_language_model(deviation=0.2), False)
@@ -486,6 +487,7 @@ def test_gradients_are_clipped(tmp_path):
 
 
 def test_bf16_trains_float32_weights(tmp_path):
+    """Seen with 8 seeds: a cosine of 0.9993 to 0.9995; from two different starts 0.00 to 0.01."""
     full = fit(tmp_path / "full", 5, dropout=0.0).model.state_dict()
     half = fit(tmp_path / "half", 5, dropout=0.0, precision="bf16-mixed").model.state_dict()
     start = module(5).model.state_dict()
