@@ -24,7 +24,9 @@ from edje.records import PairBatch
 
 SLOW = ("kills", "clusters", "compilers", "assets")
 
-torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+# The models are tiny: threads would only wait for each other. Others, to see that no test that
+# trains hangs on their number: EDJE_TEST_THREADS=4.
+torch.set_num_threads(int(os.environ.get("EDJE_TEST_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -47,7 +47,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_language_model(max_positions: int = 80, fusion_layer: int = 0) -> LanguageModel:
+def tiny_language_model(
+    max_positions: int = 80, fusion_layer: int = 0, deviation: float = 0.02
+) -> LanguageModel:
+    """Weights are drawn with BERT's own deviation unless another is given."""
     config = BertConfig(
         vocab_size=5 + len(WORDS),
         hidden_size=32,
@@ -57,6 +60,7 @@ def tiny_language_model(max_positions: int = 80, fusion_layer: int = 0) -> Langu
         max_position_embeddings=max_positions,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=deviation,
     )
     return LanguageModel(BertModel(config, add_pooling_layer=False), tiny_tokenizer(), fusion_layer)
 

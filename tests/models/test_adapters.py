@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from learning import BROKEN, BY_HEART, eight_pairs, learned
 from omegaconf import OmegaConf
 from tiny import tiny_captions, tiny_checkpoint, tiny_language_model, tiny_pairs
 from torch.nn import functional as F
@@ -23,9 +24,6 @@ from edje.inference.checkpoint import (
 from edje.inference.reranker import Reranker
 from edje.models import adapters
 from edje.models.adapters.kmeans import kmeans
-from edje.objectives.matching import Matching
-from edje.objectives.negatives import Negatives
-from edje.training.step import forward_step
 
 FACTS = BackboneFacts(  # a grid of 6 x 6
     num_tokens=36, token_width=16, num_heads=2, layer_norm_eps=1e-6, embedding_width=12
@@ -92,27 +90,39 @@ def test_a_gradient_reaches_every_parameter(name):
     assert silent == []
 
 
+def learner(name, seed=11):
+    """The adapter before a reranker that has evidence, through which each kind learns surely."""
+    torch.manual_seed(seed)
+    language_model = replace(tiny_language_model(fusion_layer=1), evidence=True)
+    facts = replace(FACTS, num_tokens=9)
+    model = build_reranker(specification(name), facts, language_model, False)
+    return replace(
+        tiny_checkpoint(),
+        model=model,
+        language_model=language_model,
+        adapter=specification(name),
+        facts=facts,
+    )
+
+
+# Seen with 10 seeds: the least probability 0.97 to 0.999; broken, the mean 0.121 to 0.128. AVX2 in
+# place of AVX-512 (for torch, for oneDNN) and 2 or 4 threads changed it by less than 0.002.
+LEARNING = {"steps": 24, "lr": 1e-2}
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_it_trains_and_comes_back_from_a_checkpoint(name, tmp_path):
-    spec, facts = specification(name), replace(FACTS, num_tokens=9)
-    torch.manual_seed(11)
-    start = tiny_checkpoint()
-    model = build_reranker(spec, facts, start.language_model, False).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch = tiny_pairs(8)
-    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
-    losses = []
-    for _ in range(60):
-        loss = Matching()(forward_step(model, batch, everyone, frozenset(), None, 4, None))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.2
-    trained = replace(start, model=model.eval(), adapter=spec, facts=facts)
+    trained = learner(name)
+    assert learned(trained.model, **LEARNING).min() > BY_HEART
     save_checkpoint(trained, tmp_path / "model.ckpt")
-    again = load_checkpoint(tmp_path / "model.ckpt").model
-    assert torch.equal(again.compress(batch.tokens), model.compress(batch.tokens))
+    again, tokens = load_checkpoint(tmp_path / "model.ckpt").model, eight_pairs().tokens
+    assert torch.equal(again.compress(tokens), trained.model.compress(tokens))
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("name", CHOICES)
+def test_nothing_is_learned_by_a_frozen_adapter_or_from_shuffled_pairs(name, broken):
+    assert learned(learner(name).model, broken=broken, **LEARNING).mean() < BY_HEART
 
 
 # Kinds of symmetry.

@@ -12,9 +12,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from learning import BROKEN, BY_HEART, learned
 from tiny import (
     COMPRESSION,
     FACTS,
+    LOCAL,
     tiny_checkpoint,
     tiny_language_model,
     tiny_pairs,
@@ -31,9 +33,7 @@ from edje.language_model import LanguageModel, pretrained_language_model
 from edje.models.joint_encoder import JointEncoder
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
-from edje.objectives.negatives import Negatives
 from edje.records import TextBatch
-from edje.training.step import forward_step, masked_positions
 
 PUBLISHED = {
     "minilm": "microsoft/MiniLM-L12-H384-uncased",
@@ -43,10 +43,10 @@ PUBLISHED = {
 }
 
 
-def modernbert() -> ModernBertModel:
+def modernbert(seed: int = 0) -> ModernBertModel:
     """Three layers: the first sees everything, the others two tokens to either side."""
     words = tiny_tokenizer()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return ModernBertModel(
         ModernBertConfig(
             vocab_size=len(words),
@@ -65,9 +65,9 @@ def modernbert() -> ModernBertModel:
     ).eval()
 
 
-def modernbert_reranker():
-    language_model = LanguageModel(modernbert(), tiny_tokenizer())
-    return build_reranker(COMPRESSION, FACTS, language_model, False).eval()
+def modernbert_reranker(adapter=COMPRESSION, seed=0):
+    language_model = LanguageModel(modernbert(seed), tiny_tokenizer())
+    return build_reranker(adapter, FACTS, language_model, False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -141,25 +141,20 @@ def test_padding_never_changes_a_score_of_modernbert(pairs):
     )
 
 
+# Its windows hide most of the image from [CLS], and some pairs take long to tell apart. Seen
+# with 16 seeds: the mean probability 0.82 to 0.996; broken, 0.124 to 0.127. AVX2 in place of
+# AVX-512 (for torch, for oneDNN) and 4 threads changed it by less than 0.002.
+MODERNBERT_LEARNING = {"steps": 50, "lr": 3e-3, "terms": (Matching(), MaskedLanguage())}
+
+
 def test_modernbert_learns_with_its_visual_type_and_comes_back_from_a_checkpoint(pairs, tmp_path):
-    model = modernbert_reranker().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
-    mask = masked_positions(pairs.text, pairs.sample_ids, 0.5, 0, 0)
-    losses = []
-    for _ in range(40):
-        outputs = forward_step(model, pairs, everyone, frozenset({"masked"}), mask, 4, None)
-        loss = Matching()(outputs) + MaskedLanguage()(outputs)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.5
+    model = modernbert_reranker(LOCAL)
+    assert learned(model, **MODERNBERT_LEARNING).mean() > BY_HEART
     assert model.joint.visual_type.abs().sum() > 0
 
     kept = replace(
-        tiny_checkpoint(),
-        model=model.eval(),
+        tiny_checkpoint(LOCAL),
+        model=model,
         language_model=LanguageModel(model.joint.language_model, tiny_tokenizer()),
     )
     save_checkpoint(kept, tmp_path / "model.ckpt")
@@ -167,6 +162,12 @@ def test_modernbert_learns_with_its_visual_type_and_comes_back_from_a_checkpoint
     visual = again.compress(pairs.tokens)
     before = model.score(pairs.text, model.compress(pairs.tokens), "t2i")
     torch.testing.assert_close(again.model.score(pairs.text, visual, "t2i"), before)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_modernbert_learns_nothing_by_a_frozen_adapter_or_from_shuffled_pairs(broken):
+    found = learned(modernbert_reranker(LOCAL), broken=broken, **MODERNBERT_LEARNING)
+    assert found.mean() < BY_HEART
 
 
 def test_modernbert_is_cut_to_its_first_layers_with_dropout_as_asked(folders, tmp_path):

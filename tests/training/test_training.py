@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from learning import BROKEN, BY_HEART, learned
 from tiny import (
     COMPRESSION,
     FACTS,
@@ -244,20 +245,24 @@ def test_a_warm_start_leaves_an_adapter_of_another_kind_fresh(tmp_path):
     assert warm_start(tiny_reranker(LOCAL), tmp_path / "model.ckpt") == []
 
 
+def by_heart(broken=None, seed=11):
+    """Through the joint encoder alone; with BERT's own 0.02 it starts all but deaf to images.
+
+    Seen with 40 seeds: the least probability 0.98 to 0.999; broken, the mean 0.125. AVX2 or no
+    vectors in place of AVX-512 and 2 or 4 threads changed it by less than 0.002.
+    """
+    torch.manual_seed(seed)
+    model = build_reranker(LOCAL, FACTS, tiny_language_model(deviation=0.2), False)
+    return learned(model, steps=60, lr=3e-3, broken=broken)
+
+
 def test_eight_pairs_are_learned_by_heart():
-    torch.manual_seed(11)
-    model = tiny_reranker(LOCAL).train()
-    optimizer, schedule = Optimisation(lr=1e-3, warmup_steps=10).build(model, 300, 1)
-    batch = tiny_pairs(8)
-    everyone = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 8)) % 8] * 2)
-    for _ in range(300):
-        outputs = forward_step(model, batch, everyone, frozenset(), None, 4, None)
-        optimizer.zero_grad()
-        Matching()(outputs).backward()
-        optimizer.step()
-        schedule.step()
-    assert torch.equal(outputs.t2i_logits.argmax(1), torch.zeros(8).long())
-    assert torch.equal(outputs.i2t_logits.argmax(1), torch.zeros(8).long())
+    assert by_heart().min() > BY_HEART
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_nothing_is_learned_by_a_frozen_adapter_or_from_shuffled_pairs(broken):
+    assert by_heart(broken).mean() < BY_HEART
 
 
 @pytest.mark.usefixtures("threads")
@@ -492,6 +497,7 @@ def test_gradients_are_clipped(tmp_path):
 
 
 def test_bf16_trains_float32_weights(tmp_path):
+    """Seen with 8 seeds: a cosine of 0.9993 to 0.9995; from two different starts 0.00 to 0.01."""
     full = fit(tmp_path / "full", 5, dropout=0.0).model.state_dict()
     half = fit(tmp_path / "half", 5, dropout=0.0, precision="bf16-mixed").model.state_dict()
     start = module(5).model.state_dict()
