@@ -61,10 +61,10 @@ def _downloaded(repo: str, file: str | None) -> Path:
     try:
         folder = Path(snapshot_download(repo, allow_patterns=wanted))
     except Exception as error:  # of the hub's client, of HTTP, of the network
-        said = str(error).strip().splitlines() or [""]
+        said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         raise EdjeError(
             f"checkpoint={given}: no file or folder lies there, and as a name on the hub it can't "
-            f"be read ({type(error).__name__}: {said[0]}). Check the spelling, your network and "
+            f"be read ({type(error).__name__}: {said}). Check the spelling, your network and "
             f"your rights (`hf auth login`); offline, fetch it before (`hf download {repo}`)."
         ) from error
     if file is not None and (folder / file).is_file():

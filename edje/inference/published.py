@@ -96,8 +96,9 @@ def shared_towers(state: Mapping[str, Tensor], towers: Mapping[str, Tensor]) -> 
     """The backbone's weights that a checkpoint holds as well: their names here and there."""
     found = {}
     for name, tensor in towers.items():
-        short = name.removeprefix("vision_model.")
-        places = (f"clip.{name}", *([] if short == name else [f"vision_encoder.{short}"]))
+        places = [f"clip.{name}"]
+        if name.startswith("vision_model."):
+            places += [f"vision_encoder.{name}", f"vision_encoder.{name.partition('.')[2]}"]
         there = [place for place in places if place in state]
         if there and tensor.is_floating_point() and tensor.numel() > 1:
             found[name] = there[-1]

@@ -37,7 +37,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     quiet_libraries()
     if cfg.checkpoint is None:
         raise EdjeError(
-            "task=evaluate needs checkpoint=<run folder or .ckpt>. See the run folders under runs/."
+            "task=evaluate needs checkpoint=<run folder, .ckpt, or file or hub name of a published "
+            "checkpoint>. See the run folders under runs/."
         )
     backbone: Backbone = instantiate(cfg.backbone)
     return evaluate_checkpoint(cfg, folder, load_trained(cfg, "checkpoint", backbone), backbone)

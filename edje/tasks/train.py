@@ -39,7 +39,7 @@ from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
 from edje.tasks.ranks import check_strategy, fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
-from edje.tasks.trained import facts_of, load_trained, trained_content
+from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
 from edje.tokens.fingerprint import store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
@@ -104,6 +104,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     checkpoints = folder / "checkpoints"
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
+    check_early(cfg, backbone)
     if isinstance(source, PretrainSource):
         feed = streamed_feed(cfg, source, backbone)
     else:

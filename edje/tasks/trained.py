@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
+from edje.config.choices import STARTS
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     PREFIX,
@@ -53,10 +54,34 @@ def load_trained(cfg: DictConfig, key: str, backbone: Backbone | None = None) ->
     if backbone is None:
         backbone = instantiate(cfg.backbone)
         assert backbone is not None
+    compared = ""
     if published:
-        check_published(given, key, backbone)
+        same = check_published(given, key, backbone)
+        compared = f", {same} tensors of the towers are the same" if same else ""
         checkpoint = trained_file(cfg, key, facts_of(backbone))()
-    return bound(checkpoint, backbone, cfg, key)
+    checkpoint = bound(checkpoint, backbone, cfg, key)
+    log.info(
+        "%s=%s is bound to this run's backbone: the widths fit%s; nothing in it says which layer "
+        "and which preprocessing it was trained with",
+        key,
+        given,
+        compared,
+    )
+    return checkpoint
+
+
+def check_early(cfg: DictConfig, backbone: Backbone) -> None:
+    """Look at what a training run starts from and learns from, before anything is computed.
+
+    Raises:
+        EdjeError: there is no such checkpoint, or a published one is of another backbone.
+    """
+    named = {"initial": cfg.initial if cfg.initial not in STARTS else None, "miner": cfg.miner}
+    if cfg.objective.get("distillation") is not None:
+        named["teacher"] = cfg.teacher
+    for key, given in named.items():
+        if given is not None and is_published(find_checkpoint(Path(given))):
+            check_published(str(given), key, backbone)
 
 
 def trained_file(cfg: DictConfig, key: str, facts: BackboneFacts) -> Callable[[], Checkpoint]:
@@ -103,8 +128,8 @@ def facts_of(backbone: Backbone) -> BackboneFacts:
     )
 
 
-def check_published(given: str, key: str, backbone: Backbone) -> None:
-    """Compare a published checkpoint with a backbone as far as its file goes; log how far.
+def check_published(given: str, key: str, backbone: Backbone) -> int:
+    """Compare a published checkpoint with a backbone; how many tensors of the towers are in both.
 
     Raises:
         EdjeError: it was trained on another backbone's tokens.
@@ -114,14 +139,7 @@ def check_published(given: str, key: str, backbone: Backbone) -> None:
     refuse(
         backbone_problems(state, backbone.token_width, backbone.embedding_width, towers), key, given
     )
-    same = len(shared_towers(state, towers))
-    log.info(
-        "%s=%s is bound to this run's backbone: the widths fit, %s; its file doesn't say which "
-        "layer and which preprocessing it was trained with",
-        key,
-        given,
-        f"{same} tensors of the towers are the same" if same else "no tower to compare is in it",
-    )
+    return len(shared_towers(state, towers))
 
 
 def bound(checkpoint: Checkpoint, backbone: Backbone, cfg: DictConfig, key: str) -> Checkpoint:
