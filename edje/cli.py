@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 
 from edje.config.checkpoint import (
     TASKS_ON_CHECKPOINT,
-    checkpoint_text,
     config_for_checkpoint,
     config_for_resume,
     resumable,
@@ -30,6 +29,7 @@ from edje.config.composition import explained, own_words
 from edje.config.console import stop_talking, use_plain_characters
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.overrides import forced, quoted, readable, value_given
+from edje.config.published import composition_for
 from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.resolution import expand_home
 from edje.config.resumption import check_changes
@@ -124,17 +124,14 @@ def take_part(folder: Path) -> None:
 
 
 def prepared(arguments: list[str]) -> list[str]:
-    """Arguments with what a resumed run or a checkpoint says of its run folder."""
+    """Arguments with what a resumed run or a checkpoint says of its run folder and options."""
     resume = value_given(arguments, "resume")
     if resume not in (None, "null"):
         if {"-m", "--multirun"} & set(arguments):
             raise EdjeError(f"resume={resume}: one run is resumed at a time; leave out -m.")
         return [*arguments, f"hydra.run.dir={quoted(str(resumable(Path(resume))))}"]
-    checkpoint = value_given(arguments, "checkpoint") or "null"
-    unnamed = value_given(arguments, "name") is None and Path(checkpoint).exists()
-    if value_given(arguments, "task") in TASKS_ON_CHECKPOINT and unnamed:
-        stored = from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
-        return [*arguments, f"++name={quoted(str(stored.name))}"]
+    if value_given(arguments, "task") in TASKS_ON_CHECKPOINT:
+        return [*arguments, *composition_for(arguments)]
     return arguments
 
 

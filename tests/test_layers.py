@@ -27,7 +27,9 @@ MAY_IMPORT = {
     },
     "benchmark": {"records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval"},
-    "config": {"errors", "durable", "inference.checkpoint"},
+    "config": {
+        "errors", "durable", "inference.checkpoint", "inference.location", "inference.reference",
+    },
     "cli": {"config", "errors"},
     "tasks": {
         "records", "errors", "captions", "durable", "language_model", "backbones", "tokens", "data",

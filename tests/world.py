@@ -29,13 +29,13 @@ def make_images(root: Path, count: int = 24) -> Path:
     return root
 
 
-def make_siglip(folder: Path, seed: int = 0) -> Path:
-    """A random SigLIP of width 32 that sees 16 patches of 8 pixels."""
+def make_siglip(folder: Path, seed: int = 0, width: int = 32) -> Path:
+    """A random SigLIP that sees 16 patches of 8 pixels."""
     import torch
 
     torch.manual_seed(seed)
     tower = {
-        "hidden_size": 32,
+        "hidden_size": width,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
@@ -43,7 +43,7 @@ def make_siglip(folder: Path, seed: int = 0) -> Path:
     tokenizer = tiny_tokenizer()
     config = SiglipConfig(
         text_config=tower
-        | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32},
+        | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": width},
         vision_config=tower | {"image_size": 32, "patch_size": 8},
     )
     SiglipModel(config).save_pretrained(folder)

@@ -74,9 +74,14 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     """
     if cfg.checkpoint is None:
         raise EdjeError(
-            f"task={cfg.task} needs a trained model: give checkpoint=<run folder or .ckpt file>."
+            f"task={cfg.task} needs a trained model: give checkpoint=<run folder, .ckpt file, or "
+            "file or hub name of a published checkpoint>."
         )
-    stored = from_text(checkpoint_text(str(cfg.checkpoint)), f"checkpoint={cfg.checkpoint}")
+    if lacks_configuration(str(cfg.checkpoint)):
+        from edje.config.published import config_of_published  # which imports this module
+
+        return config_of_published(cfg, overrides)
+    stored = stored_config(str(cfg.checkpoint))
     conf = conf_folder()
     groups = [key_of(o) for o in overrides if is_group(key_of(o), conf)]
     if fixed := [group for group in groups if group not in CHOOSABLE]:
@@ -102,12 +107,22 @@ def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> D
     return merged
 
 
+def lacks_configuration(checkpoint: str) -> bool:
+    """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
+    return "backbone" not in stored_config(checkpoint)
+
+
+def stored_config(checkpoint: str) -> DictConfig:
+    """The configuration that a checkpoint carries."""
+    return from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
+
+
 @cache
 def checkpoint_text(checkpoint: str) -> str:
-    """The configuration that a checkpoint carries, as YAML."""
-    from edje.inference.checkpoint import read_checkpoint  # imports torch
+    """The same as YAML."""
+    from edje.inference.reference import configuration_of  # imports torch
 
-    return read_checkpoint(Path(checkpoint).expanduser())["edje_config"]
+    return configuration_of(Path(checkpoint).expanduser())
 
 
 def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.inference.location import find_checkpoint
+from edje.inference.published import is_published
 from edje.language_model import (
     MAX_TEXT_TOKENS,
     LanguageModel,
@@ -61,7 +63,7 @@ class Checkpoint:
     facts: BackboneFacts
     adapter: AdapterSpecification
     config: str  # the run's configuration, YAML
-    backbone: dict[str, str | int | float]  # identity of the backbone whose tokens it reads
+    backbone: dict[str, str | int | float]  # identity of the one whose tokens it reads, or its name
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
     fusion: dict[str, float]  # fitted weights of score=sum, by budget; empty before
@@ -162,6 +164,11 @@ def budget_mark(num_tokens: int) -> str:
     return f"{num_tokens} tokens: "
 
 
+def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's `backbone` is an identity, not the bare name that others give it."""
+    return not backbone.keys() <= {"backbone"}
+
+
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys that every checkpoint of ours carries beside its `state_dict`."""
     return {
@@ -189,24 +196,6 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         torch.save({"state_dict": state, **checkpoint_fields(checkpoint)}, temporary)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The file that a run folder or a path means: model.ckpt, then best.ckpt, then last.ckpt.
-
-    Raises:
-        EdjeError: there is no checkpoint at the path.
-    """
-    if path.is_file():
-        return path
-    folder = path / "checkpoints"
-    for name in ("model.ckpt", "best.ckpt", "last.ckpt"):
-        if (folder / name).is_file():
-            return folder / name
-    raise EdjeError(
-        f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, or a run folder "
-        "with checkpoints/model.ckpt, best.ckpt or last.ckpt). See the list of runs under runs/."
-    )
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The raw dictionary of a checkpoint of ours, read without running any pickled code.
 
@@ -222,6 +211,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"({type(error).__name__}). The file is cut off, or was not written by edje."
         ) from error
     missing = {"state_dict", "edje", "edje_config"} - set(content)
+    if missing and is_published(path):
+        raise EdjeError(
+            f"checkpoint={path}: it is of the published format, which has no configuration. From "
+            "Python, read it with edje.inference.reference.load_reference_checkpoint."
+        )
     if missing:
         raise EdjeError(
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
@@ -279,8 +273,10 @@ def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:
     model.load_state_dict(given)
 
 
-def warm_start(model: EDJE, path: Path) -> list[str]:
+def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None) -> list[str]:
     """Start from another reranker's weights wherever name and shape agree.
+
+    `content` is what `read_checkpoint` gives, where the file itself isn't one of ours.
 
     The joint encoder and the heads must agree; the adapter is left fresh where it is of another
     kind, and positions beyond the shorter table keep the model's own rows. Returns the names of
@@ -289,7 +285,7 @@ def warm_start(model: EDJE, path: Path) -> list[str]:
     Raises:
         EdjeError: the joint encoders differ.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     given = {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}
     if adapter_class(content["edje"]["adapter"]["target"]) is not type(model.adapter):
         given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}

@@ -13,12 +13,13 @@ from edje.inference.checkpoint import (
     BackboneFacts,
     Checkpoint,
     build_reranker,
+    read_checkpoint,
 )
+from edje.inference.location import find_checkpoint
+from edje.inference.published import BIAS, FROZEN, TIED, WORDS, is_published, read_published
 from edje.inference.reranker import Reranker
-from edje.language_model import LanguageModel
+from edje.language_model import MAX_TRAINING_TOKENS, Attention, LanguageModel
 from edje.models.joint_encoder import extend_position_table
-
-FROZEN = ("vision_encoder.", "clip.")  # the dual encoder travels along, unused
 
 # How our names begin and how theirs do; the longest beginning that fits is taken.
 NAMES = {
@@ -43,14 +44,7 @@ COMPRESSION_NAMES = {
 }
 OURS_ALONE = ("first_stage_mean", "first_stage_deviation")  # constants of score=residual
 
-WORDS = "language_model.bert.embeddings.word_embeddings.weight"
 POSITIONS = "language_model.bert.embeddings.position_embeddings.weight"
-BIAS = "language_model.cls.predictions.bias"
-TIED = {  # further names of one tensor
-    "text_embeddings.weight": WORDS,
-    "language_model.cls.predictions.decoder.weight": WORDS,
-    "language_model.cls.predictions.decoder.bias": BIAS,
-}
 
 
 def load_reference_checkpoint(
@@ -63,7 +57,8 @@ def load_reference_checkpoint(
     as expected; the frozen towers in the file are ignored.
 
     Args:
-        path: the .pth file, read as tensors and plain values, without running pickled code.
+        path: the file, read as tensors and plain values, without running pickled code; or what
+            `find_checkpoint` takes, such as the hub name of its repository.
         language_model: folder or hub name of a BERT or MiniLM: its configuration and tokenizer.
         vision_tower: folder or hub name of a CLIP or SigLIP: the adapter's number of heads and
             LayerNorm epsilon are in its configuration.
@@ -71,11 +66,30 @@ def load_reference_checkpoint(
     Raises:
         EdjeError: a file can't be read, or names or shapes differ.
     """
-    state = _read(Path(path))
-    words, facts = _language_model(str(language_model)), _facts(str(vision_tower))
+    tower = str(vision_tower)
+    return Reranker(reference_checkpoint(str(path), str(language_model), _facts(tower), tower))
+
+
+def reference_checkpoint(
+    given: str,
+    language_model: str,
+    facts: BackboneFacts,
+    vision_tower: str,
+    attention: Attention = "sdpa",
+) -> Checkpoint:
+    """The same, with what is known of the vision tower. It is bound to no backbone.
+
+    Raises:
+        EdjeError: a file can't be read, or names or shapes differ.
+    """
+    path = find_checkpoint(Path(given))
+    state = {n: t for n, t in read_published(path).items() if not n.startswith(FROZEN)}
+    words = _language_model(language_model, attention)
     vocabulary = words.encoder.config.vocab_size
     positions = words.encoder.config.max_position_embeddings
-    adapter, adapter_names = _adapter(state, str(path))
+    adapter, adapter_names = _adapter(state, given)
+    if POSITIONS in state and adapter_names is LOCAL_NAMES and len(state[POSITIONS]) > positions:
+        _check_number_of_tokens(len(state[POSITIONS]), facts.num_tokens, given)
     model = build_reranker(adapter, facts, words, residual=False)
     state = _without_placeholder(state, vocabulary)
     if POSITIONS in state and len(state[POSITIONS]) >= positions:
@@ -92,45 +106,58 @@ def load_reference_checkpoint(
     if problems:
         more = f"; and {len(problems) - 4} more" if problems[4:] else ""
         raise EdjeError(
-            f"{path}: it doesn't fit language_model={language_model} and "
+            f"{given}: it doesn't fit language_model={language_model} and "
             f"vision_tower={vision_tower}: {'; '.join(problems[:4])}{more}. Give the folders or "
             "hub names of the models it was trained with."
         )
     model.load_state_dict({name: state[theirs[name]] for name in theirs}, strict=False)
-    return Reranker(
-        Checkpoint(
-            model=model.eval(),
-            language_model=words,
-            facts=facts,
-            adapter=adapter,
-            config=f"name: {Path(path).stem}\n",
-            backbone={"backbone": str(vision_tower)},
-            label=f"reference weights {Path(path).name}",
-            first_stage={},
-            fusion={},
-        )
+    name = path.name if Path(given).exists() else given
+    return Checkpoint(
+        model=model.eval(),
+        language_model=words,
+        facts=facts,
+        adapter=adapter,
+        config=f"name: {path.stem}\n",
+        backbone={"backbone": vision_tower},
+        label=f"unknown sets (published checkpoint {name})",
+        first_stage={},
+        fusion={},
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The checkpoint's tensors without those of the frozen towers."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+def configuration_of(path: Path) -> str:
+    """The configuration that a checkpoint carries, as YAML; of a published one a bare name.
+
+    Raises:
+        EdjeError: there is no checkpoint, or it is neither ours nor a published one.
+    """
+    file = find_checkpoint(path)
+    return f"name: {file.stem}\n" if is_published(file) else read_checkpoint(path)["edje_config"]
+
+
+def adapter_of(path: Path) -> AdapterSpecification:
+    """The adapter of a checkpoint, ours or a published one.
+
+    Raises:
+        EdjeError: there is no checkpoint, or it is neither ours nor a published one.
+    """
+    file = find_checkpoint(path)
+    if is_published(file):
+        return _adapter(read_published(file), str(path))[0]
+    return AdapterSpecification(**read_checkpoint(path)["edje"]["adapter"])
+
+
+def _check_number_of_tokens(rows: int, num_tokens: int, given: str) -> None:
+    """A local adapter's position table that was grown says how many tokens it read."""
+    trained = rows - MAX_TRAINING_TOKENS
+    if trained != num_tokens:
         raise EdjeError(
-            f"{path}: can't be read as tensors and plain values ({type(error).__name__}). Expected "
-            'a .pth of the published format: {"model": tensors by name, "epoch", "config"}.'
-        ) from error
-    state = content.get("model") if isinstance(content, Mapping) else None
-    if not (isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())):
-        raise EdjeError(
-            f'{path}: holds no tensors by name under "model", so it is not a checkpoint of the '
-            "published format. Checkpoints that edje wrote are read by Reranker.load."
+            f"{given}: its {rows} positions were made for {trained} vision tokens per image, the "
+            f"backbone gives {num_tokens}. Take the backbone that it was trained on."
         )
-    return {name: tensor for name, tensor in state.items() if not name.startswith(FROZEN)}
 
 
-def _language_model(source: str) -> LanguageModel:
+def _language_model(source: str, attention: Attention) -> LanguageModel:
     """A BERT of the folder's configuration with fresh weights, and its tokenizer."""
     try:
         config = AutoConfig.from_pretrained(source)
@@ -148,7 +175,7 @@ def _language_model(source: str) -> LanguageModel:
             "expected a BERT (MiniLM is one) with exact GELU and a tokenizer.json. Give the "
             "language model that the checkpoint was trained with."
         )
-    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
     return LanguageModel(encoder, tokenizer)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from edje.backbones.pretrained import weights_digest
 from edje.backbones.protocol import Backbone, ImageEncoding
 from edje.data.shard_datamodule import ShardBatch
 from edje.data.source import Source
-from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.models.edje import EDJE
 from edje.records import RetrievalSplit
 from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.scoring import Evaluation, visual_shape
+from edje.tasks.trained import load_trained, trained_file
 from edje.tasks.writing import fill_store, wait_until_written
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
@@ -32,7 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=compress`: fill the compressed tier of `data.split`; no vision tower is loaded.
+    """`task=compress`: fill the compressed tier of `data.split`; no vision tower is run.
+
+    None is loaded either, but for a published checkpoint, to be compared with it.
 
     Writes where it lies to compress.json. `store` names a raw store to be read in place of the
     cache's own.
@@ -42,7 +46,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
             compressed one can't be written or is being written.
     """
     quiet_libraries()
-    checkpoint = load_checkpoint(Path(cfg.checkpoint))
+    checkpoint = load_trained(cfg, "checkpoint")
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     if evaluation.num_tokens is not None:
@@ -56,11 +60,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
     raw = TokenStore.open(cfg.store or raw_folder, expected)
     fingerprint = compressed_fingerprint(checkpoint, split, cfg.store_codec, evaluation.codec)
     target = store_folder(cache_dir, source.name, source.split, "compressed", fingerprint)
+    load = trained_file(cfg, "checkpoint", checkpoint.facts)
     fill_store(
         target,
         fingerprint,
         make_codec(evaluation.codec, *visual_shape(checkpoint)),
-        lambda: _CompressionWork(Path(cfg.checkpoint), evaluation.num_tokens, checkpoint, raw),
+        lambda: _CompressionWork(load, evaluation.num_tokens, checkpoint, raw),
         instantiate(cfg.writing),
         cfg.trainer,
         wait=False,
@@ -80,10 +85,16 @@ class _CompressionWork:
 
     description = "compress"
 
-    def __init__(self, path: Path, num_tokens: int | None, checkpoint: Checkpoint, raw: TokenStore):
+    def __init__(
+        self,
+        load: Callable[[], Checkpoint],
+        num_tokens: int | None,
+        checkpoint: Checkpoint,
+        raw: TokenStore,
+    ):
         self.image_ids = raw.image_ids
         self.feature_width = raw.manifest.feature_width
-        self._path = path
+        self._load = load
         self._num_tokens = num_tokens
         self._checkpoint: Checkpoint | None = checkpoint
         self._raw = raw
@@ -94,7 +105,7 @@ class _CompressionWork:
     def encoder(self) -> nn.Module:
         """From stored raw tokens to the adapter's."""
         if self._checkpoint is None:
-            self._checkpoint = load_checkpoint(self._path)
+            self._checkpoint = self._load()
             if self._num_tokens is not None:
                 keep_first_tokens(self._checkpoint, self._num_tokens)
         return _Adapter(self._checkpoint.model, self._raw)

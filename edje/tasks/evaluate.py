@@ -15,7 +15,7 @@ from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
@@ -25,6 +25,7 @@ from edje.tasks.encoding import devices_of
 from edje.tasks.first_stage import restore_first_stage
 from edje.tasks.results import write_results
 from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
+from edje.tasks.trained import load_trained
 
 log = logging.getLogger(__name__)
 MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so
@@ -35,10 +36,11 @@ def run(cfg: DictConfig, folder: Path) -> float:
     quiet_libraries()
     if cfg.checkpoint is None:
         raise EdjeError(
-            "task=evaluate needs checkpoint=<run folder or .ckpt>. See the run folders under runs/."
+            "task=evaluate needs checkpoint=<run folder, .ckpt, or file or hub name of a published "
+            "checkpoint>. See the run folders under runs/."
         )
-    checkpoint = load_checkpoint(Path(cfg.checkpoint))
-    return evaluate_checkpoint(cfg, folder, checkpoint, instantiate(cfg.backbone))
+    backbone: Backbone = instantiate(cfg.backbone)
+    return evaluate_checkpoint(cfg, folder, load_trained(cfg, "checkpoint", backbone), backbone)
 
 
 def evaluate_checkpoint(

@@ -12,10 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.pretrained import weights_digest
+from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
 from edje.durable import new_file
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, load_checkpoint
+from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
 from edje.records import CandidateList
@@ -23,6 +24,7 @@ from edje.retrieval.mining import hardest_by_scores, similar_images
 from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
 from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
+from edje.tasks.trained import load_trained
 from edje.tokens.codec import make_codec
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ def mined_images(
     train: Collection,
     images: Tensor,
     captions: Tensor,
-    backbone: dict[str, str | int | float],
+    backbone: Backbone,
 ) -> Tensor | None:
     """Similar images of each training image, (images, pool); None where the loader wants none.
 
@@ -52,8 +54,8 @@ def mined_images(
                 "Use loader=neighbours, or leave miner out."
             )
         return None
-    miner = None if cfg.miner is None else load_checkpoint(Path(cfg.miner))
-    if miner is not None and miner.backbone != backbone:
+    miner = None if cfg.miner is None else load_trained(cfg, "miner", backbone)
+    if miner is not None and miner.backbone != backbone.identity():
         raise EdjeError(
             f"miner={cfg.miner}: it reads the tokens of another backbone than this run's. "
             "Give a reranker of the same backbone."

@@ -21,7 +21,6 @@ from edje.data.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     budget_mark,
     build_reranker,
@@ -40,6 +39,7 @@ from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
 from edje.tasks.ranks import check_strategy, fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
+from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
 from edje.tokens.fingerprint import store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
@@ -91,7 +91,7 @@ def cached_feed(
     images, captions = embeddings(backbone, train)
 
     def batches(words: LanguageModel, teacher: Checkpoint | None) -> CachedTokenDataModule:
-        mined = mined_images(cfg, train, images, captions, backbone.identity())
+        mined = mined_images(cfg, train, images, captions, backbone)
         taught = None if teacher is None else teacher_tokens(cfg, source, teacher, evaluation)
         return datamodule(cfg, train, words, images, captions, mined, taught)
 
@@ -116,6 +116,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     checkpoints = folder / "checkpoints"
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
+    check_early(cfg, backbone)
     if isinstance(source, PretrainSource):
         feed = streamed_feed(cfg, source, backbone)
     else:
@@ -130,12 +131,13 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
             canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
     elif cfg.initial is not None:
-        fresh = warm_start(start.model, Path(cfg.initial))
+        content = trained_content(cfg, "initial", backbone)
+        fresh = warm_start(start.model, Path(cfg.initial), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile)
-    teacher = frozen_teacher(cfg, start)
+    teacher = frozen_teacher(cfg, start, backbone)
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
@@ -186,13 +188,7 @@ def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpo
     assert isinstance(choices, dict)
     values = {str(name): value for name, value in choices.items()}
     adapter = AdapterSpecification(values.pop("_target_"), values)
-    facts = BackboneFacts(
-        num_tokens=backbone.num_tokens,
-        token_width=backbone.token_width,
-        num_heads=backbone.num_heads,
-        layer_norm_eps=backbone.layer_norm_eps,
-        embedding_width=backbone.embedding_width,
-    )
+    facts = facts_of(backbone)
     language_model: LanguageModel = instantiate(cfg.joint)
     return Checkpoint(
         model=build_reranker(adapter, facts, language_model, cfg.score == "residual"),
@@ -236,7 +232,7 @@ def datamodule(
     )
 
 
-def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> Checkpoint | None:
+def frozen_teacher(cfg: DictConfig, student: Checkpoint, backbone: Backbone) -> Checkpoint | None:
     """The teacher to distil from; None where no objective asks for one.
 
     Raises:
@@ -250,7 +246,7 @@ def frozen_teacher(cfg: DictConfig, student: Checkpoint) -> Checkpoint | None:
             "objective.distillation needs teacher=<run folder or .ckpt of a trained reranker>. "
             "Give one, or leave distillation out: objective=[matching,masked_language,…]."
         )
-    teacher = load_checkpoint(Path(cfg.teacher))
+    teacher = load_trained(cfg, "teacher", backbone)
     if teacher.backbone != student.backbone:
         raise EdjeError(
             f"teacher={cfg.teacher}: it reads the tokens of another backbone than this run's. "

@@ -24,6 +24,7 @@ from edje.objectives.outputs import StepOutputs
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import PairBatch
 from edje.training.step import forward_step
+from tests.backbones.tiny_models import save_siglip
 from tests.inference.straight_line import write_fixture
 
 RECORDED = Path(__file__).parents[3] / "shared" / "parity"
@@ -276,6 +277,17 @@ def test_a_checkpoint_of_ours_is_sent_to_its_own_reader(own, tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "compressed_checkpoint.pth")
     with pytest.raises(EdjeError, match=r"read by Reranker\.load"):
         load(tmp_path, language_model=own / "language_model", vision_tower=own / "vision_tower")
+
+
+def test_a_published_checkpoint_is_sent_to_its_own_reader(own):
+    with pytest.raises(EdjeError, match=r"published format.*load_reference_checkpoint"):
+        Reranker.load(own / "compressed_checkpoint.pth")
+
+
+def test_a_local_checkpoint_of_other_images_is_refused_by_its_positions(own, tmp_path):
+    other = save_siglip(tmp_path / "other", image_size=32)
+    with pytest.raises(EdjeError, match=r"68 positions were made for 4 vision .* gives 16"):
+        load(own, "local", vision_tower=other)
 
 
 def test_wrong_folders_are_named(own, tmp_path):
