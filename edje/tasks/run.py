@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
-from edje.tasks.ranks import check_strategy
 from edje.tasks.train import train_reranker
+from edje.tasks.trainer import check_training
 
 
 def run(cfg: DictConfig, folder: Path) -> float | None:
@@ -18,7 +18,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     Of several ranks the first alone evaluates; the others end with the training.
     """
     quiet_libraries()
-    check_strategy(cfg.trainer)
+    check_training(cfg)
     backbone = instantiate(cfg.backbone)
     checkpoint: Checkpoint | None
     trained = folder / "checkpoints" / "model.ckpt"
