@@ -11,9 +11,8 @@ from edje.errors import EdjeError
 
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
 HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")
-MEANT = frozenset(
-    ",=[]{}()'\""
-)  # characters that have a meaning of their own in an override's value
+MEANT = frozenset(",=[]{}()'\"")  # what has a meaning of its own in a value
+NONE = "none.yaml"  # the option of a group that may be left out
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
 
@@ -38,6 +37,8 @@ def forced(arguments: list[str], conf: Path) -> list[str]:
     result = []
     for argument in arguments:
         found = VALUE.match(argument)
+        if found and found[0] + "null" == argument and (conf / found["key"] / NONE).is_file():
+            argument = f"{found[0]}none"  # Hydra takes no null for a group's option
         plain = found and found["key"].split(".")[0] != "hydra" and not is_group(found["key"], conf)
         result.append(f"++{argument}" if plain else argument)
     return result

@@ -95,4 +95,6 @@ def _timed(
     run(size)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return clock() - started

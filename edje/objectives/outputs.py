@@ -1,5 +1,6 @@
 """What one training step computes, and what every objective shares."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -42,6 +43,8 @@ class Objective:
     needs: ClassVar[frozenset[Part]] = frozenset()
 
     def __init__(self, *, weight: float = 1.0):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight={weight}: expected at least 0")
         self.weight = weight
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:

@@ -20,8 +20,9 @@ from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.console import quiet_libraries
-from edje.tasks.ranks import check_strategy, fit
-from edje.tasks.train import progress, run_logger
+from edje.tasks.ranks import fit
+from edje.tasks.train import progress
+from edje.tasks.trainer import check_training, make_trainer, run_logger
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
 
@@ -40,7 +41,8 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         EdjeError: the captions of the images are not equal in number.
     """
     quiet_libraries()
-    check_strategy(cfg.trainer)
+    check_training(cfg)
+    logger = run_logger(cfg, folder)
     source: Source = instantiate(cfg.data)
     splits = {name: source.read(name) for name in ("train", source.split)}
     texts = {
@@ -60,24 +62,19 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         len(train.pixels) // data.batch_size,
         cfg.seed,
     )
-    trainer: L.Trainer = instantiate(
-        cfg.trainer,
-        logger=run_logger(cfg, folder),
-        callbacks=[
-            *progress(cfg),
-            DevelopmentScore(
-                lambda: recall(module, held_out)["t2i"]["recall@1"],
-                lambda: None,
-                cfg.evaluation.dev_every or cfg.trainer.max_steps,
-                f"{source.split}/recall@1",
-            ),
-            ResumableCheckpoint(
-                folder / "checkpoints", cfg.checkpoint_every, f"python run.py resume={folder}"
-            ),
-        ],
-        default_root_dir=str(folder),
-    )
-    if not fit(trainer, module, data, folder):
+    callbacks: list[L.Callback] = [
+        *progress(cfg),
+        DevelopmentScore(
+            lambda: recall(module, held_out)["t2i"]["recall@1"],
+            lambda: None,
+            cfg.evaluation.dev_every or cfg.trainer.max_steps,
+            f"{source.split}/recall@1",
+        ),
+        ResumableCheckpoint(
+            folder / "checkpoints", cfg.checkpoint_every, f"python run.py resume={folder}"
+        ),
+    ]
+    if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
         return None
 
     encoder.save(folder / "backbone")

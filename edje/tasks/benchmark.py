@@ -16,6 +16,7 @@ from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.store import OURS, StoreBenchmark, measure_store
 from edje.tasks.console import quiet_libraries, show
+from edje.tasks.devices import devices_of, make_current
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,13 @@ def run(cfg: DictConfig, folder: Path) -> float:
     torch.manual_seed(cfg.seed)
     if isinstance(sizes, StoreBenchmark):
         return benchmark_store(sizes, folder)
-    return benchmark_scoring(sizes, folder)
+    return benchmark_scoring(sizes, folder, devices_of(cfg.trainer)[0])
 
 
-def benchmark_scoring(sizes: Benchmark, folder: Path) -> float:
+def benchmark_scoring(sizes: Benchmark, folder: Path, device: torch.device) -> float:
     """Scoring, with a plot; returns the best pairs per second."""
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # of its made-up model
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows, machine = measure(sizes, device, folder)
+    rows, machine = measure(sizes, make_current(device), folder)
     write_rows(folder, rows, machine)
     show(speed_table(rows, machine))
     save_speed_plot(folder)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.plugins.environments import LightningEnvironment
+import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import Dataset
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import ShardBatch, ShardDataModule
 from edje.errors import EdjeError
+from edje.tasks.devices import devices_of, one_device_trainer
 from edje.tasks.processes import in_processes
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
@@ -51,8 +51,7 @@ class Encoding:
 
     work: Work
     unfinished: UnfinishedStore
-    accelerator: str
-    devices: tuple[int, ...]
+    devices: tuple[torch.device, ...]
     batch_size: int
     num_workers: int
 
@@ -66,12 +65,12 @@ class Encoding:
         num_workers: int | None,
     ) -> "Encoding":
         """On the accelerator and all devices that a trainer is configured for."""
-        accelerator, devices = devices_of(trainer)
+        devices = devices_of(trainer)
         if num_workers is None:
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
             share = min(_MOST_WORKERS, cores // len(devices))
-            num_workers = 1 if accelerator == "cpu" else share
-        return cls(work, unfinished, accelerator, devices, batch_size, num_workers)
+            num_workers = 1 if devices[0].type == "cpu" else share
+        return cls(work, unfinished, devices, batch_size, num_workers)
 
     def run(self) -> None:
         """Write what nobody else is writing: in this process, or in one for each device.
@@ -103,7 +102,7 @@ def _part(index: int, encoding: Encoding) -> None:
     _predict(encoding, encoding.devices[index], lambda _: None)
 
 
-def _predict(encoding: Encoding, device: int, progress: Callable[[int], object]) -> None:
+def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int], object]) -> None:
     """Encode and write in this process, until every shard is finished or another's.
 
     Raises:
@@ -111,8 +110,12 @@ def _predict(encoding: Encoding, device: int, progress: Callable[[int], object])
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     with ShardWriter(encoding.unfinished) as writer:
-        devices = 1 if encoding.accelerator == "cpu" else [device]
-        trainer = _trainer(encoding.accelerator, devices, [_Writes(writer, progress)])
+        trainer = one_device_trainer(
+            device.type,
+            1 if device.type == "cpu" else [device.index],
+            callbacks=[_Writes(writer, progress)],
+            precision="32-true",  # what a store holds doesn't depend on how a run trains
+        )
         data = ShardDataModule(
             encoding.work.dataset(),
             lambda: writer.batches(encoding.batch_size),
@@ -163,26 +166,3 @@ class _Writes(L.Callback):
         self.progress(len(batch.rows))
         if trainer.received_sigterm:
             sys.exit(128 + signal.SIGTERM)
-
-
-def _trainer(accelerator: str, devices: Any, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
-    """In full precision: what a store holds doesn't depend on how a run trains."""
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        callbacks=list(callbacks),
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        plugins=[LightningEnvironment()],  # not a scheduler's: each process has one device
-    )
-
-
-def devices_of(trainer: DictConfig) -> tuple[str, tuple[int, ...]]:
-    """The accelerator's name and the indices of the devices that the trainer is configured for."""
-    asked = _trainer(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
-    if isinstance(asked.accelerator, CPUAccelerator):
-        return "cpu", tuple(range(asked.num_devices))
-    return str(trainer.get("accelerator", "auto")), tuple(asked.device_ids)

@@ -21,7 +21,7 @@ from edje.retrieval.report import evaluate
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_collection
 from edje.tasks.console import quiet_libraries, show
-from edje.tasks.encoding import devices_of
+from edje.tasks.devices import devices_of, make_current
 from edje.tasks.first_stage import restore_first_stage
 from edje.tasks.results import write_results
 from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
@@ -51,6 +51,7 @@ def evaluate_checkpoint(
     Raises:
         EdjeError: data, store or checkpoint don't fit each other, or the score asked for.
     """
+    devices = devices_of(cfg.trainer)
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     if evaluation.num_tokens is not None:
@@ -60,10 +61,9 @@ def evaluate_checkpoint(
     collection = compressed_collection(
         cfg, source, backbone, checkpoint, evaluation
     ) or cached_collection(cfg, source, backbone, source.split, store=cfg.store)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    checkpoint.model.to(device)
+    checkpoint.model.to(make_current(devices[0]))
     reranked, codec, pairs_per_second = rerank_collection(
-        checkpoint, backbone, collection, evaluation, devices=scoring_devices(cfg.trainer, device)
+        checkpoint, backbone, collection, evaluation, devices=devices
     )
     if cfg.score == "sum":
         reranked = {
@@ -89,7 +89,7 @@ def evaluate_checkpoint(
         "num_skipped_images": len(collection.split.skipped),
         "storage_bytes_per_image": codec.cell_bytes,
         "scored_pairs_per_second": pairs_per_second,
-        "device": str(device),
+        "device": devices[0].type,
         "dtype": str(evaluation.precision).removeprefix("torch."),
     }
     tell_of_ties(metrics["share_of_ties"])
@@ -97,12 +97,6 @@ def evaluate_checkpoint(
     save_plots(folder, examples=evaluation.examples)
     show(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
-
-
-def scoring_devices(trainer: DictConfig, device: torch.device) -> list[torch.device]:
-    """One for each process that scores: `trainer.devices` of the kind that is evaluated on."""
-    _, places = devices_of(trainer)
-    return [torch.device(device.type, place if device.type == "cuda" else 0) for place in places]
 
 
 def tell_of_ties(shares: Mapping[str, float]) -> None:

@@ -23,6 +23,7 @@ from edje.records import CandidateList
 from edje.retrieval.mining import hardest_by_scores, similar_images
 from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
+from edje.tasks.devices import devices_of, make_current
 from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
 from edje.tasks.trained import load_trained
 from edje.tokens.codec import make_codec
@@ -89,7 +90,7 @@ def mine(
         ]
     )
     evaluation: Evaluation = instantiate(cfg.evaluation)
-    model = miner.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = miner.model.to(make_current(devices_of(cfg.trainer)[0]))
     visual = visual_tokens(model, train, make_codec(evaluation.codec, *visual_shape(miner)))
     text = tokenize(miner.language_model.tokenizer, train.texts)
     scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)

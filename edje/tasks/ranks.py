@@ -11,33 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from omegaconf import DictConfig
 from torch import distributed
 
 from edje.config.ranks import RUN_FOLDER
 from edje.errors import EdjeError
 
-DDP = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 SET_FOR_RANKS = (
     RUN_FOLDER,
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"),
 )
-
-
-def check_strategy(trainer: DictConfig) -> None:
-    """Refuse what needs another launcher than ours, or shares the weights out among ranks.
-
-    Raises:
-        EdjeError: naming what to use instead.
-    """
-    strategy, nodes = trainer.get("strategy", "auto"), trainer.get("num_nodes", 1)
-    if isinstance(strategy, str) and strategy not in ("auto", *DDP):
-        raise EdjeError(
-            f"trainer.strategy={strategy}: every rank holds the whole reranker here, in a process "
-            f"of its own. Use one of auto, {', '.join(DDP)}."
-        )
-    if nodes != 1:
-        raise EdjeError(f"trainer.num_nodes={nodes}: a run stays on one machine. Leave it out.")
 
 
 def fit(

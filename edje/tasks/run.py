@@ -15,8 +15,8 @@ from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.tasks.collection import cached_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
-from edje.tasks.ranks import check_strategy
 from edje.tasks.train import train_reranker
+from edje.tasks.trainer import check_training
 
 
 def run(cfg: DictConfig, folder: Path) -> float | None:
@@ -25,7 +25,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     Of several ranks the first alone evaluates; the others end with the training.
     """
     quiet_libraries()
-    check_strategy(cfg.trainer)
+    check_training(cfg)
     backbone = instantiate(cfg.backbone)
     checkpoint: Checkpoint | None
     done = steps_trained(folder) or 0

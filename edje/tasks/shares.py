@@ -14,6 +14,7 @@ from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
 from edje.records import CandidateList
 from edje.retrieval.rerank import RerankedList, rerank
+from edje.tasks.devices import make_current
 from edje.tasks.processes import in_processes
 
 WORK = "work.pt"
@@ -118,7 +119,7 @@ def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateL
 def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:
     """What each of several processes does: its share, written where the first one finds it."""
     work: Scoring = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
-    work.model.to(devices[index])
+    work.model.to(make_current(devices[index]))
     scored, seconds = score(work, done[index].add_, (index, len(devices)))
     torch.save(([lists.joint for lists in scored], seconds), _result(folder, index))
 

@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
@@ -37,9 +36,10 @@ from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
-from edje.tasks.ranks import check_strategy, fit
+from edje.tasks.ranks import fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
+from edje.tasks.trainer import check_training, make_trainer, run_logger
 from edje.tokens.fingerprint import store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
@@ -55,7 +55,7 @@ DEV_STRIDE = 3  # while training, dev is scored on every third caption
 def run(cfg: DictConfig, folder: Path) -> None:
     """`task=train`: train on the train split's cached tokens, made now where they are missing."""
     quiet_libraries()
-    check_strategy(cfg.trainer)
+    check_training(cfg)
     train_reranker(cfg, folder, instantiate(cfg.backbone))
 
 
@@ -113,7 +113,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     Raises:
         EdjeError: data, stores, teacher or options don't fit each other.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints, logger = folder / "checkpoints", run_logger(cfg, folder)
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     check_early(cfg, backbone)
@@ -158,28 +158,14 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         callbacks.insert(
             0, development_score(start, backbone, feed.dev, evaluation, checkpoints / "best.ckpt")
         )
-    trainer: L.Trainer = instantiate(
-        cfg.trainer,
-        logger=run_logger(cfg, folder),
-        callbacks=callbacks,
-        default_root_dir=str(folder),
-    )
-    if not fit(trainer, module, data, folder):
+    if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
         return None
     return finish(start, backbone, feed.dev, evaluation, checkpoints)
 
 
 def progress(cfg: DictConfig) -> list[L.Callback]:
     """The bar of a training run, unless the trainer is told to show none."""
-    return [StepProgress()] if cfg.trainer.get("enable_progress_bar", True) else []
-
-
-def run_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
-    """The configured logger in `logs/`; a resumed run writes beside its earlier part."""
-    if cfg.logger is None:
-        return False
-    parts = len(list((folder / "logs").glob("part_*")))
-    return instantiate(cfg.logger, save_dir=str(folder), name="logs", version=f"part_{parts}")
+    return [] if cfg.trainer.get("enable_progress_bar") is False else [StepProgress()]
 
 
 def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpoint:

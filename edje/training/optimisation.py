@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from edje.errors import EdjeError
 from edje.objectives.draws import integer
 
 
@@ -24,6 +25,9 @@ class Optimisation:
         warmup_steps: optimiser steps from `initial_lr` to `lr`.
         adapter_lr_scale: the adapter's learning rate in units of `lr`, for a fresh adapter before
             a trained joint encoder.
+
+    Raises:
+        EdjeError: a value that no training can go by, such as a learning rate of 0.
     """
 
     def __init__(
@@ -39,9 +43,21 @@ class Optimisation:
         decay_per_epoch: float = 0.9,
         adapter_lr_scale: float = 1.0,
     ):
+        first, second = (*(betas or (0.9, 0.999)), math.nan, math.nan)[:2]
+        for name, value, fits, expected in (
+            ("lr", lr, 0 < lr < math.inf, "more than 0"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
+            ("betas", betas, 0 <= first < 1 and 0 <= second < 1, "two numbers from 0 to below 1"),
+            ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0 steps"),
+            ("initial_lr", initial_lr, 0 <= initial_lr < math.inf, "at least 0"),
+            ("final_lr", final_lr, 0 <= final_lr < math.inf, "at least 0"),
+            ("decay_per_epoch", decay_per_epoch, 0 < decay_per_epoch <= 1, "above 0, at most 1"),
+            ("adapter_lr_scale", adapter_lr_scale, 0 <= adapter_lr_scale < math.inf, "at least 0"),
+        ):
+            if not fits:
+                raise EdjeError(f"optim.{name}={value}: expected {expected}. Mend the value.")
         self.lr = lr
         self.weight_decay = weight_decay
-        first, second = betas or (0.9, 0.999)
         self.betas = (first, second)
         self.warmup_steps = warmup_steps
         self.initial_lr = initial_lr

@@ -5,17 +5,23 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.compiled import static_size
+from edje.inference import compiled
+from edje.inference.compiled import CompiledLayers, static_size
 from edje.inference.scorer import StoredTokenScorer
 from tests.inference.test_scorer import collection, reranker_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The checks of shapes at run time are no part of what is compiled."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.mark.compilers
-def test_compiled_layers_give_the_scores_of_the_others(monkeypatch):
+def test_compiled_layers_give_the_scores_of_the_others(unchecked):
     """One text length, two batches of one static size, the second with pairs that are padding."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no part of what is compiled
     model, stored = reranker_of(), collection(texts=1, images=35)
     queries, images = torch.zeros(35, dtype=torch.long), torch.arange(35)
     scores = [
@@ -32,6 +38,42 @@ def test_few_sizes_hold_every_number_of_pairs_with_little_padding():
     sizes = {static_size(pairs) for pairs in range(1, 1025)}
     assert len(sizes) <= 16 + 6 * 8
     assert all(pairs <= static_size(pairs) <= 1.13 * pairs for pairs in range(1, 1025))
+
+
+class Doubling:
+    """Layers that count how often they run in Python: compiled forms don't, once traced."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, states):
+        self.calls += not torch.compiler.is_compiling()
+        return states[:, :1] * 2 + 1
+
+
+def test_beyond_the_limit_of_shapes_the_layers_run_as_they_are(unchecked, caplog):
+    """Of six shapes the first four are compiled; every state is right, again and again."""
+    run = Doubling()
+    layers = CompiledLayers(run, torch.device("cpu"), most=4, backend="eager")
+    for _ in range(3):
+        for length in range(1, 7):
+            states = torch.randn(3, length, 2)
+            assert torch.equal(layers(states), states[:, :1] * 2 + 1)
+    assert len(layers.forms) == 4 and run.calls == 3 * 2
+    said = [record.message for record in caplog.records if record.name == compiled.__name__]
+    assert said == ["4 shapes are compiled; any other runs uncompiled"]
+
+
+def test_torch_s_own_limits_on_compiled_forms_are_never_met(unchecked, monkeypatch):
+    """Limits of 1 and 2: met by one's 2nd shape, and by the 3rd one of a single shape."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(torch._dynamo.config, "accumulated_recompile_limit", 2)
+    for _ in range(3):
+        run = Doubling()
+        layers = CompiledLayers(run, torch.device("cpu"), backend="eager")
+        for pairs in range(1, 4):
+            assert torch.equal(layers(torch.ones(pairs, 3, 2)), torch.full((pairs, 1, 2), 3.0))
+        assert len(layers.forms) == 3 and run.calls == 0
 
 
 @pytest.mark.parametrize(

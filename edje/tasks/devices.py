@@ -1,0 +1,57 @@
+"""Which devices a run uses: those of its trainer, whatever the work."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from edje.errors import EdjeError
+
+
+def devices_of(trainer: DictConfig) -> tuple[torch.device, ...]:
+    """The devices that the trainer is configured for, as Lightning understands its arguments.
+
+    On a CPU the one device, as many times as there are to be processes.
+
+    Raises:
+        EdjeError: this machine hasn't got them.
+    """
+    asked = OmegaConf.to_container(trainer, resolve=True)
+    assert isinstance(asked, dict)
+    accelerator, devices = asked.get("accelerator", "auto"), asked.get("devices", "auto")
+    try:
+        resolved = one_device_trainer(accelerator, devices)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise EdjeError(
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}: this machine has no "
+            f"such ({said}). Take trainer.accelerator=auto, trainer.devices=1."
+        ) from error
+    kind = resolved.strategy.root_device.type
+    if kind == "cpu":
+        return (torch.device("cpu"),) * resolved.num_devices
+    return tuple(torch.device(kind, index) for index in resolved.device_ids)
+
+
+def make_current(device: torch.device) -> torch.device:
+    """The device, made this process's own: graphs and kernels go to the current one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:
+    """A Trainer that writes nothing and talks to no scheduler: for work beside the training."""
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[LightningEnvironment()],  # not a scheduler's: each process has one device
+        **arguments,
+    )
