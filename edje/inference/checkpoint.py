@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.language_model import (
     MAX_TEXT_TOKENS,
     LanguageModel,
@@ -227,6 +228,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
+    content["edje"]["backbone"] = canonical_identity(content["edje"]["backbone"])
     return content
 
 

@@ -15,6 +15,7 @@ from edje.backbones.pretrained import weights_digest
 from edje.data.datamodule import caption_keys
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
@@ -53,7 +54,7 @@ def mined_images(
             )
         return None
     miner = None if cfg.miner is None else load_checkpoint(Path(cfg.miner))
-    if miner is not None and miner.backbone != backbone:
+    if miner is not None and canonical_identity(miner.backbone) != canonical_identity(backbone):
         raise EdjeError(
             f"miner={cfg.miner}: it reads the tokens of another backbone than this run's. "
             "Give a reranker of the same backbone."
