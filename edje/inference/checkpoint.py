@@ -74,7 +74,7 @@ def build_reranker(
     language_model: LanguageModel,
     residual: bool,
 ) -> EDJE:
-    """An EDJE with a fresh adapter and heads around the given language model.
+    """An EDJE around the given language model, fresh but for the head that this one brings along.
 
     Raises:
         EdjeError: the adapter is not under edje.models, or refuses its choices.
@@ -104,7 +104,12 @@ def build_reranker(
     evidence = None
     if language_model.evidence:
         evidence = AlignmentEvidence(width, joint.text_width, language_model.evidence_dropout)
-    return EDJE(built, joint, facts.embedding_width, residual, evidence)
+    model = EDJE(built, joint, facts.embedding_width, residual, evidence)
+    if language_model.head is not None:
+        model.masked_language.take_over(
+            language_model.head.layer_norm_eps, language_model.head.weights
+        )
+    return model
 
 
 def adapter_class(target: str) -> type[nn.Module]:
