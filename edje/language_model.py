@@ -4,6 +4,7 @@ From a folder or hub name, from scratch, or from what a checkpoint carries of it
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,10 @@ from transformers import (
 )
 
 from edje.errors import EdjeError
+from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.records import TextBatch
+
+logger = logging.getLogger(__name__)
 
 MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
 MAX_TRAINING_TOKENS = 64  # text recovery reads the text alone, up to 62 word pieces of it
@@ -36,6 +40,7 @@ class LanguageModel:
     evidence: bool = False  # whether words and tokens are aligned beside the joint layers
     evidence_layers: Sequence[int] = ()  # earlier layers whose word states are aligned too
     evidence_dropout: float = 0.0
+    head: PretrainedHead | None = None  # for masked language; None starts fresh
 
     def __post_init__(self) -> None:
         if (self.evidence or self.frozen_text) and not self.fusion_layer:
@@ -76,6 +81,7 @@ class LanguageModel:
             "evidence": self.evidence,
             "evidence_layers": list(self.evidence_layers),
             "evidence_dropout": self.evidence_dropout,
+            "head_norm_eps": None if self.head is None else self.head.layer_norm_eps,
         }
 
 
@@ -96,11 +102,12 @@ def pretrained_language_model(
 ) -> LanguageModel:
     """A trained encoder from a folder or hub name, with its first `num_layers` layers.
 
-    Layers that it hasn't got are added with fresh weights. `attention` names transformers'
-    implementation of it, the same numbers at another speed; `fusion_layer` is the layer at which
-    visual tokens join (see `JointEncoder`). With `frozen_text` the word embeddings and the layers
-    below it are not trained; `evidence` adds what words and tokens say there to the match logit
-    (see `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
+    Its masked-language head comes along where it has one (BERT does, MiniLM doesn't). Layers that
+    it hasn't got are added with fresh weights. `attention` names transformers' implementation of
+    it, the same numbers at another speed; `fusion_layer` is the layer at which visual tokens join
+    (see `JointEncoder`). With `frozen_text` the word embeddings and the layers below it are not
+    trained; `evidence` adds what words and tokens say there to the match logit (see
+    `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
 
     Raises:
         EdjeError: the folder or hub name can't be read.
@@ -110,19 +117,23 @@ def pretrained_language_model(
         tokenizer = AutoTokenizer.from_pretrained(pretrained)
         _set_dropout(config, dropout)
         kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
-        encoder = AutoModel.from_pretrained(
+        encoder, report = AutoModel.from_pretrained(
             pretrained,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
+            output_loading_info=True,
             **kwargs,
         )
+        head = pretrained_head(pretrained, config, report["unexpected_keys"])
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"joint.pretrained={pretrained}: no language model could be read there "
             f"({_first_line(error)}). Give a folder made by save_pretrained, with its tokenizer, "
             "or a hub name that this machine can reach."
         ) from error
+    if head is None:
+        logger.info("%s: the masked-language head starts fresh", pretrained)
     if num_layers is not None:
         set_depth(encoder, num_layers)
     return LanguageModel(
@@ -133,6 +144,7 @@ def pretrained_language_model(
         evidence,
         tuple(evidence_layers),
         evidence_dropout,
+        head,
     )
 
 
@@ -204,7 +216,9 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
         for name in ("frozen_text", "evidence", "evidence_layers", "evidence_dropout")
         if name in specification  # checkpoints of before lack them
     }
-    return LanguageModel(encoder, tokenizer, specification["fusion_layer"], **later)
+    eps = specification.get("head_norm_eps")
+    head = None if eps is None else PretrainedHead(eps)
+    return LanguageModel(encoder, tokenizer, specification["fusion_layer"], head=head, **later)
 
 
 def set_depth(encoder: PreTrainedModel, num_layers: int) -> None:
@@ -259,12 +273,18 @@ def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
     """The tokenizer, if it is a fast one: only these can travel in a checkpoint, as JSON.
 
     Raises:
-        EdjeError: the tokenizer is not a fast one.
+        EdjeError: the tokenizer is not a fast one, or has no words: what transformers gives where
+            a tokenizer's files are missing.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise EdjeError(
             f"{source}: its tokenizer is a {type(tokenizer).__name__} without a tokenizer.json. "
             "Convert it to a fast tokenizer and save it beside the model."
+        )
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        raise EdjeError(
+            f"{source}: has no tokenizer, no tokenizer.json or vocab.txt. Give a folder that holds "
+            "the tokenizer's files beside the model."
         )
     return tokenizer
 

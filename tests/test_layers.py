@@ -12,18 +12,21 @@ PACKAGE = Path(__file__).parents[1] / "edje"
 MAY_IMPORT = {
     "records": set(),
     "errors": set(),
+    "identity": set(),
     "captions": set(),
     "durable": {"errors"},
-    "language_model": {"records", "errors"},
-    "backbones": {"records", "errors"},
+    "pretrained_head": set(),
+    "language_model": {"records", "errors", "pretrained_head"},
+    "backbones": {"records", "errors", "identity"},
     "models": {"records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"records", "errors"},
-    "tokens": {"records", "errors", "durable", "backbones.protocol"},
+    "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "data": {"records", "errors", "captions", "durable", "tokens"},
     "training": {"records", "errors", "models", "objectives", "retrieval"},
     "inference": {
-        "records", "errors", "captions", "durable", "language_model", "models", "tokens",
+        "records", "errors", "captions", "durable", "identity", "language_model", "models",
+        "tokens",
     },
     "benchmark": {"records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval"},
@@ -32,9 +35,9 @@ MAY_IMPORT = {
     },
     "cli": {"config", "errors"},
     "tasks": {
-        "records", "errors", "captions", "durable", "language_model", "backbones", "tokens", "data",
-        "models", "objectives", "training", "retrieval", "inference", "benchmark", "analysis",
-        "config",
+        "records", "errors", "captions", "durable", "identity", "language_model", "backbones",
+        "tokens", "data", "models", "objectives", "training", "retrieval", "inference", "benchmark",
+        "analysis", "config",
     },
 }  # fmt: skip
 

@@ -87,6 +87,18 @@ def as_former_format(path: Path) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
+def as_recorded(record: Path, fields: dict[str, str | int | float], place: Path, tier: str) -> Path:
+    """Give a folder these facts, letter by letter, and the name that they hash to; returns it."""
+    content = json.loads(record.read_text()) | {"fingerprint": fields}
+    if content.pop("checksum", None):
+        text = json.dumps(content, sort_keys=True)
+        content["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    record.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    place.mkdir(parents=True, exist_ok=True)
+    return record.parent.rename(place / f"{tier}-{digest[:12]}")
+
+
 def run_script(*arguments: str) -> subprocess.Popen[str]:
     """This file as a program; see its end."""
     command = [sys.executable, __file__, *arguments]

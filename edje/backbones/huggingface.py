@@ -1,11 +1,9 @@
 """Dual encoders of transformers: CLIP (also MetaCLIP, DFN) and SigLIP (also SigLIP2)."""
 
 import functools
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,14 +14,22 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoTokenizer,
     CLIPImageProcessor,
+    CLIPImageProcessorPil,
     SiglipImageProcessor,
+    SiglipImageProcessorPil,
 )
 
-from edje.backbones.pretrained import freeze, load_pretrained, pretrained_source, weights_digest
+from edje.backbones.pretrained import (
+    freeze,
+    has_file,
+    load_pretrained,
+    load_tokenizer,
+    weights_digest,
+)
 from edje.backbones.protocol import Identity, ImageEncoding
 from edje.errors import EdjeError
+from edje.identity import canonical_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +58,24 @@ class _Family:
     class_tokens: int  # tokens in front of the patches
     pad_to_max: bool  # captions padded to full length and read without an attention mask
     lower_case: bool
-    image_processor: type  # for folders that hold none
+    image_processors: Mapping[str, type]  # by library, where a repository holds none
 
 
 # SigLIP pools a caption at its last position, pads included, and was trained without a mask.
 FAMILIES = {
-    "clip": _Family(-2, 1, pad_to_max=False, lower_case=False, image_processor=CLIPImageProcessor),
+    "clip": _Family(
+        -2,
+        1,
+        pad_to_max=False,
+        lower_case=False,
+        image_processors={"pil": CLIPImageProcessorPil, "torchvision": CLIPImageProcessor},
+    ),
     "siglip": _Family(
-        LAST, 0, pad_to_max=True, lower_case=True, image_processor=SiglipImageProcessor
+        LAST,
+        0,
+        pad_to_max=True,
+        lower_case=True,
+        image_processors={"pil": SiglipImageProcessorPil, "torchvision": SiglipImageProcessor},
     ),
 }
 
@@ -78,10 +94,14 @@ class HuggingFaceBackbone(nn.Module):
         keep_class_token: whether CLIP's class token is the first of the tokens.
         attention: transformers' implementation of it, the same numbers at another speed; eager
             is faster for small towers on a CPU.
+        image_library: what resizes images. Pixels of the two differ slightly; torchvision is for
+            what was once made with it: stores and checkpoints of folders without a
+            preprocessor_config.json.
 
     Raises:
-        EdjeError: nothing to load under that name, a family that isn't known here, a layer that
-            the tower doesn't have, or a class token asked of a tower without one.
+        EdjeError: nothing to load under that name, no tokenizer there, a family that isn't known
+            here, a layer that the tower doesn't have, or a class token asked of a tower without
+            one.
     """
 
     def __init__(
@@ -91,6 +111,7 @@ class HuggingFaceBackbone(nn.Module):
         layer: int | str = "auto",
         keep_class_token: bool = False,
         attention: Literal["sdpa", "eager"] = "sdpa",
+        image_library: Literal["pil", "torchvision"] = "pil",
     ):
         super().__init__()
         config = load_pretrained(AutoConfig.from_pretrained, pretrained, "configuration")
@@ -111,8 +132,8 @@ class HuggingFaceBackbone(nn.Module):
             attn_implementation=attention,
         )
         freeze(self.model)
-        self.tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
-        self.image_processor = _image_processor(pretrained, config, self.family)
+        self.tokenizer = load_tokenizer(pretrained)
+        self.image_processor = _image_processor(pretrained, config, self.family, image_library)
 
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
@@ -149,7 +170,7 @@ class HuggingFaceBackbone(nn.Module):
             "backbone": type(self).__name__,
             "model": self.model.config.model_type,
             "weights": self._text_digest,
-            "vocabulary": len(self.tokenizer),
+            "vocabulary": self.model.config.text_config.vocab_size,
             "max_length": self.max_text_length,
         }
 
@@ -245,17 +266,16 @@ def _layer(layer: int | str, family: _Family, num_layers: int) -> int | str:
     return layer if layer < 0 else layer - states
 
 
-def _image_processor(pretrained: str, config: Any, family: _Family) -> Any:
-    """The model's image processor, on PIL: the same pixels with and without an accelerator."""
-    source = Path(pretrained_source(pretrained))
+def _image_processor(pretrained: str, config: Any, family: _Family, library: str) -> Any:
+    """The model's image processor, or where its repository holds none, that of its family."""
     files = ("preprocessor_config.json", "processor_config.json")
-    if not source.is_dir() or any((source / file).is_file() for file in files):
+    if any(has_file(pretrained, file) for file in files):
         return load_pretrained(
-            AutoImageProcessor.from_pretrained, pretrained, "image processor", backend="pil"
+            AutoImageProcessor.from_pretrained, pretrained, "image processor", backend=library
         )
     side = config.vision_config.image_size
-    kind = family.image_processor
-    logger.warning("%s has no %s: using %s at %d pixels", source, files[0], kind.__name__, side)
+    kind = family.image_processors[library]
+    logger.warning("%s has no %s: using %s at %d pixels", pretrained, files[0], kind.__name__, side)
     square = {"height": side, "width": side}
     if family.class_tokens:
         return kind(size={"shortest_edge": side}, crop_size=square)
@@ -264,9 +284,5 @@ def _image_processor(pretrained: str, config: Any, family: _Family) -> Any:
 
 def _pixel_settings(image_processor: Any) -> str:
     settings = {name: getattr(image_processor, name, None) for name in PIXEL_FIELDS}
-    settings["class"] = type(image_processor).__name__
-    return json.dumps(
-        {name: value for name, value in settings.items() if value is not None},
-        sort_keys=True,
-        default=lambda value: dict(value) if hasattr(value, "items") else str(value),
-    )
+    kind = {"class": type(image_processor).__name__, "backend": image_processor.backend}
+    return canonical_pixels(settings | kind)

@@ -3,10 +3,13 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
+from transformers import AutoTokenizer
 
 import edje
 from edje.errors import EdjeError
@@ -63,6 +66,47 @@ def load_pretrained(
             "Check the name; without a connection to the hub, give the path of a downloaded "
             "folder (`hf download <name> --local-dir <folder>`)."
         ) from error
+
+
+def has_file(pretrained: str, name: str) -> bool:
+    """Whether a local folder or hub repository holds a file, which is downloaded if need be.
+
+    Offline the hub's cache is taken for the whole repository.
+
+    Raises:
+        EdjeError: the hub can't be reached, and its cache doesn't hold the file.
+    """
+    source = Path(pretrained_source(pretrained))
+    if source.is_dir():
+        return (source / name).is_file()
+
+    def download(repository: str) -> bool:
+        try:
+            hf_hub_download(repository, name)
+        except LocalEntryNotFoundError:
+            if not constants.HF_HUB_OFFLINE:
+                raise  # it may be there
+            return False
+        except EntryNotFoundError:
+            return False
+        return True
+
+    return load_pretrained(download, pretrained, name)
+
+
+def load_tokenizer(pretrained: str) -> Any:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        EdjeError: there is none; transformers may give one without a single word instead.
+    """
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        raise EdjeError(
+            f"pretrained={pretrained!r} has no tokenizer: no tokenizer.json, vocab.json or "
+            "vocab.txt. Give a folder that holds the tokenizer's files beside the weights."
+        )
+    return tokenizer
 
 
 def freeze(module: nn.Module) -> None:

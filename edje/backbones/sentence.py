@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
-from edje.backbones.pretrained import freeze, load_pretrained, weights_digest
+from edje.backbones.pretrained import freeze, load_pretrained, load_tokenizer, weights_digest
 from edje.backbones.protocol import Identity
 
 
@@ -22,7 +22,7 @@ class SentenceEncoder(nn.Module):
         max_length: word pieces, special ones included, after which a caption is cut.
 
     Raises:
-        EdjeError: nothing to load under that name.
+        EdjeError: nothing to load under that name, or no tokenizer there.
     """
 
     def __init__(self, *, pretrained: str, max_length: int = 128):
@@ -32,7 +32,7 @@ class SentenceEncoder(nn.Module):
             AutoModel.from_pretrained, pretrained, "weights", dtype=torch.float32
         )
         freeze(self.model)
-        self.tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
+        self.tokenizer = load_tokenizer(pretrained)
         self.max_length = min(max_length, self.model.config.max_position_embeddings)
         self.text_width: int = self.model.config.hidden_size
 
@@ -46,7 +46,7 @@ class SentenceEncoder(nn.Module):
             "text_encoder": type(self).__name__,
             "model": self.model.config.model_type,
             "weights": self._digest,
-            "vocabulary": len(self.tokenizer),
+            "vocabulary": self.model.config.vocab_size,
             "max_length": self.max_length,
         }
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.location import find_checkpoint
 from edje.inference.published import is_published
 from edje.language_model import (
@@ -75,7 +76,7 @@ def build_reranker(
     language_model: LanguageModel,
     residual: bool,
 ) -> EDJE:
-    """An EDJE with a fresh adapter and heads around the given language model.
+    """An EDJE around the given language model, fresh but for the head that this one brings along.
 
     Raises:
         EdjeError: the adapter is not under edje.models, or refuses its choices.
@@ -105,7 +106,12 @@ def build_reranker(
     evidence = None
     if language_model.evidence:
         evidence = AlignmentEvidence(width, joint.text_width, language_model.evidence_dropout)
-    return EDJE(built, joint, facts.embedding_width, residual, evidence)
+    model = EDJE(built, joint, facts.embedding_width, residual, evidence)
+    if language_model.head is not None:
+        model.masked_language.take_over(
+            language_model.head.layer_norm_eps, language_model.head.weights
+        )
+    return model
 
 
 def adapter_class(target: str) -> type[nn.Module]:
@@ -221,6 +227,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
+    content["edje"]["backbone"] = canonical_identity(content["edje"]["backbone"])
     return content
 
 

@@ -1,5 +1,7 @@
 """Heads on the joint encoder: match, masked language, first-stage residual; late interaction."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -28,6 +30,12 @@ class MaskedLanguageHead(nn.Module):
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def take_over(self, layer_norm_eps: float, weights: Mapping[str, Tensor] | None) -> None:
+        """Become the head that a language model was trained with; without weights, of its form."""
+        self.norm.eps = layer_norm_eps
+        if weights is not None:
+            self.load_state_dict(dict(weights))
 
     def forward(
         self,

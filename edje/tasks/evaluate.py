@@ -15,6 +15,7 @@ from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.records import Direction
 from edje.retrieval.report import evaluate
@@ -119,8 +120,8 @@ def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
     Raises:
         EdjeError: naming what differs.
     """
-    given = {key: str(value) for key, value in backbone.identity().items()}
-    trained = {key: str(value) for key, value in checkpoint.backbone.items()}
+    given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
+    trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}
     differing = [
         f"{key}: trained on {trained.get(key)}, given {given.get(key)}"
         for key in sorted(given.keys() | trained.keys())

@@ -16,6 +16,7 @@ from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
@@ -56,7 +57,8 @@ def mined_images(
             )
         return None
     miner = None if cfg.miner is None else load_trained(cfg, "miner", backbone)
-    if miner is not None and miner.backbone != backbone.identity():
+    own = canonical_identity(backbone.identity())
+    if miner is not None and canonical_identity(miner.backbone) != own:
         raise EdjeError(
             f"miner={cfg.miner}: it reads the tokens of another backbone than this run's. "
             "Give a reranker of the same backbone."

@@ -18,6 +18,7 @@ from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
 from edje.data.source import Source
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
     AdapterSpecification,
     Checkpoint,
@@ -233,7 +234,7 @@ def frozen_teacher(cfg: DictConfig, student: Checkpoint, backbone: Backbone) -> 
             "Give one, or leave distillation out: objective=[matching,masked_language,…]."
         )
     teacher = load_trained(cfg, "teacher", backbone)
-    if teacher.backbone != student.backbone:
+    if canonical_identity(teacher.backbone) != canonical_identity(student.backbone):
         raise EdjeError(
             f"teacher={cfg.teacher}: it reads the tokens of another backbone than this run's. "
             "Train the teacher on the same backbone."

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edje.identity import canonical_identity
+
+_RECORDS = ("store.json", "table.json", "plan.json")  # where a folder's facts stand, best first
+
 
 @dataclass(frozen=True)
 class Fingerprint:
     """Named facts of a store: backbone, weights, layer, preprocessing, codec, images, …
 
     Two stores with equal fingerprints hold the same tokens; any difference makes another store.
+    Facts of the backbone take their one form (see edje/identity.py), whoever wrote them down.
     """
 
     fields: Mapping[str, str | int | float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", canonical_identity(self.fields))
 
     @property
     def digest(self) -> str:
@@ -35,8 +43,27 @@ class Fingerprint:
 def store_folder(
     cache_dir: str | Path, data: str, split: str, tier: str, fingerprint: Fingerprint
 ) -> Path:
-    """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: other fingerprints never meet there."""
-    return Path(cache_dir) / f"{data}-{split}" / f"{tier}-{fingerprint.digest[:12]}"
+    """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: other fingerprints never meet there.
+
+    The digits may be those of an earlier form of the same facts: where nothing lies under today's,
+    the neighbours are asked what they hold, and one with this fingerprint is it.
+    """
+    folder = Path(cache_dir) / f"{data}-{split}" / f"{tier}-{fingerprint.digest[:12]}"
+    if any((folder / name).is_file() for name in _RECORDS):
+        return folder
+    for name in _RECORDS:
+        for record in sorted(folder.parent.glob(f"{tier}-*/{name}")):
+            if _recorded(record) == fingerprint:
+                return record.parent
+    return folder
+
+
+def _recorded(record: Path) -> Fingerprint | None:
+    """The fingerprint in a folder's JSON; None where there is none to be read."""
+    try:
+        return Fingerprint(json.loads(record.read_bytes())["fingerprint"])
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        return None  # damaged, or of another format: whoever opens that folder hears of it
 
 
 def _shown(value: str | int | float | None) -> str:

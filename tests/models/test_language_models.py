@@ -5,6 +5,7 @@ that see a window of the sequence only. RoBERTa stands for those whose positions
 the row after the one that is kept for padding.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +212,14 @@ def test_layers_beyond_its_own_are_fresh_and_its_own_stay(kind, folders, tmp_pat
 def test_no_layers_are_refused(folders):
     with pytest.raises(EdjeError, match=r"joint\.num_layers=0: expected 1 or more"):
         pretrained_language_model(pretrained=str(folders["modernbert"]), num_layers=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_a_model_without_a_tokenizer_is_refused(kind, folders, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        shutil.copyfile(folders[kind] / file, tmp_path / file)
+    with pytest.raises(EdjeError, match=r"tokenizer"):
+        pretrained_language_model(pretrained=str(tmp_path))
 
 
 PADDING = 1  # of RoBERTa's own vocabulary; here it stands for unknown words, which no caption has

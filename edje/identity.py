@@ -1,0 +1,91 @@
+"""One form of what identifies a backbone, whichever version of transformers wrote it down.
+
+Identities are kept in stores and checkpoints for years, and once held an image processor's
+settings as the installed version printed them: class names and sizes that change from one version
+to the next. What is compared or hashed goes through here first, on both sides.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+Value = str | int | float
+
+_CLASS = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(\w*)")
+_LIBRARIES = {"Pil": "pil", "Fast": "torchvision"}  # by how a class name ends
+
+
+def canonical_identity(facts: Mapping[str, Value]) -> dict[str, Value]:
+    """The same facts, the settings of an image processor of transformers in their one form.
+
+    Everything else stays as it is, a form that is canonical already included.
+    """
+    settings = _settings(facts.get("preprocessing"))
+    if settings is None:
+        return dict(facts)
+    return {**facts, "preprocessing": canonical_pixels(settings)}
+
+
+def canonical_pixels(settings: Mapping[str, Any]) -> str:
+    """What an image processor does to pixels, as JSON: its family, its library, its steps.
+
+    `settings` are its attributes, as objects or as any version of transformers prints them, with
+    the name of its `class` and, where it is known, its `backend`; a step that is off is left out.
+    """
+    family, library = _kind(settings)
+    steps: dict[str, Any] = {"family": family, "library": library}
+    if settings.get("do_resize"):
+        steps |= {"resize": _size(settings["size"]), "resample": _resample(settings["resample"])}
+    if settings.get("do_center_crop"):
+        steps["center_crop"] = _size(settings["crop_size"])
+    if settings.get("do_rescale"):
+        steps["rescale"] = float(settings["rescale_factor"])
+    if settings.get("do_normalize"):
+        steps["mean"] = _numbers(settings["image_mean"])
+        steps["std"] = _numbers(settings["image_std"])
+    return json.dumps(steps, sort_keys=True)
+
+
+def _settings(preprocessing: object) -> dict[str, Any] | None:
+    """An image processor's settings as identities used to hold them; None for all else."""
+    try:
+        settings = json.loads(str(preprocessing))
+    except ValueError:
+        return None
+    if not isinstance(settings, dict) or not _CLASS.fullmatch(str(settings.get("class"))):
+        return None
+    return settings
+
+
+def _kind(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Family and library: classes without an ending changed theirs when `SizeDict` came."""
+    name = str(settings["class"])
+    found = _CLASS.fullmatch(name)
+    family, ending = (found[1], found[2]) if found else (name, "")
+    printed = any(str(settings.get(size)).startswith("SizeDict") for size in ("size", "crop_size"))
+    library = settings.get("backend") or _LIBRARIES.get(ending)
+    return family.lower(), library or ("torchvision" if printed else "pil")
+
+
+def _size(size: Any) -> Any:
+    """The keys of a size that are set, as a plain dictionary."""
+    if isinstance(size, str):
+        return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", size)}
+    if isinstance(size, int):
+        return size
+    pairs = size.items() if isinstance(size, Mapping) else vars(size).items()
+    return {name: int(number) for name, number in pairs if number is not None}
+
+
+def _resample(resample: Any) -> int | str:
+    """PIL's number of a filter, also where it is another library's enumeration or a name."""
+    name = str(resample).lower()
+    numbers = (int(known) for known in Image.Resampling if known.name.lower() in name)
+    return int(resample) if isinstance(resample, int) else next(numbers, name)
+
+
+def _numbers(values: Any) -> list[float]:
+    return [float(value) for value in values]
