@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "records", "errors", "captions", "durable", "language_model", "models", "tokens",
     },
     "benchmark": {"records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "retrieval"},
+    "analysis": {"records", "errors", "retrieval", "data.images"},
     "config": {"errors", "durable", "inference.checkpoint"},
     "cli": {"config", "errors"},
     "tasks": {
