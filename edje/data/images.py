@@ -1,6 +1,5 @@
 """Image files: opening them, and finding the broken ones before anything is written."""
 
-import hashlib
 import io
 import logging
 import os
@@ -79,25 +78,6 @@ def check_images(
         captions=tuple(item for item in split.captions if item.image_id not in broken),
         skipped=tuple(sorted({*split.skipped, *broken})),
     )
-
-
-def images_digest(split: RetrievalSplit) -> str:
-    """SHA-256 over the ids and file sizes of a split's images.
-
-    Part of what makes stored tokens comparable: other images under the same names are noticed
-    without being read.
-
-    Raises:
-        EdjeError: an image file is gone.
-    """
-    digest = hashlib.sha256()
-    for image in split.images:
-        try:
-            size = Path(image.path).stat().st_size
-        except OSError as error:
-            raise EdjeError(f"image {image.path} is not readable ({error}).") from error
-        digest.update(f"{image.image_id}\t{size}\n".encode())
-    return digest.hexdigest()
 
 
 def _problem(record: ImageRecord) -> str | None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from edje.data.hub import HubSource
-from edje.data.images import check_images, images_digest, open_image
+from edje.data.image_digest import images_digest
+from edje.data.images import check_images, open_image
 from edje.errors import EdjeError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edje.data.images import check_images, images_digest, open_image
+from edje.data.images import check_images, open_image
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
@@ -116,14 +116,3 @@ def test_skipping_every_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(EdjeError, match="1 of 1 images"):
         check_images(make_split(tmp_path / "a.jpg"), "skip")
-
-
-def test_the_digest_notices_other_files_under_the_same_names(tmp_path: Path) -> None:
-    split = make_split(save_photo(tmp_path / "a.png"))
-    before = images_digest(split)
-    assert images_digest(split) == before
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    assert images_digest(split) != before
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(EdjeError, match=r"a\.png is not readable"):
-        images_digest(split)
