@@ -9,6 +9,7 @@ from typing import Any
 from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import require_root
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.spelling import one_spelling
 from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
@@ -22,7 +23,7 @@ class FolderSource(AnnotatedSource):
     there. It has the columns `image` (path relative to `images`), `caption` and, if you like,
     `split`; an image with several captions has several rows (in JSON lines, `caption` may be a
     list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
-    split val and the others train. Image ids are the paths as the table writes them.
+    split val and the others train. Image ids are the paths in the table, in `one_spelling`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FolderSource(AnnotatedSource):
         split_column: str = "split",
         val_share: float = 0.2,
         split: str = "val",
+        split_names: dict[str, str] | None = None,
         bad_images: BadImages = "error",
         dev_images: int = 100,
         dev_seed: int = 0,
@@ -47,6 +49,7 @@ class FolderSource(AnnotatedSource):
             name=name,
             root=root,
             split=split,
+            split_names=split_names,
             bad_images=bad_images,
             dev_images=dev_images,
             dev_seed=dev_seed,
@@ -127,11 +130,12 @@ class FolderSource(AnnotatedSource):
                 f"{self.name}: {self.captions}, {place}, has more fields than the header has "
                 "columns. Put captions that hold a comma in double quotes."
             )
-        image = str(row[self.image_column] or "").strip()
+        image = one_spelling(str(row[self.image_column] or "").strip())
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
         texts = self._texts(place, image, row[self.caption_column])
-        return image, str(row.get(self.split_column) or "").strip() or None, texts
+        split = str(row.get(self.split_column) or "").strip()
+        return image, self.our_name(split) or None, texts
 
     def _texts(self, place: str, image: str, value: Any) -> list[str]:
         """The captions of a row, stripped."""

@@ -150,6 +150,16 @@ def test_an_image_in_two_splits_is_refused(tmp_path: Path) -> None:
         source(folder, id_column="key").read("test")
 
 
+def test_ids_that_are_spellings_of_one_path_are_one_image_and_urls_stay(tmp_path: Path) -> None:
+    url = "https://a.org//x.jpg"
+    folder = save(tmp_path / "saved", test=rows(1, 2, 3, key=["a.jpg", "./a.jpg", url]))
+    split = source(folder, id_column="key").read("test")
+    assert [image.image_id for image in split.images] == ["a.jpg", url]
+    folder = save(tmp_path / "two", train=rows(1, key=["a.jpg"]), test=rows(1, key=["./a.jpg"]))
+    with pytest.raises(EdjeError, match=r"two splits .* a\.jpg in test and train"):
+        source(folder, id_column="key").read("test")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
