@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "tokens",
     },
     "benchmark": {"records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "retrieval"},
+    "analysis": {"records", "errors", "retrieval", "data.images"},
     "config": {
         "errors", "durable", "inference.checkpoint", "inference.location", "inference.reference",
     },

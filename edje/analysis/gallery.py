@@ -11,10 +11,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps
 
 from edje.analysis.lists import StoredLists, read_lists
 from edje.analysis.style import BAD, GOOD, QUIET, RC, RULE, TRUE
+from edje.data.images import open_image
 from edje.errors import EdjeError
 from edje.retrieval.metrics import first_hit_ranks
 
@@ -162,12 +162,11 @@ def _thumbnail(axes: Axes, path: str | None, framed: bool) -> None:
     axes.set_axis_off()
     try:
         if path is None:
-            raise OSError("no path")
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        upright.thumbnail((PIXELS, PIXELS))
-        pixels = np.asarray(upright)
-    except OSError:
+            raise EdjeError("no path")
+        image = open_image(path)
+        image.thumbnail((PIXELS, PIXELS))
+        pixels = np.asarray(image)
+    except EdjeError:
         pixels = np.full((4, 4, 3), 232, dtype=np.uint8)
         axes.text(1.5, 1.5, "no file", ha="center", va="center", color=QUIET, fontsize=7)
     axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 8 else "antialiased")

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.spelling import one_spelling
 from edje.data.text_file import not_utf8, open_text
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
@@ -16,29 +17,37 @@ logger = logging.getLogger(__name__)
 
 
 class FolderListing:
-    """Answers whether files exist by listing each of their folders once."""
+    """Answers whether files exist by listing each of their folders once.
+
+    A name is found however its letters are composed, as written (NFC, NFD) or otherwise.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._names: dict[str, frozenset[str]] = {}
+        self._folders: dict[str, tuple[Path, dict[str, str]]] = {}
 
     def find(self, locations: Iterable[str]) -> str | None:
         """Path of the first location that is a file, root included; None without any."""
         for location in locations:
-            folder, _, name = location.rpartition("/")
-            if name in self._files(folder):
-                return str(self._root / location)
+            folder, slash, name = location.rpartition("/")
+            place, names = self._files(folder or slash)
+            found = names.get(name) or names.get(one_spelling(name))
+            if found is not None:
+                return str(place / found)
         return None
 
-    def _files(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
+    def _files(self, folder: str) -> tuple[Path, dict[str, str]]:
+        """A folder and the names of its files, by themselves and by `one_spelling` of them."""
+        if folder not in self._folders:
+            place = _existing(self._root, folder)
             try:
-                with os.scandir(self._root / folder) as entries:
-                    names = frozenset(entry.name for entry in entries if entry.is_file())
+                with os.scandir(place) as entries:
+                    names = {entry.name: entry.name for entry in entries if entry.is_file()}
             except (FileNotFoundError, NotADirectoryError):
-                names = frozenset()
-            self._names[folder] = names
-        return self._names[folder]
+                names = {}
+            odd = {one_spelling(name): name for name in names if not name.isascii()}
+            self._folders[folder] = place, odd | names
+        return self._folders[folder]
 
 
 def require_root(root: Path, dataset: str) -> None:
@@ -73,13 +82,15 @@ def require_json(path: Path, dataset: str) -> Any:
         ) from error
 
 
-def possible_locations(folders: Iterable[str], path: str) -> tuple[str, ...]:
+def possible_locations(
+    folders: Iterable[str], path: str, *, tails_too: bool = True
+) -> tuple[str, ...]:
     """Where an annotated image may lie: in each folder under its path and every tail of it.
 
     So `val2014/x.jpg` is found with its subfolder and in a flat folder alike.
     """
-    parts = PurePosixPath(path).parts
-    tails = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    parts = PurePosixPath(one_spelling(path)).parts
+    tails = [PurePosixPath(*parts[start:]) for start in range(len(parts) if tails_too else 1)]
     found = ((PurePosixPath(folder) / tail).as_posix() for folder in folders for tail in tails)
     return tuple(dict.fromkeys(found))
 
@@ -214,6 +225,19 @@ def assemble_split(
         ),
         skipped=tuple(skipped),
     )
+
+
+def _existing(root: Path, folder: str) -> Path:
+    """A folder below root, each part of its path under the spelling that is there."""
+    place = root / folder
+    if folder.isascii() or place.is_dir():
+        return place
+    place = root
+    for part in PurePosixPath(folder).parts:
+        there = place.iterdir() if place.is_dir() and not (place / part).is_dir() else ()
+        alike = (path for path in there if one_spelling(path.name) == one_spelling(part))
+        place = next(alike, place / part)
+    return place
 
 
 def _few(names: Sequence[str], count: int = 3) -> str:

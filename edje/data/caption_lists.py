@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from edje.data.assembly import possible_locations, require_json
 from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage
+from edje.data.spelling import one_spelling
 from edje.errors import EdjeError
+
+ImageIds = Literal["name", "path"]
 
 
 def read_caption_list(
-    path: Path, split: str, folders: Sequence[str], dataset: str
+    path: Path, split: str, folders: Sequence[str], dataset: str, image_ids: ImageIds = "name"
 ) -> list[AnnotatedImage]:
     """The images of one list, each with the captions of all its entries.
 
     An entry holds `image` (a path), `caption` (one or a list) and perhaps `image_id`. Image ids
-    are the file names; `image_id` is only checked to tell images apart as the paths do.
+    are the file names, or the paths; `image_id` is only checked to tell images apart as they do.
 
     Args:
         folders: where images are searched, relative to the root.
@@ -33,9 +36,10 @@ def read_caption_list(
     id_of_image: dict[str, str | int] = {}
     for number, entry in enumerate(content):
         image, said, image_id = caption_list_entry(number, entry, path, dataset)
+        image = one_spelling(image)
         captions.setdefault(image, ImageCaptions(image)).add(said, f"entry {number}")
-        name = PurePosixPath(image).name
-        problem = _contradiction(image_of_name, name, image)
+        problem = _contradiction(image_of_name, named(image, image_ids), image)
+        problem = problem and f"{problem} (if these are two images, set data.image_ids=path)"
         if image_id is not None:
             problem = problem or _contradiction(image_of_id, image_id, image)
             problem = problem or _contradiction(id_of_image, image, image_id)
@@ -43,14 +47,19 @@ def read_caption_list(
             raise _malformed(path, dataset, f"entry {number}: {problem}")
     return [
         AnnotatedImage(
-            image_id=PurePosixPath(image).name,
+            image_id=named(image, image_ids),
             split=split,
-            locations=possible_locations(folders, image),
+            locations=possible_locations(folders, image, tails_too=image_ids == "name"),
             captions=tuple(said.texts),
             bad_captions=tuple(said.bad),
         )
         for image, said in captions.items()
     ]
+
+
+def named(path: str, image_ids: ImageIds) -> str:
+    """The id of an image with a path in `one_spelling`."""
+    return PurePosixPath(path).name if image_ids == "name" else path
 
 
 def caption_list_entry(

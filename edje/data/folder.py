@@ -10,6 +10,7 @@ from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import require_root
 from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.spelling import one_spelling
 from edje.data.tables import table_rows
 from edje.errors import EdjeError
 
@@ -23,7 +24,8 @@ class FolderSource(AnnotatedSource):
     one that is there. It has the columns `image` (path relative to `images`), `caption` and, if
     you like, `split`; an image with several captions has several rows (in JSON, `caption` may be
     a list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
-    split val and the others train. Image ids are the paths as the table writes them.
+    split val and the others train. Image ids are the paths in the table, in
+    `one_spelling`.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class FolderSource(AnnotatedSource):
         split_column: str = "split",
         val_share: float = 0.2,
         split: str = "val",
+        split_names: dict[str, str] | None = None,
         bad_images: BadImages = "error",
         dev_images: int = 100,
         dev_seed: int = 0,
@@ -48,6 +51,7 @@ class FolderSource(AnnotatedSource):
             name=name,
             root=root,
             split=split,
+            split_names=split_names,
             bad_images=bad_images,
             dev_images=dev_images,
             dev_seed=dev_seed,
@@ -125,11 +129,11 @@ class FolderSource(AnnotatedSource):
                     f"{', '.join(map(str, columns)) or 'no columns'}. "
                     "Rename it, or set data.image_column and data.caption_column."
                 )
-        image = str(row[self.image_column] or "").strip()
+        image = one_spelling(str(row[self.image_column] or "").strip())
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
-        split = str(row.get(self.split_column) or "").strip() or None
-        return image, split, row[self.caption_column]
+        split = str(row.get(self.split_column) or "").strip()
+        return image, self.our_name(split) or None, row[self.caption_column]
 
     def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:
         def place(image_id: str) -> bytes:

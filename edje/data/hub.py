@@ -13,6 +13,7 @@ from edje.data.annotated import AnnotatedSource
 from edje.data.exported_images import export_images
 from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.spelling import one_spelling
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
@@ -31,7 +32,7 @@ class HubSource(AnnotatedSource):
         caption_columns: each holds a text or a list of texts.
         id_column: what tells images apart; null numbers the rows.
         split_column: names each row's split; null takes the data set's own splits.
-        split_names: names of this package for names of the data set; others stay as they are.
+        split_names: names of this package for names of the data set.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HubSource(AnnotatedSource):
             name=name,
             root=cache_dir,
             split=split,
+            split_names=split_names,
             bad_images=bad_images,
             dev_images=dev_images,
             dev_seed=dev_seed,
@@ -71,7 +73,6 @@ class HubSource(AnnotatedSource):
         self.caption_columns = tuple(caption_columns)
         self.id_column = id_column
         self.split_column = split_column
-        self.split_names = dict(split_names or {})
 
     def place(self, split: str | None = None) -> Path:
         """The data set."""
@@ -107,7 +108,7 @@ class HubSource(AnnotatedSource):
                         f"{self.id_column if image_id is None else self.split_column} is empty. "
                         "Set data.id_column or data.split_column to another, or to null."
                     )
-                key = str(image_id), self.split_names.get(str(split), str(split))
+                key = one_spelling(str(image_id)), self.our_name(str(split))
                 locations.setdefault(key, f"{self._folder}/{part}/{number:08d}")
                 said = captions.setdefault(key, ImageCaptions(key[0]))
                 for column in self.caption_columns:

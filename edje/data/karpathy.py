@@ -1,14 +1,15 @@
 """Data sets in Karpathy's splits: Flickr8k, Flickr30k, COCO and others written like them."""
 
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from edje.data.annotated import AnnotatedSource
 from edje.data.assembly import possible_locations, require_json, require_root
-from edje.data.caption_lists import read_caption_list
+from edje.data.caption_lists import ImageIds, read_caption_list
 from edje.data.image_captions import ImageCaptions
 from edje.data.source import AnnotatedImage, BadImages
+from edje.data.spelling import one_spelling
 from edje.errors import EdjeError
 
 # Karpathy's "restval" are the images of COCO's val2014 that he did not choose for evaluation.
@@ -21,8 +22,10 @@ class KarpathySource(AnnotatedSource):
     An image is searched in each folder of `images` (relative to `root`, "." for the root), with
     the subfolder that its annotation names and without, so that COCO's train2014/ and val2014/
     and a flat folder are found alike. Image ids are the file names, so that both formats give
-    the same split. The split `restval` counts as train. `caption_lists` names BLIP's file of
-    each split; those that are there are read where `annotations` is not.
+    the same split; with `image_ids=path`, for names that come again in other folders, they are
+    the paths, and images are searched with their subfolder only. The split `restval` counts as
+    train. `caption_lists` names BLIP's file of each split; those that are there are read where
+    `annotations` is not.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class KarpathySource(AnnotatedSource):
         annotations: str,
         images: list[str],
         caption_lists: dict[str, str] | None = None,
+        image_ids: ImageIds = "name",
         split: str = "test",
+        split_names: dict[str, str] | None = None,
         bad_images: BadImages = "error",
         split_sizes: dict[str, int] | None = None,
         caption_counts: dict[str, int] | None = None,
@@ -44,6 +49,7 @@ class KarpathySource(AnnotatedSource):
             name=name,
             root=root,
             split=split,
+            split_names=split_names,
             bad_images=bad_images,
             dev_images=dev_images,
             dev_seed=dev_seed,
@@ -52,6 +58,7 @@ class KarpathySource(AnnotatedSource):
         )
         self.annotations = self.root / annotations
         self.images = tuple(images)
+        self.image_ids: ImageIds = image_ids
         self.caption_lists = {
             name: self.root / path for name, path in (caption_lists or {}).items()
         }
@@ -70,11 +77,11 @@ class KarpathySource(AnnotatedSource):
         require_root(self.root, self.name)
         lists = self._lists()
         if lists:
-            return [
+            return self._with_one_path_each(
                 image
                 for split, path in lists.items()
-                for image in read_caption_list(path, split, self.images, self.name)
-            ]
+                for image in read_caption_list(path, split, self.images, self.name, self.image_ids)
+            )
         if not self.annotations.exists():
             others = ", ".join(path.name for path in self.caption_lists.values())
             raise EdjeError(
@@ -86,7 +93,9 @@ class KarpathySource(AnnotatedSource):
         content = require_json(self.annotations, self.name)
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise self._malformed("no list under the key 'images'")
-        return [self._image(number, entry) for number, entry in enumerate(content["images"])]
+        return self._with_one_path_each(
+            self._image(number, entry) for number, entry in enumerate(content["images"])
+        )
 
     def _lists(self) -> dict[str, Path]:
         """The caption lists that are there, by split; none where Karpathy's JSON is."""
@@ -113,14 +122,32 @@ class KarpathySource(AnnotatedSource):
                 f"captions without their image: {filename} (imgid {entry['imgid']}) holds "
                 f"captions of imgid {', '.join(map(str, owners - {entry['imgid']}))}"
             )
-        filepath = PurePosixPath(str(entry.get("filepath") or "."))
+        filename = one_spelling(filename)
+        path = one_spelling(f"{entry.get('filepath') or '.'}/{filename}")
         return AnnotatedImage(
-            image_id=filename,
-            split=_MERGED_SPLITS.get(split, split),
-            locations=possible_locations(self.images, str(filepath / filename)),
+            image_id=filename if self.image_ids == "name" else path,
+            split=self.our_name(_MERGED_SPLITS.get(split, split)),
+            locations=possible_locations(self.images, path, tails_too=self.image_ids == "name"),
             captions=tuple(captions.texts),
             bad_captions=tuple(captions.bad),
         )
+
+    def _with_one_path_each(self, images: Iterable[AnnotatedImage]) -> list[AnnotatedImage]:
+        """The images, unless one file name stands for several of them.
+
+        Raises:
+            EdjeError: it does.
+        """
+        found, first = list(images), dict[str, AnnotatedImage]()
+        for image in found:
+            other = first.setdefault(image.image_id, image)
+            if other.locations[0] != image.locations[0]:
+                raise EdjeError(
+                    f"{self.name}: {image.image_id} stands for {other.locations[0]} and for "
+                    f"{image.locations[0]} in {self.place()}; image ids are the file names. If "
+                    "these are two images, set data.image_ids=path; if they are one, name it once."
+                )
+        return found
 
     def _malformed(self, problem: str) -> EdjeError:
         return EdjeError(

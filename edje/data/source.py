@@ -11,6 +11,7 @@ from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
 BadImages = Literal["error", "skip"]
+OUR_SPLITS = ("train", "val", "test")
 
 
 class Source(Protocol):
@@ -53,9 +54,14 @@ class AnnotatedImage:
 def unknown_split(split: str, splits: Mapping[str, int], dataset: str, place: Path) -> EdjeError:
     """The error for a split that a data set doesn't have, naming those it has."""
     known = ", ".join(f"{name} ({count:,} images)" for name, count in sorted(splits.items()))
+    other = next((name for name in sorted(splits) if name not in OUR_SPLITS), None)
+    choices = [] if split == "train" else ["Choose one of these with data.split"]
+    if other is not None:
+        choices.append(f"say which one it is, such as 'data.split_names={{{other}: {split}}}'")
+    advice = ", or ".join(choices) or "Add the images to train on"
     return EdjeError(
         f"{dataset}: {place} has no split {split!r}; it has {known or 'none'}. "
-        "Choose one of these with data.split."
+        f"{advice[0].upper()}{advice[1:]}."
     )
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.new_siglip import NewSiglip
 from edje.captions import clean_caption
-from edje.data.images import open_image
+from edje.data.images import check_images, open_image
 from edje.data.pixel_datamodule import PixelDataModule, PixelSet
 from edje.data.source import Source, split_digest
 from edje.errors import EdjeError
@@ -44,7 +44,9 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     check_training(cfg)
     logger = run_logger(cfg, folder)
     source: Source = instantiate(cfg.data)
-    splits = {name: source.read(name) for name in ("train", source.split)}
+    splits = {
+        name: check_images(source.read(name), source.bad_images) for name in ("train", source.split)
+    }
     texts = {
         name: [clean_caption(caption.text) for caption in split.captions]
         for name, split in splits.items()

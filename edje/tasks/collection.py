@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
-from edje.data.images import check_images, images_digest
+from edje.data.image_digest import former_images_digest, images_digest
+from edje.data.images import check_images
 from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
@@ -24,7 +25,8 @@ from edje.records import RetrievalSplit
 from edje.tasks.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
-from edje.tokens.store import TokenStore
+from edje.tokens.manifest import STORE_FILE
+from edje.tokens.store import REBUILD, TokenStore
 from edje.tokens.text import EmbeddingTable
 
 log = logging.getLogger(__name__)
@@ -81,8 +83,8 @@ def cached_collection(
         EdjeError: the data is bad, or a store doesn't match, or can't be written.
     """
     split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
-    fingerprint = raw_fingerprint(split, backbone.identity(), cfg.store_codec)
-    folder = store_folder(cache_dir, source.name, split_name, "raw", fingerprint)
+    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec)
+    folder, fingerprint = find_store(cache_dir, source.name, split_name, "raw", fingerprints)
     if store is None:
         fill_store(
             folder,
@@ -93,13 +95,55 @@ def cached_collection(
             cfg.trainer,
             wait=wait,
         )
-    opened = TokenStore.open(store or folder, fingerprint)
+    opened = open_store(store or folder, fingerprints)
     return collection_of(source, split, backbone, opened, cache_dir)
 
 
-def raw_fingerprint(split: RetrievalSplit, identity: Identity, codec_name: str) -> Fingerprint:
-    """What makes a split's raw tier: the backbone, the number format, the images."""
-    return Fingerprint({**identity, "codec": codec_name, "images": images_digest(split)})
+def raw_fingerprints(
+    split: RetrievalSplit, identity: Identity, codec_name: str
+) -> tuple[Fingerprint, ...]:
+    """What makes a split's raw tier: the backbone, the number format, the images.
+
+    The present fingerprint comes first, then those that earlier versions gave the same store.
+    """
+    return tuple(
+        Fingerprint({**identity, "codec": codec_name, "images": digest(split)})
+        for digest in (images_digest, former_images_digest)
+    )
+
+
+def find_store(
+    cache_dir: Path, data: str, split: str, tier: str, fingerprints: Sequence[Fingerprint]
+) -> tuple[Path, Fingerprint]:
+    """Where a store is, or is to be written, and its fingerprint.
+
+    That is the present one, the first, unless a complete store is there under a former one only.
+    """
+    found = [(store_folder(cache_dir, data, split, tier, one), one) for one in fingerprints]
+    return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
+
+
+def open_store(
+    folder: str | Path, fingerprints: Sequence[Fingerprint], *, rebuild: str = REBUILD
+) -> TokenStore:
+    """Open a store of the present fingerprint, the first, or of a former one, which is logged.
+
+    Raises:
+        EdjeError: as `TokenStore.open`.
+    """
+    store, present = TokenStore.open(folder, rebuild=rebuild), fingerprints[0]
+    mine = store.manifest.fingerprint
+    if not any(mine.differences(one) == [] for one in fingerprints):
+        return TokenStore.open(folder, present, rebuild=rebuild)  # says what differs
+    marks = [name for name, mark in mine.fields.items() if mark != present.fields.get(name)]
+    if marks:
+        log.info(
+            "reading %s, by an earlier version, which told %s apart less exactly; if they have "
+            "changed since, delete it",
+            folder,
+            " and ".join(marks),
+        )
+    return store
 
 
 def collection_of(

@@ -20,7 +20,14 @@ from edje.data.source import Source
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.models.edje import EDJE
 from edje.records import RetrievalSplit
-from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprint
+from edje.tasks.collection import (
+    Collection,
+    collection_of,
+    find_store,
+    is_compressed,
+    open_store,
+    raw_fingerprints,
+)
 from edje.tasks.console import quiet_libraries
 from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained, trained_file
@@ -53,12 +60,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    expected = raw_fingerprint(split, checkpoint.backbone, cfg.store_codec)
-    raw_folder = store_folder(cache_dir, source.name, source.split, "raw", expected)
+    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec)
+    raw_folder, _ = find_store(cache_dir, source.name, source.split, "raw", expected)
     if cfg.store is None:
         wait_until_written(raw_folder)
-    raw = TokenStore.open(cfg.store or raw_folder, expected)
-    fingerprint = compressed_fingerprint(checkpoint, split, cfg.store_codec, evaluation.codec)
+    raw = open_store(cfg.store or raw_folder, expected)
+    fingerprint = _compressed(checkpoint, raw.manifest.fingerprint, evaluation.codec)
     target = store_folder(cache_dir, source.name, source.split, "compressed", fingerprint)
     load = trained_file(cfg, "checkpoint", checkpoint.facts)
     fill_store(
@@ -137,16 +144,21 @@ class _RawRows(Dataset[ShardBatch]):
         return ShardBatch(rows, torch.from_numpy(cells))
 
 
-def compressed_fingerprint(
+def compressed_fingerprints(
     checkpoint: Checkpoint, split: RetrievalSplit, raw_codec: str, codec: str
-) -> Fingerprint:
-    """What makes a split's compressed tier: its raw tier, the adapter, the number format."""
-    raw = raw_fingerprint(split, checkpoint.backbone, raw_codec).fields
+) -> tuple[Fingerprint, ...]:
+    """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
+    raw = raw_fingerprints(split, checkpoint.backbone, raw_codec)
+    return tuple(_compressed(checkpoint, one, codec) for one in raw)
+
+
+def _compressed(checkpoint: Checkpoint, raw: Fingerprint, codec: str) -> Fingerprint:
+    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format."""
     num_tokens, width = visual_shape(checkpoint)
     return Fingerprint(
         {
-            **raw,
-            "raw_codec": raw_codec,
+            **raw.fields,
+            "raw_codec": raw.fields["codec"],
             "codec": codec,
             "adapter": checkpoint.adapter.target,
             "adapter_choices": json.dumps(dict(checkpoint.adapter.choices), sort_keys=True),
@@ -173,9 +185,9 @@ def compressed_collection(
     """
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    fingerprint = compressed_fingerprint(checkpoint, split, cfg.store_codec, evaluation.codec)
+    fingerprints = compressed_fingerprints(checkpoint, split, cfg.store_codec, evaluation.codec)
     if cfg.store is None:
-        folder = store_folder(cache_dir, source.name, source.split, "compressed", fingerprint)
+        folder, _ = find_store(cache_dir, source.name, source.split, "compressed", fingerprints)
         if not (folder / STORE_FILE).is_file():
             return None
     else:
@@ -183,6 +195,6 @@ def compressed_collection(
         if not is_compressed(TokenStore.open(folder)):
             return None
     rebuild = f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"
-    store = TokenStore.open(folder, fingerprint, rebuild=rebuild)
+    store = open_store(folder, fingerprints, rebuild=rebuild)
     log.info("reading the compressed tokens of %s", folder)
     return collection_of(source, split, backbone, store, cache_dir)

@@ -31,8 +31,8 @@ from edje.inference.checkpoint import (
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.tasks.canonical import canonical_start
-from edje.tasks.collection import Collection, cached_collection
-from edje.tasks.compress import compressed_fingerprint
+from edje.tasks.collection import Collection, cached_collection, find_store, open_store
+from edje.tasks.compress import compressed_fingerprints
 from edje.tasks.console import quiet_libraries
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
@@ -41,7 +41,6 @@ from edje.tasks.ranks import fit
 from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
 from edje.tasks.trainer import check_training, make_trainer, run_logger
-from edje.tokens.fingerprint import store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
@@ -255,12 +254,12 @@ def teacher_tokens(
 ) -> TokenStore | None:
     """The teacher's own tokens of the train split, if task=compress has stored them."""
     split = source.read("train")
-    fingerprint = compressed_fingerprint(teacher, split, cfg.store_codec, evaluation.codec)
-    folder = store_folder(Path(cfg.cache_dir), source.name, split.name, "compressed", fingerprint)
+    fingerprints = compressed_fingerprints(teacher, split, cfg.store_codec, evaluation.codec)
+    folder, _ = find_store(Path(cfg.cache_dir), source.name, split.name, "compressed", fingerprints)
     if not (folder / STORE_FILE).is_file():
         return None
     log.info("the teacher's tokens come from %s; its adapter doesn't run", folder)
-    return TokenStore.open(folder, fingerprint)
+    return open_store(folder, fingerprints)
 
 
 def development_score(

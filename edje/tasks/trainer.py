@@ -180,7 +180,7 @@ def misunderstood(trainer: DictConfig) -> Iterator[Problem]:
     if "max_steps" not in given:
         yield Problem("trainer.max_steps", f" is missing: {ARGUMENTS['max_steps'][1]}")
     known = inspect.signature(L.Trainer).parameters
-    for name, value in given.items():
+    for name, value in ((str(key), value) for key, value in given.items()):
         if name in ARGUMENTS:
             taken, otherwise = ARGUMENTS[name]
             if not taken(value):

@@ -125,6 +125,32 @@ def test_an_image_in_two_lists_is_refused(tmp_path: Path) -> None:
         source(tmp_path).read("test")
 
 
+def test_spellings_of_one_path_are_one_image(tmp_path: Path) -> None:
+    entries = [{"image": "x/a.jpg", "caption": "dog"}, {"image": "x//./a.jpg", "caption": "cat"}]
+    write(tmp_path, {"val.json": entries}, "images/x/a.jpg")
+    split = source(tmp_path).read("val")
+    assert [caption.caption_id for caption in split.captions] == ["a.jpg#0", "a.jpg#1"]
+    write(tmp_path, {"test.json": [{"image": "./x/a.jpg", "caption": "cow"}]})
+    with pytest.raises(EdjeError, match=r"two splits .*a\.jpg in test and val"):
+        source(tmp_path).read("test")
+
+
+def test_equal_names_in_two_folders_are_two_images_with_paths_as_ids(tmp_path: Path) -> None:
+    lists = {
+        f"{split}.json": [{"image": f"{folder}/1.jpg", "caption": "dog"} for folder in folders]
+        for split, folders in (("train", "ab"), ("test", "c"))
+    }
+    write(tmp_path, lists, "images/a/1.jpg", "images/b/1.jpg", "images/c/1.jpg")
+    with pytest.raises(EdjeError, match=r"entry 1: 1\.jpg stands for .*data\.image_ids=path"):
+        source(tmp_path).splits()
+    write(tmp_path, {"train.json": lists["train.json"][:1]})
+    with pytest.raises(EdjeError, match=r"1\.jpg stands for images/a/1\.jpg and for images/c/1"):
+        source(tmp_path).splits()
+    write(tmp_path, lists)
+    images = source(tmp_path, image_ids="path").read("train").images
+    assert [image.image_id for image in images] == ["a/1.jpg", "b/1.jpg"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

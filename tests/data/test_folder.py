@@ -3,13 +3,16 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 from PIL import Image
 
 from edje.data.folder import FolderSource
 from edje.errors import EdjeError
+
+FORMS: tuple[tuple[Literal["NFC", "NFD"], str], ...] = (("NFC", "train"), ("NFD", "val"))
 
 
 def write(root: Path, table: str, *names: str, file: str = "captions.csv") -> None:
@@ -136,3 +139,69 @@ def test_a_missing_root_and_an_absent_split_are_named(tmp_path: Path) -> None:
 def test_a_share_outside_zero_to_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match="between 0 and 1"):
         source(tmp_path, val_share=20)
+
+
+@pytest.mark.parametrize("other", ["./a.png", "x/../a.png", ".//a.png", ".\\a.png"])
+def test_an_image_in_two_splits_is_refused_however_its_path_is_spelled(
+    tmp_path: Path, other: str
+) -> None:
+    write(tmp_path, f"image,caption,split\n{other},dog,train\na.png,cat,val\n", "a.png")
+    with pytest.raises(EdjeError, match=r"in two splits .* a\.png in train and val"):
+        source(tmp_path).splits()
+    write(tmp_path, f"image,caption,split\n{other},dog,val\na.png,cat,val\n")
+    split = source(tmp_path).read("val")
+    assert [image.image_id for image in split.images] == ["a.png"]
+    assert [caption.text for caption in split.captions] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+def test_names_are_found_however_their_letters_are_composed(
+    tmp_path: Path, on_disk: Literal["NFC", "NFD"], in_table: Literal["NFC", "NFD"]
+) -> None:
+    name = "été/café.png"
+    there, written = normalize(on_disk, name), normalize(in_table, name)
+    write(tmp_path, f"image,caption,split\n{written},dog,val\n", there)
+    (image,) = source(tmp_path).read("val").images
+    assert (image.image_id, image.path) == (normalize("NFC", name), str(tmp_path / there))
+    both = "".join(f"{normalize(form, name)},dog,{split}\n" for form, split in FORMS)
+    write(tmp_path, f"image,caption,split\n{both}")
+    with pytest.raises(EdjeError, match="in two splits"):
+        source(tmp_path).splits()
+
+
+def test_usual_names_of_splits_count_as_ours_where_that_leaves_no_doubt(tmp_path: Path) -> None:
+    def splits(*names: str, **more: Any) -> list[str]:
+        rows = "".join(f"{name}.png,dog,{name}\n" for name in names)
+        write(tmp_path, f"image,caption,split\n{rows}")
+        return source(tmp_path, **more).splits()
+
+    assert splits("training", "validation", "testing") == ["test", "train", "val"]
+    assert splits("train", "dev") == ["train", "val"]
+    assert splits("train", "val", "dev") == ["dev", "train", "val"]
+    assert splits("train", "valid", "dev") == ["dev", "train", "val"]
+    assert splits("train", "dev", split="dev") == ["dev", "train"]
+    assert splits("train", "dev", split_names={"dev": "dev"}) == ["dev", "train"]
+
+
+def test_splits_have_the_names_that_are_given_to_them(tmp_path: Path) -> None:
+    table = "image,caption,split\na.png,one,A\nb.png,two,B\nc.png,three,C\na.png,four,C\n"
+    write(tmp_path, table, "a.png", "b.png", "c.png")
+    mine = source(tmp_path, split="B", split_names={"A": "train", "B": "val", "C": "train"})
+    assert (mine.splits(), mine.split) == (["train", "val"], "val")
+    assert [caption.text for caption in mine.read("train").captions] == ["one", "four", "three"]
+
+
+def test_a_split_that_is_not_there_is_answered_with_what_helps(tmp_path: Path) -> None:
+    write(tmp_path, "image,caption,split\na.png,dog,A\nb.png,cat,B\n", "a.png", "b.png")
+    with pytest.raises(EdjeError) as refused:  # a choice with data.split would not help
+        source(tmp_path, split="B").read("train")
+    assert str(refused.value).endswith(
+        "Say which one it is, such as 'data.split_names={A: train}'."
+    )
+    choice = r"Choose one of these with data\.split, or say .* 'data\.split_names=\{A: val\}'"
+    with pytest.raises(EdjeError, match=choice):
+        source(tmp_path).read("val")
+    write(tmp_path, "image,caption,split\na.png,dog,val\n")
+    with pytest.raises(EdjeError, match=r"it has val \(1 images\)\. Add the images to train on"):
+        source(tmp_path).read("train")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from edje.data.hub import HubSource
-from edje.data.images import check_images, images_digest, open_image
+from edje.data.image_digest import images_digest
+from edje.data.images import check_images, open_image
 from edje.errors import EdjeError
 
 
@@ -147,6 +148,16 @@ def test_known_sizes_are_checked_before_an_image_is_written(tmp_path: Path) -> N
 def test_an_image_in_two_splits_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "saved", train=rows(1, key=[7]), test=rows(1, key=[7]))
     with pytest.raises(EdjeError, match=r"two splits .* 7 in test and train"):
+        source(folder, id_column="key").read("test")
+
+
+def test_ids_that_are_spellings_of_one_path_are_one_image_and_urls_stay(tmp_path: Path) -> None:
+    url = "https://a.org//x.jpg"
+    folder = save(tmp_path / "saved", test=rows(1, 2, 3, key=["a.jpg", "./a.jpg", url]))
+    split = source(folder, id_column="key").read("test")
+    assert [image.image_id for image in split.images] == ["a.jpg", url]
+    folder = save(tmp_path / "two", train=rows(1, key=["a.jpg"]), test=rows(1, key=["./a.jpg"]))
+    with pytest.raises(EdjeError, match=r"two splits .* a\.jpg in test and train"):
         source(folder, id_column="key").read("test")
 
 

@@ -196,6 +196,35 @@ def test_an_image_in_two_splits_is_refused(tmp_path: Path) -> None:
         source(tmp_path).read("train")
 
 
+def test_an_image_in_two_splits_is_refused_however_it_is_spelled(tmp_path: Path) -> None:
+    write(tmp_path, [entry("café.png", "train"), entry("./cafe\u0301.png", "val")])
+    with pytest.raises(EdjeError, match=r"in two splits .*café\.png in train and val"):
+        source(tmp_path).read("train")
+
+
+def test_equal_names_in_two_folders_are_two_images_with_paths_as_ids(tmp_path: Path) -> None:
+    entries = [entry("1.png", "train", filepath="a"), entry("1.png", "val", filepath="b")]
+    write(tmp_path, entries)
+    problem = r"1\.png stands for images/a/1\.png and for images/b/1\.png .*data\.image_ids=path"
+    with pytest.raises(EdjeError, match=problem):
+        source(tmp_path).read("train")
+    for split, image_id in (("train", "a/1.png"), ("val", "b/1.png")):
+        (image,) = source(tmp_path, image_ids="path").read(split).images
+        assert image.image_id == image_id
+        assert Path(image.path) == tmp_path / "images" / image_id
+    for folder in "ab":  # a flat folder can't hold both
+        (tmp_path / "images" / folder / "1.png").rename(tmp_path / "images" / "1.png")
+    with pytest.raises(EdjeError, match=r"a/1\.png \(tried images/a/1\.png, a/1\.png\)"):
+        source(tmp_path, image_ids="path").read("train")
+
+
+def test_splits_have_the_names_that_are_given_to_them(tmp_path: Path) -> None:
+    write(tmp_path, [entry("a.png", "restval"), entry("b.png", "A"), entry("c.png", "validation")])
+    mine = source(tmp_path, split_names={"A": "train"})
+    assert mine.splits() == ["train", "val"]
+    assert [image.image_id for image in mine.read("train").images] == ["a.png", "b.png"]
+
+
 def test_an_image_annotated_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [entry("a.png", "train"), entry("a.png", "train")])
     with pytest.raises(EdjeError, match=r"annotated twice .*a\.png"):

@@ -80,3 +80,15 @@ def test_images_with_unequal_numbers_of_captions_are_refused(tmp_path: Path) -> 
     annotations.write_text(json.dumps(content))
     with pytest.raises(EdjeError, match=r"have 4 to 6 captions"):
         run(cfg, tmp_path / "second")
+
+
+def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    run(configuration(tmp_path, "trainer.max_steps=1"), tmp_path / "first")
+    image = min((tmp_path / "cache").rglob("*train*.png"))
+    image.write_bytes(image.read_bytes()[:60])
+    cfg = configuration(tmp_path, "trainer.max_steps=1")
+    with pytest.raises(EdjeError, match="1 of 48 images of split 'train' are not readable"):
+        run(cfg, tmp_path / "second")
+    cfg.data.bad_images = "skip"
+    run(cfg, tmp_path / "second")
+    assert "(47 images)" in (tmp_path / "second" / "metrics.json").read_text()

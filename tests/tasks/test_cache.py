@@ -1,16 +1,23 @@
 """Claims about task=cache, and about runs that need a store which another one is writing."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image, ImageOps
 from tiny_stores import contents, run_script
 from world import make_world, with_changes
 
 from edje.cli import run
+from edje.data.folder import FolderSource
+from edje.data.image_digest import former_images_digest
 from edje.errors import EdjeError
+from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.manifest import read_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -62,3 +69,48 @@ def test_training_waits_for_a_store_that_another_run_is_writing(
     run([*overrides, "task=train", "trainer.max_steps=1"])
     assert len(heard) == 1 and heard[0].startswith(f"waiting for process {other.pid} on ")
     assert contents(folder) == contents(world[0])
+
+
+def test_replaced_pictures_of_equal_size_are_encoded_anew(
+    world: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    _, overrides = world
+    images = tmp_path / "data"
+    shutil.copytree(root_of(overrides), images)
+    for path in (images / "images").iterdir():
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    table = images / "captions.csv"
+    table.write_text(table.read_text().replace(".png", ".bmp"))
+    changes = [f"data.root={images}", f"cache_dir={tmp_path / 'cache'}", "task=cache"]
+    moved = [one for one in with_changes(overrides, *changes) if "hydra.run.dir" not in one]
+    run([*moved, f"hydra.run.dir={tmp_path / 'one'}"])
+    for path in (images / "images").iterdir():
+        ImageOps.invert(Image.open(path)).save(path)
+    run([*moved, f"hydra.run.dir={tmp_path / 'two'}"])
+    first, second = sorted((tmp_path / "cache" / "folder-train").glob("raw-*"))
+    assert contents(first) != contents(second)
+
+
+def test_a_store_of_the_former_digest_is_found_and_used_and_said_to_be(
+    world: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, overrides = world
+    split = FolderSource(name="folder", root=root_of(overrides), images="images").read("train")
+    manifest = read_manifest(store / "store.json")
+    fields = {**manifest.fingerprint.fields, "images": former_images_digest(split)}
+    former = Fingerprint(fields)
+    there = store_folder(tmp_path / "cache", "folder", "train", "raw", former)
+    shutil.copytree(store, there)
+    replace(manifest, fingerprint=former).write(there / "store.json")
+    before = contents(there)
+    moved = [f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    run(with_changes(overrides, *moved, "task=cache"))
+    assert list(there.parent.glob("raw-*")) == [there] and contents(there) == before
+    said = capsys.readouterr().out
+    assert said.count(f"reading {there}, by an earlier version, which told images apart less") == 1
+
+
+def root_of(overrides: list[str]) -> str:
+    (root,) = (one.partition("=")[2] for one in overrides if one.startswith("data.root="))
+    return root

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -13,9 +14,13 @@ from tiny_stores import contents, run_script
 from world import make_world
 
 from edje.cli import run
+from edje.data.folder import FolderSource
+from edje.data.image_digest import former_images_digest
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
+from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.lock import is_being_written
+from edje.tokens.manifest import read_manifest
 from edje.tokens.store import TokenStore
 from edje.tokens.verify import verify
 
@@ -109,6 +114,27 @@ def test_raw_tokens_behind_a_url_are_evaluated_and_compressed(root: Path, tmp_pa
         for folder in (tmp_path / "evaluated", root / "run")
     )
     assert metrics["t2i"] == expected["t2i"]
+
+
+def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
+    root: Path, tmp_path: Path
+) -> None:
+    raw = next((root / "cache" / "folder-val").glob("raw-*"))
+    data = FolderSource(name="folder", root=str(root / "data"), images="images")
+    former = {"images": former_images_digest(data.read("val"))}
+    manifest = read_manifest(raw / "store.json")
+    fingerprint = Fingerprint({**manifest.fingerprint.fields, **former})
+    there = store_folder(tmp_path / "cache", "folder", "val", "raw", fingerprint)
+    shutil.copytree(raw, there)
+    replace(manifest, fingerprint=fingerprint).write(there / "store.json")
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    compressed = compress(root, str(tmp_path / "compressed"), cache)
+    # Not the present digest: the old tokens may be of other pictures of equal sizes.
+    fields = TokenStore.open(compressed).manifest.fingerprint.fields
+    assert fields == {**TokenStore.open(store_of(root)).manifest.fingerprint.fields, **former}
+    shutil.rmtree(there)
+    evaluate(root, str(tmp_path / "evaluated"), cache)
+    assert not list(there.parent.glob("raw-*")), "the vision tower ran again"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from world import make_images, make_siglip
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.folder import FolderSource
 from edje.errors import EdjeError
-from edje.tasks.collection import VisionWork, raw_fingerprint
+from edje.tasks.collection import VisionWork, raw_fingerprints
 from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
@@ -129,7 +129,7 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
     split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
     plain, other = (make_siglip(tmp_path / f"siglip{seed}", seed) for seed in (0, 1))
     identity = HuggingFaceBackbone(pretrained=str(plain)).identity()
-    stored = raw_fingerprint(split, identity, "bf16")
+    stored = raw_fingerprints(split, identity, "bf16")[0]
     make_store(tmp_path / "store", "bf16", fingerprint=stored)
     TokenStore.open(tmp_path / "store", stored)
     for backbone, codec, difference in (
@@ -138,7 +138,7 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
         (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run asks .*24"),
         (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run asks for"),
     ):
-        asked = raw_fingerprint(split, backbone.identity(), codec)
+        asked = raw_fingerprints(split, backbone.identity(), codec)[0]
         with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):
             TokenStore.open(tmp_path / "store", asked)
 

@@ -1,0 +1,76 @@
+"""The pixels of any image as eight-bit RGB: no picture is lost to the way it is stored."""
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+
+WHITE = (255, 255, 255, 255)
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
+_ORIENTATION = 0x0112  # tag of EXIF
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image (the first frame of several) as eight-bit RGB.
+
+    What is transparent shows white. Samples of 10 to 16 bits keep their highest eight; 32-bit
+    integers and floats, which name no white, are scaled from the image's own least value (black)
+    to its greatest (white), with what is not a number black.
+
+    Raises:
+        ValueError: there is no way from its colours to RGB, or none of its floats is finite.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bit_grey(image)
+    if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # PIL knows no shorter way
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return image.convert("RGB")
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """What turns an opened image upright, by its EXIF block; None if it is upright.
+
+    Raises:
+        Exception: the block can't be read; parsers of it raise anything.
+    """
+    return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+
+
+def _eight_bit_grey(image: Image.Image) -> Image.Image:
+    samples = np.asarray(image)
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        bits = min(_tiff_tag(image, _BITS_PER_SAMPLE, 16), 16)
+        grey = (samples >> (bits - 8)).astype(np.uint8)
+    else:
+        if image.mode == "I" and _tiff_tag(image, _SAMPLE_FORMAT, 2) == 1:
+            samples = samples.view(np.uint32)  # PIL has no such mode
+        grey = _own_range(samples.astype(np.float64))
+    result = Image.fromarray(grey)
+    if "transparency" in image.info:  # the grey value that is
+        opaque = samples != image.info["transparency"]
+        result.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return result
+
+
+def _own_range(samples: Float64[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    finite = samples[np.isfinite(samples)]
+    if not finite.size:
+        raise ValueError("none of its pixels is a finite number")
+    least, greatest = finite.min(), finite.max()
+    samples = np.nan_to_num(samples, nan=least, posinf=greatest, neginf=least)
+    return np.rint(255 * ((samples - least) / ((greatest - least) or 1))).astype(np.uint8)
+
+
+def _tiff_tag(image: Image.Image, tag: int, missing: int) -> int:
+    value = getattr(image, "tag_v2", {}).get(tag, missing)
+    return int(value[0] if isinstance(value, tuple) else value)
