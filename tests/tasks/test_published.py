@@ -20,10 +20,11 @@ from world import make_siglip, with_changes
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.cli import run
+from edje.config.published import config_of_published
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
-from edje.tasks.trained import facts_of, load_trained, trained_file
+from edje.tasks.trained import check_early, facts_of, load_trained, trained_file
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 from tests.backbones.tiny_models import save_siglip
@@ -70,7 +71,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("own"), fixture, 16)
 
 
-@pytest.fixture(scope="module", params=["own", "recorded"])
+@pytest.fixture(scope="module")
 def root(request, own, tmp_path_factory) -> Path:
     """The project's own fixture, and the one recorded with the reference where it is present."""
     if request.param == "own":
@@ -162,25 +163,35 @@ def expected_logits(root: Path, kind: str, lists: pd.DataFrame, queries: pd.Data
     return reranker.score(list(captions), visual[store.rows_of(list(images))])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_logit_is_the_references_by_file_and_by_hub_name(root, kind, hub, tmp_path) -> None:
-    lists = evaluated(root, root / f"{kind}.pth", tmp_path / "file")
-    queries = pd.read_parquet(tmp_path / "file" / "queries.parquet")
+@pytest.mark.parametrize(
+    ("root", "kind", "way"),
+    [  # of the project's own, tests below read compressed.pth by its path
+        *(("own", kind, "hub") for kind in KINDS),
+        *(("recorded", kind, way) for kind in KINDS for way in ("file", "hub")),
+    ],
+    indirect=["root"],
+)
+def test_every_logit_is_the_references(root, kind, way, hub, tmp_path) -> None:
+    name = root / f"{kind}.pth"
+    label = name.name
+    if way == "hub":
+        on_hub(hub, {"epoch_2.pth": name})
+        name = label = HUB_NAME
+    lists = evaluated(root, name, tmp_path / "run")
+    queries = pd.read_parquet(tmp_path / "run" / "queries.parquet")
     assert len(lists) == 12 * 4 + 6 * 4 and lists["joint"].nunique() > 12
     expected = expected_logits(root, kind, lists, queries)
     found = torch.tensor(lists["joint"].to_numpy(), dtype=torch.float32)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
-    on_hub(hub, {"epoch_2.pth": root / f"{kind}.pth"})
-    pd.testing.assert_frame_equal(evaluated(root, HUB_NAME, tmp_path / "hub_name"), lists)
-    metrics = json.loads((tmp_path / "hub_name" / "metrics.json").read_text())
-    assert metrics["label"] == f"unknown sets (published checkpoint {HUB_NAME})"
-    sizes = {"local": (4, 24), "compressed": (2, 24)}
-    if "recorded" in root.name:
-        sizes = {"local": (16, 48), "compressed": (4, 48)}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["label"] == f"unknown sets (published checkpoint {label})"
+    sizes = {"local": (16, 48), "compressed": (4, 48)}
+    if root.name.startswith("own"):
+        sizes = {"local": (4, 24), "compressed": (2, 24)}
     assert metrics["storage_bytes_per_image"] == sizes[kind][0] * sizes[kind][1] * 2
-    config = yaml.safe_load((tmp_path / "hub_name" / "config.yaml").read_text())
-    assert config["checkpoint"] == HUB_NAME and config["name"] == "published"
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["checkpoint"] == str(name) and config["name"] == "published"
     adapter = "LocalAdapter" if kind == "local" else "TokenCompressionAdapter"
     assert config["adapter"]["_target_"] == f"edje.models.adapters.{adapter}"
 
@@ -368,36 +379,37 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
             torch.testing.assert_close(trained.model.state_dict()[name], tensor, atol=3e-6, rtol=0)
 
 
-@pytest.mark.parametrize("key", ["teacher", "initial", "miner"])
-def test_a_run_with_another_backbone_refuses_it(own, tmp_path, key) -> None:
+def test_a_run_with_another_backbone_refuses_it_before_anything_is_computed(own, tmp_path) -> None:
     other = save_siglip(tmp_path / "other", seed=1)
-    changes = [f"{key}={own / 'local.pth'}", f"backbone.pretrained={other}"]
-    if key == "teacher":
-        changes.append("objective=[matching,distillation]")
-    if key == "miner":
-        changes += ["loader=neighbours", "loader.mined_pool=2", "loader.neighbours=1"]
-    with pytest.raises(EdjeError, match=rf"{key}=.*local\.pth: it was trained on another backbone"):
+    backbone = HuggingFaceBackbone(pretrained=str(other))
+    terms = {"objective": {"distillation": {}}, "teacher": None, "initial": None, "miner": None}
+    for key in ("teacher", "initial", "miner"):
+        cfg = composed(own, **terms | {key: str(own / "local.pth")})
+        with pytest.raises(EdjeError, match=rf"{key}=.*local\.pth: it was trained on another"):
+            check_early(cfg, backbone)
+        check_early(cfg, HuggingFaceBackbone(pretrained=str(own / "vision_tower")))
+    changes = [f"initial={own / 'local.pth'}", f"backbone.pretrained={other}"]
+    with pytest.raises(EdjeError, match="it was trained on another backbone"):
         run(training(own, tmp_path / "run", *changes, f"cache_dir={tmp_path / 'cache'}"))
-    assert not (tmp_path / "cache").exists(), "refused before anything is computed"
+    assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["adapter=local"], "adapter=local: the checkpoint .* decides this"),
-        (["adapter.num_tokens=8"], r"adapter\.num_tokens=8: the checkpoint .*'num_tokens': 2"),
-        (["joint.num_layers=1"], "has all layers of its language model"),
-        (["score=residual"], "score=residual: the checkpoint was trained without"),
-        (["joint.pretrained=nowhere"], "language_model=nowhere: no configuration and tokenizer"),
-        (["experiment=shapes", "joint=tiny", "joint.fusion_layer=0"], "joint has no pretrained"),
-    ],
-)
-def test_what_it_has_not_got_cannot_be_asked_of_it(own, tmp_path, changes, message) -> None:
-    given = command(own, own / "compressed.pth", tmp_path / "a", *changes)
-    if "joint=tiny" in changes:
-        given = [line for line in given if not line.startswith("joint.pretrained")]
-    with pytest.raises(EdjeError, match=message):
-        run(given)
+def test_what_it_has_not_got_cannot_be_asked_of_it(own, tmp_path) -> None:
+    cfg = composed(own, checkpoint=str(own / "compressed.pth"))
+    for override in ("adapter=local", "adapter.num_tokens=8"):
+        with pytest.raises(EdjeError, match=rf"{override}: the checkpoint .*'num_tokens': 2"):
+            config_of_published(cfg, ["data=coco", override])
+    cfg.joint.num_layers = 1
+    with pytest.raises(EdjeError, match=r"joint\.num_layers=1: .*has all layers of its language"):
+        config_of_published(cfg, [])
+    cfg.joint = {"pretrained": "nowhere"}
+    with pytest.raises(EdjeError, match="language_model=nowhere: no configuration and tokenizer"):
+        load_trained(cfg, "checkpoint")
+    cfg.joint = {"tokenizer": "nowhere"}
+    with pytest.raises(EdjeError, match="holds no tokenizer, and joint has no pretrained"):
+        load_trained(cfg, "checkpoint")
+    with pytest.raises(EdjeError, match="adapter=local: the checkpoint"):
+        evaluated(own, own / "compressed.pth", tmp_path / "a", "adapter=local")
 
 
 def test_what_the_hub_refuses_is_one_message(own, tmp_path, hub) -> None:
