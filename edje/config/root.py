@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
 
@@ -29,7 +29,7 @@ class RootConfig:
 
     name: str
     task: Task
-    seed: NonNegativeInt
+    seed: int
     checkpoint: str | None
     resume: str | None
     store: str | None

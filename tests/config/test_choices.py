@@ -125,7 +125,6 @@ def test_what_fits_is_let_through(overrides: list[str]) -> None:
         "adapter.hidden_width=0",
         "benchmark.corpus=0",
         "checkpoint_every=0",
-        "seed=-1",
     ],
 )
 def test_a_number_out_of_its_range_is_refused_with_the_range(override: str) -> None:
