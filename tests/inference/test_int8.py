@@ -25,7 +25,17 @@ def test_scores_in_int8_rank_nearly_as_the_exact_ones(fusion_layer):
     assert torch.corrcoef(torch.stack([rough, exact]))[0, 1] > 0.98
 
 
+def moved(scores: torch.Tensor, again: torch.Tensor) -> torch.Tensor:
+    """Of two scorings, the root mean squared difference in deviations of the first."""
+    return ((again - scores) / scores.std()).square().mean().sqrt()
+
+
 def test_all_products_over_all_rows_are_in_int8_and_blind_to_their_neighbours():
+    """The batch's size may choose oneDNN's kernel, so that a code is rounded to the next one.
+
+    Seen alone and together: a difference of 0.0000005 of a deviation with AVX-512 and 0.015 with
+    AVX2 for oneDNN. Scales that follow the batch would move scores as those of others do: by 0.25.
+    """
     model, stored = reranker_of("bert"), collection()
     scorer = StoredTokenScorer(model, stored, torch.int8, batch_size=5)
     for layer in scorer.encoder.layers:
@@ -36,8 +46,10 @@ def test_all_products_over_all_rows_are_in_int8_and_blind_to_their_neighbours():
     queries, candidates = all_pairs("t2i", stored)
     first = torch.zeros(len(queries))
     together = scorer("t2i", queries, candidates, first)
-    alone = scorer("t2i", queries[:7], candidates[:7], first[:7])
-    torch.testing.assert_close(alone, together[:7], rtol=0, atol=1e-5)
+    parts = zip(queries.split(7), candidates.split(7), first.split(7), strict=True)
+    alone = torch.cat([scorer("t2i", *few) for few in parts])
+    other = StoredTokenScorer(model, collection(3, 4), torch.int8, batch_size=5).on(stored)
+    assert moved(together, alone) < 0.05 < moved(together, other("t2i", queries, candidates, first))
 
 
 def test_int8_is_refused_where_it_can_not_be(monkeypatch):
