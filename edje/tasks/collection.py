@@ -22,11 +22,11 @@ from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
+from edje.tasks.finding import find_store, open_store
 from edje.tasks.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
-from edje.tokens.manifest import STORE_FILE
-from edje.tokens.store import REBUILD, TokenStore
+from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
 
 log = logging.getLogger(__name__)
@@ -110,40 +110,6 @@ def raw_fingerprints(
         Fingerprint({**identity, "codec": codec_name, "images": digest(split)})
         for digest in (images_digest, former_images_digest)
     )
-
-
-def find_store(
-    cache_dir: Path, data: str, split: str, tier: str, fingerprints: Sequence[Fingerprint]
-) -> tuple[Path, Fingerprint]:
-    """Where a store is, or is to be written, and its fingerprint.
-
-    That is the present one, the first, unless a complete store is there under a former one only.
-    """
-    found = [(store_folder(cache_dir, data, split, tier, one), one) for one in fingerprints]
-    return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
-
-
-def open_store(
-    folder: str | Path, fingerprints: Sequence[Fingerprint], *, rebuild: str = REBUILD
-) -> TokenStore:
-    """Open a store of the present fingerprint, the first, or of a former one, which is logged.
-
-    Raises:
-        EdjeError: as `TokenStore.open`.
-    """
-    store, present = TokenStore.open(folder, rebuild=rebuild), fingerprints[0]
-    mine = store.manifest.fingerprint
-    if not any(mine.differences(one) == [] for one in fingerprints):
-        return TokenStore.open(folder, present, rebuild=rebuild)  # says what differs
-    marks = [name for name, mark in mine.fields.items() if mark != present.fields.get(name)]
-    if marks:
-        log.info(
-            "reading %s, by an earlier version, which told %s apart less exactly; if they have "
-            "changed since, delete it",
-            folder,
-            " and ".join(marks),
-        )
-    return store
 
 
 def collection_of(

@@ -20,15 +20,9 @@ from edje.data.source import Source
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.models.edje import EDJE
 from edje.records import RetrievalSplit
-from edje.tasks.collection import (
-    Collection,
-    collection_of,
-    find_store,
-    is_compressed,
-    open_store,
-    raw_fingerprints,
-)
+from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprints
 from edje.tasks.console import quiet_libraries
+from edje.tasks.finding import find_store, open_store
 from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained, trained_file
 from edje.tasks.writing import fill_store, wait_until_written

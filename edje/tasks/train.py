@@ -31,9 +31,10 @@ from edje.inference.checkpoint import (
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.tasks.canonical import canonical_start
-from edje.tasks.collection import Collection, cached_collection, find_store, open_store
+from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprints
 from edje.tasks.console import quiet_libraries
+from edje.tasks.finding import find_store, open_store
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edje
 from edje.data.images import check_images, open_image
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
@@ -116,3 +117,9 @@ def test_skipping_every_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(EdjeError, match="1 of 1 images"):
         check_images(make_split(tmp_path / "a.jpg"), "skip")
+
+
+def test_nothing_else_opens_an_image_file() -> None:
+    package = Path(edje.__file__).parent
+    openers = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
+    assert openers == [package / "data" / "images.py"]

@@ -5,7 +5,8 @@ import json
 import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 from PIL import Image
@@ -122,6 +123,18 @@ def test_coco_s_folders_are_found_without_being_asked(tmp_path: Path, folder: st
     source = listed(tmp_path, "c.json", [{"image": "train2014/a.jpg", "caption": "red"}])
     ((found, _),) = rows(table_of(source, tmp_path))
     assert (tmp_path / found).samefile(tmp_path / folder / "a.jpg")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_spellings_of_a_path_are_pairs_of_one_file(
+    tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    there = normalize(form, "café.jpg")
+    write_images(tmp_path / "images", [there])
+    spelled = ["café.jpg", "./cafe\u0301.jpg", "x/../café.jpg", ".\\café.jpg"]
+    entries = [{"image": name, "caption": "red"} for name in spelled]
+    table = table_of(listed(tmp_path, "c.json", entries), tmp_path)
+    assert rows(table) == [(f"images/{there}", ("red",))] * 4
 
 
 def test_entries_without_image_or_caption_are_an_error_or_left_out(

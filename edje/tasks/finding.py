@@ -1,0 +1,45 @@
+"""Finding token stores: under their present fingerprint, or a former one."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.manifest import STORE_FILE
+from edje.tokens.store import REBUILD, TokenStore
+
+log = logging.getLogger(__name__)
+
+
+def find_store(
+    cache_dir: Path, data: str, split: str, tier: str, fingerprints: Sequence[Fingerprint]
+) -> tuple[Path, Fingerprint]:
+    """Where a store is, or is to be written, and its fingerprint.
+
+    That is the present one, the first, unless a complete store is there under a former one only.
+    """
+    found = [(store_folder(cache_dir, data, split, tier, one), one) for one in fingerprints]
+    return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
+
+
+def open_store(
+    folder: str | Path, fingerprints: Sequence[Fingerprint], *, rebuild: str = REBUILD
+) -> TokenStore:
+    """Open a store of the present fingerprint, the first, or of a former one, which is logged.
+
+    Raises:
+        EdjeError: as `TokenStore.open`.
+    """
+    store, present = TokenStore.open(folder, rebuild=rebuild), fingerprints[0]
+    mine = store.manifest.fingerprint
+    if not any(mine.differences(one) == [] for one in fingerprints):
+        return TokenStore.open(folder, present, rebuild=rebuild)  # says what differs
+    marks = [name for name, mark in mine.fields.items() if mark != present.fields.get(name)]
+    if marks:
+        log.info(
+            "reading %s, by an earlier version, which told %s apart less exactly; if they have "
+            "changed since, delete it",
+            folder,
+            " and ".join(marks),
+        )
+    return store
