@@ -227,7 +227,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
-    content["edje"]["backbone"] = canonical_identity(content["edje"]["backbone"])
+    facts = content["edje"]
+    content["edje"] = facts | {"backbone": canonical_identity(facts.get("backbone", {}))}
     return content
 
 
