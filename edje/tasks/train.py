@@ -27,6 +27,7 @@ from edje.inference.checkpoint import (
     build_reranker,
     checkpoint_fields,
     load_checkpoint,
+    read_checkpoint,
     save_checkpoint,
     warm_start,
 )
@@ -46,6 +47,7 @@ from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
 from edje.training.data_wait import DataWait
+from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         EdjeError: data, stores, teacher or options don't fit each other.
     """
     checkpoints = folder / "checkpoints"
+    check_initial(cfg, backbone)
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     if isinstance(source, PretrainSource):
@@ -121,6 +124,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         fresh = warm_start(start.model, Path(cfg.initial))
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
+    if cfg.gradient_checkpointing:
+        checkpoint_layers(start.model)
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile)
     teacher = frozen_teacher(cfg, start)
@@ -153,6 +158,24 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     if not fit(trainer, module, data, folder):
         return None
     return finish(start, backbone, feed.dev, evaluation, checkpoints)
+
+
+def check_initial(cfg: DictConfig, backbone: Backbone) -> None:
+    """Check that the weights to start from were trained on the tokens of this run's backbone.
+
+    Raises:
+        EdjeError: they weren't; the message names what differs.
+    """
+    if cfg.initial is None or cfg.initial in STARTS:
+        return
+    given, own = read_checkpoint(Path(cfg.initial))["edje"]["backbone"], backbone.identity()
+    differing = sorted(name for name in {*given, *own} if given.get(name) != own.get(name))
+    if differing:
+        raise EdjeError(
+            f"initial={cfg.initial}: it reads the tokens of another backbone, or of another layer, "
+            f"than this run's (their {', '.join(differing)} differ). Start from a run on the same "
+            "backbone, or leave initial out."
+        )
 
 
 def progress(cfg: DictConfig) -> list[L.Callback]:

@@ -63,3 +63,11 @@ def test_mining_neighbours_of_a_stream_is_an_unknown_key(tmp_path: Path) -> None
     with pytest.raises(EdjeError, match=r"Choices that don't fit each other:\n  loader: it reads"):
         run([*STREAMED, "loader=default", where])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["gradient_checkpointing=true", "compile=inductor"])
+def test_layers_are_compiled_or_run_again_not_both(given: str) -> None:
+    assert told(given) == ""
+    both = told("gradient_checkpointing=true", "compile=inductor")
+    assert "gradient_checkpointing: with compile=inductor dropout would be drawn otherwise" in both
+    assert told("task=evaluate", "gradient_checkpointing=true", "compile=inductor") == ""
