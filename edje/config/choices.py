@@ -34,6 +34,12 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     """What is wrong with a composed tree, choice by choice."""
     task, data = tree.get("task"), tree.get("data") or {}
     yield from late_misfits(tree)
+    if task in TRAINING and tree.get("gradient_checkpointing") and tree.get("compile") is not None:
+        what = (
+            f": with compile={tree['compile']} dropout would be drawn otherwise when layers are "
+            "run again. Take compile=null, or gradient_checkpointing=false."
+        )
+        yield Problem("gradient_checkpointing", what)
     if data.get("_target_") != STREAMED:
         if task in TRAINING and target(tree, "loader") == STREAM_LOADER:
             what = " streams a mixture, and data is a cached set. Take loader=default."

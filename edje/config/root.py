@@ -41,6 +41,7 @@ class RootConfig:
     store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
     checkpoint_every: PositiveInt
     compile: str | None
+    gradient_checkpointing: bool
 
     data: Component
     backbone: Component

@@ -53,7 +53,7 @@ class _Batches(Sampler[tuple[np.ndarray, np.ndarray]]):
         self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return self.numbers.stop  # of the whole run, which Lightning counts on when it resumes
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         module = self.module
@@ -78,7 +78,7 @@ class PixelDataModule(L.LightningDataModule):
     Args:
         training: the decoded training split.
         seed: seeds order and choice of captions.
-        batch_size: images per step and rank.
+        batch_size: images per optimiser micro-step and rank.
         captions_per_image: captions drawn for each image of a batch.
 
     Raises:

@@ -287,8 +287,9 @@ def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None
     `content` is what `read_checkpoint` gives, where the file itself isn't one of ours.
 
     The joint encoder and the heads must agree; the adapter is left fresh where it is of another
-    kind, and positions beyond the shorter table keep the model's own rows. Returns the names of
-    the parameters that stayed fresh.
+    kind, and positions beyond the shorter table keep the model's own rows. First-stage statistics
+    that the model has already are of its own data, and stay. Returns the names of the parameters
+    that stayed fresh.
 
     Raises:
         EdjeError: the joint encoders differ.
@@ -298,6 +299,8 @@ def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None
     if adapter_class(content["edje"]["adapter"]["target"]) is not type(model.adapter):
         given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}
     own = model.state_dict()
+    if model.has_first_stage_statistics:
+        own = {name: tensor for name, tensor in own.items() if not name.startswith("first_stage_")}
     fresh, taken = [], {}
     for name, tensor in own.items():
         other = given.get(name)

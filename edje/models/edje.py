@@ -164,6 +164,11 @@ class EDJE(nn.Module):
         row = DIRECTIONS.index(direction)
         return (first_stage.float() - self.first_stage_mean[row]) / self.first_stage_deviation[row]
 
+    @property
+    def has_first_stage_statistics(self) -> bool:
+        """Whether they were fixed: until then they are 0 and 1."""
+        return bool(self.first_stage_mean.any() or self.first_stage_deviation.ne(1).any())
+
     def set_first_stage_statistics(
         self, direction: Direction, mean: float, deviation: float
     ) -> None:

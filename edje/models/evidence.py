@@ -31,7 +31,8 @@ class AlignmentEvidence(nn.Module):
     the adapter's tokens. There the mean word meets the mean token (as a dual encoder's embeddings
     do), and each word its nearest token (late interaction, ColBERT). A learned mixture of both
     cosines, times a learned scale, is added to the match logit: the joint layers start where
-    alignment alone already ranks, and learn what it lacks.
+    alignment alone already ranks, and learn what it lacks. All of it is computed in the weights'
+    own precision, under autocast too: as it is served.
 
     Args:
         width: of visual tokens.
@@ -53,16 +54,19 @@ class AlignmentEvidence(nn.Module):
         present: Bool[Tensor, "captions length"],
     ) -> Words:
         """Project captions; once per caption, whatever the number of its candidates."""
-        projected = self.text(self.standardise(states.to(self.text.weight.dtype)))
-        mean = (projected * present.unsqueeze(-1)).sum(dim=1)
-        return Words(F.normalize(projected, dim=-1), present, F.normalize(mean, dim=-1))
+        with torch.autocast(states.device.type, enabled=False):
+            projected = self.text(self.standardise(states.to(self.text.weight.dtype)))
+            mean = (projected * present.unsqueeze(-1)).sum(dim=1)
+            return Words(F.normalize(projected, dim=-1), present, F.normalize(mean, dim=-1))
 
     def forward(
         self, words: Words, visual: Float[Tensor, "images tokens width"]
     ) -> Float[Tensor, "captions images"]:
         """The mixed cosine of every caption with every image, -1 to 1."""
         late = late_interaction(words.states, words.present, visual)
-        return self._mixed(words.mean @ F.normalize(visual.mean(dim=1), dim=-1).T, late)
+        with torch.autocast(visual.device.type, enabled=False):
+            means = F.normalize(visual.to(words.mean.dtype).mean(dim=1), dim=-1)
+            return self._mixed(words.mean @ means.T, late)
 
     def logits(
         self,
@@ -71,9 +75,11 @@ class AlignmentEvidence(nn.Module):
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs"]:
         """What pair i of caption `rows[i]` and image i adds to its match logit, in float32."""
-        tokens = F.normalize(visual, dim=-1).to(words.states.dtype)
-        # index_select has the same gradient in every run, on a CPU too
-        nearest = (words.states.index_select(0, rows) @ tokens.mT).amax(dim=2).float()
+        visual = visual.to(words.states.dtype)
+        with torch.autocast(visual.device.type, enabled=False):
+            # index_select has the same gradient in every run, on a CPU too
+            states = words.states.index_select(0, rows)
+            nearest = (states @ F.normalize(visual, dim=-1).mT).amax(dim=2).float()
         present = words.present[rows]
         late = (nearest * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         means = F.normalize(visual.mean(dim=1), dim=-1)

@@ -78,13 +78,14 @@ def late_interaction(
 ) -> Float[Tensor, "captions images"]:
     """Each present word's largest cosine to a visual token, averaged over the caption's words.
 
-    Every caption meets every image (ColBERT, Khattab and Zaharia, 2020; FILIP, Yao et al., 2022).
-    Memory grows with captions · images · length · tokens.
+    Every caption meets every image (ColBERT, Khattab and Zaharia, 2020; FILIP, Yao et al., 2022),
+    in float32, under autocast too. Memory grows with captions · images · length · tokens.
     """
-    words, visual = F.normalize(words, dim=-1), F.normalize(visual, dim=-1)
-    nearest = torch.einsum("cld,imd->cilm", words, visual).amax(dim=3).float()
-    weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.einsum("cil,cl->ci", nearest, weights)
+    with torch.autocast(words.device.type, enabled=False):
+        words, visual = F.normalize(words.float(), dim=-1), F.normalize(visual.float(), dim=-1)
+        nearest = torch.einsum("cld,imd->cilm", words, visual).amax(dim=3)
+        weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.einsum("cil,cl->ci", nearest, weights)
 
 
 def word_positions(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:

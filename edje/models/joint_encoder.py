@@ -99,6 +99,13 @@ class JointEncoder(nn.Module):
         assert isinstance(embeddings, nn.Embedding)
         return embeddings
 
+    @property
+    def stack(self) -> nn.ModuleList | None:
+        """The language model's layers, where BERT's kin and ModernBERT keep them; or None."""
+        inner = getattr(self.language_model, "encoder", self.language_model)
+        layers = getattr(inner, "layer", getattr(inner, "layers", None))
+        return layers if isinstance(layers, nn.ModuleList) else None
+
     def forward(
         self,
         input_ids: Int[Tensor, "pairs length"],

@@ -37,13 +37,18 @@ class Alignment(Objective):
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean of the two directions' cross-entropies, in nats; matches by chance are no rivals."""
         assert outputs.alignment is not None and outputs.same is not None
-        row = torch.arange(len(outputs.alignment), device=outputs.alignment.device)
-        own = row + outputs.first
-        excused = outputs.same.clone()
-        excused[row, own] = False
-        t2i = (outputs.alignment / self.temperature).masked_fill(excused, -torch.inf)
+        t2i = self._logits(outputs.alignment, outputs.same, outputs.first)
         if outputs.alignment_i2t is None:
             i2t = t2i.T
         else:
-            i2t = (outputs.alignment_i2t / self.temperature).masked_fill(excused, -torch.inf)
+            assert outputs.same_i2t is not None
+            i2t = self._logits(outputs.alignment_i2t, outputs.same_i2t, outputs.first)
+        own = torch.arange(len(t2i), device=t2i.device) + outputs.first
         return (F.cross_entropy(t2i, own) + F.cross_entropy(i2t, own)) / 2
+
+    def _logits(self, cosines: Tensor, same: Tensor, first: int) -> Tensor:
+        """What a softmax reads of each row's own pair, in column `first` on, and its rivals."""
+        row = torch.arange(len(cosines), device=cosines.device)
+        excused = same.clone()
+        excused[row, row + first] = False
+        return (cosines / self.temperature).masked_fill(excused, -torch.inf)

@@ -6,7 +6,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.objectives.outputs import Objective, Part, StepOutputs
+from edje.objectives.outputs import (
+    Objective,
+    Part,
+    Presence,
+    StepOutputs,
+    mean_of_negatives,
+    mean_of_rows,
+    without_absent,
+)
 
 
 class Distillation(Objective):
@@ -30,24 +38,29 @@ class Distillation(Objective):
         assert teacher_t2i is not None and teacher_i2t is not None
         assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
         student_t2i, student_i2t = outputs.t2i_logits.float(), outputs.i2t_logits.float()
+        of_t2i, of_i2t = outputs.t2i_presence, outputs.i2t_presence
         if self.form == "listwise":
-            return (_kl(student_t2i, teacher_t2i) + _kl(student_i2t, teacher_i2t)) / 2
+            t2i = _kl(student_t2i, teacher_t2i, of_t2i)
+            return (t2i + _kl(student_i2t, teacher_i2t, of_i2t)) / 2
         positives = (
-            _bce(student_t2i[:, 0], teacher_t2i[:, 0]) + _bce(student_i2t[:, 0], teacher_i2t[:, 0])
+            _bce(student_t2i[:, 0], teacher_t2i[:, 0]).mean()
+            + _bce(student_i2t[:, 0], teacher_i2t[:, 0]).mean()
         ) / 2
-        negative_images = _bce(student_t2i[:, 1:], teacher_t2i[:, 1:])
-        negative_captions = _bce(student_i2t[:, 1:], teacher_i2t[:, 1:])
-        return (positives + negative_images + negative_captions) / 3
+        images = mean_of_negatives(_bce(student_t2i[:, 1:], teacher_t2i[:, 1:]), of_t2i)
+        captions = mean_of_negatives(_bce(student_i2t[:, 1:], teacher_i2t[:, 1:]), of_i2t)
+        return (positives + images + captions) / 3
 
 
 def _bce(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(student, teacher.float().sigmoid())
+    return F.binary_cross_entropy_with_logits(student, teacher.float().sigmoid(), reduction="none")
 
 
-def _kl(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.kl_div(
-        student.log_softmax(-1),
-        teacher.float().log_softmax(-1),
+def _kl(student: Tensor, teacher: Tensor, presence: Presence | None) -> Tensor:
+    """Of each sample's list, averaged over the samples."""
+    divergence = F.kl_div(
+        without_absent(student, presence).log_softmax(-1),
+        without_absent(teacher.float(), presence).log_softmax(-1),
         log_target=True,
-        reduction="batchmean",
+        reduction="none",
     )
+    return mean_of_rows(divergence.sum(dim=1), presence)

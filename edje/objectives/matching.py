@@ -7,7 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.objectives.outputs import Objective, Part, StepOutputs
+from edje.objectives.outputs import (
+    Objective,
+    Part,
+    Presence,
+    StepOutputs,
+    mean_of_negatives,
+    mean_of_rows,
+    without_absent,
+)
 
 
 class Matching(Objective):
@@ -15,6 +23,7 @@ class Matching(Objective):
 
     `softmax` is the cross-entropy of the positive over [positive, negatives] (the released form);
     `binary` classifies each pair alone (the paper's wording), positives and negatives balanced.
+    A sample whose batch holds no negative for it doesn't count.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"pairs"})
@@ -27,15 +36,19 @@ class Matching(Objective):
         """Mean of the two directions' losses, in nats."""
         assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
         loss = self._softmax if self.form == "softmax" else self._binary
-        return (loss(outputs.t2i_logits) + loss(outputs.i2t_logits)) / 2
+        t2i = loss(outputs.t2i_logits, outputs.t2i_presence)
+        return (t2i + loss(outputs.i2t_logits, outputs.i2t_presence)) / 2
 
     @staticmethod
-    def _softmax(logits: Tensor) -> Tensor:
+    def _softmax(logits: Tensor, presence: Presence | None) -> Tensor:
         targets = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        return F.cross_entropy(logits, targets)
+        if presence is None:
+            return F.cross_entropy(logits, targets)
+        losses = F.cross_entropy(without_absent(logits, presence), targets, reduction="none")
+        return mean_of_rows(losses, presence)
 
     @staticmethod
-    def _binary(logits: Tensor) -> Tensor:
-        positive = F.softplus(-logits[:, 0]).mean()
-        negative = F.softplus(logits[:, 1:]).mean()
+    def _binary(logits: Tensor, presence: Presence | None) -> Tensor:
+        positive = mean_of_rows(F.softplus(-logits[:, 0]), presence)
+        negative = mean_of_negatives(F.softplus(logits[:, 1:]), presence)
         return (positive + negative) / 2

@@ -5,42 +5,74 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from edje.objectives.draws import uniform
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """Rows of the batch that serve each sample as wrong images and wrong captions."""
+    """Rows of the batch that serve each sample as wrong images and wrong captions.
+
+    A batch may hold fewer than were asked for: `images_found` and `captions_found` say which
+    places are filled (None: all). At the others stands the hardest once more, or where there is
+    none at all the sample's own row.
+    """
 
     images: Int[Tensor, "batch n"]
     captions: Int[Tensor, "batch n"]
+    images_found: Bool[Tensor, "batch n"] | None = None
+    captions_found: Bool[Tensor, "batch n"] | None = None
 
     def of_rows(self, rows: slice) -> "Negatives":
         """Those of some samples only."""
-        return Negatives(self.images[rows], self.captions[rows])
+        found = (self.images_found, self.captions_found)
+        kept = (None if places is None else places[rows] for places in found)
+        return Negatives(self.images[rows], self.captions[rows], *kept)
+
+    @property
+    def missing(self) -> int:
+        """How many of those asked for the batch doesn't hold."""
+        found = (self.images_found, self.captions_found)
+        return sum(int((~places).sum()) for places in found if places is not None)
+
+
+def similarities(
+    text_embeddings: Float[Tensor, "captions embedding"],
+    image_embeddings: Float[Tensor, "images embedding"],
+) -> Float[Tensor, "captions images"]:
+    """The first stage's cosines in float32, under autocast too."""
+    with torch.autocast(text_embeddings.device.type, enabled=False):
+        return text_embeddings.float() @ image_embeddings.float().T
 
 
 def matching_pairs(
-    image_ids: Int[Tensor, "pairs"],
-    caption_keys: Int[Tensor, "pairs"],
-    rows: slice = slice(None),
-) -> Bool[Tensor, "rows pairs"]:
-    """Which pairs are of one image, or have equal captions: these are no rivals of each other."""
-    same_image = image_ids[rows, None] == image_ids
-    return same_image | (caption_keys[rows, None] == caption_keys)
+    image_ids: Int[Tensor, "pairs"], caption_keys: Int[Tensor, "pairs"]
+) -> Bool[Tensor, "captions images"]:
+    """Which caption is true of which pair's image: these are no rivals of each other.
+
+    It is where any pair of the batch says so: the pair of either, or another one of the same image
+    with an equal caption.
+    """
+    images, image = image_ids.unique(return_inverse=True)
+    texts, text = caption_keys.unique(return_inverse=True)
+    true = torch.zeros(len(texts), len(images), dtype=torch.bool, device=image_ids.device)
+    true[text, image] = True
+    return true[text][:, image]
 
 
 class HardNegatives:
     """Mines `count` negatives per sample and direction inside the batch.
 
     They are drawn from the `pool` most similar wrong ones (`pool = count`: simply the hardest),
-    as a function of (seed, step, sample id) alone. A pair of the same image, or with an equal
-    caption, is never a negative. Similarities are compared in float32: after a softmax in
-    half precision the hardest negative is often lost to ties.
+    as a function of (seed, step, sample id) alone. A caption that is true of an image in the
+    batch is never its negative, and a sample's negatives are different images and captions of
+    different text; a sample that has fewer of them than `count` makes do with these. Similarities
+    are compared in float32: after a softmax in half precision the hardest negative is often lost
+    to ties.
 
-    A curriculum from easy to hard: over the first `easy_steps` steps the pool shrinks evenly from
-    `pool` to `count`. With 0 it stays as it is.
+    A curriculum from easy to hard: over the first `easy_steps` optimiser steps the pool shrinks
+    evenly from `pool` to `count`. With 0 it stays as it is.
     """
 
     def __init__(self, *, count: int = 3, pool: int = 3, easy_steps: int = 0):
@@ -67,30 +99,46 @@ class HardNegatives:
         seed: int,
         step: int,
     ) -> Negatives:
-        """Negatives of every sample, hardest first.
+        """Negatives of every sample, hardest first; `step` counts optimiser steps."""
+        similarity = similarities(text_embeddings, image_embeddings)
+        true = matching_pairs(image_ids, caption_keys)
+        draws = (seed, step, sample_ids)
+        images, images_found = self._mine(similarity, true | _repeated(image_ids), 1, *draws)
+        captions, captions_found = self._mine(
+            similarity.T, true.T | _repeated(caption_keys), 2, *draws
+        )
+        return Negatives(
+            images,
+            captions,
+            None if images_found.all() else images_found,
+            None if captions_found.all() else captions_found,
+        )
 
-        Raises:
-            ValueError: the batch holds fewer wrong images or captions than `count` for a sample.
-        """
-        similarity = text_embeddings.float() @ image_embeddings.float().T  # (captions, images)
-        forbidden = matching_pairs(image_ids, caption_keys)
-        similarity = similarity.masked_fill(forbidden, -torch.inf)
-        fewest = int((~forbidden).sum(dim=1).min())
-        if fewest < self.count:
-            raise ValueError(
-                f"a sample has {fewest} possible negatives in its batch of {len(image_ids)}, "
-                f"{self.count} are asked for: raise loader.batch_size or lower negatives.count"
-            )
-        pool = min(self.pool_at(step), fewest)
-        images = similarity.topk(pool, dim=1).indices
-        captions = similarity.T.topk(pool, dim=1).indices
+    def _mine(
+        self,
+        similarity: Tensor,
+        forbidden: Tensor,
+        direction: int,
+        seed: int,
+        step: int,
+        sample_ids: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`count` columns for each row, and which of them are filled."""
+        pool = min(self.pool_at(step), len(similarity))
+        ranked = similarity.masked_fill(forbidden, -torch.inf).topk(pool, dim=1).indices
+        found = ~forbidden.gather(1, ranked)
         if pool > self.count:
-            columns = torch.arange(pool, device=images.device)
-            images = self._draw(images, uniform(seed, step, 1, sample_ids[:, None], columns))
-            captions = self._draw(captions, uniform(seed, step, 2, sample_ids[:, None], columns))
-        return Negatives(images[:, : self.count], captions[:, : self.count])
+            columns = torch.arange(pool, device=ranked.device)
+            chance = uniform(seed, step, direction, sample_ids[:, None], columns)
+            chance = chance.masked_fill(~found, -1.0)
+            chosen = chance.topk(self.count, dim=1).indices.sort(dim=1).values  # hardest first
+            ranked, found = ranked.gather(1, chosen), found.gather(1, chosen)
+        lacking = max(self.count - pool, 0)  # a batch of fewer pairs than that
+        ranked, found = F.pad(ranked, (0, lacking)), F.pad(found, (0, lacking))
+        own = torch.arange(len(ranked), device=ranked.device)[:, None]
+        return ranked.where(found, ranked[:, :1].where(found[:, :1], own)), found
 
-    def _draw(self, ranked: Tensor, chance: Tensor) -> Tensor:
-        """`count` random columns of each row, in their order of hardness."""
-        chosen = chance.topk(self.count, dim=1).indices.sort(dim=1).values
-        return ranked.gather(1, chosen)
+
+def _repeated(keys: Int[Tensor, "pairs"]) -> Bool[Tensor, "pairs"]:
+    """Which keys have stood before."""
+    return (keys[:, None] == keys).tril(diagonal=-1).any(dim=1)

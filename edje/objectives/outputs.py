@@ -4,10 +4,29 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Part = Literal["pairs", "masked", "text_only", "alignment", "teacher"]
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Which candidates a direction's samples have, where a batch holds fewer than asked for.
+
+    The positive, column 0, is always there. The counts are means over ranks, so that the mean of
+    the ranks' means is the mean over all.
+    """
+
+    candidates: Bool[Tensor, "batch candidates"]
+    rows: Float[Tensor, ""]  # samples with a negative
+    negatives: Float[Tensor, ""]
+
+    @property
+    def has_negative(self) -> Bool[Tensor, "batch"]:
+        """Samples with something to tell the positive from."""
+        return self.candidates[:, 1:].any(dim=1)
 
 
 @dataclass(frozen=True)
@@ -21,6 +40,8 @@ class StepOutputs:
     first: int = 0  # where this rank's pairs begin among those of all ranks
     t2i_logits: Float[Tensor, "batch candidates"] | None = None  # caption against images
     i2t_logits: Float[Tensor, "batch candidates"] | None = None  # image against captions
+    t2i_presence: Presence | None = None  # None: every candidate is there
+    i2t_presence: Presence | None = None
     masked_logits: Float[Tensor, "masked vocabulary"] | None = None
     masked_labels: Int[Tensor, "masked"] | None = None
     masked_count: Float[Tensor, ""] | None = None  # mean over ranks; None: these labels' own
@@ -29,8 +50,34 @@ class StepOutputs:
     alignment: Float[Tensor, "captions images"] | None = None  # late interaction, -1 to 1
     alignment_i2t: Float[Tensor, "captions images"] | None = None  # own images; None: transposed
     same: Bool[Tensor, "captions images"] | None = None  # matching pairs, those by chance included
+    same_i2t: Bool[Tensor, "images captions"] | None = None  # as alignment_i2t
     teacher_t2i_logits: Float[Tensor, "batch candidates"] | None = None
     teacher_i2t_logits: Float[Tensor, "batch candidates"] | None = None
+
+
+def mean_of_rows(values: Float[Tensor, "batch"], presence: Presence | None) -> Float[Tensor, ""]:
+    """The mean over the samples that have a negative; zero where none has."""
+    if presence is None:
+        return values.mean()
+    return (values * presence.has_negative).sum() / presence.rows.clamp(min=1e-3)
+
+
+def mean_of_negatives(
+    values: Float[Tensor, "batch negatives"], presence: Presence | None
+) -> Float[Tensor, ""]:
+    """The mean over the negatives that are there; zero where none is."""
+    if presence is None:
+        return values.mean()
+    return (values * presence.candidates[:, 1:]).sum() / presence.negatives.clamp(min=1e-3)
+
+
+def without_absent(
+    logits: Float[Tensor, "batch candidates"], presence: Presence | None
+) -> Float[Tensor, "batch candidates"]:
+    """Logits of which a softmax gives nothing to what isn't there; finite, so is what is added."""
+    if presence is None:
+        return logits
+    return logits.masked_fill(~presence.candidates, torch.finfo(logits.dtype).min / 4)
 
 
 class Objective:

@@ -61,7 +61,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         encoder.model,
         instantiate(cfg.objective.contrastive),
         instantiate(cfg.optim),
-        len(train.pixels) // data.batch_size,
+        max(len(train.pixels) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
         cfg.seed,
     )
     callbacks: list[L.Callback] = [

@@ -16,7 +16,6 @@ from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
 from edje.durable import new_file
 from edje.errors import EdjeError
-from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
@@ -57,12 +56,6 @@ def mined_images(
             )
         return None
     miner = None if cfg.miner is None else load_trained(cfg, "miner", backbone)
-    own = canonical_identity(backbone.identity())
-    if miner is not None and canonical_identity(miner.backbone) != own:
-        raise EdjeError(
-            f"miner={cfg.miner}: it reads the tokens of another backbone than this run's. "
-            "Give a reranker of the same backbone."
-        )
     digest = lists_digest(cfg, train, images, captions, miner)
     path = Path(cfg.cache_dir) / f"{train.split.dataset}-train" / f"mined-{digest}.safetensors"
     if path.is_file():

@@ -75,12 +75,16 @@ class FrozenEncoder:
         backbone, device = self.backbone, pixels.device
         self._move_to(device)
         encoding = backbone.encode_images(pixels)
+        features = backbone.encode_texts(texts)
         words = tokenize(self.tokenizer, texts, MAX_TRAINING_TOKENS)
+        with torch.autocast(device.type, enabled=False):  # as where embeddings are cached
+            images = backbone.project_images(encoding.features.float())
+            captions = backbone.project_texts(features.float())
         return EncodedPairs(
             tokens=encoding.tokens,
             text=TextBatch(words.input_ids.to(device), words.attention_mask.to(device)),
-            image_embeddings=backbone.project_images(encoding.features.float()),
-            text_embeddings=backbone.project_texts(backbone.encode_texts(texts).float()),
+            image_embeddings=images,
+            text_embeddings=captions,
         )
 
     def release(self) -> None:

@@ -18,7 +18,6 @@ from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
 from edje.data.source import Source
 from edje.errors import EdjeError
-from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
     AdapterSpecification,
     Checkpoint,
@@ -48,6 +47,7 @@ from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
 from edje.training.data_wait import DataWait
+from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         fresh = warm_start(start.model, Path(cfg.initial), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
+    if cfg.gradient_checkpointing:
+        checkpoint_layers(start.model)
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile, devices_of(cfg.trainer)[0])
     teacher = frozen_teacher(cfg, start, backbone)
@@ -235,11 +237,6 @@ def frozen_teacher(cfg: DictConfig, student: Checkpoint, backbone: Backbone) -> 
             "Give one, or leave distillation out: objective=[matching,masked_language,…]."
         )
     teacher = load_trained(cfg, "teacher", backbone)
-    if canonical_identity(teacher.backbone) != canonical_identity(student.backbone):
-        raise EdjeError(
-            f"teacher={cfg.teacher}: it reads the tokens of another backbone than this run's. "
-            "Train the teacher on the same backbone."
-        )
     words = [one.language_model.tokenizer.get_vocab() for one in (teacher, student)]
     if words[0] != words[1]:
         raise EdjeError(

@@ -14,6 +14,7 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
 from edje.config.choices import STARTS
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
     PREFIX,
     BackboneFacts,
@@ -74,14 +75,35 @@ def check_early(cfg: DictConfig, backbone: Backbone) -> None:
     """Look at what a training run starts from and learns from, before anything is computed.
 
     Raises:
-        EdjeError: there is no such checkpoint, or a published one is of another backbone.
+        EdjeError: there is no such checkpoint, or it reads the tokens of another backbone.
     """
     named = {"initial": cfg.initial if cfg.initial not in STARTS else None, "miner": cfg.miner}
     if cfg.objective.get("distillation") is not None:
         named["teacher"] = cfg.teacher
     for key, given in named.items():
-        if given is not None and is_published(find_checkpoint(Path(given))):
+        if given is None:
+            continue
+        if is_published(find_checkpoint(Path(given))):
             check_published(str(given), key, backbone)
+        else:
+            check_own(str(given), key, backbone)
+
+
+def check_own(given: str, key: str, backbone: Backbone) -> None:
+    """Check that a checkpoint of ours was trained on the tokens of the run's backbone.
+
+    Raises:
+        EdjeError: it wasn't; the message names what differs.
+    """
+    trained = read_checkpoint(Path(given))["edje"]["backbone"]
+    own = canonical_identity(backbone.identity())
+    differing = sorted(name for name in {*trained, *own} if trained.get(name) != own.get(name))
+    if differing and knows_its_backbone(trained):
+        raise EdjeError(
+            f"{key}={given}: it reads the tokens of another backbone, or of another layer, than "
+            f"this run's (their {', '.join(differing)} differ). Give one of a run on the same "
+            f"backbone, or leave {key} out."
+        )
 
 
 def trained_file(cfg: DictConfig, key: str, facts: BackboneFacts) -> Callable[[], Checkpoint]:

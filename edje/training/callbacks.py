@@ -88,12 +88,30 @@ class ResumableCheckpoint(Callback):
 
 
 class StepProgress(TQDMProgressBar):
-    """A bar over the steps of the run: Lightning's epoch is the whole run here, so not shown."""
+    """A bar over the run's optimiser steps: Lightning's epoch is the whole run, so not shown."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """The run's steps, those before it was resumed included."""
+        steps = self.trainer.max_steps
+        return steps if steps > 0 else super().total_train_batches
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Name the bar for what it counts."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("train")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move on by a step: where gradients are accumulated, after the last of its batches."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

@@ -41,9 +41,10 @@ class JoinedPairs:
             text_embeddings=joined(batch.text_embeddings),
         )
 
-    def same(self, own: slice) -> Bool[Tensor, "own pairs"]:
-        """Which pairs match those of the rows `own`."""
-        return matching_pairs(self.image_ids, self.caption_keys, own)
+    def same(self, own: slice) -> tuple[Bool[Tensor, "own pairs"], Bool[Tensor, "own pairs"]]:
+        """Which images match the captions of the rows `own`, and which captions their images."""
+        true = matching_pairs(self.image_ids, self.caption_keys)
+        return true[own], true.T[own]
 
 
 def num_ranks() -> int:
@@ -77,7 +78,7 @@ def join_first(tensor: Shaped[Tensor, "own *rest"], rows: int) -> Shaped[Tensor,
     return torch.cat([joined(tensor[:rows]), tensor[rows:]])
 
 
-def mean_over_ranks(value: float, device: torch.device) -> Float[Tensor, ""]:
+def mean_over_ranks(value: float | Tensor, device: torch.device) -> Float[Tensor, ""]:
     """The mean of a number over all ranks."""
     mean = torch.tensor(float(value), device=device)
     if num_ranks() > 1:

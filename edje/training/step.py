@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from edje.models.edje import EDJE
 from edje.models.heads import word_positions
 from edje.objectives.draws import uniform
-from edje.objectives.negatives import Negatives
-from edje.objectives.outputs import Part, StepOutputs
+from edje.objectives.negatives import Negatives, similarities
+from edje.objectives.outputs import Part, Presence, StepOutputs
 from edje.records import PairBatch, TextBatch
 from edje.training.ranks import JoinedPairs, join_first, joined, mean_over_ranks, num_ranks
 
@@ -92,6 +93,17 @@ def candidates_of(
     )
 
 
+def presence(found: Bool[Tensor, "batch n"] | None) -> Presence | None:
+    """Which candidates there are, given which negatives were found; None: all, on every rank."""
+    if found is None:
+        return None
+    return Presence(
+        F.pad(found, (1, 0), value=True),
+        mean_over_ranks(found.any(dim=1).sum(), found.device),
+        mean_over_ranks(found.sum(), found.device),
+    )
+
+
 def forward_step(
     model: EDJE,
     batch: PairBatch,
@@ -121,7 +133,7 @@ def forward_step(
     everyone = JoinedPairs.of(batch) if everyone is None else everyone
     first, total, own_count = everyone.first, len(everyone.sample_ids), len(text.input_ids)
     pairs = None if negatives is None else PairIndices.of(negatives, first)
-    similarity = everyone.text_embeddings.float() @ everyone.image_embeddings.float().T
+    similarity = similarities(everyone.text_embeddings, everyone.image_embeddings)
 
     # Texts are read once: captions as they are, then masked ones; pairs point at their rows.
     plain = pairs is not None or "alignment" in needs
@@ -150,10 +162,12 @@ def forward_step(
 
     count = 0 if pairs is None else len(pairs.images)
     t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None
-    alignment = alignment_i2t = same = teacher_t2i = teacher_i2t = None
+    alignment = alignment_i2t = same = same_i2t = teacher_t2i = teacher_i2t = None
+    of_t2i = of_i2t = None
     if negatives is not None:
         evidence = model.pair_evidence(states, attention, row[:count], seen[:count])
         t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first, evidence)
+        of_t2i, of_i2t = presence(negatives.images_found), presence(negatives.captions_found)
     if mask is not None:
         masked = hidden[count:, : mask.shape[1]][mask]
         masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
@@ -169,7 +183,7 @@ def forward_step(
         alignment = model.alignment(words[mine], present[mine], all_visual)
         if num_ranks() > 1:
             alignment_i2t = model.alignment(words, present, all_visual[mine]).T
-        same = everyone.same(mine)
+        same, same_i2t = everyone.same(mine)
     if "teacher" in needs:
         assert teacher is not None and pairs is not None and negatives is not None
         with torch.no_grad():
@@ -186,6 +200,8 @@ def forward_step(
         first=first,
         t2i_logits=t2i,
         i2t_logits=i2t,
+        t2i_presence=of_t2i,
+        i2t_presence=of_i2t,
         masked_logits=masked_logits,
         masked_labels=masked_labels,
         masked_count=masked_count,
@@ -194,6 +210,7 @@ def forward_step(
         alignment=alignment,
         alignment_i2t=alignment_i2t,
         same=same,
+        same_i2t=same_i2t,
         teacher_t2i_logits=teacher_t2i,
         teacher_i2t_logits=teacher_i2t,
     )

@@ -134,3 +134,11 @@ def test_a_number_out_of_its_range_is_refused_with_the_range(override: str) -> N
     (problem,) = problems_of(cfg)
     assert str(problem).startswith(f"{override} (int): expected int ")
     assert ("from 0" if "-1" in override else "above 0") in str(problem)
+
+
+@pytest.mark.parametrize("given", ["gradient_checkpointing=true", "compile=inductor"])
+def test_layers_are_compiled_or_run_again_not_both(given: str) -> None:
+    assert told(given) == ""
+    both = told("gradient_checkpointing=true", "compile=inductor")
+    assert "gradient_checkpointing: with compile=inductor dropout would be drawn otherwise" in both
+    assert told("task=evaluate", "gradient_checkpointing=true", "compile=inductor") == ""

@@ -2,6 +2,7 @@ import lightning as L
 import pytest
 import torch
 
+from edje.data.datamodule import ResumableLoader
 from edje.data.pixel_datamodule import PixelBatch, PixelDataModule, PixelSet
 from edje.errors import EdjeError
 
@@ -15,11 +16,24 @@ def pixel_set(images: int = 10, captions: int = 4) -> PixelSet:
 
 
 def batches(steps: int, first: int = 0, seed: int = 0) -> list[PixelBatch]:
+    return list(loader(steps, first, seed))
+
+
+def loader(steps: int, first: int = 0, seed: int = 0, accumulate: int = 1) -> ResumableLoader:
     module = PixelDataModule(pixel_set(), seed, batch_size=4, captions_per_image=2)
-    module.trainer = L.Trainer(max_steps=steps, logger=False, accelerator="cpu")
+    module.trainer = L.Trainer(
+        max_steps=steps, logger=False, accelerator="cpu", accumulate_grad_batches=accumulate
+    )
     automatic = module.trainer.fit_loop.epoch_loop.automatic_optimization
     automatic.optim_progress.optimizer.step.total.completed = first
-    return list(module.train_dataloader())
+    return module.train_dataloader()
+
+
+def test_a_resumed_run_is_as_long_as_a_straight_one() -> None:
+    """Lightning counts on from where it stopped: a shorter one would end, and start once more."""
+    assert len(loader(6)) == len(loader(6, first=3)) == 6
+    resumed = loader(6, first=3, accumulate=2)
+    assert len(resumed) == 12 and len(list(resumed)) == 6
 
 
 def test_captions_belong_to_their_images_and_differ() -> None:

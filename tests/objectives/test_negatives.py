@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from edje.objectives.draws import uniform
-from edje.objectives.negatives import HardNegatives
+from edje.objectives.negatives import HardNegatives, matching_pairs, similarities
 
 
 def embeddings(count=12, width=6):
@@ -53,11 +53,86 @@ def test_a_curriculum_goes_from_easy_to_hard():
     assert HardNegatives(count=2, pool=8).pool_at(99) == 8
 
 
-def test_a_batch_without_enough_wrong_images_says_what_to_do():
+@pytest.mark.parametrize("pool", [3, 8])
+def test_a_row_s_negatives_are_different_images_and_captions_of_different_text(pool):
+    images, texts = embeddings(24)
+    image_ids, keys = torch.arange(24) % 8, torch.arange(24) % 9
+    mine = HardNegatives(count=3, pool=pool)
+    found = mine(images[image_ids], texts[keys], image_ids, keys, torch.arange(24), 3, 7)
+    assert found.missing == 0
+    for rows in (image_ids[found.images], keys[found.captions]):
+        assert all(len(set(row)) == 3 for row in rows.tolist())
+
+
+def test_the_hardest_different_ones_are_found():
+    """Image 1 stands in three columns and was the first row's hardest, thrice."""
+    images = torch.tensor([[1.0, 0.0], *[[0.9, 0.1]] * 3, [0.5, 0.5], [0.0, 1.0]])
+    texts = torch.tensor([[1.0, 0.0], *[[0.8, 0.2]] * 3, [0.6, 0.4], [0.1, 0.9]])
+    image_ids, keys = torch.tensor([0, 1, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 2, 3, 4])
+    found = HardNegatives(count=3, pool=3)(images, texts, image_ids, keys, torch.arange(6), 0, 0)
+    assert image_ids[found.images[0]].tolist() == [1, 2, 3]
+    assert keys[found.captions[0]].tolist() == [1, 2, 3]
+
+
+def test_a_caption_true_of_an_image_by_another_pair_is_no_negative_of_it():
+    """Pairs 1 and 2 are of one image; pair 0's caption is that of pair 1, so true of pair 2's."""
     images, texts = embeddings(4)
-    ids = torch.tensor([0, 0, 1, 1])
-    with pytest.raises(ValueError, match=r"raise loader\.batch_size"):
-        HardNegatives(count=3, pool=3)(images, texts, ids, torch.arange(4), ids, 0, 0)
+    image_ids, keys = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 2])
+    true = matching_pairs(image_ids, keys)
+    assert true.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    found = HardNegatives(count=1, pool=1)(images, texts, image_ids, keys, torch.arange(4), 0, 0)
+    assert found.images[0].item() == 3  # not 2
+    assert found.captions[2].item() == 3  # not 0
+
+
+def test_a_batch_with_few_wrong_ones_gives_those_and_counts_what_is_missing():
+    """One caption for all images but one: a class name."""
+    images, texts = embeddings(5)
+    ids, keys = torch.arange(5), torch.tensor([0, 0, 0, 0, 1])
+    found = HardNegatives(count=2, pool=3)(images, texts, ids, keys, ids, 0, 0)
+    assert found.images_found.int().tolist() == [[1, 0]] * 4 + [[1, 1]]
+    assert found.captions_found.int().tolist() == [[1, 0]] * 4 + [[1, 0]]
+    assert found.missing == 4 + 5
+    assert found.images[:4, 0].tolist() == found.captions[:4, 0].tolist() == [4] * 4
+    rows = found.of_rows(slice(3, 5))
+    assert rows.images_found.int().tolist() == [[1, 0], [1, 1]] and rows.missing == 3
+
+
+@pytest.mark.parametrize("pool", [3, 9])
+def test_a_batch_without_any_wrong_one_has_no_negatives(pool):
+    images, texts = embeddings(2)
+    for ids in (torch.zeros(1).long(), torch.zeros(2).long()):
+        size = len(ids)
+        found = HardNegatives(count=3, pool=pool)(
+            images[:size], texts[:size], ids, torch.arange(size), ids, 0, 0
+        )
+        assert found.missing == 2 * 3 * size and not found.images_found.any()
+        assert found.images.tolist() == [[row] * 3 for row in range(size)]
+
+
+def test_a_row_with_few_negatives_leaves_the_others_their_draws():
+    """A pair that is true of nearly everything doesn't narrow the pool of the rest."""
+    images, texts = embeddings(12)
+    ids, keys = torch.arange(12), torch.arange(12)
+    mine = HardNegatives(count=2, pool=8)
+    whole = mine(images, texts, ids, keys, ids, 1, 5)
+    ids = torch.cat([ids, torch.full((6,), 20)])  # an image with six of the captions
+    keys = torch.cat([keys, torch.arange(6)])
+    more_images, more_texts = torch.cat([images, -images[:6]]), torch.cat([texts, texts[:6]])
+    found = mine(more_images, more_texts, ids, keys, torch.arange(18), 1, 5)
+    assert torch.equal(found.captions[:12], whole.captions)
+
+
+def test_similarities_are_compared_in_float32_under_autocast():
+    """bf16 keeps 8 bits: 0.9990, 0.9991 and 0.9992 are one number to it."""
+    angle = torch.tensor([0.0, 0.0447, 0.0424, 0.0400, 0.5])
+    images = torch.stack([angle.cos(), angle.sin()], dim=1)
+    texts, ids = images.clone(), torch.arange(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = HardNegatives(count=3, pool=3)(images, texts, ids, ids, ids, 0, 0)
+        cosines = similarities(texts, images)
+    assert found.images[0].tolist() == found.captions[0].tolist() == [3, 2, 1]
+    assert torch.equal(cosines, texts @ images.T) and cosines.dtype == torch.float32
 
 
 def test_uniform_draws_look_uniform_and_independent():

@@ -59,3 +59,13 @@ def test_numbers_that_the_data_or_the_model_can_t_meet(
     world: list[str], tmp_path: Path, change: str, said: str
 ) -> None:
     refused(with_changes(world, change), said, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["teacher", "initial", "miner", "store"])
+def test_a_path_to_nothing(world: list[str], tmp_path: Path, key: str) -> None:
+    changes = [f"{key}={tmp_path / 'nowhere'}"]
+    if key == "teacher":
+        changes.append("objective=[matching,distillation]")
+    if key == "miner":
+        changes.append("loader.neighbours=1")
+    refused(with_changes(world, *changes), "nowhere", tmp_path)

@@ -10,7 +10,8 @@ from world import make_siglip, make_world, with_changes
 
 from edje.cli import run
 from edje.errors import EdjeError
-from edje.inference.checkpoint import load_checkpoint
+from edje.inference.checkpoint import load_checkpoint, save_checkpoint
+from edje.records import DIRECTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -147,3 +148,33 @@ def test_a_miner_of_another_backbone_is_refused(stage, root, pretrained, tmp_pat
             f"backbone.pretrained={other}",
             f"cache_dir={tmp_path / 'cache'}",
         )
+
+
+def test_the_first_stage_s_statistics_are_this_run_s_own(stage, pretrained, tmp_path):
+    """Those of the weights it starts from belong to other data."""
+    start = load_checkpoint(pretrained)
+    own = start.model.first_stage_mean.clone(), start.model.first_stage_deviation.clone()
+    assert start.model.has_first_stage_statistics
+    for direction in DIRECTIONS:
+        start.model.set_first_stage_statistics(direction, 7.0, 3.0)
+    save_checkpoint(start, tmp_path / "elsewhere.ckpt")
+    folder = stage(
+        "pretrain_from_elsewhere", f"initial={tmp_path / 'elsewhere.ckpt'}", "score=residual"
+    )
+    assert "fresh: residual\n" in (folder / "logs" / "run.log").read_text()
+    trained = load_checkpoint(folder).model
+    torch.testing.assert_close(trained.first_stage_mean, own[0])
+    torch.testing.assert_close(trained.first_stage_deviation, own[1])
+
+
+def test_weights_of_another_backbone_or_layer_are_no_start(stage, pretrained, tmp_path):
+    """Refused before anything is encoded or trained."""
+    other = make_siglip(tmp_path / "other", seed=1)
+    empty = f"cache_dir={tmp_path / 'cache'}"
+    for change, differing in (
+        (f"backbone.pretrained={other}", "weights"),
+        ("backbone.layer=1", "layer"),
+    ):
+        with pytest.raises(EdjeError, match=rf"initial=.* another layer.* \(their {differing} "):
+            stage(f"finetune_{differing}", f"initial={pretrained}", "adapter=local", change, empty)
+    assert not (tmp_path / "cache").exists()

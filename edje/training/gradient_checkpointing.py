@@ -1,0 +1,41 @@
+"""Gradient checkpointing as a choice of training: less memory for more arithmetic."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from edje.errors import EdjeError
+from edje.models.edje import EDJE
+
+
+def checkpoint_layers(model: EDJE) -> None:
+    """Keep only what enters the adapter and each layer of the language model, in place.
+
+    The backward pass computes the rest again, with the same dropout: losses and gradients are what
+    they are without. Names of weights stay as they are. Not for compiled layers, whose dropout is
+    drawn otherwise the second time.
+
+    Raises:
+        EdjeError: the language model's layers are not found.
+    """
+    layers = model.joint.stack
+    if layers is None:
+        raise EdjeError(
+            "gradient_checkpointing=true: no list of layers found in "
+            f"{type(model.joint.language_model).__name__}. Set gradient_checkpointing=false."
+        )
+    for module in (model.adapter, *layers):
+        _recompute(module)
+
+
+def _recompute(module: nn.Module) -> None:
+    forward = module.forward
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    module.forward = run

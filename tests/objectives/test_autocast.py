@@ -1,0 +1,68 @@
+"""Objectives are computed in float32, whatever the precision of the step they belong to."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edje.objectives.alignment import Alignment
+from edje.objectives.contrastive import Contrastive
+from edje.objectives.distillation import Distillation
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.matching import Matching
+from edje.objectives.outputs import Presence, StepOutputs
+from edje.objectives.text_recovery import TextRecovery
+
+OBJECTIVES = [
+    Matching(),
+    Matching(form="binary"),
+    Distillation(),
+    Distillation(form="listwise"),
+    MaskedLanguage(),
+    TextRecovery(),
+    Alignment(),
+]
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs(presence: Presence | None) -> StepOutputs:
+    return StepOutputs(
+        t2i_logits=drawn(6, 4, seed=0),
+        i2t_logits=drawn(6, 4, seed=1),
+        t2i_presence=presence,
+        i2t_presence=presence,
+        masked_logits=drawn(9, 20, seed=2).bfloat16(),  # as the masked-language head gives them
+        masked_labels=torch.arange(9),
+        recovered=drawn(6, 12, seed=3).bfloat16(),
+        text_embeddings=F.normalize(drawn(6, 12, seed=4), dim=1),
+        alignment=drawn(6, 6, seed=5).tanh(),
+        same=torch.eye(6).bool(),
+        teacher_t2i_logits=drawn(6, 4, seed=6),
+        teacher_i2t_logits=drawn(6, 4, seed=7),
+    )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("few", [False, True])
+def test_an_objective_under_autocast_is_the_same_to_the_bit(objective, few):
+    found = torch.arange(24).view(6, 4) % 5 < 4
+    found[:, 0] = True
+    rows, negatives = found[:, 1:].any(1).sum().float(), found[:, 1:].sum().float()
+    given = outputs(Presence(found, rows, negatives) if few else None)
+    expected = objective(given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = objective(given)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_the_contrastive_loss_under_autocast_is_the_same_to_the_bit(form):
+    images = F.normalize(drawn(8, 16, seed=0), dim=-1)
+    captions = F.normalize(images[:, None] + 0.3 * drawn(8, 2, 16, seed=1), dim=-1)
+    given = images, captions, torch.tensor(100.0), torch.tensor(-10.0)
+    expected = Contrastive(form=form)(*given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = Contrastive(form=form)(*given)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
