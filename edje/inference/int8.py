@@ -8,6 +8,7 @@ bf16. The feed-forward's activation leaves the first product as int8 and enters 
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def int8_encoder(
     encoder = BertClsEncoder(joint, torch.bfloat16)
     if encoder.last.expand.weight.device.type != "cpu" or not has_int8_products():
         raise EdjeError(
-            "precision int8: its products need a CPU and a torch with oneDNN. Use bf16 here."
+            "precision int8: its products need a CPU that computes them exactly (with VNNI) and a "
+            "torch with oneDNN. Use bf16 here."
         )
     slots = _slots(encoder)
     recorders = [Recorder(getattr(layer, name)) for layer, name in slots]
@@ -51,12 +53,38 @@ def int8_encoder(
     return encoder
 
 
+@cache
 def has_int8_products() -> bool:
-    """Whether torch has oneDNN's linear layer in int8, an operator of its compiler's."""
+    """Whether torch has oneDNN's linear layer in int8, and this processor computes it exactly.
+
+    It is an operator of torch's compiler. Without the instructions for it (VNNI) oneDNN may add
+    pairs of products up in 16 bits, where large ones saturate.
+    """
     needed = ("qlinear_prepack", "qlinear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.onednn, name) for name in needed
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.onednn, name) for name in needed):
+        return False
+    width = 64
+    largest = torch.full((width, width), 2 * LARGEST_CODE + 1, dtype=torch.uint8)
+    codes = torch.full((width, width), LARGEST_CODE, dtype=torch.int8)
+    found = torch.ops.onednn.qlinear_pointwise(
+        largest,
+        1.0,
+        0,
+        torch.ops.onednn.qlinear_prepack(codes, None),
+        torch.ones(width),
+        torch.zeros(width, dtype=torch.long),
+        torch.zeros(width),
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "none",
     )
+    exact = float(width * LARGEST_CODE * (2 * LARGEST_CODE + 1))
+    return bool((found == exact).all())
 
 
 def _slots(encoder: BertClsEncoder) -> list[tuple[BertLayer, str]]:
