@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 
@@ -11,14 +12,10 @@ import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import PixelRows, ShardBatch
-from edje.tasks.encoding import Encoding
-from edje.tasks.writing import _lead
+from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
-from edje.tokens.unfinished import UnfinishedStore
-from edje.tokens.writer import make_plan
 from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU
 
 pytestmark = [
@@ -59,13 +56,15 @@ def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
         dataset=lambda: PixelRows(paths, backbone.preprocess),
     )
     codec = make_codec("bf16", backbone.num_tokens, backbone.token_width)
-    plan = make_plan(Fingerprint({"backbone": "shapes"}), ids, codec, backbone.feature_width)
     folder = tmp_path / "store"
-    folder.mkdir()
-    with writer_lock(folder):
-        unfinished = UnfinishedStore(folder, plan, ids)
-        workers = 4 if ON_GPU else 1
-        _lead(unfinished, Encoding(work, unfinished, ACCELERATOR, (0,), BATCH, workers))
+    fill_store(
+        folder,
+        Fingerprint({"backbone": "shapes"}),
+        codec,
+        lambda: work,
+        Writing(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
+        DictConfig({"accelerator": ACCELERATOR, "devices": 1}),
+    )
     found = TokenStore.open(folder).read(torch.arange(4))
     pixels = torch.stack([backbone.preprocess(Image.open(path).convert("RGB")) for path in paths])
     expected = backbone.cpu().encode_images(pixels[:4]).tokens

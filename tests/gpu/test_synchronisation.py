@@ -20,8 +20,9 @@ pytestmark = [
 ]
 PACKAGE = next(iter(edje.__path__))
 WATCHED = 3  # the step
-# A mask's positions are counted before they are gathered: once for the words, once for the labels.
-ALLOWED = {"training/step.py": 2}
+# How many words are masked is counted before they are gathered, as states and as labels, and how
+# many negatives a batch can give before they are chosen.
+ALLOWED = {"training/step.py": 2, "objectives/negatives.py": 1}
 
 
 class Watch(L.Callback):
@@ -34,7 +35,7 @@ class Watch(L.Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_step_waits_for_the_gpu_only_where_the_number_of_masked_words_is_counted(
+def test_a_step_waits_for_the_gpu_only_where_masked_words_and_possible_negatives_are_counted(
     raw: RawTokens, tmp_path
 ):
     places: Counter[str] = Counter()
