@@ -5,7 +5,7 @@ OLDEST := .venv-oldest/bin
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
 SLOW := kills clusters compilers assets# what they are and how long they take: pyproject.toml
 
-.PHONY: help demo test test-all $(SLOW:%=test-%) test-oldest lint clean
+.PHONY: help demo test test-all $(SLOW:%=test-%) test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -32,11 +32,18 @@ demo: .venv/product  ## install and run the embedded example (about 3 minutes on
 test: .venv/dev  ## install with the development extra and run the fast tests
 	$(BIN)/python $(FAST)
 
-test-all: $(SLOW:%=test-%)  ## the tests that are slow by nature, part by part
+test-all: $(SLOW:%=test-%) test-gpu  ## the tests that are slow by nature, part by part
 
 $(SLOW:%=test-%): test-%: .venv/dev
 	@grep -E '^ *"$*: ' pyproject.toml
 	$(BIN)/python -m pytest -q -rs -m $*
+
+test-gpu: .venv/dev  ## checks and figures of a GPU, tiny without one (experiments/speed/README.md)
+	PYTHON=$(BIN)/python bash experiments/speed/gpu.sh
+
+gpu-wheels: .venv/dev  ## what a machine with a GPU may lack for them, into .whl
+	rm -rf .whl
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w .whl -r experiments/speed/gpu-wheels.txt
 
 # Old releases warn about newer ones of what they depend on, so warnings are no errors here.
 test-oldest: .venv-oldest/dev  ## the fast tests with the lowest versions that pyproject.toml allows

@@ -152,7 +152,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
     config.num_labels = 1
     with tempfile.TemporaryDirectory() as folder:
         BertForSequenceClassification(config).save_pretrained(Path(folder))
-        _words(sizes.vocabulary, config.max_position_embeddings).save_pretrained(folder)
+        made_up_words(sizes.vocabulary, config.max_position_embeddings).save_pretrained(folder)
         model = CrossEncoder(
             folder, device=str(device), model_kwargs={"dtype": sizes.dtype(device)}
         )
@@ -166,7 +166,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
     ).cpu()
 
 
-def _words(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
+def made_up_words(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
     """A tokenizer of made-up words that lays pairs out as BERT's does."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made_up = [f"w{number}" for number in range(vocabulary - len(special))]

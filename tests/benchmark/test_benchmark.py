@@ -181,7 +181,7 @@ def test_the_arithmetic_of_a_calibration_is_not_counted(tmp_path: Path):
 
 def test_settings_whose_query_would_take_too_long_are_left_out(tmp_path, monkeypatch, caplog):
     """Their layers do 1.8 and 2.5 million operations, on a machine that does a million a second."""
-    monkeypatch.setattr("edje.benchmark.measure.ceiling_of", lambda *_: Ceiling(1e6, 1e9))
+    monkeypatch.setattr("edje.benchmark.measure.ceiling_of", lambda *_: Ceiling(1e6, 1e9, 1e9))
     alone = {"lanes": ["ours"], "tiers": ["scorer"], "fusion_layers": [0], "int8": False}
     short = {"min_runs": 1, "seconds": 0.0, **alone}
     with caplog.at_level("INFO"):

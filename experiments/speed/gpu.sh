@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The checks of tests/gpu and the figures of gpu.py: at real sizes on a GPU, tiny without one.
+#
+#   bash experiments/speed/gpu.sh [folder for gpu.json and checks.xml, default: runs/gpu]
+#
+# Wheels in .whl (`make gpu-wheels`) are put beside what the machine has, for this run alone.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+folder=${1:-runs/gpu}
+python=${PYTHON:-python3}
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+if compgen -G '.whl/*.whl' >/dev/null; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
+        --disable-pip-version-check --target "$site" .whl/*.whl || exit 1
+    PYTHONPATH=$site:$PWD
+fi
+mkdir -p "$folder"
+tiny=$("$python" -c 'import torch; print("" if torch.cuda.is_available() else "--tiny")') || exit 1
+limit=240 # seconds of either part
+test -z "$tiny" || limit=900
+
+# Other versions warn about other things, so warnings are no errors here.
+timeout $limit "$python" -m pytest tests/gpu -m gpu -q -rs --durations=5 -p pytest_timeout -W default \
+    --disable-warnings -o timeout=$limit --junit-xml="$folder/checks.xml"
+checks=$?
+# shellcheck disable=SC2086
+timeout $limit "$python" experiments/speed/gpu.py "$folder" $tiny
+figures=$?
+echo "checks: exit status $checks, figures: exit status $figures"
+exit $((checks || figures))

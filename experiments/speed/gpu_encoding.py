@@ -1,0 +1,145 @@
+"""Encoding on a GPU: a vision tower of SigLIP2 L/16's size, alone and as the cache runs it."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from gpu_figures import Figure, Lane, Work, in_turns, of_a_run
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor, nn
+from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+from edje.backbones.huggingface import HuggingFaceBackbone
+from edje.backbones.protocol import ImageEncoding
+from edje.benchmark.flops import count_flops
+from edje.benchmark.peers import made_up_words
+from edje.data.shard_datamodule import PixelRows, ShardBatch
+from edje.tasks.writing import Writing, fill_store
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+
+
+@dataclass(frozen=True)
+class EncodingSizes:
+    """Vision tower, images of a call, and files of the whole road."""
+
+    width: int = 1024
+    layers: int = 24
+    side: int = 384
+    patch: int = 16
+    batch: int = 64
+    images: int = 1536
+    files: int = 64  # of different content, 640 × 480
+    seconds: float = 15.0
+    min_runs: int = 5
+
+
+def encoding_figures(device: torch.device, tiny: bool) -> list[Figure]:
+    """Images per second."""
+    sizes = EncodingSizes(32, 2, 16, 8, 2, 8, 2, 0.2, 2) if tiny else EncodingSizes()
+    with tempfile.TemporaryDirectory() as name:
+        backbone = _backbone(sizes, Path(name) / "tower").to(device)
+        pixels = torch.randn(sizes.batch, 3, sizes.side, sizes.side, device=device)
+        flops = count_flops(lambda: backbone.encode_images(pixels[:1]))
+        work = [Work(float(flops * sizes.batch))]
+        half = HuggingFaceBackbone(pretrained=str(Path(name) / "tower")).to(device)
+        peer = half.model.vision_model.to(torch.bfloat16)
+        beside = "transformers' vision tower"
+
+        @torch.no_grad()
+        def lean() -> Tensor:
+            return peer(pixel_values=pixels.to(torch.bfloat16)).last_hidden_state
+
+        @torch.no_grad()
+        def under_autocast() -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16):
+                return backbone.encode_images(pixels).tokens
+
+        def plain() -> Tensor:
+            return backbone.encode_images(pixels).tokens
+
+        calls = {"vision tower": plain, "vision tower under autocast": under_autocast}
+        dtypes = (torch.float32, torch.bfloat16)
+        lanes = {
+            key: Lane(call, sizes.batch, "images/s", work, dtype, beside=beside)
+            for (key, call), dtype in zip(calls.items(), dtypes, strict=True)
+        }
+        lanes[beside] = Lane(lean, sizes.batch, "images/s", work, torch.bfloat16)
+        figures, ceilings = in_turns(lanes, device, sizes.seconds, sizes.min_runs)
+        whole = Lane(
+            plain, sizes.images, "images/s", [Work(float(flops * sizes.images))], torch.float32
+        )
+        seconds = _filled(sizes, backbone, Path(name), device)
+        key = "image files into a store, with the start of the loaders"
+        return [*figures, of_a_run(key, whole, [seconds], ceilings)]
+
+
+def _backbone(sizes: EncodingSizes, folder: Path) -> HuggingFaceBackbone:
+    """With random weights and a small text tower."""
+    text = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "projection_size": sizes.width,
+    }
+    vision = {
+        "hidden_size": sizes.width,
+        "intermediate_size": 4 * sizes.width,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": max(sizes.width // 64, 1),
+        "image_size": sizes.side,
+        "patch_size": sizes.patch,
+    }
+    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    square = {"height": sizes.side, "width": sizes.side}
+    SiglipImageProcessor(size=square).save_pretrained(folder)
+    made_up_words(50, 64).save_pretrained(folder)
+    return HuggingFaceBackbone(pretrained=str(folder))
+
+
+class _Tower(nn.Module):
+    def __init__(self, backbone: HuggingFaceBackbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: ShardBatch) -> ImageEncoding:
+        return self.backbone.encode_images(batch.inputs)
+
+
+def _filled(
+    sizes: EncodingSizes, backbone: HuggingFaceBackbone, folder: Path, device: torch.device
+) -> float:
+    """Seconds of task=cache's own loop over image files."""
+    files = []
+    for number in range(sizes.files):
+        noise = torch.randint(256, (12, 16, 3), dtype=torch.uint8).numpy()
+        files.append(str(folder / f"{number}.jpg"))
+        Image.fromarray(noise).resize((640, 480)).save(files[-1])
+    ids = [f"{row:06d}" for row in range(sizes.images)]
+    paths = [files[row % sizes.files] for row in range(sizes.images)]
+    work = SimpleNamespace(
+        description="encoding",
+        feature_width=backbone.feature_width,
+        image_ids=ids,
+        encoder=lambda: _Tower(backbone),
+        dataset=lambda: PixelRows(paths, backbone.preprocess),
+    )
+    codec = make_codec("bf16", backbone.num_tokens, backbone.token_width)
+    fingerprint = Fingerprint({"backbone": "random"})
+    trainer = {"accelerator": "gpu" if device.type == "cuda" else "cpu", "devices": 1}
+    started = time.perf_counter()
+    fill_store(
+        folder / "store",
+        fingerprint,
+        codec,
+        lambda: work,
+        Writing(batch_size=sizes.batch),
+        DictConfig(trainer),
+    )
+    return time.perf_counter() - started

@@ -1,0 +1,106 @@
+"""Real sizes where there is a GPU, tiny ones on a CPU: what the checks of this folder share."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from tiny import WORDS, tiny_language_model, tiny_tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel
+
+from edje.inference.checkpoint import AdapterSpecification, BackboneFacts, build_reranker
+from edje.inference.scorer import ScoringSet
+from edje.language_model import MAX_TRAINING_TOKENS, tokenize
+from edje.models.edje import EDJE
+from edje.records import TextBatch
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+from edje.tokens.writer import write_store
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+ACCELERATOR = "gpu" if ON_GPU else "cpu"
+needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+
+# SigLIP2 L/16 at 384 pixels, MiniLM-L12 and 64 visual tokens, or the tiny pieces of all tests.
+FACTS = BackboneFacts(576, 1024, 16, 1e-6, 128) if ON_GPU else tiny.FACTS
+VISUAL, HIDDEN = (64, 8192) if ON_GPU else (4, 32)
+LAYERS, WIDTH, HEADS, VOCABULARY = (12, 384, 12, 30522) if ON_GPU else (3, 32, 2, 15)
+BATCH, IMAGES, LONGEST = (64, 512, 40) if ON_GPU else (6, 24, 8)  # pairs, images, words
+
+COMPRESSION = AdapterSpecification(
+    tiny.COMPRESSION.target, {"num_tokens": VISUAL, "hidden_width": HIDDEN}
+)
+LOCAL = AdapterSpecification(tiny.LOCAL.target, {"hidden_width": HIDDEN})
+
+
+def reranker(
+    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **language_model: Any
+) -> EDJE:
+    """On the CPU; weights are drawn so wide that the scores of pairs differ."""
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        initializer_range=WIDTH**-0.5,
+    )
+    encoder = BertModel(config, add_pooling_layer=False)
+    read = replace(tiny_language_model(), encoder=encoder, **language_model)
+    return build_reranker(adapter, FACTS, read, residual)
+
+
+def texts(count: int) -> TextBatch:
+    """Captions of 1 to `LONGEST` words."""
+    generator = torch.Generator().manual_seed(1)
+    captions = []
+    for length in torch.randint(1, LONGEST + 1, (count,), generator=generator).tolist():
+        picks = torch.randint(len(WORDS), (length,), generator=generator).tolist()
+        captions.append(" ".join(WORDS[pick] for pick in picks))
+    return tokenize(tiny_tokenizer(), captions, MAX_TRAINING_TOKENS)
+
+
+def collection(captions: int, images: int, device: torch.device | str = "cpu") -> ScoringSet:
+    """Captions, and visual tokens on a device."""
+    return ScoringSet(texts(captions), drawn(images, VISUAL, WIDTH).to(device))
+
+
+def embeddings(count: int) -> Tensor:
+    """Unit vectors (count, embedding)."""
+    return F.normalize(drawn(count, FACTS.embedding_width), dim=1)
+
+
+def drawn(*shape: int) -> Tensor:
+    """Normal numbers, the same ones every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+@dataclass(frozen=True)
+class RawTokens:
+    """A store of a backbone's tokens, and what was put into it."""
+
+    store: TokenStore
+    tokens: Tensor  # (images, tokens, width) in bf16
+
+    @classmethod
+    def written(cls, folder: Path) -> "RawTokens":
+        """In bf16."""
+        tokens = drawn(IMAGES, FACTS.num_tokens, FACTS.token_width).to(torch.bfloat16)
+        codec = make_codec("bf16", FACTS.num_tokens, FACTS.token_width)
+        ids = [f"{row:06d}" for row in range(IMAGES)]
+        features = embeddings(IMAGES)
+        write_store(
+            folder,
+            Fingerprint({"backbone": "random"}),
+            ids,
+            codec,
+            FACTS.embedding_width,
+            lambda rows: (tokens[rows.start : rows.stop], features[rows.start : rows.stop]),
+        )
+        return cls(TokenStore.open(folder), tokens)

@@ -1,0 +1,71 @@
+"""Claims about the predict loop that fills a store."""
+
+import types
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
+
+import edje
+from edje.backbones.huggingface import HuggingFaceBackbone
+from edje.backbones.protocol import ImageEncoding
+from edje.data.shard_datamodule import PixelRows, ShardBatch
+from edje.tasks.writing import Writing, fill_store
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings(
+        "ignore:.*does not have many workers.*",
+        "ignore:.*This process .* is multi-threaded, use of fork.*",
+        "ignore:.*`isinstance.treespec, LeafSpec.`.*",
+    ),
+]
+IMAGES, BATCH = (200, 64) if ON_GPU else (6, 4)
+
+
+class Tower(nn.Module):
+    def __init__(self, backbone: HuggingFaceBackbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: ShardBatch) -> ImageEncoding:
+        return self.backbone.encode_images(batch.inputs)
+
+
+def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
+    """The device is in use before the loaders are forked. bf16 keeps 8 bits of each number."""
+    torch.zeros(1, device=DEVICE)
+    backbone = HuggingFaceBackbone(
+        pretrained=str(next(iter(edje.__path__)) + "/assets/shapes/backbone"), layer=-3
+    )
+    ids = [f"{row:03d}" for row in range(IMAGES)]
+    paths = [str(tmp_path / f"{image_id}.png") for image_id in ids]
+    for row, path in enumerate(paths):
+        Image.new("RGB", (96, 96), (row, 255 - row, 40)).save(path)
+    work = types.SimpleNamespace(
+        description="check",
+        feature_width=backbone.feature_width,
+        image_ids=ids,
+        encoder=lambda: Tower(backbone),
+        dataset=lambda: PixelRows(paths, backbone.preprocess),
+    )
+    codec = make_codec("bf16", backbone.num_tokens, backbone.token_width)
+    folder = tmp_path / "store"
+    fill_store(
+        folder,
+        Fingerprint({"backbone": "shapes"}),
+        codec,
+        lambda: work,
+        Writing(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
+        DictConfig({"accelerator": ACCELERATOR, "devices": 1}),
+    )
+    found = TokenStore.open(folder).read(torch.arange(4))
+    pixels = torch.stack([backbone.preprocess(Image.open(path).convert("RGB")) for path in paths])
+    expected = backbone.cpu().encode_images(pixels[:4]).tokens
+    assert (found - expected).square().mean().sqrt() < 2**-8 * expected.std()

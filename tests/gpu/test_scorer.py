@@ -1,0 +1,101 @@
+"""Claims about scoring on a device, from tokens in host memory and on the device."""
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor
+
+from edje.errors import EdjeError
+from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.models.edje import EDJE
+from edje.records import TextBatch
+from tests.gpu.sizes import DEVICE, ON_GPU, collection, needs_gpu, reranker
+
+pytestmark = pytest.mark.gpu
+CAPTIONS, IMAGES, PAIRS = (64, 256, 600) if ON_GPU else (12, 9, 108)
+
+
+@pytest.fixture(scope="module")
+def model() -> EDJE:
+    torch.manual_seed(0)
+    return reranker(residual=True).to(DEVICE).eval()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Tensor, Tensor, Tensor]:
+    """Captions, images and first-stage scores."""
+    generator = torch.Generator().manual_seed(3)
+    captions = torch.randint(CAPTIONS, (PAIRS,), generator=generator)
+    images = torch.randint(IMAGES, (PAIRS,), generator=generator)
+    return captions, images, torch.rand(PAIRS, generator=generator)
+
+
+def as_trained(
+    model: EDJE, stored: ScoringSet, pairs: tuple[Tensor, ...], precision: torch.dtype
+) -> Tensor:
+    """The training module's own scores on the device, padded and masked, under autocast."""
+    scores = []
+    half = precision != torch.float32
+    for captions, images, first in zip(*(part.split(64) for part in pairs), strict=True):
+        text = TextBatch(
+            stored.text.input_ids[captions].to(DEVICE),
+            stored.text.attention_mask[captions].to(DEVICE),
+        )
+        visual = stored.visual[images.to(stored.visual.device)].to(DEVICE)
+        with torch.inference_mode(), torch.autocast(DEVICE.type, precision, enabled=half):
+            scores.append(model.score(text, visual, "t2i", first.to(DEVICE)).float().cpu())
+    return torch.cat(scores)
+
+
+@pytest.mark.parametrize("place", ["cpu", DEVICE.type] if ON_GPU else ["cpu"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_errors_stay_near_those_of_the_model_under_autocast(model, pairs, precision, place):
+    """In float32 1e-4 of the scores' deviation; else mean squares below four times autocast's."""
+    stored = collection(CAPTIONS, IMAGES, place)
+    exact = as_trained(model, stored, pairs, torch.float32)
+    scorer = StoredTokenScorer(model, stored, precision)
+    assert scorer.transfer.is_pinned == (ON_GPU and place == "cpu")
+    errors = scorer("t2i", *pairs) - exact
+    assert exact.std() > 0.02  # the scores tell the pairs apart
+    if precision == torch.float32:
+        assert errors.square().mean().sqrt() < 1e-4 * exact.std()
+    else:
+        theirs = as_trained(model, stored, pairs, precision) - exact
+        assert 0 < errors.square().mean() < 4 * theirs.square().mean()
+
+
+@needs_gpu
+def test_pinned_copies_on_a_stream_of_their_own_give_the_scores_of_tokens_on_the_device(
+    model, pairs
+):
+    """Dozens of batches, of which two are on the way."""
+    found = [
+        StoredTokenScorer(model, collection(CAPTIONS, IMAGES, place), batch_size=8)("t2i", *pairs)
+        for place in ("cpu", DEVICE)
+    ]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
+def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, monkeypatch):
+    """Lengths and numbers of pairs come and come back: no replay may read another's memory."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no part of what is compiled
+    stored = collection(40, 64)
+    plain, graphs = (
+        StoredTokenScorer(model, stored, torch.bfloat16, compiled=compiled)
+        for compiled in (False, True)
+    )
+    lengths = plain.text_lengths
+    captions = [int((lengths == length).nonzero()[0]) for length in lengths.unique()[:2]]
+    for caption in (*captions, captions[0]):
+        for count in (16, 50, 7, 16):
+            asked = (torch.full((count,), caption), torch.arange(count), torch.zeros(count))
+            expected, found = plain("t2i", *asked), graphs("t2i", *asked)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
+
+
+@needs_gpu
+def test_int8_is_refused(model):
+    with pytest.raises(EdjeError, match="precision int8: its products need a CPU"):
+        StoredTokenScorer(model, collection(12, 9), torch.int8)
