@@ -30,7 +30,8 @@ def uniform(*keys: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     state: Tensor = torch.zeros((), dtype=torch.long)
     for key in keys:
         key = torch.as_tensor(key, dtype=torch.long)
-        state = _mix(state.to(key.device) + _GOLDEN + _mix(key))
+        # A number on the CPU joins tensors on any device; copying it there would wait for them.
+        state = _mix(state + _GOLDEN + _mix(key))
     return _shift(state, 11).double() / (1 << 53)
 
 
