@@ -43,7 +43,7 @@ def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
 @pytest.mark.clusters
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_give_what_one_gives_on_the_joined_batch(case, two_ranks):
-    one = results(case, all_pairs())
+    one = results(case, all_pairs(case))
     parts = [found[case] for found in two_ranks]
     gradients = [name for name in one if name.startswith("gradient")]
     assert len(gradients) > 20
@@ -62,7 +62,7 @@ def test_two_ranks_give_what_one_gives_on_the_joined_batch(case, two_ranks):
 def test_no_trainable_parameter_is_without_a_gradient():
     """What DistributedDataParallel waits for; also where an objective is off."""
     for case in CASES:
-        found = results(case, all_pairs())
+        found = results(case, all_pairs(case))
         assert not [name for name, value in found.items() if value is None], case
 
 

@@ -53,21 +53,39 @@ CASES: dict[str, tuple[dict[str, Objective], dict[str, Any]]] = {
     ),
     "matching": ({"matching": Matching()}, {"adapter": LOCAL}),
     "alignment": ({"alignment": Alignment()}, {"fusion_layer": 1}),
+    "few negatives": (
+        {
+            "matching": Matching(),
+            "binary": Matching(form="binary"),
+            "distillation": Distillation(),
+            "listwise": Distillation(form="listwise"),
+        },
+        {},
+    ),
     "words": ({"masked_language": MaskedLanguage(), "text_recovery": TextRecovery()}, {}),
 }
 
 
-def all_pairs() -> PairBatch:
-    """Captions of rank 0 are short; an image and a caption of rank 0 come again on rank 1."""
+def all_pairs(case: str) -> PairBatch:
+    """Captions of rank 0 are short; an image and a caption of rank 0 come again on rank 1.
+
+    With few negatives image 0 has all captions there are: only two pairs of rank 0 know a wrong
+    image, and no image of more than one wrong caption.
+    """
     batch = tiny_pairs(RANKS * PER_RANK)
     captions = [" ".join(WORDS[(row + at) % 10] for at in range(1 + row)) for row in range(12)]
     captions[7] = " ".join(WORDS[(at * at) % 10] for at in range(70))  # cut beside an image
     captions[9] = captions[2]
+    images = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 11])
+    keys = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 10, 11])
+    if case == "few negatives":
+        images, keys = torch.arange(12), torch.zeros(12).long()
+        images[[3, 5]], keys[[3, 5]] = 0, 1
     return replace(
         batch,
         sample_ids=torch.arange(12) * 7 + 1,
-        image_ids=torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 11]),
-        caption_keys=torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 10, 11]),
+        image_ids=images,
+        caption_keys=keys,
         text=tokenize(tiny_tokenizer(), captions, MAX_TRAINING_TOKENS),
     )
 
@@ -137,6 +155,6 @@ if __name__ == "__main__":
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS
     )
-    mine = share(all_pairs(), rank)
-    torch.save({case: results(case, mine) for case in CASES}, folder / f"rank_{rank}.pt")
+    found = {case: results(case, share(all_pairs(case), rank)) for case in CASES}
+    torch.save(found, folder / f"rank_{rank}.pt")
     distributed.destroy_process_group()
