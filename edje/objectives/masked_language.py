@@ -20,8 +20,8 @@ class MaskedLanguage(Objective):
 
     def __init__(self, *, weight: float = 1.0, probability: float = 0.5):
         super().__init__(weight=weight)
-        if not 0 < probability <= 1:
-            raise ValueError(f"probability={probability}: expected above 0, at most 1")
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability={probability}: expected from 0 to 1")
         self.probability = probability
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:

@@ -34,6 +34,7 @@ from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprint
 from edje.tasks.console import quiet_libraries
+from edje.tasks.devices import devices_of
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
@@ -122,7 +123,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
         log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
     if cfg.compile is not None:
-        compile_layers(start.model, cfg.compile)
+        compile_layers(start.model, cfg.compile, devices_of(cfg.trainer)[0])
     teacher = frozen_teacher(cfg, start)
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(

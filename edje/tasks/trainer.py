@@ -180,7 +180,8 @@ def misunderstood(trainer: DictConfig) -> Iterator[Problem]:
     if "max_steps" not in given:
         yield Problem("trainer.max_steps", f" is missing: {ARGUMENTS['max_steps'][1]}")
     known = inspect.signature(L.Trainer).parameters
-    for name, value in given.items():
+    for key, value in given.items():
+        name = str(key)
         if name in ARGUMENTS:
             taken, otherwise = ARGUMENTS[name]
             if not taken(value):
@@ -207,10 +208,14 @@ def check_launcher() -> None:
 class OneMachine(LightningEnvironment):
     """Processes that rank 0 starts itself; whether a scheduler started that one is no matter."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_started = RUN_FOLDER in os.environ  # which rank 0 sets later, for the others
+
     @property
     def creates_processes_externally(self) -> bool:
         """True in the other ranks, which find the run folder in their environment."""
-        return RUN_FOLDER in os.environ
+        return self._is_started
 
 
 def make_trainer(
@@ -241,7 +246,7 @@ def make_trainer(
         said = " ".join(str(error.__cause__ or error).split())
         raise EdjeError(f"trainer: Lightning can't follow its arguments: {said}") from error
     profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-    if profiler.filename is None:
+    if cfg.trainer.get("profiler") is not None and profiler.filename is None:
         profiler.dirpath, profiler.filename = folder / "logs", "profile"
     return trainer
 

@@ -10,9 +10,11 @@ from torch import nn
 from edje.errors import EdjeError
 from edje.models.edje import EDJE
 
+CPU = torch.device("cpu")
 
-def compile_layers(model: EDJE, backend: str) -> None:
-    """Compile the adapter and the language model, layer by layer where it has layers, in place.
+
+def compile_layers(model: EDJE, backend: str, device: torch.device = CPU) -> None:
+    """Compile adapter and language model for a device, by layer where there are layers, in place.
 
     Layers share one compiled form, which serves any number of pairs and any length. Names of
     weights stay as they are, so that checkpoints do too.
@@ -27,7 +29,7 @@ def compile_layers(model: EDJE, backend: str) -> None:
             f"{', '.join(known)}, or null to run as it is."
         )
     compiler = os.environ.get("CXX", "g++")
-    if backend == "inductor" and not torch.cuda.is_available() and not shutil.which(compiler):
+    if backend == "inductor" and device.type == "cpu" and not shutil.which(compiler):
         raise EdjeError(
             f"compile=inductor: on a CPU it needs a C++ compiler, and {compiler} is not found. "
             "Install g++, name another compiler in CXX, or leave compile=null."

@@ -43,11 +43,12 @@ class Optimisation:
         decay_per_epoch: float = 0.9,
         adapter_lr_scale: float = 1.0,
     ):
-        first, second = (*(betas or (0.9, 0.999)), math.nan, math.nan)[:2]
+        pair = betas or (0.9, 0.999)
+        are_shares = len(pair) == 2 and all(0 <= beta < 1 for beta in pair)
         for name, value, fits, expected in (
             ("lr", lr, 0 < lr < math.inf, "more than 0"),
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
-            ("betas", betas, 0 <= first < 1 and 0 <= second < 1, "two numbers from 0 to below 1"),
+            ("betas", betas, are_shares, "two numbers from 0 to below 1"),
             ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0 steps"),
             ("initial_lr", initial_lr, 0 <= initial_lr < math.inf, "at least 0"),
             ("final_lr", final_lr, 0 <= final_lr < math.inf, "at least 0"),
@@ -58,7 +59,7 @@ class Optimisation:
                 raise EdjeError(f"optim.{name}={value}: expected {expected}. Mend the value.")
         self.lr = lr
         self.weight_decay = weight_decay
-        self.betas = (first, second)
+        self.betas = (pair[0], pair[1])
         self.warmup_steps = warmup_steps
         self.initial_lr = initial_lr
         self.final_lr = final_lr

@@ -41,6 +41,18 @@ def test_masked_language_is_the_mean_over_masked_positions():
     assert loss.item() == pytest.approx(math.log(10), rel=1e-6)
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_a_share_of_masked_words_lies_between_none_and_all(value):
+    with pytest.raises(ValueError, match="expected from 0 to 1"):
+        MaskedLanguage(probability=value)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+def test_a_weight_that_would_unlearn_is_refused(value):
+    with pytest.raises(ValueError, match="expected at least 0"):
+        Matching(weight=value)
+
+
 def test_masked_language_without_a_masked_word_is_zero_and_has_a_gradient():
     logits = torch.zeros(0, 10, requires_grad=True)
     loss = MaskedLanguage()(outputs(masked_logits=logits, masked_labels=torch.zeros(0).long()))

@@ -39,6 +39,34 @@ def root(world) -> Path:
     return next(Path(o.split("=")[1]).parent for o in world if o.startswith("hydra.run.dir"))
 
 
+def test_a_run_without_a_logger_trains_and_evaluates(world, tmp_path):
+    run(with_changes(world, "logger=null", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}"))
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["run.log"]
+    assert (tmp_path / "metrics.json").is_file()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["logger"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("trainer.precision=bf16-true", "Take 32-true"),
+        ("trainer.max_epochs=2", "set trainer.max_steps"),
+        ("trainer.devices=[2]", "Take trainer.accelerator=auto"),
+        ("optim.lr=0", "expected more than 0"),
+        ("optim.warmup_steps=-1", "expected at least 0"),
+        ("logger._target_=lightning.pytorch.loggers.WandbLogger", "WandbLogger.*logger=csv"),
+    ],
+)
+def test_what_training_cannot_follow_is_found_before_data_is_read(
+    world, tmp_path, monkeypatch, change, said
+):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    changes = [change, f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    with pytest.raises(EdjeError, match=said):
+        run(with_changes(world, *changes))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_run_folder_holds_what_is_promised(root):
     folder = root / "run"
     names = {path.name for path in folder.iterdir()}

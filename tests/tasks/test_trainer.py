@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
+from edje.config.ranks import RUN_FOLDER
 from edje.data.datamodule import CachedTokenDataModule
 from edje.errors import EdjeError
 from edje.tasks.ranks import fit
@@ -316,7 +317,11 @@ def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_refused(
         monkeypatch.setenv(name, value)
     trainer = make_trainer(configured(devices=2), tmp_path, False, [])
     assert (trainer.world_size, trainer.global_rank) == (2, 0)
+    monkeypatch.setenv(RUN_FOLDER, str(tmp_path))  # as it is while rank 0 starts the others
     assert not trainer.strategy.cluster_environment.creates_processes_externally
+    other = make_trainer(configured(devices=2), tmp_path, False, [])
+    assert other.strategy.cluster_environment.creates_processes_externally
+    monkeypatch.delenv(RUN_FOLDER)
     check_training(configured())
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(EdjeError, match=r"srun has started 2 processes.*--ntasks=1"):

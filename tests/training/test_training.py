@@ -1,6 +1,7 @@
 """A resumed run equals a straight one, bit by bit; few pairs can be learned by heart."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -442,6 +443,26 @@ def test_the_schedule_warms_up_and_decays():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lr", [0, -1e-3, math.inf, math.nan]),
+        ("weight_decay", [-0.1, math.nan]),
+        ("betas", [[0.9], [0.9, 0.99, 0.999], [0.9, 1.0], [-0.1, 0.9]]),
+        ("warmup_steps", [-1]),
+        ("initial_lr", [-1e-6]),
+        ("final_lr", [-1e-6, math.inf]),
+        ("decay_per_epoch", [0, 1.1, -0.5]),
+        ("adapter_lr_scale", [-1, math.nan]),
+    ],
+)
+def test_values_that_no_training_can_go_by_are_refused(name, values):
+    for value in values:
+        with pytest.raises(EdjeError, match=rf"optim\.{name}=.*: expected "):
+            Optimisation(**{name: value})
+    Optimisation(warmup_steps=0, weight_decay=0, final_lr=0, betas=[0, 0.9], adapter_lr_scale=0)
+
+
 @pytest.mark.parametrize("fusion_layer", [0, 1])
 def test_norms_biases_positions_and_queries_are_not_decayed_and_all_else_is(fusion_layer):
     model = tiny_reranker(residual=True, fusion_layer=fusion_layer)
@@ -514,7 +535,6 @@ def test_an_unknown_compiler_is_refused(reranker):
         compile_layers(reranker, "fast")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU inductor needs no g++")
 def test_inductor_without_a_compiler_is_refused(reranker, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EdjeError, match=r"needs a C\+\+ compiler, and no-such-compiler is not"):
