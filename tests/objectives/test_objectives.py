@@ -47,7 +47,7 @@ def test_a_share_of_masked_words_lies_between_none_and_all(value):
         MaskedLanguage(probability=value)
 
 
-@pytest.mark.parametrize("value", [-1, math.inf, math.nan])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
 def test_a_weight_that_would_unlearn_is_refused(value):
     with pytest.raises(ValueError, match="expected at least 0"):
         Matching(weight=value)
