@@ -24,7 +24,6 @@ from edje.tasks.first_stage import embeddings
 class Feed:
     """What a reranker is trained on and chosen by."""
 
-    trained_on: str  # for the checkpoint's label
     train: Collection | None  # None where it is not cached
     num_pairs: int  # of one pass
     first_stage: tuple[Tensor, Tensor, Tensor] | None  # embeddings and image of each caption
@@ -45,7 +44,6 @@ def streamed_feed(cfg: DictConfig, source: PretrainSource, backbone: Backbone) -
         dev = cached_collection(cfg, source, backbone, DEV)
     mixture = source.mixture()
     return Feed(
-        trained_on=source.trained_on,
         train=None,
         num_pairs=sum(block.visits for block in mixture.blocks),
         first_stage=None if dev is None else (*embeddings(backbone, dev), dev.image_of_caption),

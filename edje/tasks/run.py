@@ -1,18 +1,12 @@
-"""Run: what is missing of the cache, then training, then evaluation, then the report.
-
-The evaluated split is cached first: what is wrong with it is found before hours of training.
-"""
+"""Run: what is missing of the cache, then training, then evaluation, then the report."""
 
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from edje.config.ranks import own_rank
 from edje.config.resumption import is_finished, steps_trained
-from edje.data.source import Source
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
-from edje.tasks.collection import cached_collection
 from edje.tasks.console import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
 from edje.tasks.train import train_reranker
@@ -32,9 +26,6 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     if is_finished(folder) and done >= cfg.trainer.max_steps:  # a resumed run
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
-        if own_rank() == 0:
-            source: Source = instantiate(cfg.data)
-            cached_collection(cfg, source, backbone, source.split, store=cfg.store)
         checkpoint = train_reranker(cfg, folder, backbone)
     if checkpoint is None:
         return None

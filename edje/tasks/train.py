@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
 from edje.config.choices import STARTS
+from edje.config.ranks import own_rank
 from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
 from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
@@ -98,7 +99,6 @@ def cached_feed(
         return datamodule(cfg, train, words, images, captions, mined, taught)
 
     return Feed(
-        trained_on=source.name,
         train=train,
         num_pairs=len(train.texts),
         first_stage=(images, captions, train.image_of_caption),
@@ -119,20 +119,10 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     check_early(cfg, backbone)
-    if isinstance(source, PretrainSource):
-        feed = streamed_feed(cfg, source, backbone)
-    else:
-        feed = cached_feed(cfg, source, backbone, evaluation)
-
+    trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
     torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
-    start = new_checkpoint(cfg, backbone, feed.trained_on)
-    if feed.first_stage is not None:
-        fix_statistics(start.model, *feed.first_stage)
-    if cfg.initial in STARTS:
-        assert feed.train is not None  # check_choices
-        if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
-            canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
-    elif cfg.initial is not None:
+    start = new_checkpoint(cfg, backbone, trained_on)
+    if cfg.initial is not None and cfg.initial not in STARTS:
         content = trained_content(cfg, "initial", backbone)
         fresh = warm_start(start.model, Path(cfg.initial), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
@@ -142,6 +132,21 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     if cfg.compile is not None:
         compile_layers(start.model, cfg.compile, devices_of(cfg.trainer)[0])
     teacher = frozen_teacher(cfg, start, backbone)
+
+    # All that can be refused has been: now what takes hours, the evaluated split first.
+    if cfg.task == "run" and own_rank() == 0:
+        cached_collection(cfg, source, backbone, source.split, store=cfg.store)
+    if isinstance(source, PretrainSource):
+        feed = streamed_feed(cfg, source, backbone)
+    else:
+        feed = cached_feed(cfg, source, backbone, evaluation)
+    start = replace(start, first_stage=first_stage_state(backbone))
+    if feed.first_stage is not None:
+        fix_statistics(start.model, *feed.first_stage)
+    if cfg.initial in STARTS:
+        assert feed.train is not None  # check_choices
+        if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
+            canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
@@ -188,7 +193,7 @@ def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpo
         config=OmegaConf.to_yaml(cfg, resolve=False),
         backbone=backbone.identity(),
         label=f"{dataset} train",
-        first_stage=first_stage_state(backbone),
+        first_stage={},
         fusion={},
     )
 

@@ -69,3 +69,19 @@ def test_a_path_to_nothing(world: list[str], tmp_path: Path, key: str) -> None:
     if key == "miner":
         changes.append("loader.neighbours=1")
     refused(with_changes(world, *changes), "nowhere", tmp_path)
+    assert key == "store" or not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("joint.fusion_layer=7", r"joint\.fusion_layer=7: this language model has 2 layers"),
+        ("joint.num_heads=5", r"not a multiple of the number of attention heads"),
+        ("compile=fast", r"compile=fast: torch\.compile knows no such backend"),
+    ],
+)
+def test_a_model_that_can_t_be_built(
+    world: list[str], tmp_path: Path, change: str, said: str
+) -> None:
+    refused(with_changes(world, change), said, tmp_path)
+    assert not (tmp_path / "cache").exists()
