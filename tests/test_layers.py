@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "edje"
 # What each layer may import of edje, besides itself. Nothing reaches back.
 MAY_IMPORT = {
     "records": set(),
+    "ranges": set(),
     "errors": set(),
     "identity": set(),
     "captions": set(),
@@ -18,26 +19,27 @@ MAY_IMPORT = {
     "pretrained_head": set(),
     "language_model": {"records", "errors", "pretrained_head"},
     "backbones": {"records", "errors", "identity"},
-    "models": {"records", "errors"},
+    "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
-    "data": {"records", "errors", "captions", "durable", "tokens"},
+    "data": {"ranges", "records", "errors", "captions", "durable", "tokens"},
     "training": {"records", "errors", "models", "objectives", "retrieval"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
         "tokens",
     },
-    "benchmark": {"records", "errors", "models", "inference", "tokens"},
+    "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval", "data.images"},
     "config": {
-        "errors", "durable", "inference.checkpoint", "inference.location", "inference.reference",
+        "ranges", "errors", "durable", "inference.checkpoint", "inference.location",
+        "inference.reference",
     },
     "cli": {"config", "errors"},
     "tasks": {
-        "records", "errors", "captions", "durable", "identity", "language_model", "backbones",
-        "tokens", "data", "models", "objectives", "training", "retrieval", "inference", "benchmark",
-        "analysis", "config",
+        "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
+        "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
+        "benchmark", "analysis", "config",
     },
 }  # fmt: skip
 

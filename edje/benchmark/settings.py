@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 
 from edje.errors import EdjeError
+from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
 LANES: tuple[Lane, ...] = get_args(Lane)

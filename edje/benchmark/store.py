@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
 
 from edje.benchmark.pages import drop_pages, kernel_read_ahead, share_in_memory
 from edje.benchmark.store_lanes import (
@@ -24,6 +23,7 @@ from edje.benchmark.store_lanes import (
 )
 from edje.benchmark.timing import Timing, timed_together
 from edje.errors import EdjeError
+from edje.ranges import PositiveInt
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.read_ahead import read_whole

@@ -14,7 +14,7 @@ from typing import Any, Literal, Optional, Union
 
 from edje.config.source_code import Definition, Module, find
 
-KNOWN = ("typing_extensions", "pydantic")  # whose names mean what they mean there: PositiveInt
+KNOWN = ("typing_extensions", "edje.ranges")  # whose names mean what they mean there
 SIMPLE = {
     "int": int,
     "float": float,

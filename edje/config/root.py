@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import PositiveInt
+from edje.ranges import PositiveInt
 
 Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
 

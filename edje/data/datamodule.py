@@ -11,11 +11,11 @@ import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edje.errors import EdjeError
+from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch, TextBatch
 
 

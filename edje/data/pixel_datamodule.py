@@ -7,12 +7,12 @@ import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from pydantic import PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from edje.data.datamodule import ResumableLoader
 from edje.errors import EdjeError
+from edje.ranges import PositiveInt
 
 
 @dataclass(frozen=True)

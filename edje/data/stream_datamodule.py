@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol
 import lightning as L
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from edje.data.datamodule import ResumableLoader, leave_signals_to_main
@@ -16,6 +15,7 @@ from edje.data.pretrain import Mixture
 from edje.data.source import BadImages
 from edje.data.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
 from edje.errors import EdjeError
+from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch, TextBatch
 
 log = logging.getLogger(__name__)

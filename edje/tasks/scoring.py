@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
@@ -13,6 +12,7 @@ from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
 from edje.models.edje import EDJE
+from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum

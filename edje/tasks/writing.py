@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveInt
 
 from edje.durable import writing_to
+from edje.ranges import NonNegativeInt, PositiveInt
 from edje.tasks.encoding import Encoding, Work
 from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge, Lt
-from pydantic import NonNegativeInt, PositiveInt
 
 from edje.config.types import choices, describe, fits
+from edje.ranges import NonNegativeInt, PositiveInt
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
+from edje.ranges import PositiveInt
 
 
 class TokenCompressionAdapter(nn.Module):

@@ -3,12 +3,12 @@
 from math import isqrt
 
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.reducing import ReducingAdapter
+from edje.ranges import PositiveInt
 
 
 class GridPoolingAdapter(ReducingAdapter):

@@ -1,12 +1,12 @@
 """Mean pooling over the grid, then one linear map: what can start from a closed form."""
 
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor
 
 from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.grid_pooling import GridPoolingAdapter
 from edje.models.standardise import Standardise
+from edje.ranges import PositiveInt
 
 
 class LinearPoolingAdapter(GridPoolingAdapter):

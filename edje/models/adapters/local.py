@@ -1,10 +1,10 @@
 """The local adapter: every token kept, each projected alone."""
 
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
+from edje.ranges import PositiveInt
 
 
 class LocalAdapter(nn.Module):

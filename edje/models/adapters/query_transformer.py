@@ -2,10 +2,10 @@
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from edje.models.adapters.facts import AdapterFacts
+from edje.ranges import PositiveInt
 
 
 class QueryTransformerAdapter(nn.Module):
