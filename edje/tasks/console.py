@@ -26,6 +26,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ours: the reader gathers whole batches from memory maps, which workers rarely speed up.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning looks for Slurm in every loop, whatever environment its Trainer was given.
+    warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
     # Lightning on a newer torch than it knows.
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")
 

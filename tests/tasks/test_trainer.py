@@ -9,12 +9,16 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 
 from edje.config.ranks import RUN_FOLDER
 from edje.data.datamodule import CachedTokenDataModule
 from edje.errors import EdjeError
+from edje.tasks.console import quiet_libraries
+from edje.tasks.devices import one_device_trainer
 from edje.tasks.ranks import fit
 from edje.tasks.train import progress
 from edje.tasks.trainer import (
@@ -307,6 +311,15 @@ def test_a_run_is_quiet_where_slurm_s_tools_are_installed(tmp_path, slurm_s_tool
             L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         check_training(configured())
         make_trainer(configured(), tmp_path, False, [])
+
+
+def test_its_loops_are_quiet_there_too(slurm_s_tools):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        quiet_libraries()
+        trainer = one_device_trainer("cpu", 1)
+        trainer.predict(BoringModel(), DataLoader(torch.zeros(2, 32)))
+    assert not [one for one in said if "srun" in str(one.message)]
 
 
 def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_refused(
