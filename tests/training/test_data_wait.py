@@ -1,8 +1,9 @@
 """Claims about the share of training that is waiting for data."""
 
 import logging
-import time
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 
 from edje.data.datamodule import PairDataset
@@ -39,19 +40,27 @@ def test_a_run_without_a_step_waits_for_nothing():
     assert DataWait().share == 0.0
 
 
-def test_slow_reading_is_waiting_and_slow_steps_are_not(tmp_path, monkeypatch):
-    read = PairDataset.__getitems__
+class Steps(L.Callback):
+    """A step takes a hundredth of a second of the clock."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.clock.now += 0.01
+
+
+@pytest.mark.parametrize(("reading", "share"), [(0.05, 0.15 / 0.19), (0.0, 0.0)])
+def test_slow_reading_is_waiting_and_slow_steps_are_not(tmp_path, monkeypatch, reading, share):
+    """Four steps, with three reads between them, by a clock that nothing else moves."""
+    clock, read = SimpleNamespace(now=0.0), PairDataset.__getitems__
 
     def slowly(self, captions):
-        time.sleep(0.05)
+        clock.now += reading
         return read(self, captions)
 
     monkeypatch.setattr(PairDataset, "__getitems__", slowly)
-    starved = DataWait()
-    fit(tmp_path, 4, callbacks=[starved])
-    assert starved.waited >= 3 * 0.05  # the first batch is not waited for between steps
-    assert 0 < starved.share < 1
-    monkeypatch.setattr(PairDataset, "__getitems__", read)
-    fed = DataWait()
-    fit(tmp_path, 4, callbacks=[fed])
-    assert fed.share < starved.share
+    wait = DataWait(clock=lambda: clock.now)
+    fit(tmp_path, 4, callbacks=[Steps(clock), wait])
+    assert wait.waited == pytest.approx(3 * reading)
+    assert wait.share == pytest.approx(share)
