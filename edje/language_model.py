@@ -21,6 +21,7 @@ from transformers import (
 
 from edje.errors import EdjeError
 from edje.pretrained_head import PretrainedHead, pretrained_head
+from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import TextBatch
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class LanguageModel:
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    fusion_layer: int = 0  # layers that the text runs through alone
+    fusion_layer: NonNegativeInt = 0  # layers that the text runs through alone
     frozen_text: bool = False  # whether these layers and the word embeddings stay as they came
     evidence: bool = False  # whether words and tokens are aligned beside the joint layers
     evidence_layers: Sequence[int] = ()  # earlier layers whose word states are aligned too
@@ -91,10 +92,10 @@ Attention = Literal["sdpa", "eager"]  # eager is faster for short sequences on a
 def pretrained_language_model(
     *,
     pretrained: str,
-    num_layers: int | None = None,
+    num_layers: PositiveInt | None = None,
     dropout: float | None = None,
     attention: Attention = "sdpa",
-    fusion_layer: int = 0,
+    fusion_layer: NonNegativeInt = 0,
     frozen_text: bool = False,
     evidence: bool = False,
     evidence_layers: Sequence[int] = (),
@@ -151,14 +152,14 @@ def pretrained_language_model(
 def new_language_model(
     *,
     tokenizer: str,
-    width: int = 128,
-    num_layers: int = 4,
-    num_heads: int = 4,
-    hidden_width: int = 512,
-    max_positions: int = 96,
+    width: PositiveInt = 128,
+    num_layers: PositiveInt = 4,
+    num_heads: PositiveInt = 4,
+    hidden_width: PositiveInt = 512,
+    max_positions: PositiveInt = 96,
     dropout: float = 0.1,
     attention: Attention = "sdpa",
-    fusion_layer: int = 0,
+    fusion_layer: NonNegativeInt = 0,
     evidence: bool = False,
     evidence_layers: Sequence[int] = (),
     evidence_dropout: float = 0.0,

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "captions": set(),
     "durable": {"errors"},
     "pretrained_head": set(),
-    "language_model": {"records", "errors", "pretrained_head"},
+    "language_model": {"ranges", "records", "errors", "pretrained_head"},
     "backbones": {"records", "errors", "identity"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},

@@ -97,6 +97,8 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
 def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     """What a run would find only at its first batch, or when all of its training is done."""
     task, data, score = tree.get("task"), tree.get("data") or {}, tree.get("score")
+    if isinstance(seed := tree.get("seed"), int) and seed < 0:
+        yield Problem("seed", f"={seed}: expected a number from 0, as random generators take it.")
     if task not in TRAINING:
         return
     evaluation, loader = tree.get("evaluation") or {}, tree.get("loader") or {}
@@ -126,6 +128,10 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             what = f"={asked}: the adapter gives {most} tokens. Ask for fewer."
             yield Problem("evaluation.num_tokens", what)
     pairs, neighbours = loader.get("batch_size"), loader.get("neighbours") or 0
+    most = loader.get("mined_pool")
+    if most is not None and neighbours > most:
+        what = f"={neighbours}: they are drawn from loader.mined_pool={most} images. Raise that."
+        yield Problem("loader.neighbours", what)
     if pairs is None:
         return
     if pairs % (neighbours + 1):
