@@ -105,8 +105,8 @@ def learner(name, seed=11):
     )
 
 
-# Seen with 10 seeds: the least probability 0.97 to 0.999; broken, the mean 0.121 to 0.128. AVX2 in
-# place of AVX-512 (for torch, for oneDNN) and 2 or 4 threads changed it by less than 0.002.
+# Seen with 10 seeds: the least probability 0.97 to 0.999; broken, the mean 0.121 to 0.128. With 8
+# seeds, 1, 2 and 4 threads and AVX-512, AVX2 or no vectors, a setting changes it by at most 0.004.
 LEARNING = {"steps": 24, "lr": 1e-2}
 
 

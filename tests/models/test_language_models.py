@@ -143,8 +143,8 @@ def test_padding_never_changes_a_score_of_modernbert(pairs):
 
 
 # Its windows hide most of the image from [CLS], and some pairs take long to tell apart. Seen
-# with 16 seeds: the mean probability 0.82 to 0.996; broken, 0.124 to 0.127. AVX2 in place of
-# AVX-512 (for torch, for oneDNN) and 4 threads changed it by less than 0.002.
+# with 16 seeds: the mean probability 0.82 to 0.996; broken, 0.124 to 0.127. With 8
+# seeds, 1, 2 and 4 threads and AVX-512, AVX2 or no vectors, a setting changes it by below 0.001.
 MODERNBERT_LEARNING = {"steps": 50, "lr": 3e-3, "terms": (Matching(), MaskedLanguage())}
 
 
