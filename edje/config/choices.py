@@ -130,7 +130,7 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     pairs, neighbours = loader.get("batch_size"), loader.get("neighbours") or 0
     most = loader.get("mined_pool")
     if most is not None and neighbours > most:
-        what = f"={neighbours}: they are drawn from loader.mined_pool={most} images. Raise that."
+        what = f"={neighbours}: they are drawn from {most} similar images. Raise loader.mined_pool."
         yield Problem("loader.neighbours", what)
     if pairs is None:
         return

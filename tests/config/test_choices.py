@@ -88,7 +88,7 @@ FOLDER = ["experiment=folder", "data.root=photos"]
         (["seed=-1"], "seed=-1: expected a number from 0"),
         (
             ["loader=neighbours", "loader.neighbours=3", "loader.mined_pool=2"],
-            "loader.neighbours=3: they are drawn from loader.mined_pool=2 images",
+            "loader.neighbours=3: they are drawn from 2 similar images. Raise loader.mined_pool.",
         ),
         (["loader.batch_size=1"], "loader.batch_size=1: no pair of a batch finds the negatives"),
         (["loader.batch_size=3", "negatives.count=3", "negatives.pool=3"], "the negatives.count=3"),
