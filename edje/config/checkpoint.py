@@ -27,7 +27,7 @@ def resumable(folder: Path) -> Path:
     Raises:
         EdjeError: the folder, its config.yaml or its checkpoints are missing.
     """
-    folder = folder.expanduser().resolve()
+    folder = folder.resolve()
     if not folder.is_dir():
         raise EdjeError(f"resume={folder}: no such folder. Give a run folder, as runs print it.")
     if not (folder / "config.yaml").is_file():
@@ -122,7 +122,7 @@ def checkpoint_text(checkpoint: str) -> str:
     """The same as YAML."""
     from edje.inference.reference import configuration_of  # imports torch
 
-    return configuration_of(Path(checkpoint).expanduser())
+    return configuration_of(Path(checkpoint))
 
 
 def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:

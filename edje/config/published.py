@@ -23,7 +23,7 @@ def composition_for(arguments: list[str]) -> list[str]:
         EdjeError: a checkpoint can't be read, or a sweep mixes both kinds.
     """
     given = value_given(arguments, "checkpoint") or "null"
-    several = [given] if Path(given).expanduser().exists() else given.split(",")
+    several = [given] if Path(given).exists() else given.split(",")
     named = [one for one in several if is_there(one)]
     bare = [one for one in named if lacks_configuration(one)]
     if bare and bare != several:
@@ -41,7 +41,7 @@ def composition_for(arguments: list[str]) -> list[str]:
 
 def is_there(checkpoint: str) -> bool:
     """Whether something lies at a path, or it can be asked for on the hub."""
-    if Path(checkpoint).expanduser().exists():
+    if Path(checkpoint).exists():
         return True
     from edje.inference.location import hub_name  # imports torch
 
@@ -56,7 +56,7 @@ def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig
     """
     from edje.inference.reference import adapter_of  # imports torch
 
-    adapter = adapter_of(Path(cfg.checkpoint).expanduser())
+    adapter = adapter_of(Path(cfg.checkpoint))
     where = f"the checkpoint {cfg.checkpoint}"
     for override in overrides:
         if key_of(override).split(".")[0] == "adapter":

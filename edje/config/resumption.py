@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from edje.config.choices import TRAINING
 from edje.config.problems import shown
 from edje.config.resolution import plain
 from edje.config.saved import from_text
 from edje.errors import EdjeError
 
-TRAINING = ("run", "train")
 # Keys, and the beginnings of keys, that nothing but training reads.
 OF_TRAINING = (
     *("seed", "teacher", "initial", "miner", "store_codec", "compile", "objective.", "negatives."),
