@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import ShardBatch
 from edje.errors import EdjeError
+from edje.tasks.devices import TowerPrecision
 
 
 class TinyWork:
@@ -20,6 +21,7 @@ class TinyWork:
     image_ids: Sequence[str] = IDS
     description = "tiny"
     feature_width = FEATURE_WIDTH
+    precision: TowerPrecision = "tf32"
 
     def __init__(self, row: int = -1, does: str = "nothing"):
         self.row = row

@@ -22,8 +22,9 @@ from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
+from edje.tasks.devices import TowerPrecision
 from edje.tasks.finding import find_store, open_store
-from edje.tasks.writing import fill_store
+from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.store import TokenStore
@@ -83,15 +84,18 @@ def cached_collection(
         EdjeError: the data is bad, or a store doesn't match, or can't be written.
     """
     split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
-    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec)
+    writing: Writing = instantiate(cfg.writing)
+    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
     folder, fingerprint = find_store(cache_dir, source.name, split_name, "raw", fingerprints)
     if store is None:
         fill_store(
             folder,
             fingerprint,
             make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
-            lambda: VisionWork(check_images(split, source.bad_images), backbone, cfg.backbone),
-            instantiate(cfg.writing),
+            lambda: VisionWork(
+                check_images(split, source.bad_images), backbone, cfg.backbone, writing.precision
+            ),
+            writing,
             cfg.trainer,
             wait=wait,
         )
@@ -100,14 +104,20 @@ def cached_collection(
 
 
 def raw_fingerprints(
-    split: RetrievalSplit, identity: Identity, codec_name: str
+    split: RetrievalSplit,
+    identity: Identity,
+    codec_name: str,
+    precision: TowerPrecision = "tf32",
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's raw tier: the backbone, the number format, the images.
 
-    The present fingerprint comes first, then those that earlier versions gave the same store.
+    A tower in bf16 makes another store; TF32 and float32 make one that counts as the same, as do
+    a GPU and a CPU. The present fingerprint comes first, then those that earlier versions gave
+    the same store.
     """
+    coarse = {"tower_precision": precision} if precision == "bf16" else {}
     return tuple(
-        Fingerprint({**identity, "codec": codec_name, "images": digest(split)})
+        Fingerprint({**identity, **coarse, "codec": codec_name, "images": digest(split)})
         for digest in (images_digest, former_images_digest)
     )
 
@@ -152,10 +162,17 @@ def is_compressed(store: TokenStore) -> bool:
 class VisionWork:
     """The vision tower over a split's images. Another process builds the tower anew."""
 
-    def __init__(self, split: RetrievalSplit, backbone: Backbone, node: DictConfig):
+    def __init__(
+        self,
+        split: RetrievalSplit,
+        backbone: Backbone,
+        node: DictConfig,
+        precision: TowerPrecision,
+    ):
         self.image_ids = [image.image_id for image in split.images]
         self.description = f"vision tokens of {split.name}"
         self.feature_width = backbone.feature_width
+        self.precision: TowerPrecision = precision
         self._paths = [image.path for image in split.images]
         self._node = OmegaConf.to_container(node, resolve=True)
         self._backbone: Backbone | None = backbone

@@ -22,6 +22,7 @@ from edje.models.edje import EDJE
 from edje.records import RetrievalSplit
 from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprints
 from edje.tasks.console import quiet_libraries
+from edje.tasks.devices import TowerPrecision
 from edje.tasks.finding import find_store, open_store
 from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained, trained_file
@@ -54,7 +55,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec)
+    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, cfg.writing.precision)
     raw_folder, _ = find_store(cache_dir, source.name, source.split, "raw", expected)
     if cfg.store is None:
         wait_until_written(raw_folder)
@@ -85,6 +86,7 @@ class _CompressionWork:
     """A checkpoint's adapter over a raw store. Another process loads both anew."""
 
     description = "compress"
+    precision: TowerPrecision = "fp32"  # as where raw tokens are compressed to be scored at once
 
     def __init__(
         self,
@@ -139,10 +141,10 @@ class _RawRows(Dataset[ShardBatch]):
 
 
 def compressed_fingerprints(
-    checkpoint: Checkpoint, split: RetrievalSplit, raw_codec: str, codec: str
+    cfg: DictConfig, checkpoint: Checkpoint, split: RetrievalSplit, codec: str
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
-    raw = raw_fingerprints(split, checkpoint.backbone, raw_codec)
+    raw = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, cfg.writing.precision)
     return tuple(_compressed(checkpoint, one, codec) for one in raw)
 
 
@@ -179,7 +181,7 @@ def compressed_collection(
     """
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    fingerprints = compressed_fingerprints(checkpoint, split, cfg.store_codec, evaluation.codec)
+    fingerprints = compressed_fingerprints(cfg, checkpoint, split, evaluation.codec)
     if cfg.store is None:
         folder, _ = find_store(cache_dir, source.name, source.split, "compressed", fingerprints)
         if not (folder / STORE_FILE).is_file():

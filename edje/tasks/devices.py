@@ -1,6 +1,8 @@
 """Which devices a run uses: those of its trainer, whatever the work."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -9,6 +11,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from edje.errors import EdjeError
+
+TowerPrecision = Literal["fp32", "tf32", "bf16"]
 
 
 def devices_of(trainer: DictConfig) -> tuple[torch.device, ...]:
@@ -41,6 +45,26 @@ def make_current(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def products_in(precision: TowerPrecision, device: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions of float32 numbers on a GPU as `precision` says.
+
+    torch's own setting has exact products but convolutions in TF32, so that of one tower a part
+    would be rounded. Other devices are left as they are; autocast is the caller's.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import ShardBatch, ShardDataModule
 from edje.errors import EdjeError
-from edje.tasks.devices import devices_of, one_device_trainer
+from edje.tasks.devices import TowerPrecision, devices_of, one_device_trainer, products_in
 from edje.tasks.processes import in_processes
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
@@ -30,6 +30,7 @@ class Work(Protocol):
 
     description: str
     feature_width: int
+    precision: TowerPrecision  # of the encoder's products
 
     @property
     def image_ids(self) -> Sequence[str]:
@@ -114,7 +115,8 @@ def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int],
             device.type,
             1 if device.type == "cpu" else [device.index],
             callbacks=[_Writes(writer, progress)],
-            precision="32-true",  # what a store holds doesn't depend on how a run trains
+            # Not the trainer's: what a store holds doesn't depend on how a run trains.
+            precision="bf16-mixed" if encoding.work.precision == "bf16" else "32-true",
         )
         data = ShardDataModule(
             encoding.work.dataset(),
@@ -123,7 +125,10 @@ def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int],
         )
         before = signal.getsignal(signal.SIGINT)
         try:
-            trainer.predict(_Prediction(encoding.work.encoder()), data, return_predictions=False)
+            with products_in(encoding.work.precision, device):
+                trainer.predict(
+                    _Prediction(encoding.work.encoder()), data, return_predictions=False
+                )
         except EdjeError as error:  # of a loading process: within a traceback
             raise EdjeError(str(error).rpartition("EdjeError: ")[2].strip()) from error
         except SystemExit as stop:

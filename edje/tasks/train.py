@@ -258,7 +258,7 @@ def teacher_tokens(
 ) -> TokenStore | None:
     """The teacher's own tokens of the train split, if task=compress has stored them."""
     split = source.read("train")
-    fingerprints = compressed_fingerprints(teacher, split, cfg.store_codec, evaluation.codec)
+    fingerprints = compressed_fingerprints(cfg, teacher, split, evaluation.codec)
     folder, _ = find_store(Path(cfg.cache_dir), source.name, split.name, "compressed", fingerprints)
     if not (folder / STORE_FILE).is_file():
         return None

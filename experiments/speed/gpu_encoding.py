@@ -126,6 +126,7 @@ def _filled(
     work = SimpleNamespace(
         description="encoding",
         feature_width=backbone.feature_width,
+        precision="tf32",
         image_ids=ids,
         encoder=lambda: _Tower(backbone),
         dataset=lambda: PixelRows(paths, backbone.preprocess),

@@ -51,6 +51,7 @@ def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
     work = types.SimpleNamespace(
         description="check",
         feature_width=backbone.feature_width,
+        precision="tf32",
         image_ids=ids,
         encoder=lambda: Tower(backbone),
         dataset=lambda: PixelRows(paths, backbone.preprocess),

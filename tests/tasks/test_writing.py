@@ -16,6 +16,7 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.folder import FolderSource
 from edje.errors import EdjeError
 from edje.tasks.collection import VisionWork, raw_fingerprints
+from edje.tasks.devices import products_in
 from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
@@ -116,7 +117,7 @@ def test_another_process_gets_no_weights_and_encodes_the_same(tmp_path: Path) ->
         "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
         "pretrained": str(make_siglip(tmp_path / "siglip")),
     }
-    work = VisionWork(split, instantiate(node), OmegaConf.create(node))
+    work = VisionWork(split, instantiate(node), OmegaConf.create(node), "tf32")
     sent = pickle.dumps(work)
     assert len(sent) < 5000
     first, second = (one.encoder()(one.dataset()[range(3)]) for one in (work, pickle.loads(sent)))
@@ -132,6 +133,10 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
     stored = raw_fingerprints(split, identity, "bf16")[0]
     make_store(tmp_path / "store", "bf16", fingerprint=stored)
     TokenStore.open(tmp_path / "store", stored)
+    coarse = raw_fingerprints(split, identity, "bf16", "bf16")[0]
+    with pytest.raises(EdjeError, match=r"tower_precision: store has .*, run asks for bf16"):
+        TokenStore.open(tmp_path / "store", coarse)
+    TokenStore.open(tmp_path / "store", raw_fingerprints(split, identity, "bf16", "fp32")[0])
     for backbone, codec, difference in (
         (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run asks"),
         (HuggingFaceBackbone(pretrained=str(plain), layer=-2), "bf16", "layer: store has last"),
@@ -141,6 +146,50 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
         asked = raw_fingerprints(split, backbone.identity(), codec)[0]
         with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):
             TokenStore.open(tmp_path / "store", asked)
+
+
+def test_a_tower_computes_in_bf16_when_it_is_asked_to(tmp_path: Path) -> None:
+    """Whose tokens differ from those of float32 by a fraction of their deviation, and only then."""
+    make_images(tmp_path)
+    source = FolderSource(name="folder", root=str(tmp_path), images="images")
+    split = source.read("val")
+    node = {
+        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
+        "pretrained": str(make_siglip(tmp_path / "siglip")),
+    }
+    backbone = instantiate(node)
+    stores = {}
+    for precision in ("fp32", "tf32", "bf16"):
+        work = VisionWork(split, backbone, OmegaConf.create(node), precision)
+        stores[precision] = tmp_path / precision
+        fill_store(
+            stores[precision],
+            raw_fingerprints(split, backbone.identity(), "fp16", precision)[0],
+            make_codec("fp16", backbone.num_tokens, backbone.token_width),
+            lambda work=work: work,
+            Writing(precision=precision, num_workers=0),
+            OmegaConf.create({"accelerator": "cpu", "devices": 1}),
+        )
+    read = {key: TokenStore.open(folder).read(torch.arange(3)) for key, folder in stores.items()}
+    assert torch.equal(read["fp32"], read["tf32"])
+    error = (read["bf16"] - read["fp32"]).square().mean().sqrt() / read["fp32"].std()
+    assert 1e-4 < error < 0.02
+
+
+def test_tf32_is_for_the_work_on_a_gpu_alone() -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with products_in("tf32", torch.device("cpu")):
+        assert settings() == before
+    with products_in("tf32", torch.device("cuda", 0)):
+        assert settings() == ("high", True)
+    with products_in("fp32", torch.device("cuda", 0)):
+        assert settings() == ("highest", False)
+    with pytest.raises(RuntimeError), products_in("tf32", torch.device("cuda", 0)):
+        raise RuntimeError
+    assert settings() == before
 
 
 def with_resolution(folder: Path, side: int) -> HuggingFaceBackbone:
