@@ -20,7 +20,7 @@ import edje
 from edje.tokens.claims import Claims
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.lock import writer_lock
+from edje.tokens.lock import is_being_written, writer_lock
 from edje.tokens.store import TokenStore
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import make_plan, write_store
@@ -189,6 +189,22 @@ def lock(folder: Path) -> None:
         sys.stdin.readline()
 
 
+def leave_child(folder: Path) -> None:
+    """Fork while holding a store's lock; the child says what it sees when this has been killed."""
+    with writer_lock(folder):
+        ends = os.pipe()
+        if os.fork():
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(ends[1])
+        os.read(ends[0], 1)  # returns when the parent's end of the pipe is gone too
+        held = is_being_written(folder)
+        with writer_lock(folder, wait=False):
+            sys.stdout.write(f"{held} {is_being_written(folder)}\n")
+            sys.stdout.flush()
+            sys.stdin.readline()
+        os._exit(0)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     match sys.argv[1:]:
@@ -196,6 +212,8 @@ if __name__ == "__main__":
             lead(Path(folder))
         case ["lock", folder]:
             lock(Path(folder))
+        case ["leave_child", folder]:
+            leave_child(Path(folder))
         case ["hold", folder, shard]:
             hold(Path(folder), int(shard))
         case ["kill", folder, pause, later]:

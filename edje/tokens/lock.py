@@ -1,4 +1,9 @@
-"""The lock that lets one process at a time write a store."""
+"""The lock that lets one process at a time write a store.
+
+Not the package filelock's: it locks by flock, which up to its version 3.29 the loading processes
+of a killed writer still hold (tested), and it neither says who holds a lock nor locks the ranges
+of a file that `claims` needs.
+"""
 
 import fcntl
 import logging
@@ -15,7 +20,9 @@ from edje.errors import EdjeError
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-_held: set[Path] = set()  # the kernel's lock keeps processes apart, not parts of one process
+# The kernel's lock keeps processes apart, not parts of one. What is forked holds nothing: its
+# parent's locks are here with the parent's id.
+_held: dict[Path, int] = {}
 
 
 @contextmanager
@@ -28,23 +35,24 @@ def writer_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
         EdjeError: another process holds it and `wait` is off, or the folder is not writable.
     """
     path = folder.resolve() / "writer.lock"
-    if path in _held:
+    if _is_held(path):
         raise EdjeError(f"this process is already writing {folder}. Write one store at a time.")
     with writing_to(folder):
         descriptor = _acquire(path, folder, wait)
-    _held.add(path)
+    _held[path] = os.getpid()
     try:
         yield
     finally:
-        _held.discard(path)
-        path.unlink(missing_ok=True)
+        if _is_held(path):
+            del _held[path]
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def is_being_written(folder: Path) -> bool:
     """Whether a process holds the folder's lock, this one included."""
     path = folder.resolve() / "writer.lock"
-    if path in _held:  # asking the kernel would give the lock back
+    if _is_held(path):  # asking the kernel would give the lock back
         return True
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -57,6 +65,11 @@ def is_being_written(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_held(path: Path) -> bool:
+    """Whether this process holds the lock, in whichever of its parts."""
+    return _held.get(path) == os.getpid()
 
 
 def _acquire(path: Path, folder: Path, wait: bool) -> int:

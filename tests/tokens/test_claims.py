@@ -1,5 +1,6 @@
 """Claims about several processes that fill one store."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -87,6 +88,18 @@ def test_nothing_is_claimed_where_nobody_leads(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
     assert not claims.take(0)
     claims.close()
+
+
+def test_what_a_killed_writer_forked_neither_holds_its_lock_nor_is_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    other = run_script("leave_child", str(tmp_path))
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "False True\n"
+        assert is_being_written(tmp_path)  # by the child, which took the lock itself
+    finally:
+        other.communicate("done")
+    assert other.returncode == -signal.SIGKILL
 
 
 def test_a_finished_store_has_nothing_pending_and_no_claims_file(tmp_path: Path) -> None:
