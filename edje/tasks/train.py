@@ -53,6 +53,8 @@ from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
 DEV_STRIDE = 3  # while training, dev is scored on every third caption
+DEV_FIGURE = "dev/t2i_recall@1"
+SHOWN = ("train/accuracy", "train/loss", DEV_FIGURE)  # beside the bar
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -174,7 +176,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
 
 def progress(cfg: DictConfig) -> list[L.Callback]:
     """The bar of a training run, unless the trainer is told to show none."""
-    return [] if cfg.trainer.get("enable_progress_bar") is False else [StepProgress()]
+    return [] if cfg.trainer.get("enable_progress_bar") is False else [StepProgress(SHOWN)]
 
 
 def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpoint:
@@ -282,7 +284,7 @@ def development_score(
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentScore(score, keep, evaluation.dev_every, "dev/t2i_recall@1")
+    return DevelopmentScore(score, keep, evaluation.dev_every, DEV_FIGURE)
 
 
 def finish(

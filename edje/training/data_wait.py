@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class DataWait(Callback):
     ) -> None:
         """The next one is asked for."""
         self._last_end = self.clock()
-        pl_module.log("time/data_wait", self.share)
+        pl_module.log("time/data_wait", torch.tensor(self.share))  # moved nowhere: no wait
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say it once."""
