@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from edje.backbones.protocol import Backbone
 from edje.config.choices import STARTS
 from edje.config.ranks import own_rank
-from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
+from edje.data.datamodule import CachedTokenDataModule, caption_keys
 from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
 from edje.data.source import Source
+from edje.data.stored_pairs import TrainingSet
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class DataWait(Callback):
     """Logs `time/data_wait`, the share of the time since the first step spent between steps.
 
-    Between steps a batch is read, or waited for where workers read it, and moved to the device;
+    Between steps a batch is read, or waited for where workers read it, moved and unpacked;
     Lightning's own bookkeeping there counts too. Starting the workers and the first batch
     don't. On an accelerator a step's end is when its work was handed over, so the share is an
     upper bound of the time in which the device had nothing to do. Comes last in the list of

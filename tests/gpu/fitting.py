@@ -8,7 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from edje.data.datamodule import CachedTokenDataModule, TrainingSet
+from edje.data.datamodule import CachedTokenDataModule
+from edje.data.stored_pairs import TrainingSet
 from edje.models.edje import EDJE
 from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
