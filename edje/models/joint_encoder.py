@@ -178,8 +178,8 @@ class JointEncoder(nn.Module):
         both = torch.cat([words, (entering + self.visual_type).to(words.dtype)], dim=1)
         visible = attention_mask.new_ones(visual.shape[:2])
         mask = torch.cat([attention_mask, visible], dim=1)
-        mask = _unless_full(mask, padded)
-        for hidden in self._layers(both, mask, slice(self.fusion_layer, None)):
+        attended = _unless_full(mask, padded)
+        for hidden in self._layers(both, attended, slice(self.fusion_layer, None)):
             last = hidden  # of all states only these are kept
         return last
 

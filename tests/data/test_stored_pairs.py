@@ -139,6 +139,7 @@ def test_a_batch_without_stored_tokens_of_a_teacher_has_none(tmp_path):
     assert batch.teacher_tokens is None
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # this machine has fewer cores
 def test_by_default_a_gpu_is_fed_by_workers_and_a_cpu_is_not(tmp_path, monkeypatch):
     training = training_set(tmp_path)
     monkeypatch.setattr("edje.data.workers.cores", lambda: 6)
