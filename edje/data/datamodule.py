@@ -1,78 +1,21 @@
 """The LightningDataModule over cached tokens, and the batches' order."""
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
+from edje.data.stored_pairs import PairDataset, StoredPairs, TrainingSet
+from edje.data.workers import leave_signals_to_main, share_of_cores, that_fit
 from edje.errors import EdjeError
 from edje.ranges import NonNegativeInt, PositiveInt
-from edje.records import PairBatch, TextBatch
+from edje.records import PairBatch
 
-
-class TokenReader(Protocol):
-    """Where vision tokens come from: a token store, or anything that reads like one."""
-
-    def read(
-        self, rows: Int[Tensor, "rows"], *, dtype: torch.dtype = ..., device: str = ...
-    ) -> Float[Tensor, "rows tokens width"]:
-        """Tokens of the given rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Everything a pair batch is gathered from, by caption row and image row."""
-
-    store: TokenReader
-    store_rows: Int[Tensor, "images"]  # the images' rows in the store
-    text: TextBatch
-    image_of_caption: Int[Tensor, "captions"]
-    caption_keys: Int[Tensor, "captions"]
-    image_embeddings: Float[Tensor, "images embedding"]
-    text_embeddings: Float[Tensor, "captions embedding"]
-    teacher: TokenReader | None = None  # a teacher's visual tokens, where they are stored
-    teacher_rows: Int[Tensor, "images"] | None = None
-
-
-class PairDataset(Dataset[PairBatch]):
-    """Gathers whole batches: the loader asks for a list of caption rows and gets a PairBatch."""
-
-    def __init__(self, training: TrainingSet):
-        self.training = training
-
-    def __len__(self) -> int:
-        return len(self.training.image_of_caption)
-
-    def __getitems__(self, captions: list[int]) -> PairBatch:
-        """The batch of the given caption rows, text cut to its longest."""
-        rows = torch.tensor(captions)
-        data = self.training
-        images = data.image_of_caption[rows]
-        mask = data.text.attention_mask[rows]
-        longest = int(mask.sum(dim=1).max())
-        given = None
-        if data.teacher is not None and data.teacher_rows is not None:
-            given = data.teacher.read(data.teacher_rows[images])
-        return PairBatch(
-            sample_ids=rows,
-            image_ids=images,
-            caption_keys=data.caption_keys[rows],
-            tokens=data.store.read(data.store_rows[images]),
-            text=TextBatch(data.text.input_ids[rows, :longest], mask[:, :longest]),
-            image_embeddings=data.image_embeddings[images],
-            text_embeddings=data.text_embeddings[rows],
-            teacher_tokens=given,
-        )
+_MOST_WORKERS = 4  # they copy cells, and wait for the disk
 
 
 class NeighbourhoodSampler(Sampler[list[int]]):
@@ -172,7 +115,9 @@ class CachedTokenDataModule(L.LightningDataModule):
         mined: similar images of each image (needed where `neighbours` > 0).
         seed: seeds the order.
         batch_size: pairs per optimiser micro-step and rank.
-        num_workers: processes that read the store; 0 reads in the training process.
+        num_workers: processes of each rank that read the store; 0 reads in the training process.
+            null is none on a CPU, whose cores the training needs, and up to 4 on an accelerator,
+            as far as there are cores, and shared memory for their batches.
         neighbours: mined similar images put beside each anchor of a batch.
         mined_pool: how many of the most similar images they are drawn from.
         mined_margin: leaves out, as likely false negatives, images that a caption is closer to
@@ -187,7 +132,7 @@ class CachedTokenDataModule(L.LightningDataModule):
         seed: int,
         *,
         batch_size: PositiveInt = 64,
-        num_workers: NonNegativeInt = 0,
+        num_workers: NonNegativeInt | None = None,
         neighbours: NonNegativeInt = 0,
         mined_pool: PositiveInt = 10,
         mined_margin: float | None = None,
@@ -238,27 +183,28 @@ class CachedTokenDataModule(L.LightningDataModule):
         return ResumableLoader(
             PairDataset(self.training),
             batch_sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=self._workers(trainer),
+            pin_memory=on_gpu(trainer),
             collate_fn=_as_is,  # type: ignore[arg-type]  # the dataset gives whole batches
             worker_init_fn=leave_signals_to_main,
-            persistent_workers=False,
         )
 
+    def _workers(self, trainer: L.Trainer) -> int:
+        """As many as were asked for, or as this machine can have."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if trainer.strategy.root_device.type == "cpu":
+            return 0
+        training, ranks = self.training, trainer.world_size  # all on this machine
+        stores = [training.store, *([] if training.teacher is None else [training.teacher])]
+        batch_bytes = self.batch_size * sum(store.codec.cell_bytes for store in stores)
+        return that_fit(share_of_cores(ranks, _MOST_WORKERS), ranks, batch_bytes)
+
     def transfer_batch_to_device(
-        self, batch: PairBatch, device: torch.device, dataloader_idx: int
+        self, batch: StoredPairs, device: torch.device, dataloader_idx: int
     ) -> PairBatch:
-        """The batch with every tensor on `device` (Lightning doesn't move frozen dataclasses)."""
-        given = batch.teacher_tokens
-        return PairBatch(
-            sample_ids=batch.sample_ids.to(device),
-            image_ids=batch.image_ids.to(device),
-            caption_keys=batch.caption_keys.to(device),
-            tokens=batch.tokens.to(device),
-            text=TextBatch(batch.text.input_ids.to(device), batch.text.attention_mask.to(device)),
-            image_embeddings=batch.image_embeddings.to(device),
-            text_embeddings=batch.text_embeddings.to(device),
-            teacher_tokens=None if given is None else given.to(device),
-        )
+        """The batch on `device`, unpacked there (Lightning doesn't move frozen dataclasses)."""
+        return self.training.unpacked(batch.to(device))
 
 
 def caption_keys(texts: Sequence[str]) -> Int[Tensor, "captions"]:
@@ -267,28 +213,10 @@ def caption_keys(texts: Sequence[str]) -> Int[Tensor, "captions"]:
     return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
 
 
-def _as_is(batch: PairBatch) -> PairBatch:
+def on_gpu(trainer: L.Trainer) -> bool:
+    """Whether batches travel to a GPU: from pinned memory it fetches them by itself."""
+    return trainer.strategy.root_device.type == "cuda"
+
+
+def _as_is(batch: StoredPairs) -> StoredPairs:
     return batch
-
-
-def leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the main process stops.
-
-    A worker ends when the main process tells it to, or is gone.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@atexit.register
-def end_workers() -> None:
-    """At the main process's exit, end the workers that an error has left behind.
-
-    multiprocessing ends them by SIGTERM, which they leave to the main process, and would wait for
-    them forever.
-    """
-    left = [process for process in multiprocessing.active_children() if process.daemon]
-    if left and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would call their end an error
-    for process in left:
-        process.kill()

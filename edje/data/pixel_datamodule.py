@@ -10,13 +10,14 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from edje.data.datamodule import ResumableLoader
+from edje.data.batches import Batch
+from edje.data.datamodule import ResumableLoader, on_gpu
 from edje.errors import EdjeError
 from edje.ranges import PositiveInt
 
 
 @dataclass(frozen=True)
-class PixelBatch:
+class PixelBatch(Batch):
     """Images with some captions each; captions are padded to the text tower's full length."""
 
     pixels: UInt8[Tensor, "images 3 side side"]
@@ -117,10 +118,15 @@ class PixelDataModule(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        return ResumableLoader(_Gathered(self.training), sampler=batches, batch_size=None)
+        return ResumableLoader(
+            _Gathered(self.training),
+            sampler=batches,
+            batch_size=None,
+            pin_memory=on_gpu(trainer),
+        )
 
     def transfer_batch_to_device(
         self, batch: PixelBatch, device: torch.device, dataloader_idx: int
     ) -> PixelBatch:
         """The batch on `device`."""
-        return PixelBatch(batch.pixels.to(device), batch.word_ids.to(device))
+        return batch.to(device)

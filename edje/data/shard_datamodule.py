@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -11,14 +11,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edje.data.datamodule import leave_signals_to_main
+from edje.data.batches import Batch
+from edje.data.datamodule import on_gpu
 from edje.data.images import open_image
+from edje.data.workers import leave_signals_to_main
 
 ON_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
-class ShardBatch:
+class ShardBatch(Batch):
     """Consecutive rows of a store and what their tokens are made of, such as pixels."""
 
     rows: range
@@ -73,11 +75,14 @@ class ShardDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[ShardBatch]:
         """One pass over what is left of the store."""
+        trainer = self.trainer
+        assert trainer is not None
         return DataLoader(
             self.dataset,
             sampler=_Rows(self.batches),
             batch_size=None,
             num_workers=self.num_workers,
+            pin_memory=on_gpu(trainer),
             # Also where this process was spawned: a forked worker needs no copy of the tower.
             multiprocessing_context="fork" if self.num_workers and ON_LINUX else None,
             worker_init_fn=leave_signals_to_main,
@@ -87,4 +92,4 @@ class ShardDataModule(L.LightningDataModule):
         self, batch: ShardBatch, device: torch.device, dataloader_idx: int
     ) -> ShardBatch:
         """The batch with its tensor on `device`."""
-        return replace(batch, inputs=batch.inputs.to(device))
+        return batch.to(device)

@@ -1,7 +1,7 @@
 """The LightningDataModule over pairs that are encoded on the fly, for sets too large to cache."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import lightning as L
@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edje.data.datamodule import ResumableLoader, leave_signals_to_main
+from edje.data.datamodule import ResumableLoader, on_gpu
 from edje.data.mixture import MixtureOrder
 from edje.data.pretrain import Mixture
 from edje.data.source import BadImages
 from edje.data.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
+from edje.data.workers import leave_signals_to_main
 from edje.errors import EdjeError
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch, TextBatch
@@ -120,6 +121,7 @@ class StreamDataModule(L.LightningDataModule):
             batch_size=None,  # whole batches are gathered
             sampler=sampler,
             num_workers=self.num_workers,
+            pin_memory=on_gpu(trainer),
             worker_init_fn=leave_signals_to_main,
         )
 
@@ -134,13 +136,7 @@ class StreamDataModule(L.LightningDataModule):
         if isinstance(batch, EdjeError):
             raise batch
         self._count(batch.problems)
-        return replace(
-            batch,
-            sample_ids=batch.sample_ids.to(device),
-            image_ids=batch.image_ids.to(device),
-            caption_keys=batch.caption_keys.to(device),
-            pixels=batch.pixels.to(device),
-        )
+        return batch.to(device)
 
     def on_after_batch_transfer(self, batch: DecodedPairs, dataloader_idx: int) -> PairBatch:
         """The batch as a cached source would give it."""

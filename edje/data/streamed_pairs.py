@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from edje.captions import clean_caption
+from edje.data.batches import Batch
 from edje.data.images import open_image
 from edje.data.mixture import MixtureOrder, Rows
 from edje.data.pairs import Pair
@@ -32,7 +33,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class DecodedPairs:
+class DecodedPairs(Batch):
     """A batch as workers hand it over: pixels, cleaned captions, and what was bad on the way."""
 
     sample_ids: Int[Tensor, "batch"]

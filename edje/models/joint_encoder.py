@@ -125,18 +125,20 @@ class JointEncoder(nn.Module):
             return text
         longer = text.attention_mask[:, limit]
         ids = text.input_ids[:, :limit].clone()
-        ids[longer, -1] = self.separator_id
+        ids[:, -1] = ids[:, -1].masked_fill(longer, self.separator_id)
         return TextBatch(ids, text.attention_mask[:, :limit])
 
     def read_text(
         self,
         input_ids: Int[Tensor, "texts length"],
         attention_mask: Bool[Tensor, "texts length"],
+        padded: bool | None = None,
     ) -> Float[Tensor, "texts length text_width"]:
         """The text where the visual tokens join it: word embeddings, or states of layer k.
 
         Once per text, whatever the number of its candidates. The states of `evidence_layers` lie
-        behind them, side by side.
+        behind them, side by side. `padded` says whether some text has padding; where it isn't
+        known the mask is looked at, for which a GPU is waited for.
         """
         words = self.word_embeddings(input_ids)
         if not self.fusion_layer:
@@ -144,7 +146,8 @@ class JointEncoder(nn.Module):
         embeddings = cast(nn.Module, self.language_model.embeddings)
         states = embeddings(inputs_embeds=words)
         below = slice(None, self.fusion_layer)
-        return self.beside([states, *self._layers(states, attention_mask, below)])
+        mask = _unless_full(attention_mask, padded)
+        return self.beside([states, *self._layers(states, mask, below)])
 
     def beside(
         self, states: Sequence[Float[Tensor, "texts length width"]]
@@ -164,22 +167,24 @@ class JointEncoder(nn.Module):
         states: Float[Tensor, "pairs length text_width"],
         attention_mask: Bool[Tensor, "pairs length"],
         visual: Float[Tensor, "pairs tokens width"],
+        padded: bool | None = None,
     ) -> Float[Tensor, "pairs sequence width"]:
-        """The layers that text and visual tokens share; `states` come from `read_text`."""
+        """The layers that text and visual tokens share; `states`, `padded` as in `read_text`."""
         if not self.fusion_layer:
-            return self._fuse_embeddings(states, attention_mask, visual)
+            return self._fuse_embeddings(states, attention_mask, visual, padded)
         entering = self.entering(visual)
         assert self.visual_type is not None
         words = states[..., : self.width]
         both = torch.cat([words, (entering + self.visual_type).to(words.dtype)], dim=1)
         visible = attention_mask.new_ones(visual.shape[:2])
         mask = torch.cat([attention_mask, visible], dim=1)
-        for hidden in self._layers(both, mask, slice(self.fusion_layer, None)):
+        attended = _unless_full(mask, padded)
+        for hidden in self._layers(both, attended, slice(self.fusion_layer, None)):
             last = hidden  # of all states only these are kept
         return last
 
     def _fuse_embeddings(
-        self, words: Tensor, attention_mask: Tensor, visual: Tensor
+        self, words: Tensor, attention_mask: Tensor, visual: Tensor, padded: bool | None
     ) -> Float[Tensor, "pairs sequence width"]:
         """The whole language model over `[CLS] caption [SEP] v_1 … v_m [SEP]`."""
         pairs, length = attention_mask.shape
@@ -199,8 +204,8 @@ class JointEncoder(nn.Module):
             ],
             dim=1,
         )
-        mask = None
-        if not bool(attention_mask.all()):
+        mask = _unless_full(attention_mask, padded)
+        if mask is not None:
             visible = attention_mask.new_ones(pairs, tail)
             mask = torch.cat([attention_mask, visible], dim=1)
         segments = (torch.arange(length + tail, device=device) >= length).long().expand(pairs, -1)
@@ -219,20 +224,21 @@ class JointEncoder(nn.Module):
         self,
         input_ids: Int[Tensor, "batch length"],
         attention_mask: Bool[Tensor, "batch length"],
+        padded: bool | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """Hidden states of the caption alone, `[CLS] caption [SEP]`."""
+        """Hidden states of the caption alone, `[CLS] caption [SEP]`; `padded` as in `read_text`."""
         batch, length = input_ids.shape
         positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
         segments = torch.zeros_like(input_ids)
-        mask = None if bool(attention_mask.all()) else attention_mask
+        mask = _unless_full(attention_mask, padded)
         return self._run(self.word_embeddings(input_ids), mask, positions, segments)
 
-    def _layers(self, hidden: Tensor, mask: Tensor, part: slice) -> Iterator[Tensor]:
+    def _layers(self, hidden: Tensor, mask: Tensor | None, part: slice) -> Iterator[Tensor]:
         """States after each of some layers of a BERT-like encoder; `mask`: where to attend."""
         ready = create_bidirectional_mask(
             config=self.language_model.config,
             inputs_embeds=hidden,
-            attention_mask=None if bool(mask.all()) else mask,
+            attention_mask=None if mask is None else self._for_attention(mask),
         )
         stack = cast(nn.Module, self.language_model.encoder).layer
         for layer in cast(nn.ModuleList, stack)[part]:
@@ -248,10 +254,25 @@ class JointEncoder(nn.Module):
             known["position_ids"] = positions + self.first_position
         if self.has_segments:
             known["token_type_ids"] = segments
-        output = self.language_model(
-            inputs_embeds=embedded, attention_mask=None if mask is None else mask.long(), **known
-        )
+        if mask is not None:
+            mask = mask.long() if self.needs_no_gaps else self._for_attention(mask)
+        output = self.language_model(inputs_embeds=embedded, attention_mask=mask, **known)
         return output.last_hidden_state
+
+    def _for_attention(self, mask: Tensor) -> Tensor:
+        """Where to attend, for layers that all attend to the whole sequence.
+
+        As transformers would make it, which first looks whether anything is padded: on a GPU it
+        would wait for the answer. Of other attentions than torch's it knows the form.
+        """
+        if self.language_model.config._attn_implementation != "sdpa":
+            return mask.long()
+        return mask[:, None, None].expand(-1, -1, mask.shape[1], -1)  # to each place alike
+
+
+def _unless_full(mask: Tensor, padded: bool | None) -> Tensor | None:
+    """The mask, or None where nothing is padded: attention is faster without one."""
+    return mask if (not bool(mask.all()) if padded is None else padded) else None
 
 
 def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:

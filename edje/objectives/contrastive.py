@@ -35,11 +35,11 @@ class Contrastive:
         with torch.autocast(texts.device.type, enabled=False):
             cosines = texts.float() @ image_embeddings.float().T  # (images * captions, images)
         logits = scale * cosines + bias
-        own = F.one_hot(owner, images).bool()
+        own = owner[:, None] == torch.arange(images, device=owner.device)
         if self.form == "sigmoid":
             return F.softplus(torch.where(own, -logits, logits)).sum() / len(texts)
         t2i = F.cross_entropy(logits, owner)
         rivals = logits.masked_fill(own, -torch.inf).logsumexp(dim=0)  # (images,)
-        positive = logits[own]
+        positive = logits.gather(1, owner[:, None]).squeeze(1)
         i2t = (torch.logaddexp(positive, rivals[owner]) - positive).mean()
         return (t2i + i2t) / 2

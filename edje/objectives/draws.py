@@ -35,6 +35,11 @@ def uniform(*keys: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     return _shift(state, 11).double() / (1 << 53)
 
 
+def fraction(*keys: int) -> float:
+    """One number in [0, 1), drawn on the CPU."""
+    return uniform(*keys).item()
+
+
 def integer(*keys: int) -> int:
     """One non-negative integer below 2**53, for seeding a generator."""
-    return int(uniform(*keys).item() * (1 << 53))
+    return int(fraction(*keys) * (1 << 53))

@@ -31,10 +31,11 @@ class Negatives:
         return Negatives(self.images[rows], self.captions[rows], *kept)
 
     @property
-    def missing(self) -> int:
-        """How many of those asked for the batch doesn't hold."""
+    def missing(self) -> Int[Tensor, "2"]:
+        """How many wrong images, and wrong captions, of those asked for the batch doesn't hold."""
+        none = torch.zeros((), dtype=torch.long, device=self.images.device)
         found = (self.images_found, self.captions_found)
-        return sum(int((~places).sum()) for places in found if places is not None)
+        return torch.stack([none if places is None else (~places).sum() for places in found])
 
 
 def similarities(
@@ -52,13 +53,13 @@ def matching_pairs(
     """Which caption is true of which pair's image: these are no rivals of each other.
 
     It is where any pair of the batch says so: the pair of either, or another one of the same image
-    with an equal caption.
+    with an equal caption. Counted by a product, so that no size depends on the ids, for which a
+    GPU would be waited for.
     """
-    images, image = image_ids.unique(return_inverse=True)
-    texts, text = caption_keys.unique(return_inverse=True)
-    true = torch.zeros(len(texts), len(images), dtype=torch.bool, device=image_ids.device)
-    true[text, image] = True
-    return true[text][:, image]
+    equal_captions = caption_keys[:, None] == caption_keys
+    same_image = image_ids[:, None] == image_ids
+    with torch.autocast(image_ids.device.type, enabled=False):
+        return equal_captions.float() @ same_image.float() > 0  # no sum of ones rounds to zero
 
 
 class HardNegatives:
@@ -107,12 +108,7 @@ class HardNegatives:
         captions, captions_found = self._mine(
             similarity.T, true.T | _repeated(caption_keys), 2, *draws
         )
-        return Negatives(
-            images,
-            captions,
-            None if images_found.all() else images_found,
-            None if captions_found.all() else captions_found,
-        )
+        return Negatives(images, captions, images_found, captions_found)
 
     def _mine(
         self,

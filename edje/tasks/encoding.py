@@ -1,6 +1,5 @@
 """Lightning's predict loop over what is left of a store, in a process for each device."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,13 +15,14 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import ImageEncoding
 from edje.data.shard_datamodule import ShardBatch, ShardDataModule
+from edje.data.workers import share_of_cores
 from edje.errors import EdjeError
 from edje.tasks.devices import TowerPrecision, devices_of, one_device_trainer, products_in
 from edje.tasks.processes import in_processes
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
 
-_MOST_WORKERS = 16
+_MOST_WORKERS = 16  # they decode images
 
 
 class Work(Protocol):
@@ -68,8 +68,7 @@ class Encoding:
         """On the accelerator and all devices that a trainer is configured for."""
         devices = devices_of(trainer)
         if num_workers is None:
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-            share = min(_MOST_WORKERS, cores // len(devices))
+            share = share_of_cores(len(devices), _MOST_WORKERS)
             num_workers = 1 if devices[0].type == "cpu" else share
         return cls(work, unfinished, devices, batch_size, num_workers)
 

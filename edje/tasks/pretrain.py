@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from edje.backbones.protocol import Backbone
+from edje.data.batches import each_tensor, sent
 from edje.data.datamodule import CachedTokenDataModule
 from edje.data.pretrain import DEV, PretrainSource
 from edje.data.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.inference.checkpoint import Checkpoint
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.records import TextBatch
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.first_stage import embeddings
 
@@ -75,12 +75,14 @@ class FrozenEncoder:
         encoding = backbone.encode_images(pixels)
         features = backbone.encode_texts(texts)
         words = tokenize(self.tokenizer, texts, MAX_TRAINING_TOKENS)
+        if device.type == "cuda":
+            words = each_tensor(words, Tensor.pin_memory)  # else its copy would wait
         with torch.autocast(device.type, enabled=False):  # as where embeddings are cached
             images = backbone.project_images(encoding.features.float())
             captions = backbone.project_texts(features.float())
         return EncodedPairs(
             tokens=encoding.tokens,
-            text=TextBatch(words.input_ids.to(device), words.attention_mask.to(device)),
+            text=sent(words, device),
             image_embeddings=images,
             text_embeddings=captions,
         )

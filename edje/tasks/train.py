@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from edje.backbones.protocol import Backbone
 from edje.config.choices import STARTS
 from edje.config.ranks import own_rank
-from edje.data.datamodule import CachedTokenDataModule, TrainingSet, caption_keys
+from edje.data.datamodule import CachedTokenDataModule, caption_keys
 from edje.data.holdout import hold_out
 from edje.data.pretrain import PretrainSource
 from edje.data.source import Source
+from edje.data.stored_pairs import TrainingSet
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -53,6 +54,8 @@ from edje.training.reranker import RerankerModule
 
 log = logging.getLogger(__name__)
 DEV_STRIDE = 3  # while training, dev is scored on every third caption
+DEV_FIGURE = "dev/t2i_recall@1"
+SHOWN = ("train/accuracy", "train/loss", DEV_FIGURE)  # beside the bar
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -174,7 +177,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
 
 def progress(cfg: DictConfig) -> list[L.Callback]:
     """The bar of a training run, unless the trainer is told to show none."""
-    return [] if cfg.trainer.get("enable_progress_bar") is False else [StepProgress()]
+    return [] if cfg.trainer.get("enable_progress_bar") is False else [StepProgress(SHOWN)]
 
 
 def new_checkpoint(cfg: DictConfig, backbone: Backbone, dataset: str) -> Checkpoint:
@@ -282,7 +285,7 @@ def development_score(
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentScore(score, keep, evaluation.dev_every, "dev/t2i_recall@1")
+    return DevelopmentScore(score, keep, evaluation.dev_every, DEV_FIGURE)
 
 
 def finish(

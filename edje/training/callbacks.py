@@ -1,18 +1,22 @@
 """Callbacks: checkpoints to resume from, and a clean stop on Ctrl-C or SIGTERM."""
 
 import logging
+import math
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from edje.errors import TrainingInterrupted
 
 log = logging.getLogger(__name__)
+LOOK_AGAIN = 1.0  # seconds between two looks at the figures beside the bar
 
 
 class ResumableCheckpoint(Callback):
@@ -88,7 +92,25 @@ class ResumableCheckpoint(Callback):
 
 
 class StepProgress(TQDMProgressBar):
-    """A bar over the run's optimiser steps: Lightning's epoch is the whole run, so not shown."""
+    """A bar over the run's optimiser steps: Lightning's epoch is the whole run, so not shown.
+
+    Beside it stand logged figures. A look at them waits for the device, so there is one a second
+    and not, as Lightning has it for what is logged with `prog_bar`, one a step.
+
+    Args:
+        figures: names in the log.
+    """
+
+    def __init__(
+        self,
+        figures: Sequence[str] = ("train/accuracy", "train/loss"),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__()
+        self.figures = figures
+        self.clock = clock
+        self._shown: dict[str, Any] = {}
+        self._looked = -math.inf
 
     @property
     def total_train_batches(self) -> int | float:
@@ -116,10 +138,17 @@ class StepProgress(TQDMProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The logged figures, without the logger's version."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        """The figures as they were within the last second."""
+        if self.clock() - self._looked >= LOOK_AGAIN:
+            self._looked = self.clock()
+            logged = trainer.callback_metrics
+            self._shown = {name: logged[name].item() for name in self.figures if name in logged}
+        return self._shown
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the last ones."""
+        self._looked = -math.inf
+        super().on_train_epoch_end(trainer, pl_module)
 
 
 class DevelopmentScore(Callback):
@@ -161,7 +190,7 @@ class DevelopmentScore(Callback):
             value = self.score()
             pl_module.train()
         value = trainer.strategy.broadcast(value)
-        pl_module.log(self.name, value, prog_bar=True)
+        pl_module.log(self.name, torch.tensor(value))
         log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
         if value > self.best:
             self.best = value

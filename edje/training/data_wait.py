@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 log = logging.getLogger(__name__)
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 class DataWait(Callback):
     """Logs `time/data_wait`, the share of the time since the first step spent between steps.
 
-    Between steps a batch is read, or waited for where workers read it, and moved to the device;
+    Between steps a batch is read, or waited for where workers read it, moved and unpacked;
     Lightning's own bookkeeping there counts too. Starting the workers and the first batch
     don't. On an accelerator a step's end is when its work was handed over, so the share is an
     upper bound of the time in which the device had nothing to do. Comes last in the list of
@@ -53,7 +54,7 @@ class DataWait(Callback):
     ) -> None:
         """The next one is asked for."""
         self._last_end = self.clock()
-        pl_module.log("time/data_wait", self.share)
+        pl_module.log("time/data_wait", torch.tensor(self.share))  # moved nowhere: no wait
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say it once."""

@@ -84,7 +84,7 @@ class DualEncoderModule(L.LightningModule):
             scale,
             self.model.logit_bias[0],
         )
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach())
         self.log("train/scale", scale.detach())
         return loss
 

@@ -80,7 +80,10 @@ def join_first(tensor: Shaped[Tensor, "own *rest"], rows: int) -> Shaped[Tensor,
 
 def mean_over_ranks(value: float | Tensor, device: torch.device) -> Float[Tensor, ""]:
     """The mean of a number over all ranks."""
-    mean = torch.tensor(float(value), device=device)
+    if isinstance(value, Tensor):
+        mean = value.to(torch.float32, copy=True)
+    else:  # filled in on the device: a copy to it would wait
+        mean = torch.full((), float(value), device=device)
     if num_ranks() > 1:
         distributed.all_reduce(mean)
     return mean / num_ranks()
@@ -91,7 +94,7 @@ def to_common_length(batch: PairBatch) -> PairBatch:
     if num_ranks() == 1:
         return batch
     ids, mask = batch.text.input_ids, batch.text.attention_mask
-    longest = torch.tensor(ids.shape[1], device=ids.device)
+    longest = torch.full((), ids.shape[1], dtype=torch.long, device=ids.device)
     distributed.all_reduce(longest, distributed.ReduceOp.MAX)
     missing = int(longest) - ids.shape[1]
     text = TextBatch(F.pad(ids, (0, missing)), F.pad(mask, (0, missing)))

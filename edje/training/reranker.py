@@ -11,11 +11,12 @@ from torch import Tensor
 
 from edje.models.adapters import TokenCompressionAdapter
 from edje.models.edje import EDJE
-from edje.objectives.draws import uniform
+from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
-from edje.objectives.negatives import HardNegatives, Negatives
+from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective, StepOutputs, mean_of_rows, without_absent
 from edje.records import PairBatch
+from edje.training.counts import StepCounts
 from edje.training.optimisation import Optimisation, seed_step
 from edje.training.ranks import JoinedPairs, num_ranks, to_common_length
 from edje.training.step import forward_step, masked_positions
@@ -88,13 +89,13 @@ class RerankerModule(L.LightningModule):
             if outputs.t2i_logits is not None:
                 first = without_absent(outputs.t2i_logits, outputs.t2i_presence).argmax(1).eq(0)
                 accuracy = mean_of_rows(first.float(), outputs.t2i_presence)
-                log("train/accuracy", accuracy, prog_bar=True)
+                log("train/accuracy", accuracy)
             if outputs.teacher_t2i_logits is not None:
                 log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
                 log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
         for name, term in terms.items():
             log(f"train/{name}", term.detach())
-        log("train/loss", loss.detach(), prog_bar=True)
+        log("train/loss", loss.detach())
         return loss
 
     def forward(self, batch: PairBatch, step: int, micro_batch: int | None = None) -> StepOutputs:
@@ -104,10 +105,10 @@ class RerankerModule(L.LightningModule):
         """
         number = step if micro_batch is None else micro_batch
         if isinstance(self.model.adapter, TokenCompressionAdapter):
-            self.model.adapter.draw_budget(float(uniform(self.seed, step, 5)))
+            self.model.adapter.draw_budget(fraction(self.seed, step, 5))
         batch = to_common_length(batch)
         everyone = JoinedPairs.of(batch)
-        negatives = None
+        mined = negatives = None
         if "pairs" in self.needs:
             mined = self.negatives(
                 everyone.image_embeddings,
@@ -118,13 +119,15 @@ class RerankerModule(L.LightningModule):
                 self.seed,
                 step,
             )
-            self._count(mined)
             negatives = mined.of_rows(slice(everyone.first, everyone.first + len(batch.tokens)))
         mask = None
         text = self.model.joint.cut(batch.text)
         for term in self.objectives.values():
             if isinstance(term, MaskedLanguage):
                 mask = masked_positions(text, batch.sample_ids, term.probability, self.seed, number)
+        counts = StepCounts.of(mined, mask, batch.text)
+        if mined is not None:
+            self._count(counts.missing_images + counts.missing_captions, len(mined.images))
         return forward_step(
             self.model,
             batch,
@@ -134,13 +137,15 @@ class RerankerModule(L.LightningModule):
             self.mask_id,
             self._teacher[0],
             everyone,
+            counts,
         )
 
-    def _count(self, mined: Negatives) -> None:
+    def _count(self, missing: int, pairs: int) -> None:
         """Count the negatives that batches didn't hold, and say so now and then."""
-        if not mined.missing:
+        if not missing:
             return
-        self.missing_negatives += mined.missing
+        asked = 2 * pairs * self.negatives.count
+        self.missing_negatives += missing
         self._short_batches += 1
         if self._short_batches.bit_count() == 1 and self.global_rank == 0:  # 1st, 2nd, 4th, 8th, …
             log.warning(
@@ -149,9 +154,9 @@ class RerankerModule(L.LightningModule):
                 "captions), and is trained on with these. Raise loader.batch_size or lower "
                 "negatives.count.",
                 self._short_batches,
-                2 * mined.images.numel() - mined.missing,
-                2 * mined.images.numel(),
-                len(mined.images),
+                asked - missing,
+                asked,
+                pairs,
             )
 
     def on_train_end(self) -> None:

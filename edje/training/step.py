@@ -13,6 +13,7 @@ from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives, similarities
 from edje.objectives.outputs import Part, Presence, StepOutputs
 from edje.records import PairBatch, TextBatch
+from edje.training.counts import StepCounts, places_of
 from edje.training.ranks import JoinedPairs, join_first, joined, mean_over_ranks, num_ranks
 
 
@@ -93,9 +94,12 @@ def candidates_of(
     )
 
 
-def presence(found: Bool[Tensor, "batch n"] | None) -> Presence | None:
-    """Which candidates there are, given which negatives were found; None: all, on every rank."""
-    if found is None:
+def presence(found: Bool[Tensor, "batch n"] | None, missing: int) -> Presence | None:
+    """Which candidates there are, given which negatives were found; None: all, on every rank.
+
+    `missing` counts those of all ranks.
+    """
+    if found is None or not missing:
         return None
     return Presence(
         F.pad(found, (1, 0), value=True),
@@ -113,6 +117,7 @@ def forward_step(
     mask_id: int,
     teacher: EDJE | None,
     everyone: JoinedPairs | None = None,
+    counts: StepCounts | None = None,
 ) -> StepOutputs:
     """Everything the objectives read, and nothing that none of them does.
 
@@ -122,14 +127,17 @@ def forward_step(
     Args:
         model: the reranker in training.
         batch: B matching pairs with the backbone's tokens; texts as long on every rank.
-        negatives: mined rows of all ranks' pairs; only with "pairs" among the needs.
+        negatives: of this rank's pairs, rows of all ranks'; only with "pairs" among the needs.
         needs: the parts that some objective reads.
         mask: positions of the (cut) text to be masked; only with "masked" among the needs.
         mask_id: word-piece id of [MASK].
         teacher: the frozen reranker to distil from; only with "teacher" among the needs.
         everyone: the pairs of all ranks; by default gathered here.
+        counts: of the batch, where they are known; counted here on one rank only.
     """
     text = model.joint.cut(batch.text)
+    counts = StepCounts.of(negatives, mask, batch.text) if counts is None else counts
+    padded = counts.padded(text.input_ids)
     everyone = JoinedPairs.of(batch) if everyone is None else everyone
     first, total, own_count = everyone.first, len(everyone.sample_ids), len(text.input_ids)
     pairs = None if negatives is None else PairIndices.of(negatives, first)
@@ -142,7 +150,7 @@ def forward_step(
         ids.append(text.input_ids.masked_fill(mask, mask_id))
     if ids:
         attention = text.attention_mask.repeat(len(ids), 1)
-        states = model.joint.read_text(torch.cat(ids), attention)
+        states = model.joint.read_text(torch.cat(ids), attention, padded)
         all_visual = model.compress(batch.tokens)
     if plain:  # others' captions and images are contrasted with ours
         states, attention = join_first(states, own_count), join_first(attention, own_count)
@@ -158,7 +166,7 @@ def forward_step(
     if rows:
         # Not by [row]: on a CPU, torch then adds up gradients in the order that threads come in.
         row, seen = torch.cat(rows), all_visual.index_select(0, torch.cat(images))
-        hidden = model.joint.fuse(states.index_select(0, row), attention[row], seen)
+        hidden = model.joint.fuse(states.index_select(0, row), attention[row], seen, padded)
 
     count = 0 if pairs is None else len(pairs.images)
     t2i = i2t = masked_logits = masked_labels = masked_count = recovered = None
@@ -167,15 +175,21 @@ def forward_step(
     if negatives is not None:
         evidence = model.pair_evidence(states, attention, row[:count], seen[:count])
         t2i, i2t = pair_logits(model, hidden[:count, 0], similarity, negatives, first, evidence)
-        of_t2i, of_i2t = presence(negatives.images_found), presence(negatives.captions_found)
+        of_t2i = presence(negatives.images_found, counts.missing_images)
+        of_i2t = presence(negatives.captions_found, counts.missing_captions)
     if mask is not None:
-        masked = hidden[count:, : mask.shape[1]][mask]
-        masked_logits = model.masked_language(masked, model.joint.word_embeddings.weight)
-        masked_labels = text.input_ids[mask]
+        places = places_of(mask, counts.masked)
+        words = hidden[count:, : mask.shape[1]].flatten(0, 1)
+        masked_logits = model.masked_language(
+            words.index_select(0, places), model.joint.word_embeddings.weight
+        )
+        masked_labels = text.input_ids.flatten().index_select(0, places)
         if num_ranks() > 1:
-            masked_count = mean_over_ranks(len(masked_labels), mask.device)
+            masked_count = mean_over_ranks(counts.masked, mask.device)
     if "text_only" in needs:
-        alone = model.joint.encode_text(batch.text.input_ids, batch.text.attention_mask)
+        alone = model.joint.encode_text(
+            batch.text.input_ids, batch.text.attention_mask, counts.padded(batch.text.input_ids)
+        )
         recovered = model.text_recovery(alone[:, 0])
     if "alignment" in needs:
         mine = slice(first, first + own_count)
@@ -190,8 +204,10 @@ def forward_step(
             stored = batch.teacher_tokens
             given = teacher.compress(batch.tokens) if stored is None else stored
             known = joined(given)[pairs.images]
-            read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask))
-            taught = teacher.joint.fuse(read[pairs.captions], attention[pairs.captions], known)
+            read = joined(teacher.joint.read_text(text.input_ids, text.attention_mask, padded))
+            taught = teacher.joint.fuse(
+                read[pairs.captions], attention[pairs.captions], known, padded
+            )
             evidence = teacher.pair_evidence(read, attention[:total], pairs.captions, known)
             teacher_t2i, teacher_i2t = pair_logits(
                 teacher, taught[:, 0], similarity, negatives, first, evidence

@@ -18,7 +18,8 @@ from transformers import BertConfig, BertModel
 
 from edje.benchmark.flops import count_flops
 from edje.benchmark.timing import synchronise
-from edje.data.datamodule import CachedTokenDataModule, TrainingSet
+from edje.data.datamodule import CachedTokenDataModule
+from edje.data.stored_pairs import TrainingSet
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.models.heads import MatchHead

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 from torch.utils.data import DataLoader, Dataset
-from edje.data.datamodule import leave_signals_to_main
+from edje.data.workers import leave_signals_to_main
 
 class Broken(Dataset):
     def __len__(self):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 
-from edje.data.datamodule import CachedTokenDataModule, TrainingSet
+from edje.data.datamodule import CachedTokenDataModule
+from edje.data.stored_pairs import TrainingSet
 from edje.models.edje import EDJE
 from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
@@ -88,7 +90,7 @@ def fit(
         gradient_clip_val=1.0,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=str(folder),

@@ -2,6 +2,7 @@
 
 import math
 
+import lightning as L
 import pytest
 import torch
 from torch import distributed
@@ -33,6 +34,24 @@ def is_sound(fitted: Fitted) -> bool:
 def test_every_precision_trains(precision, raw: RawTokens, tmp_path):
     """Ten steps, as the first ones in fp16 find the scale of the loss and move nothing."""
     assert is_sound(fit(reranker(), raw, tmp_path, precision=precision, steps=10 if ON_GPU else 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_pinned_for_a_gpu_and_are_unpacked_where_they_are_trained_on(
+    workers, raw: RawTokens, tmp_path
+):
+    found = []
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            pairs = trainer.datamodule.training
+            expected = raw.tokens[pairs.image_of_caption[batch.sample_ids.cpu()]].float()
+            found.append(batch.tokens.device.type == DEVICE.type)
+            found.append(torch.equal(batch.tokens.cpu(), expected))
+            found.append(trainer.train_dataloader.pin_memory is ON_GPU)
+
+    assert is_sound(fit(reranker(), raw, tmp_path, workers=workers, callbacks=[Look()]))
+    assert len(found) == 9 and all(found)
 
 
 def test_loaders_may_be_forked_after_the_device_is_in_use(raw: RawTokens, tmp_path):

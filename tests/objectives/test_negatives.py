@@ -59,7 +59,7 @@ def test_a_row_s_negatives_are_different_images_and_captions_of_different_text(p
     image_ids, keys = torch.arange(24) % 8, torch.arange(24) % 9
     mine = HardNegatives(count=3, pool=pool)
     found = mine(images[image_ids], texts[keys], image_ids, keys, torch.arange(24), 3, 7)
-    assert found.missing == 0
+    assert found.missing.tolist() == [0, 0]
     for rows in (image_ids[found.images], keys[found.captions]):
         assert all(len(set(row)) == 3 for row in rows.tolist())
 
@@ -92,10 +92,11 @@ def test_a_batch_with_few_wrong_ones_gives_those_and_counts_what_is_missing():
     found = HardNegatives(count=2, pool=3)(images, texts, ids, keys, ids, 0, 0)
     assert found.images_found.int().tolist() == [[1, 0]] * 4 + [[1, 1]]
     assert found.captions_found.int().tolist() == [[1, 0]] * 4 + [[1, 0]]
-    assert found.missing == 4 + 5
+    assert found.missing.tolist() == [4, 5]
     assert found.images[:4, 0].tolist() == found.captions[:4, 0].tolist() == [4] * 4
     rows = found.of_rows(slice(3, 5))
-    assert rows.images_found.int().tolist() == [[1, 0], [1, 1]] and rows.missing == 3
+    assert rows.images_found.int().tolist() == [[1, 0], [1, 1]]
+    assert rows.missing.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("pool", [3, 9])
@@ -106,7 +107,7 @@ def test_a_batch_without_any_wrong_one_has_no_negatives(pool):
         found = HardNegatives(count=3, pool=pool)(
             images[:size], texts[:size], ids, torch.arange(size), ids, 0, 0
         )
-        assert found.missing == 2 * 3 * size and not found.images_found.any()
+        assert found.missing.tolist() == [3 * size] * 2 and not found.images_found.any()
         assert found.images.tolist() == [[row] * 3 for row in range(size)]
 
 
@@ -143,3 +144,14 @@ def test_uniform_draws_look_uniform_and_independent():
     assert abs(draws.var().item() - 1 / 12) < 0.002
     assert abs(torch.corrcoef(draws[:2])[0, 1].item()) < 0.15
     assert not torch.equal(draws[0], uniform(1, torch.arange(1)[:, None], torch.arange(500))[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_caption_is_true_of_an_image_where_any_pair_of_the_batch_says_so(seed):
+    generator = torch.Generator().manual_seed(seed)
+    image_ids, keys = torch.randint(6, (2, 20), generator=generator)
+    said = {pair for pair in zip(keys.tolist(), image_ids.tolist(), strict=True)}
+    expected = [[(key, image) in said for image in image_ids.tolist()] for key in keys.tolist()]
+    assert matching_pairs(image_ids, keys).tolist() == expected
+    with torch.autocast("cpu", torch.bfloat16):
+        assert matching_pairs(image_ids, keys).tolist() == expected

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from world import make_world
 
 from edje.cli import run
-from edje.data.datamodule import PairDataset
+from edje.data.stored_pairs import PairDataset
 from edje.data.streamed_pairs import DecodedPairs, StreamSampler
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint
@@ -143,7 +143,7 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
                 if names[owners[number]] == name and item.text == pair.captions[0]
             )
         )
-    expected = PairDataset(cached.training).__getitems__(at)
+    expected = cached.training.unpacked(PairDataset(cached.training).__getitems__(at))
     assert isinstance(streamed, PairBatch) and isinstance(expected, PairBatch)
     assert torch.equal(streamed.text.input_ids, expected.text.input_ids)
     assert torch.equal(streamed.text.attention_mask, expected.text.attention_mask)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -186,3 +187,21 @@ def test_a_row_without_negatives_teaches_matching_nothing():
     pairs = outputs.i2t_logits[2:, :2]
     i2t = torch.nn.functional.cross_entropy(pairs, torch.zeros(4).long())
     torch.testing.assert_close(Matching()(outputs), (t2i + i2t) / 2)
+
+
+def test_the_bar_looks_at_its_figures_once_a_second():
+    """A look waits for the device."""
+    clock, looks = SimpleNamespace(now=0.0), []
+
+    class Figure:
+        def item(self):
+            looks.append(clock.now)
+            return clock.now
+
+    progress = StepProgress(("train/loss", "dev"), clock=lambda: clock.now)
+    trainer = SimpleNamespace(callback_metrics={"train/loss": Figure(), "train/other": Figure()})
+    shown = []
+    for clock.now in (0.0, 0.4, 0.9, 1.1, 1.5, 2.2):
+        shown.append(progress.get_metrics(trainer, None))
+    assert [figures["train/loss"] for figures in shown] == [0.0, 0.0, 0.0, 1.1, 1.1, 2.2]
+    assert looks == [0.0, 1.1, 2.2] and set(shown[-1]) == {"train/loss"}

@@ -28,7 +28,8 @@ from tiny import (
 )
 from torch.nn import functional as F
 
-from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler, TrainingSet
+from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler
+from edje.data.stored_pairs import TrainingSet
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -46,6 +47,7 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives, Negatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import TextBatch
+from edje.tokens.codec import FloatCodec
 from edje.training.callbacks import ResumableCheckpoint
 from edje.training.compilation import compile_layers
 from edje.training.optimisation import Optimisation
@@ -64,13 +66,14 @@ COMPILING = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compi
 
 
 class StoreInMemory:
-    """What the datamodule needs of a token store."""
+    """What the datamodule needs of a token store; exact."""
 
     def __init__(self, tokens):
-        self.tokens = tokens
+        self.codec = FloatCodec("fp32", *tokens.shape[1:], torch.float32)
+        self.cells = self.codec.encode(tokens)
 
-    def read(self, rows, *, dtype=torch.float32, device="cpu"):
-        return self.tokens[rows].to(device, dtype)
+    def read_cells(self, rows):
+        return self.cells[rows]
 
 
 def training_set(images=12) -> TrainingSet:

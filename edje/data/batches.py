@@ -1,0 +1,41 @@
+"""Batches on their way from a loader to the device where they are used."""
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class Batch:
+    """A frozen dataclass of tensors, some perhaps in records of its own; a loader can pin it.
+
+    To a GPU it goes as it is in host memory, such as in stored bytes, and from pinned memory the
+    program doesn't wait for it: the copies stand in line with the work that reads them.
+    """
+
+    def pin_memory(self) -> Self:
+        """The batch in memory that a GPU reads by itself; a DataLoader asks for it."""
+        return each_tensor(self, Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on the device."""
+        return sent(self, device)
+
+
+def sent(record: Any, device: torch.device) -> Any:
+    """A record on the device; from pinned memory to a GPU without waiting."""
+    return each_tensor(record, lambda own: own.to(device, non_blocking=device.type == "cuda"))
+
+
+def each_tensor(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A record with each of its tensors changed, those of records in it too."""
+    changed = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = change(value)
+        elif is_dataclass(value):
+            changed[field.name] = each_tensor(value, change)
+    return replace(record, **changed)
