@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.manifest import PLAN_FILE, STORE_FILE, Manifest, parse_manifest
 from edje.tokens.read_ahead import read_whole
@@ -87,9 +88,14 @@ class TokenStore:
         return self.manifest.width
 
     @cached_property
+    def codec(self) -> Codec:
+        """What unpacks the cells."""
+        return self.manifest.make_codec()
+
+    @cached_property
     def cell_bytes(self) -> int:
         """Stored bytes per image, scales included, features and ids excluded."""
-        return self._codec.cell_bytes
+        return self.codec.cell_bytes
 
     def __len__(self) -> int:
         return self.manifest.num_images
@@ -134,17 +140,19 @@ class TokenStore:
         Raises:
             IndexError: a row is outside the store.
         """
-        return self._codec.decode(
+        return self.codec.decode(
             torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
         )
 
-    def read_cells(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
-        """Cells of rows as they are stored.
+    def read_cells(
+        self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
+    ) -> UInt8[np.ndarray, "rows bytes"]:
+        """Cells of rows as they are stored; written to `out` where that is given.
 
         Raises:
             IndexError: a row is outside the store.
         """
-        return self._cells.gather(rows)
+        return self._cells.gather(rows, out)
 
     def preload(self) -> None:
         """Bring all cells into memory, so that no later read waits for the disk.
@@ -174,10 +182,6 @@ class TokenStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest}  # maps are opened anew
-
-    @cached_property
-    def _codec(self) -> Any:
-        return self.manifest.make_codec()
 
     @cached_property
     def _row_of_id(self) -> dict[str, int]:
