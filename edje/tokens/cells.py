@@ -84,8 +84,6 @@ class CellMemory:
 
     def __init__(self, cells: UInt8[Tensor, "rows bytes"]):
         self.cells = cells
-        # As bytes, torch would copy at a third of the speed.
-        self._wide = cells.view(torch.int64) if cells.shape[1] % WORD == 0 else cells
 
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
@@ -96,6 +94,14 @@ class CellMemory:
             return torch.index_select(wide, 0, index).view(torch.uint8).numpy()
         torch.index_select(wide, 0, index, out=torch.from_numpy(out).view(wide.dtype))
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"cells": self.cells}
+
+    @cached_property
+    def _wide(self) -> Tensor:
+        """In words where cells are whole ones: bytes, torch would copy at a third of the speed."""
+        return self.cells.view(torch.int64) if self.cells.shape[1] % WORD == 0 else self.cells
 
 
 class CellFile:
