@@ -7,7 +7,7 @@ from torch import Tensor
 from edje.inference.batch_size import free_bytes
 from edje.inference.pinned import sent
 from edje.inference.transfer import VisualTokens
-from edje.tokens.cells import TokenCells
+from edje.tokens.cells import TokenCells, in_words
 from edje.tokens.codec import Codec
 
 SHARE_OF_DEVICE = 0.25  # of a GPU's free memory that cells may take
@@ -15,8 +15,9 @@ ROWS_AT_ONCE = 1024  # that are copied to it
 
 
 def near(visual: VisualTokens, device: torch.device) -> VisualTokens:
-    """Cells in the memory of the GPU that scores, where they take at most a quarter of what is
-    free there; else, and on a CPU, what is given.
+    """The cells in a GPU's own memory, where they take at most a quarter of what is free there.
+
+    Else, and for a CPU, what is given.
     """
     if device.type != "cuda" or not isinstance(visual, TokenCells):
         return visual
@@ -38,7 +39,7 @@ class CellsOnDevice:
         there = torch.empty((len(cells), cells.codec.cell_bytes), dtype=torch.uint8, device=device)
         for rows in torch.arange(len(cells)).split(ROWS_AT_ONCE):
             part = torch.from_numpy(cells.read_cells(rows.numpy()))
-            there[int(rows[0]) : int(rows[-1]) + 1] = part.to(device)
+            there[int(rows[0]) : int(rows[-1]) + 1].copy_(part)
         return cls(cells.codec, there)
 
     @property
@@ -53,5 +54,5 @@ class CellsOnDevice:
         self, rows: Int[Tensor, "rows"], *, dtype: torch.dtype, device: torch.device | str
     ) -> Float[Tensor, "rows tokens width"]:
         """Tokens of the rows."""
-        cells = self.cells.index_select(0, sent(rows, self.cells.device))
-        return self.codec.decode(cells, dtype, device)
+        chosen = in_words(self.cells).index_select(0, sent(rows, self.cells.device))
+        return self.codec.decode(chosen.view(torch.uint8), dtype, device)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ class PinnedRing:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.copies = torch.cuda.Stream(device)
-        self.parts: deque[tuple[Tensor, torch.cuda.Event]] = deque(maxlen=IN_FLIGHT)
-        self.given: deque[torch.cuda.Event] = deque()
+        self.copies: Any = torch.cuda.Stream(device)
+        self.parts: deque[tuple[Tensor, Any]] = deque(maxlen=IN_FLIGHT)
+        self.given: deque[Any] = deque()
 
     def moved(
         self, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor], object]
@@ -52,7 +53,7 @@ class PinnedRing:
         event.record(torch.cuda.current_stream(self.device))
         self.given.append(event)
 
-    def _part(self, size: int) -> tuple[Tensor, torch.cuda.Event]:
+    def _part(self, size: int) -> tuple[Tensor, Any]:
         """Memory of at least so many bytes that nothing is copied from any more."""
         if len(self.parts) >= IN_FLIGHT:
             memory, copied = self.parts.popleft()
