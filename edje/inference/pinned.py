@@ -32,8 +32,8 @@ class PinnedRing:
         Waits until the part that it is written to has been copied, and the batch before the last
         has been scored.
         """
-        while len(self.given) >= IN_FLIGHT:
-            self.given.popleft().synchronize()
+        while (scored := _oldest(self.given)) is not None:
+            scored.synchronize()
         size = torch.Size(shape).numel() * dtype.itemsize
         memory, copied = self._part(size)
         part = memory[:size].view(dtype).view(shape)
@@ -55,12 +55,20 @@ class PinnedRing:
 
     def _part(self, size: int) -> tuple[Tensor, Any]:
         """Memory of at least so many bytes that nothing is copied from any more."""
-        if len(self.parts) >= IN_FLIGHT:
-            memory, copied = self.parts.popleft()
+        if (oldest := _oldest(self.parts)) is not None:
+            memory, copied = oldest
             copied.synchronize()
             if len(memory) >= size:
                 return memory, copied
         return pinned(1 << (size - 1).bit_length() if size else 1), torch.cuda.Event()
+
+
+def _oldest(queue: deque[Any]) -> Any:
+    """The first of a full queue, taken out; None of another. Threads may call it at once."""
+    try:
+        return queue.popleft() if len(queue) >= IN_FLIGHT else None
+    except IndexError:  # another thread took it
+        return None
 
 
 def pinned(size: int) -> Tensor:

@@ -194,11 +194,11 @@ IMAGES = 4000  # of which 13 MB of cells, 27 MB of tokens in float32 are read
 
 
 def work_on(model: EDJE, visual: object) -> Scoring:
-    """1000 images from all over, as candidates of ten captions."""
+    """300 images from all over, as candidates of ten captions."""
     text = tokenize(tiny_tokenizer(), tiny_captions(10))
-    candidates = torch.linspace(0, len(visual) - 1, 1000).long().view(10, 100)
+    candidates = torch.linspace(0, len(visual) - 1, 300).long().view(10, 30)
     lists = CandidateList(
-        "t2i", candidates, torch.zeros(10, 100), torch.zeros(10, 100).bool(), torch.ones(10).long()
+        "t2i", candidates, torch.zeros(10, 30), torch.zeros(10, 30).bool(), torch.ones(10).long()
     )
     return Scoring(model, ScoringSet(text, visual), torch.float32, 25, [lists])
 
@@ -247,6 +247,6 @@ def test_another_process_holds_no_copy_of_all_tokens(many, place, tmp_path, monk
         (alone,), _ = score(work, lambda _: None)
     ((joint,), _) = torch.load(tmp_path / "scores_0.pt", weights_only=True)
     torch.testing.assert_close(joint, alone.joint, rtol=0, atol=1e-6)
-    assert joint.std() > 1e-4 and done.item() == 1000
+    assert joint.std() > 1e-4 and done.item() == 300
     in_the_work = (tmp_path / WORK).stat().st_size > 6 * MEGABYTE
     assert in_the_work == (place == "memory")
