@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edje.benchmark.pages import drop_pages
-from edje.tokens.codec import make_codec
+from edje.tokens.codec import Codec, make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
@@ -16,7 +17,7 @@ CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class StoredFile:
-    """A token store of random tokens in 16 bits; read by row, as a `TokenReader`."""
+    """A token store of random tokens in 16 bits; read by row, as tokens or as cells."""
 
     def __init__(self, folder: Path, images: int, tokens: int, width: int):
         self.folder = folder
@@ -40,12 +41,21 @@ class StoredFile:
         """Bytes per image."""
         return self._opened.cell_bytes
 
+    @property
+    def codec(self) -> Codec:
+        """What unpacks the cells."""
+        return self._opened.codec
+
     def __len__(self) -> int:
         return len(self._opened)
 
     def read(self, rows: Tensor, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """Tokens of the rows, unpacked on the device."""
         return self._opened.read(rows, dtype=dtype, device=device)
+
+    def read_cells(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cells of the rows as they are stored."""
+        return self._opened.read_cells(rows, out)
 
     def forget(self) -> None:
         """Have the system drop the files from memory, so that the next read is the disk's."""

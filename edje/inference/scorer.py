@@ -13,6 +13,7 @@ from edje.inference.attention import prefers_products
 from edje.inference.batch_size import BatchSize
 from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
 from edje.inference.int8 import int8_encoder
+from edje.inference.pinned import sent
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
 from edje.records import Direction, TextBatch
@@ -77,7 +78,7 @@ class StoredTokenScorer:
         other = copy(self)
         other.collection = collection
         other.text_lengths = collection.text.attention_mask.sum(dim=1)
-        other.transfer = Transfer(collection.visual, self.device)
+        other.transfer = self.transfer.of(collection.visual)
         return other
 
     def _encoder(self, precision: torch.dtype, compiled: bool) -> ClsEncoder:
@@ -117,7 +118,6 @@ class StoredTokenScorer:
         captions = queries if direction == "t2i" else candidates
         return self.text_lengths[captions]
 
-    @torch.inference_mode()
     def __call__(
         self,
         direction: Direction,
@@ -126,15 +126,30 @@ class StoredTokenScorer:
         first_stage: Float[Tensor, "pairs"],
     ) -> Float[Tensor, "pairs"]:
         """Match logits of the pairs; `first_stage` is read by residual models only."""
+        return self.launch(direction, queries, candidates, first_stage).cpu()
+
+    @torch.inference_mode()
+    def launch(
+        self,
+        direction: Direction,
+        queries: Int[Tensor, "pairs"],
+        candidates: Int[Tensor, "pairs"],
+        first_stage: Float[Tensor, "pairs"],
+    ) -> Float[Tensor, "pairs"]:
+        """The same scores on the scorer's device, a GPU's perhaps still in the making.
+
+        Nothing waits for the GPU where the pairs are given on the host: the next call's tokens are
+        gathered while this one's are scored. Another `PairScorer` for reranking.
+        """
         captions, images = (queries, candidates) if direction == "t2i" else (candidates, queries)
         captions, images = captions.cpu(), images.cpu()
         order = self.text_lengths[captions].argsort(stable=True)
-        waiting = first_stage[order.to(first_stage.device)].to(self.device)
+        waiting = sent(first_stage[order.to(first_stage.device)], self.device)
         scores = [torch.empty(0, device=self.device)]
         for states, evidence in self._states(captions[order], images[order]):
             first, waiting = waiting[: len(states)], waiting[len(states) :]
             scores.append(self.model.match_logits(states, direction, first, evidence))
-        return torch.cat(scores).cpu()[order.argsort()]
+        return torch.cat(scores)[sent(order.argsort(), self.device)]
 
     def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
         """[CLS] states and evidence by batch, of pairs in ascending order of texts' lengths."""
@@ -154,7 +169,7 @@ class StoredTokenScorer:
             words = self.model.words(read, unpadded)
             batches = -(-len(rows) // batch_size)  # of about one size: a small rest is slow
             for batch, some in zip(
-                rows.to(self.device).chunk(batches), group_images.chunk(batches), strict=True
+                sent(rows, self.device).chunk(batches), group_images.chunk(batches), strict=True
             ):
                 visual = self.transfer.gather(some)
                 evidence = None
@@ -168,5 +183,5 @@ class StoredTokenScorer:
         """What pairs share of these texts, all of one length."""
         ids = self.collection.text.input_ids[texts, :length]
         return torch.cat(
-            [self.encoder.read_text(part.to(self.device)) for part in ids.split(batch_size)]
+            [self.encoder.read_text(sent(part, self.device)) for part in ids.split(batch_size)]
         )

@@ -1,13 +1,13 @@
 """Visual tokens on their way to the encoder's device."""
 
-from collections import deque
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-IN_FLIGHT = 2  # batches that are moved or scored at once
+from edje.inference.pinned import PinnedRing, sent
+from edje.tokens.cells import CellReader
 
 
 @runtime_checkable
@@ -36,18 +36,21 @@ VisualTokens = Tensor | TokenReader
 class Transfer:
     """Gathers batches of visual tokens and moves them to a device.
 
-    From host memory to a GPU they go through pinned memory on a stream of their own, so that one
-    batch is copied while the one before is scored; `scored` tells when a batch has been given all
-    of its work. No more than `IN_FLIGHT` are on the way, so memory is bounded by the batch.
+    To a GPU they go through pinned memory, so that one batch is copied while the one before is
+    scored: a tensor as it is, what gives cells (a `TokenStore`, `TokenCells`) in its stored bytes,
+    which are unpacked there. `scored` tells when a batch has been given all of its work.
     """
 
-    def __init__(self, visual: VisualTokens, device: torch.device):
+    def __init__(self, visual: VisualTokens, device: torch.device, ring: PinnedRing | None = None):
         self.visual = visual
         self.device = device
+        self.ring = PinnedRing(device) if ring is None and device.type == "cuda" else ring
         on_host = isinstance(visual, Tensor) and visual.device.type == "cpu"
-        self.is_pinned = device.type == "cuda" and on_host
-        self.copies: Any = torch.cuda.Stream(device) if self.is_pinned else None
-        self.given: deque[Any] = deque()
+        self.is_pinned = self.ring is not None and (on_host or isinstance(visual, CellReader))
+
+    def of(self, visual: VisualTokens) -> "Transfer":
+        """For other tokens, through the same pinned memory."""
+        return Transfer(visual, self.device, self.ring)
 
     @property
     def num_tokens(self) -> int:
@@ -56,26 +59,28 @@ class Transfer:
         return here.shape[1] if isinstance(here, Tensor) else here.num_tokens
 
     def gather(self, images: Int[Tensor, "pairs"]) -> Float[Tensor, "pairs tokens width"]:
-        """Visual tokens of the images, on the device."""
-        if not isinstance(self.visual, Tensor):
-            return self.visual.read(images, dtype=torch.float32, device=self.device)
-        if not self.is_pinned:
-            return self.visual[images.to(self.visual.device)].to(self.device)
-        while len(self.given) >= IN_FLIGHT:
-            self.given.popleft().synchronize()
-        shape = (len(images), *self.visual.shape[1:])
-        pinned = torch.empty(shape, dtype=self.visual.dtype, pin_memory=True)
-        torch.index_select(self.visual, 0, images, out=pinned)
-        with torch.cuda.stream(self.copies):
-            moved = pinned.to(self.device, non_blocking=True)
-        scoring = torch.cuda.current_stream(self.device)
-        scoring.wait_stream(self.copies)
-        moved.record_stream(scoring)  # its memory is free for other use when that stream is done
-        return moved
+        """Visual tokens of the images, whose rows are given on the host, on the device."""
+        visual, ring = self.visual, self.ring
+        if ring is None or not self.is_pinned:
+            if isinstance(visual, Tensor):
+                return visual[sent(images, visual.device)].to(self.device)
+            return visual.read(images, dtype=torch.float32, device=self.device)
+        if isinstance(visual, Tensor):
+            host = visual
+            shape = (len(images), *host.shape[1:])
+            return ring.moved(
+                shape, host.dtype, lambda part: torch.index_select(host, 0, images, out=part)
+            )
+        assert isinstance(visual, CellReader)
+        cells, rows = visual, images.numpy()
+        packed = ring.moved(
+            (len(images), cells.codec.cell_bytes),
+            torch.uint8,
+            lambda part: cells.read_cells(rows, part.numpy()),
+        )
+        return cells.codec.decode(packed, torch.float32, self.device)
 
     def scored(self) -> None:
         """All that reads the last gathered batch has been launched."""
-        if self.is_pinned:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.device))
-            self.given.append(event)
+        if self.ring is not None and self.is_pinned:
+            self.ring.launched()

@@ -74,11 +74,12 @@ def rerank(
     else:
         order = key(first.direction, queries, candidates).argsort(stable=True).to(candidates.device)
     joint = torch.empty(len(candidates), dtype=torch.float32, device=candidates.device)
+    scored = []  # where the scorer leaves them: fetching each batch would wait for a GPU
     for some in order.split(batch_size):
-        batch = scorer(first.direction, queries[some], candidates[some], scores[some])
-        joint[some] = batch.to(joint)
+        scored.append(scorer(first.direction, queries[some], candidates[some], scores[some]))
         if progress is not None:
             progress(len(some))
+    joint[order] = torch.cat(scored).to(joint)
     broken = int((~joint.isfinite()).sum())
     if broken:
         raise EdjeError(

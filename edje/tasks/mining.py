@@ -17,6 +17,7 @@ from edje.data.datamodule import caption_keys
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint
+from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
 from edje.records import CandidateList
@@ -24,8 +25,9 @@ from edje.retrieval.mining import hardest_by_scores, similar_images
 from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
 from edje.tasks.devices import devices_of, make_current
-from edje.tasks.scoring import Evaluation, visual_shape, visual_tokens
+from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained
+from edje.tasks.visual_tokens import visual_tokens
 from edje.tokens.codec import make_codec
 
 log = logging.getLogger(__name__)
@@ -85,13 +87,20 @@ def mine(
         ]
     )
     evaluation: Evaluation = instantiate(cfg.evaluation)
-    model = miner.model.to(make_current(devices_of(cfg.trainer)[0]))
-    visual = visual_tokens(model, train, make_codec(evaluation.codec, *visual_shape(miner)))
+    device = make_current(devices_of(cfg.trainer)[0])
+    model = miner.model.to(device)
+    codec = make_codec(evaluation.codec, *visual_shape(miner))
     text = tokenize(miner.language_model.tokenizer, train.texts)
-    scorer = StoredTokenScorer(model, ScoringSet(text, visual), evaluation.precision)
     first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
-    with tqdm(total=listed.numel(), desc="mine", unit="pair") as bar:
-        scores = rerank(first, scorer, evaluation.batch_size, bar.update, key=scorer.lengths).joint
+    with (
+        visual_tokens(model, train, codec) as visual,
+        tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
+    ):
+        stored = ScoringSet(text, near(visual, device))
+        scorer = StoredTokenScorer(model, stored, evaluation.precision)
+        scores = rerank(
+            first, scorer.launch, evaluation.batch_size, bar.update, key=scorer.lengths
+        ).joint
     return hardest_by_scores(found, scores[:, 1:], scores[:, :1], owner, pool, margin=margin)
 
 

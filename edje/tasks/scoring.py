@@ -4,22 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
-from edje.models.edje import EDJE
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
-from edje.tasks.collection import Collection, is_compressed
+from edje.tasks.collection import Collection
 from edje.tasks.first_stage import embeddings
 from edje.tasks.shares import Scoring, score, scored_in_shares
+from edje.tasks.visual_tokens import visual_tokens
 from edje.tokens.codec import Codec, CodecName, make_codec
 
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
@@ -78,27 +77,6 @@ def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
     return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module
 
 
-def visual_tokens(
-    model: EDJE, collection: Collection, codec: Codec, batch_size: int = 64
-) -> Tensor:
-    """Visual tokens of every image as a store of this codec gives them back, (images, m, D).
-
-    Read where the collection's store is the compressed tier, else made of the raw tokens.
-    """
-    if is_compressed(collection.store):
-        return collection.store.read(collection.store_rows)
-    device = next(model.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for rows in tqdm(
-            collection.store_rows.split(batch_size), desc="compress", unit="batch", leave=False
-        ):
-            tokens = collection.store.read(rows, device=str(device))
-            cells = torch.from_numpy(codec.encode(model.compress(tokens).float().cpu()))
-            parts.append(codec.decode(cells, dtype=torch.float32, device="cpu"))
-    return torch.cat(parts)
-
-
 def rerank_collection(
     checkpoint: Checkpoint,
     backbone: Backbone,
@@ -117,29 +95,31 @@ def rerank_collection(
     """
     model = checkpoint.model
     codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
-    visual = visual_tokens(model, collection, codec)
-    if evaluation.shuffle_tokens:
-        visual = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(0))]
-    text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
     images, captions = embeddings(backbone, collection)
     owners = collection.image_of_caption
-    work = Scoring(
-        model,
-        ScoringSet(text, visual),
-        evaluation.precision,
-        evaluation.batch_size,
-        [
-            candidate_lists(images, captions, owners, direction, evaluation.candidates)
-            for direction in directions
-        ],
-        stride,
-        evaluation.compile,
-    )
-    with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
-        if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
-            reranked, seconds = scored_in_shares(work, devices, bar.update)
-        else:
-            reranked, seconds = score(work, bar.update)
+    lists = [
+        candidate_lists(images, captions, owners, direction, evaluation.candidates)
+        for direction in directions
+    ]
+    # Several processes share a file or a store, not memory.
+    with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
+        if evaluation.shuffle_tokens:
+            generator = torch.Generator().manual_seed(0)
+            visual = visual.permuted(torch.randperm(len(visual), generator=generator))
+        work = Scoring(
+            model,
+            ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
+            evaluation.precision,
+            evaluation.batch_size,
+            lists,
+            stride,
+            evaluation.compile,
+        )
+        with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
+            if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
+                reranked, seconds = scored_in_shares(work, devices, bar.update)
+            else:
+                reranked, seconds = score(work, bar.update)
     by_direction = {one.first.direction: one for one in reranked}
     return by_direction, codec, work.num_pairs / seconds
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
 from edje.records import CandidateList
@@ -52,11 +53,15 @@ def score(
     """
     scorer = StoredTokenScorer(work.model, work.collection, work.precision, compiled=work.compiled)
     started = time.perf_counter()
+    text, visual = work.collection.text, work.collection.visual
+    scorer = scorer.on(ScoringSet(text, near(visual, scorer.device)))
     scored = []
     for lists in work.lists:
         rows = scored_rows(work, lists)[share[0] :: share[1]]
         own = of_queries(lists, rows)
-        scored.append(rerank(own, scorer, work.batch_size, progress, key=scorer.lengths, rows=rows))
+        scored.append(
+            rerank(own, scorer.launch, work.batch_size, progress, key=scorer.lengths, rows=rows)
+        )
     return scored, time.perf_counter() - started
 
 

@@ -104,7 +104,9 @@ class RemoteCells:
         self._manifest = manifest
         self._cell_bytes = cell_bytes
 
-    def gather(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
+    def gather(
+        self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
+    ) -> UInt8[np.ndarray, "rows bytes"]:
         """Cells of rows, in their order; one range for neighbours, repeats are read once.
 
         Raises:
@@ -117,7 +119,7 @@ class RemoteCells:
         distinct, place = np.unique(rows, return_inverse=True)
         pieces = self._folder.read_ranges([self._range(run) for run in self._runs(distinct)])
         cells = np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, self._cell_bytes)
-        return cells[place]
+        return cells.take(place, axis=0, out=out)
 
     def _runs(self, rows: np.ndarray) -> list[np.ndarray]:
         """Sorted rows, parted where one range can't hold them."""

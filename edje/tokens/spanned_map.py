@@ -22,7 +22,7 @@ from edje.tokens.reused_memory import ReusedMemory
 _HUGE_PAGE = 2 << 20  # files that begin one are mapped in larger pieces (measured: +30%)
 _LARGEST_RANGE = 1 << 44  # of addresses, which cost nothing; a process has 2^47
 _UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so that taking it fails
-_WORD = 8  # bytes that are copied at once
+WORD = 8  # bytes that are copied at once
 _WATCHED = 16  # one read in so many is looked at: looking takes as long as copying a cell
 _PROCESS = os.getpid()  # torch's threads are not in a process forked from it: it would hang
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module doesn't offer it
@@ -84,16 +84,20 @@ class SpannedMap:
         count = max(pitch * len(files) - cells_at, 0) // cell_bytes
         flat = (ctypes.c_uint8 * (count * cell_bytes)).from_address(base + cells_at)
         self._cells = np.ctypeslib.as_array(flat).reshape(count, cell_bytes)
-        aligned = (cells_at | cell_bytes) % _WORD == 0
+        aligned = (cells_at | cell_bytes) % WORD == 0
         self._words = torch.from_numpy(self._cells.view(np.int64)) if aligned else None
         self._file_rows, self._file_cells = file_rows, pitch // cell_bytes
         # The cell of a row that was read. Negative rows reach a half that stays unknown.
         self._known = np.full(2 * rows, _UNKNOWN)
         self._reads = self._waits = 0
-        self._memory = ReusedMemory(cell_bytes // _WORD)
+        self._memory = ReusedMemory(cell_bytes // WORD)
 
-    def gather(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
+    def gather(
+        self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
+    ) -> UInt8[np.ndarray, "rows bytes"]:
         """Copies of the cells of rows, in their order; read ahead where they are not in memory.
+
+        They are written to `out` where that is given.
 
         Asking for a cell costs as much as copying it. So a cell that was read once is taken for
         present, until the process has waited for the disk about once per 64 cells of the store
@@ -106,16 +110,16 @@ class SpannedMap:
         try:
             if self._reads % _WATCHED:
                 self._reads += 1
-                return self._copies(self._known.take(rows))
-            return self._watched_read(rows)
+                return self._copies(self._known.take(rows), out)
+            return self._watched_read(rows, out)
         except IndexError:  # of a row that is not known
             pass  # the error keeps what was begun: out of here first
-        return self._first_read(rows)
+        return self._first_read(rows, out)
 
-    def _watched_read(self, rows: np.ndarray) -> np.ndarray:
+    def _watched_read(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """A read of known rows that looks whether it waits for the disk."""
         before = waits_for_disk()
-        out = self._copies(self._known.take(rows))
+        out = self._copies(self._known.take(rows), out)
         self._reads += 1
         self._waits += waits_for_disk() - before
         if self._waits * _WATCHED * 64 > len(self._known) // 2:
@@ -123,7 +127,7 @@ class SpannedMap:
             self._known[:] = _UNKNOWN
         return out
 
-    def _first_read(self, rows: np.ndarray) -> np.ndarray:
+    def _first_read(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """A read of rows of which some are asked for."""
         count = len(self._known) // 2
         if rows.min() < 0 or rows.max() >= count:
@@ -132,19 +136,19 @@ class SpannedMap:
         new = cells[self._known[rows] == _UNKNOWN].tolist()
         read_ahead(self._cells.ctypes.data, self._cells.shape[1], new)
         self._known[rows] = cells
-        return self._copies(cells)
+        return self._copies(cells, out)
 
-    def _copies(self, cells: np.ndarray) -> np.ndarray:
+    def _copies(self, cells: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """Copies of cells; IndexError for one that is unknown."""
         count = len(cells)
         few = torch.get_num_threads() == 1 and not self._memory.is_large(count)
         if self._words is None or few or os.getpid() != _PROCESS:
-            return self._cells.take(cells, axis=0)  # in one thread, 3% faster
+            return self._cells.take(cells, axis=0, out=out)  # in one thread, 3% faster
         # numpy asks for huge pages where it allocates, torch doesn't. As bytes, torch would copy
         # at a third of the speed.
-        out = self._memory.rows(count)
-        torch.index_select(self._words, 0, torch.from_numpy(cells), out=torch.from_numpy(out))
-        return out.view(np.uint8)
+        words = self._memory.rows(count) if out is None else out.view(np.int64)
+        torch.index_select(self._words, 0, torch.from_numpy(cells), out=torch.from_numpy(words))
+        return words.view(np.uint8)
 
 
 def _layout(file_bytes: int, cell_bytes: int, files: int) -> tuple[int, int]:

@@ -144,13 +144,15 @@ class TokenStore:
             torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
         )
 
-    def read_cells(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
-        """Cells of rows as they are stored.
+    def read_cells(
+        self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
+    ) -> UInt8[np.ndarray, "rows bytes"]:
+        """Cells of rows as they are stored; written to `out` where that is given.
 
         Raises:
             IndexError: a row is outside the store.
         """
-        return self._cells.gather(rows)
+        return self._cells.gather(rows, out)
 
     def preload(self) -> None:
         """Bring all cells into memory, so that no later read waits for the disk.

@@ -17,6 +17,7 @@ from edje.inference.scorer import ScoringSet
 from edje.language_model import MAX_TRAINING_TOKENS, tokenize
 from edje.models.edje import EDJE
 from edje.records import TextBatch
+from edje.tokens.cells import CellMemory, TokenCells
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -69,6 +70,24 @@ def texts(count: int) -> TextBatch:
 def collection(captions: int, images: int, device: torch.device | str = "cpu") -> ScoringSet:
     """Captions, and visual tokens on a device."""
     return ScoringSet(texts(captions), drawn(images, VISUAL, WIDTH).to(device))
+
+
+def packed(captions: int, images: int, folder: Path | None = None) -> ScoringSet:
+    """The same in bf16 as cells in host memory, or in a store in a folder."""
+    codec, tokens = make_codec("bf16", VISUAL, WIDTH), drawn(images, VISUAL, WIDTH)
+    every = torch.arange(images)
+    if folder is None:
+        memory = CellMemory(torch.from_numpy(codec.encode(tokens)))
+        return ScoringSet(texts(captions), TokenCells(codec, memory, every))
+    write_store(
+        folder,
+        Fingerprint({"adapter": "random"}),
+        [f"{row:06d}" for row in range(images)],
+        codec,
+        1,
+        lambda rows: (tokens[rows.start : rows.stop], torch.zeros(len(rows), 1)),
+    )
+    return ScoringSet(texts(captions), TokenCells(codec, TokenStore.open(folder), every))
 
 
 def embeddings(count: int) -> Tensor:

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from edje.inference import device_cells
+from edje.inference.scorer import ScoringSet
 from edje.records import CandidateList
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.report import evaluate
 from edje.retrieval.rerank import rerank
 from edje.tasks.shares import Scoring, score, scored_in_shares
-from tests.gpu.sizes import DEVICE, ON_GPU, collection, embeddings, reranker
+from tests.gpu.sizes import DEVICE, ON_GPU, collection, embeddings, packed, reranker
 
 pytestmark = pytest.mark.gpu
 IMAGES, K = (200, 10) if ON_GPU else (6, 3)
@@ -30,6 +32,23 @@ def test_a_device_lists_the_candidates_of_the_cpu_and_a_ranking_of_them_is_evalu
     owner = torch.arange(2 * IMAGES, device=DEVICE) // 2
     gain = evaluate({"t2i": kept}, {"t2i": owner})["t2i"]["gain"]
     assert {figure["value"] for figure in gain.values()} == {0.0}  # twice as high, in one order
+
+
+@pytest.mark.parametrize("share", [0.25, 0.0])
+@pytest.mark.parametrize("place", ["memory", "store"])
+def test_scores_are_those_of_tokens_in_memory_wherever_the_cells_are_kept(
+    place, share, tmp_path, monkeypatch
+):
+    """On a GPU where they fit in a share of its memory, else moved batch by batch."""
+    monkeypatch.setattr(device_cells, "SHARE_OF_DEVICE", share)
+    model = reranker().to(DEVICE).eval()
+    stored = packed(2 * IMAGES, IMAGES, tmp_path / "store" if place == "store" else None)
+    floats = ScoringSet(stored.text, stored.visual.read(torch.arange(IMAGES)))
+    (found,), (expected,) = (
+        score(Scoring(model, one, torch.float32, 64, [lists_on("cpu")]), lambda _: None)[0]
+        for one in (stored, floats)
+    )
+    torch.testing.assert_close(found.joint, expected.joint, rtol=0, atol=1e-5)
 
 
 @pytest.mark.clusters

@@ -3,9 +3,21 @@
 import pytest
 import torch
 
+from edje.inference import device_cells
 from edje.inference.scorer import StoredTokenScorer
+from edje.records import CandidateList
+from edje.tasks.shares import Scoring, score
 from tests.gpu.fitting import fit
-from tests.gpu.sizes import DEVICE, RawTokens, collection, needs_gpu, reranker
+from tests.gpu.sizes import (
+    DEVICE,
+    VISUAL,
+    WIDTH,
+    RawTokens,
+    collection,
+    needs_gpu,
+    packed,
+    reranker,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,6 +48,29 @@ def test_ten_times_the_pairs_from_host_memory_take_no_more_memory():
 
     scored(1000)  # the libraries' own memory
     assert scored(10_000) < 1.1 * scored(1000)
+
+
+def test_ten_times_the_images_of_a_store_take_no_more_memory_where_they_are_not_kept(
+    tmp_path, monkeypatch
+):
+    """Kept on the GPU, they take their stored bytes."""
+    model = reranker().to(DEVICE).eval()
+
+    def scored(images: int, share: float) -> int:
+        monkeypatch.setattr(device_cells, "SHARE_OF_DEVICE", share)
+        folder = tmp_path / str(images)
+        candidates = torch.linspace(0, images - 1, 64).long().repeat(4, 1)
+        lists = CandidateList(
+            "t2i", candidates, torch.zeros(4, 64), torch.zeros(4, 64) > 0, torch.ones(4).long()
+        )
+        work = Scoring(model, packed(4, images, folder), torch.bfloat16, 64, [lists])
+        return peak_of(lambda: score(work, lambda _: None))
+
+    scored(64, 0.0)  # the libraries' own memory
+    few, many = scored(64, 0.0), scored(640, 0.0)
+    assert many < 1.1 * few
+    cells = 576 * VISUAL * WIDTH * 2  # of the images that are more
+    assert 0.9 * cells < scored(640, 0.25) - scored(64, 0.25) < 1.2 * cells
 
 
 def test_longer_training_takes_no_more_memory(raw: RawTokens, tmp_path):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.inference.device_cells import CellsOnDevice
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
 from edje.records import TextBatch
-from tests.gpu.sizes import DEVICE, ON_GPU, collection, needs_gpu, reranker
+from tests.gpu.sizes import DEVICE, ON_GPU, collection, needs_gpu, packed, reranker
 
 pytestmark = pytest.mark.gpu
 CAPTIONS, IMAGES, PAIRS = (64, 256, 600) if ON_GPU else (12, 9, 108)
@@ -74,6 +75,55 @@ def test_pinned_copies_on_a_stream_of_their_own_give_the_scores_of_tokens_on_the
         for place in ("cpu", DEVICE)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def by_place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScoringSet]:
+    """The same tokens as bytes in a store, in host memory and on the device, and as floats."""
+    folder = tmp_path_factory.mktemp("compressed") / "store"
+    cells, store = packed(CAPTIONS, IMAGES), packed(CAPTIONS, IMAGES, folder)
+    floats = cells.visual.read(torch.arange(IMAGES))
+    return {
+        "store": store,
+        "cells": cells,
+        "bare store": ScoringSet(cells.text, store.visual.source),
+        "cells on the device": ScoringSet(cells.text, CellsOnDevice.copied(cells.visual, DEVICE)),
+        "floats": ScoringSet(cells.text, floats),
+        "floats on the device": ScoringSet(cells.text, floats.to(DEVICE)),
+    }
+
+
+PLACES = ("store", "bare store", "cells", "cells on the device", "floats")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_stored_bytes_give_the_scores_of_the_floats_that_they_stand_for(
+    model, pairs, by_place, place
+):
+    """Dozens of batches, through memory that is used again."""
+    found, expected = (
+        StoredTokenScorer(model, by_place[one], batch_size=8)
+        for one in (place, "floats on the device")
+    )
+    assert found.transfer.is_pinned == (ON_GPU and not place.endswith("device"))
+    assert not expected.transfer.is_pinned
+    for _ in range(2):
+        torch.testing.assert_close(found("t2i", *pairs), expected("t2i", *pairs), rtol=0, atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("place", [*PLACES, "floats on the device"])
+def test_nothing_waits_for_the_gpu_from_one_call_to_the_next(model, pairs, by_place, place):
+    scorer = StoredTokenScorer(model, by_place[place], torch.bfloat16, batch_size=64)
+    expected = scorer("t2i", *pairs)  # what the libraries set up at first
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scores = [scorer.launch("t2i", *pairs) for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for found in scores:
+        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
 
 
 @needs_gpu
