@@ -1,9 +1,7 @@
 """Pairs of a training set, gathered from a token store as bytes and unpacked on the device."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
@@ -11,20 +9,7 @@ from torch.utils.data import Dataset
 
 from edje.data.batches import Batch
 from edje.records import PairBatch, TextBatch
-from edje.tokens.codec import Codec
-
-
-class CellReader(Protocol):
-    """Where vision tokens come from: a token store, or anything that holds cells as one."""
-
-    @property
-    def codec(self) -> Codec:
-        """What unpacks the cells."""
-        ...
-
-    def read_cells(self, rows: Int64[np.ndarray, "rows"]) -> UInt8[np.ndarray, "rows bytes"]:
-        """Cells of the given rows."""
-        ...
+from edje.tokens.cells import CellReader
 
 
 @dataclass(frozen=True)
