@@ -18,19 +18,31 @@ def candidate_lists(
     direction: Direction,
     k: int,
     *,
+    queries: Int[Tensor, "some"] | None = None,
     chunk: int = 1024,
     block: int | None = None,
 ) -> CandidateList:
     """The `k` best images of each caption (t2i) or the `k` best captions of each image (i2t).
 
     `image_of_caption` holds each caption's row in the images: it alone says what is relevant.
+    With `queries`, rows of the captions (t2i) or of the images (i2t), the lists of these alone.
     """
     images = torch.arange(len(image_embeddings), device=image_of_caption.device)
     if direction == "t2i":
-        sides = text_embeddings, image_embeddings, image_of_caption, images
+        sides, groups = (text_embeddings, image_embeddings), (image_of_caption, images)
     else:
-        sides = image_embeddings, text_embeddings, images, image_of_caption
-    return first_stage_candidates(*sides, direction, k, chunk=chunk, block=block)
+        sides, groups = (image_embeddings, text_embeddings), (images, image_of_caption)
+    asked = slice(None) if queries is None else queries
+    return first_stage_candidates(
+        sides[0][asked],
+        sides[1],
+        groups[0][asked],
+        groups[1],
+        direction,
+        k,
+        chunk=chunk,
+        block=block,
+    )
 
 
 def first_stage_candidates(

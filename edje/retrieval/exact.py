@@ -13,7 +13,7 @@ SIMILARITY_BYTES = 64 << 20  # of similarities at a time, in float32
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Matrix products of float32 are computed in it, not in TF32: neighbours lie close together."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

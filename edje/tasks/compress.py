@@ -191,4 +191,4 @@ def compressed_collection(
     rebuild = f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"
     store = open_store(folder, fingerprints, rebuild=rebuild)
     log.info("reading the compressed tokens of %s", folder)
-    return collection_of(source, split, backbone, store, cache_dir)
+    return collection_of(cfg, source, split, backbone, store)

@@ -1,5 +1,7 @@
 """Which devices a run uses: those of its trainer, whatever the work."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -7,7 +9,9 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from edje.config.ranks import own_rank
 from edje.errors import EdjeError
 
 
@@ -41,6 +45,40 @@ def make_current(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def own_device(trainer: DictConfig) -> torch.device:
+    """The device on which this process of a run works; on the first one, where there is one only.
+
+    Raises:
+        EdjeError: this machine hasn't got it.
+    """
+    devices = devices_of(trainer)
+    return devices[own_rank() % len(devices)]
+
+
+def similarity_device(device: torch.device) -> torch.device:
+    """Where similarities are computed for work on a device: there, if it is CUDA's.
+
+    Others than CUDA and the CPU lack the sorting of 64-bit integers.
+    """
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+@contextmanager
+def moved(backbone: object, device: torch.device) -> Iterator[None]:
+    """A backbone on a device during the block, and back on the CPU, where others expect it."""
+    move_backbone(backbone, device)
+    try:
+        yield
+    finally:
+        move_backbone(backbone, torch.device("cpu"))
+
+
+def move_backbone(backbone: object, device: torch.device) -> None:
+    """Move a backbone, if it is a module: others have no device."""
+    if isinstance(backbone, nn.Module):
+        backbone.to(device)
 
 
 def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
-from edje.durable import new_file
 from edje.models.edje import EDJE
 from edje.records import DIRECTIONS
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
+from edje.tasks.kept import Facts, kept
+from edje.tokens.matrix_file import rows_at_once
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class FittedProjections(Protocol):
 
 
 STATISTICS_POOL = 100  # candidates per training query whose scores fix mean and deviation
+STATISTICS_QUERIES = 20_000  # of each direction at most
 
 
 def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> None:
@@ -59,15 +60,15 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
     facts += [f"seed {seed}", *(item.caption_id for item in train.split.captions), *train.texts]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     path = cache_dir / f"{train.split.dataset}-train" / f"aligned-{digest}.safetensors"
-    if path.is_file():
-        backbone.load_first_stage_state(load_file(path))
-        return
-    report = backbone.fit(
-        train.image_features, train.text_features, train.image_of_caption, seed=seed
-    )
-    log.info("fitted the first stage: %s", report)
-    with new_file(path) as temporary:
-        save_file(backbone.first_stage_state(), temporary)
+
+    def fitted() -> dict[str, Tensor]:
+        report = backbone.fit(
+            train.image_features, train.text_features, train.image_of_caption, seed=seed
+        )
+        log.info("fitted the first stage: %s", report)
+        return backbone.first_stage_state()
+
+    backbone.load_first_stage_state(kept(path, fitted))
 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -85,21 +86,62 @@ def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
 def embeddings(
     backbone: Backbone, collection: Collection
 ) -> tuple[Float[Tensor, "images embedding"], Float[Tensor, "captions embedding"]]:
-    """L2-normalised first-stage embeddings of a collection's images and captions."""
-    return (
-        backbone.project_images(collection.image_features).float().clone(),
-        backbone.project_texts(collection.text_features).float().clone(),
-    )
+    """L2-normalised first-stage embeddings of a collection's images and captions.
+
+    What is made of them in between takes memory for a chunk of them only.
+    """
+    features, width = collection.image_features, backbone.embedding_width
+    images = torch.empty(len(features), width)
+    for rows in torch.arange(len(features)).split(rows_at_once(features.shape[1])):
+        images[rows] = backbone.project_images(features[rows]).float()
+    del features
+    captions = torch.empty(len(collection.text_rows), width)
+    done = 0
+    for features in collection.text_chunks():
+        captions[done : done + len(features)] = backbone.project_texts(features).float()
+        done += len(features)
+    return images, captions
 
 
 def fix_statistics(
-    model: EDJE, image_embeddings: Tensor, text_embeddings: Tensor, image_of_caption: Tensor
+    model: EDJE,
+    image_embeddings: Float[Tensor, "images embedding"],
+    text_embeddings: Float[Tensor, "captions embedding"],
+    image_of_caption: Int[Tensor, "captions"],
+    folder: Path,
+    device: torch.device,
 ) -> None:
-    """Mean and deviation of the training lists' first-stage scores, kept in the model."""
-    for direction in DIRECTIONS:
-        lists = candidate_lists(
-            image_embeddings, text_embeddings, image_of_caption, direction, STATISTICS_POOL
+    """Mean and deviation of the training lists' first-stage scores, kept in the model.
+
+    Only a residual model reads them; nothing is done for others. Kept in the folder under a hash
+    of all they depend on.
+    """
+    if model.residual is None:
+        return
+    facts = Facts()
+    for tensor in (image_embeddings, text_embeddings, image_of_caption):
+        facts.tensor(tensor)
+    facts.text(f"{STATISTICS_POOL} {STATISTICS_QUERIES}")
+
+    def computed() -> dict[str, Tensor]:
+        images, captions, owner = (
+            tensor.to(device) for tensor in (image_embeddings, text_embeddings, image_of_caption)
         )
-        model.set_first_stage_statistics(
-            direction, lists.scores.mean().item(), lists.scores.std().item()
-        )
+        found: dict[str, Tensor] = {}
+        for direction in DIRECTIONS:
+            rows = evenly(len(captions if direction == "t2i" else images), STATISTICS_QUERIES)
+            lists = candidate_lists(
+                images, captions, owner, direction, STATISTICS_POOL, queries=rows.to(device)
+            )
+            moments = [lists.scores.mean().item(), lists.scores.std().item()]
+            found[direction] = torch.tensor(moments, dtype=torch.float64)
+        return found
+
+    for direction, moments in kept(folder / f"statistics-{facts}.safetensors", computed).items():
+        model.set_first_stage_statistics(direction, *moments.tolist())  # type: ignore[arg-type]
+
+
+def evenly(count: int, most: int) -> Int[Tensor, "some"]:
+    """Rows 0 to count - 1, or where they are more than `most` so many of them, evenly spread."""
+    some = min(count, most)
+    return torch.arange(some) * count // max(some, 1)

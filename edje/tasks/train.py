@@ -34,7 +34,7 @@ from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprints
 from edje.tasks.console import quiet_libraries
-from edje.tasks.devices import devices_of
+from edje.tasks.devices import devices_of, own_device, similarity_device
 from edje.tasks.finding import find_store, open_store
 from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
 from edje.tasks.mining import mined_images
@@ -142,7 +142,11 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         feed = cached_feed(cfg, source, backbone, evaluation)
     start = replace(start, first_stage=first_stage_state(backbone))
     if feed.first_stage is not None:
-        fix_statistics(start.model, *feed.first_stage)
+        known = feed.train or feed.dev
+        assert known is not None
+        folder_of = Path(cfg.cache_dir) / f"{known.split.dataset}-{known.split.name}"
+        device = similarity_device(own_device(cfg.trainer))
+        fix_statistics(start.model, *feed.first_stage, folder_of, device)
     if cfg.initial in STARTS:
         assert feed.train is not None  # check_choices
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it

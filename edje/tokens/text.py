@@ -169,7 +169,7 @@ def _safetensors(rows: int, width: int, chunks: Iterable[Tensor]) -> Iterator[by
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     for chunk in filter(len, chunks):
-        yield memoryview(chunk.to("cpu", torch.float32).contiguous().numpy()).cast("B")
+        yield chunk.to("cpu", torch.float32).contiguous().numpy().data.cast("B")
 
 
 def _mapped(path: Path) -> MappedMatrix:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,19 +25,19 @@ def fill_table(
     ids: Sequence[str],
     width: int,
     batches: Sequence[Int64[Tensor, "batch"]],
-    encode: Encode,
+    encoding: AbstractContextManager[Encode],
     *,
     wait: bool = True,
 ) -> None:
-    """Write an `EmbeddingTable` of what `encode` gives for batches of rows, where there is none.
+    """Write an `EmbeddingTable` of what is encoded of batches of rows, where there is none.
 
     Every row is in one of the batches. They are encoded in their order, and what is done lies in
     the folder until all is: a killed run is continued with the batch that it was at. Another
-    process that fills the table is waited for.
+    process that fills the table is waited for. `encoding` is entered where there is work.
 
     Raises:
         EdjeError: the folder can't be written, or, with `wait` off, is being written.
-        ValueError: an id comes twice, or `encode` gave another shape.
+        ValueError: an id comes twice, or what is encoded has another shape.
     """
     if (folder / TABLE_FILE).is_file():
         return
@@ -47,7 +48,7 @@ def fill_table(
             return
         order = torch.cat(list(batches))
         unfinished = folder / f"unfinished-{_order_digest(batches, width)}.f32"
-        with writing_to(folder):
+        with writing_to(folder), encoding as encode:
             _encode_the_rest(unfinished, width, batches, encode)
         done = MappedMatrix(unfinished, 0, len(ids), width)
         places = order.argsort()
@@ -68,7 +69,7 @@ def _encode_the_rest(path: Path, width: int, batches: Sequence[Tensor], encode: 
             encoded = encode(batch).to("cpu", torch.float32)
             if encoded.shape != (len(batch), width):
                 raise ValueError(f"{tuple(encoded.shape)} for {len(batch)} rows of width {width}")
-            left = memoryview(encoded.contiguous().numpy()).cast("B")
+            left = encoded.contiguous().numpy().data.cast("B")
             while len(left):
                 left = left[file.write(left) :]
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
+from tiny_stores import locked_elsewhere
 from torch import Tensor
 
 from edje.errors import EdjeError
@@ -128,7 +128,9 @@ def test_a_table_is_not_copied_into_memory_to_be_opened_and_read_in_parts(tmp_pa
     assert peak() - before < 60
 
 
-def batches_of_three(log: list[list[int]], fail_at: int = -1) -> Callable[[Tensor], Tensor]:
+def batches_of_three(
+    log: list[list[int]], fail_at: int = -1
+) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
     """An encoder that notes what it is asked for, and breaks at a batch."""
 
     def encode(rows: Tensor) -> Tensor:
@@ -137,7 +139,7 @@ def batches_of_three(log: list[list[int]], fail_at: int = -1) -> Callable[[Tenso
         log.append(rows.tolist())
         return rows[:, None] * torch.tensor([1.0, 10.0])
 
-    return encode
+    return nullcontext(encode)
 
 
 ROWS = torch.tensor([4, 2, 7, 0, 1, 6, 3, 5])
@@ -185,22 +187,13 @@ def test_of_two_that_fill_a_table_one_waits_for_the_other(tmp_path: Path) -> Non
     fill = partial(
         fill_table, tmp_path, FINGERPRINT, CAPTIONS, 2, ROWS.split(3), batches_of_three(log)
     )
-    program = f"""
-import sys, pathlib
-from edje.tokens.lock import writer_lock
-with writer_lock(pathlib.Path({str(tmp_path)!r})):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
+    with locked_elsewhere(tmp_path) as other:
         with pytest.raises(EdjeError, match=f"is being written by process {other.pid}"):
             fill(wait=False)
         waiting = threading.Thread(target=fill)
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive() and not log
-        other.stdin.close()
+        other.communicate()
         waiting.join(20)
     assert len(log) == 3 and len(EmbeddingTable.open(tmp_path).ids) == 8
