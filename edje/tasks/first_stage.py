@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.models.edje import EDJE
-from edje.records import DIRECTIONS
+from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
 from edje.tasks.kept import Facts, kept
@@ -101,6 +102,32 @@ def embeddings(
         captions[done : done + len(features)] = backbone.project_texts(features).float()
         done += len(features)
     return images, captions
+
+
+def first_stage_lists(
+    backbone: Backbone,
+    collection: Collection,
+    k: int,
+    directions: Sequence[Direction] = DIRECTIONS,
+    *,
+    device: torch.device,
+) -> list[CandidateList]:
+    """The first stage's lists of each direction, found on a device and given on the CPU."""
+    images, captions, owner = (
+        tensor.to(device)
+        for tensor in (*embeddings(backbone, collection), collection.image_of_caption)
+    )
+    found = (candidate_lists(images, captions, owner, direction, k) for direction in directions)
+    return [
+        CandidateList(
+            one.direction,
+            one.candidates.cpu(),
+            one.scores.cpu(),
+            one.relevant.cpu(),
+            one.num_relevant.cpu(),
+        )
+        for one in found
+    ]
 
 
 def fix_statistics(
