@@ -1,9 +1,7 @@
 """One split with everything cached: tokens in their store, features of images and captions."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,6 @@ from hydra.utils import instantiate
 from jaxtyping import Float, Int
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
@@ -24,18 +21,16 @@ from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
-from edje.tasks.devices import moved, own_device
+from edje.tasks.caption_features import caption_features
 from edje.tasks.finding import find_store, open_store
 from edje.tasks.writing import fill_store
 from edje.tokens.codec import make_codec
-from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.matrix_file import rows_at_once
 from edje.tokens.store import TokenStore
-from edje.tokens.text import TABLE_FILE, EmbeddingTable
-from edje.tokens.text_filling import Encode, fill_table
+from edje.tokens.text import EmbeddingTable
 
 log = logging.getLogger(__name__)
-TEXT_BATCH = 256  # captions that the text tower reads at once
 
 
 @dataclass(frozen=True)
@@ -171,7 +166,15 @@ def collection_of(
         texts=texts,
         store=opened,
         store_rows=rows,
-        text_table=_text_table(cfg, source, split, texts, backbone, wait),
+        text_table=caption_features(
+            split,
+            texts,
+            backbone,
+            Path(cfg.cache_dir),
+            source.name,
+            cfg.trainer,
+            wait=wait,
+        ),
         text_rows=torch.arange(len(texts)),
     )
 
@@ -245,40 +248,3 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
         captions=tuple(item for item in split.captions if item.image_id in stored),
         skipped=tuple(sorted({*split.skipped, *absent})),
     )
-
-
-def _text_table(
-    cfg: DictConfig,
-    source: Source,
-    split: RetrievalSplit,
-    texts: Sequence[str],
-    backbone: Backbone,
-    wait: bool,
-) -> EmbeddingTable:
-    """The captions' features, from the cache or computed now on this process's device."""
-    ids = [caption.caption_id for caption in split.captions]
-    digest = hashlib.sha256("\n".join([*ids, *texts]).encode()).hexdigest()
-    fingerprint = Fingerprint({**backbone.text_identity(), "captions": digest})
-    folder = store_folder(Path(cfg.cache_dir), source.name, split.name, "text", fingerprint)
-    if not (folder / TABLE_FILE).is_file():
-        order = torch.tensor(sorted(range(len(texts)), key=lambda row: len(texts[row])))
-        batches = order.split(TEXT_BATCH)  # of like length
-        encoding = _caption_encoding(backbone, texts, own_device(cfg.trainer), split.name)
-        fill_table(folder, fingerprint, ids, backbone.text_width, batches, encoding, wait=wait)
-    return EmbeddingTable.open(folder, fingerprint)
-
-
-@contextmanager
-def _caption_encoding(
-    backbone: Backbone, texts: Sequence[str], device: torch.device, split_name: str
-) -> Iterator[Encode]:
-    """From rows to features, with the backbone on a device."""
-    bar = tqdm(total=len(texts), desc=f"captions of {split_name}", unit="caption")
-    with moved(backbone, device), bar:
-
-        def encode(rows: Tensor) -> Tensor:
-            features = backbone.encode_texts([texts[row] for row in rows.tolist()])
-            bar.update(len(rows))
-            return features
-
-        yield encode

@@ -41,13 +41,13 @@ from edje.tasks.first_stage import (
     embeddings,
     first_stage_lists,
     first_stage_state,
-    fix_statistics,
 )
 from edje.tasks.fitted_sum import fitted_sums
 from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
 from edje.tasks.ranks import fit
 from edje.tasks.scoring import Evaluation, rerank_collection
+from edje.tasks.statistics import fix_statistics
 from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
 from edje.tasks.trainer import check_training, make_trainer, run_logger
 from edje.tokens.manifest import STORE_FILE

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny_stores
 import torch
 from omegaconf import OmegaConf
 from tiny import WORDS
@@ -16,9 +14,8 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.mining import similar_images
-from edje.tasks.collection import collection_of
-from edje.tasks.first_stage import fix_statistics
-from edje.tokens.store import TokenStore
+from edje.tasks.caption_features import caption_features
+from edje.tasks.statistics import fix_statistics
 from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU, embeddings, reranker
 
 pytestmark = pytest.mark.gpu
@@ -43,12 +40,9 @@ def sides(device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor, torch
 
 def test_captions_are_read_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = HuggingFaceBackbone(pretrained=str(make_siglip(tmp_path / "siglip")))
-    store = TokenStore.open(tiny_stores.make_store(tmp_path / "raw"))
-    captions = [
-        CaptionRecord(f"{row:03d}", name, f"{WORDS[row % 10]} {WORDS[row % 7]}")
-        for row, name in enumerate(store.image_ids)
-    ]
-    images = [ImageRecord(name, name) for name in store.image_ids]
+    texts = [f"{WORDS[row % 10]} {WORDS[row % 7]}" for row in range(50)]
+    captions = [CaptionRecord(f"{row:03d}", "image", text) for row, text in enumerate(texts)]
+    images = [ImageRecord("image", "image")]
     places = []
     encode = backbone.encode_texts
 
@@ -58,18 +52,15 @@ def test_captions_are_read_on_the_device(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(backbone, "encode_texts", watched)
     trainer = {"accelerator": ACCELERATOR, "devices": 1}
-    found = collection_of(
-        OmegaConf.create({"cache_dir": str(tmp_path / "cache"), "trainer": trainer}),
-        SimpleNamespace(name="tiny", bad_images="error"),  # type: ignore[arg-type]
-        RetrievalSplit("tiny", "train", tuple(images), tuple(captions)),
-        backbone,
-        store,
+    split = RetrievalSplit("tiny", "train", tuple(images), tuple(captions))
+    table = caption_features(
+        split, texts, backbone, tmp_path / "cache", "tiny", OmegaConf.create(trainer)
     )
     assert places == [DEVICE.type] and backbone.model.device.type == "cpu"
     # In TF32, where it is allowed: ten bits of each product's factors.
     tolerance = 1e-2 if ON_GPU else 1e-6
-    expected = encode(list(found.texts))
-    error = (found.text_features - expected).norm() / expected.norm()
+    expected = encode(texts)
+    error = (table.matrix - expected).norm() / expected.norm()
     assert error < tolerance
 
 

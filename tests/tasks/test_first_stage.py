@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from edje.models.edje import EDJE
 from edje.records import DIRECTIONS, CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
+from edje.tasks import caption_features, first_stage
 from edje.tasks import collection as collections
-from edje.tasks import first_stage
+from edje.tasks import statistics as fixed
 from edje.tasks.collection import Collection, collection_of
-from edje.tasks.first_stage import embeddings, evenly, fix_statistics
+from edje.tasks.first_stage import embeddings
 from edje.tasks.kept import kept
+from edje.tasks.statistics import evenly, fix_statistics
 from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
 
@@ -75,8 +77,8 @@ def collected(store: TokenStore, cache: Path, backbone: Words) -> Collection:
 def test_captions_are_read_on_the_run_s_device_once(
     store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collections, "own_device", lambda trainer: torch.device("meta"))
-    monkeypatch.setattr(collections, "TEXT_BATCH", 30)
+    monkeypatch.setattr(caption_features, "own_device", lambda trainer: torch.device("meta"))
+    monkeypatch.setattr(caption_features, "TEXT_BATCH", 30)
     backbone = Words()
     found = collected(store, tmp_path, backbone)
     assert backbone.worked_at == ["meta"] * 4
@@ -151,7 +153,7 @@ def test_statistics_are_taken_once_and_anew_for_another_first_stage(
     fix_statistics(model, images, captions, owner, tmp_path, CPU)
     before = statistics(model)
     with monkeypatch.context() as patched:
-        patched.setattr(first_stage, "candidate_lists", None)
+        patched.setattr(fixed, "candidate_lists", None)
         again = tiny_reranker(residual=True)
         fix_statistics(again, images, captions, owner, tmp_path, CPU)
         assert statistics(again) == before
@@ -172,7 +174,7 @@ def test_statistics_of_many_queries_are_those_of_some_spread_evenly(
     assert evenly(10, 4).tolist() == [0, 2, 5, 7]
     assert len(evenly(566_747, 20_000).unique()) == 20_000
     assert evenly(0, 5).tolist() == []
-    monkeypatch.setattr(first_stage, "STATISTICS_QUERIES", 40)
+    monkeypatch.setattr(fixed, "STATISTICS_QUERIES", 40)
     model = tiny_reranker(residual=True)
     fix_statistics(model, *drawn(), tmp_path, CPU)
     some = candidate_lists(*drawn(), "t2i", 100).scores[torch.arange(40) * 90 // 40]
