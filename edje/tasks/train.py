@@ -157,7 +157,8 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     if cfg.initial in STARTS:
         assert feed.train is not None  # check_choices
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
-            canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
+            seed = cfg.seed if cfg.initial == "contrastive" else None
+            canonical_start(start, feed.train, seed, own_device(cfg.trainer))
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
