@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
 MAX_TRAINING_TOKENS = 64  # text recovery reads the text alone, up to 62 word pieces of it
 
+_TOKENIZED_AT_ONCE = 10_000  # a tokenizer keeps kilobytes of each text until it is done with all
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -259,15 +261,26 @@ def tokenize(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_tokens: int = MAX_TEXT_TOKENS
 ) -> TextBatch:
     """`[CLS] caption [SEP]` of each text, cut to `max_tokens`, padded to the longest."""
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_tokens,
-        padding="longest",
-        return_tensors="pt",
-        return_token_type_ids=False,
-    )
-    return TextBatch(encoded["input_ids"], encoded["attention_mask"].bool())
+    parts = []
+    for first in range(0, len(texts), _TOKENIZED_AT_ONCE):
+        encoded = tokenizer(
+            list(texts[first : first + _TOKENIZED_AT_ONCE]),
+            truncation=True,
+            max_length=max_tokens,
+            padding="longest",
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        parts.append((encoded["input_ids"], encoded["attention_mask"].bool()))
+    longest = max((ids.shape[1] for ids, _ in parts), default=0)
+    input_ids = torch.full((len(texts), longest), tokenizer.pad_token_id or 0)
+    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+    first = 0
+    for ids, present in parts:
+        rows = slice(first, first + len(ids))
+        input_ids[rows, : ids.shape[1]], mask[rows, : ids.shape[1]] = ids, present
+        first += len(ids)
+    return TextBatch(input_ids, mask)
 
 
 def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:

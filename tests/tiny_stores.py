@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,29 @@ def run_script(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+
+
+@contextmanager
+def locked_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the folder's lock, until its standard input is closed."""
+    program = f"""
+import sys
+from pathlib import Path
+from edje.tokens.lock import writer_lock
+with writer_lock(Path({str(folder)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(edje.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
 
 
 def slowly(seconds: float) -> Callable[[Sequence[int]], tuple[Tensor, Tensor]]:

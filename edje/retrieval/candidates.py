@@ -1,11 +1,14 @@
 """The first stage: every query's best candidates under the dual encoder, both directions."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.records import CandidateList, Direction
+from edje.retrieval.exact import SIMILARITY_BYTES, similarities
+
+_SCORE_BITS, _LARGEST_ROW = 32, 2**31 - 1
 
 
 def candidate_lists(
@@ -15,18 +18,31 @@ def candidate_lists(
     direction: Direction,
     k: int,
     *,
+    queries: Int[Tensor, "some"] | None = None,
     chunk: int = 1024,
+    block: int | None = None,
 ) -> CandidateList:
     """The `k` best images of each caption (t2i) or the `k` best captions of each image (i2t).
 
     `image_of_caption` holds each caption's row in the images: it alone says what is relevant.
+    With `queries`, rows of the captions (t2i) or of the images (i2t), the lists of these alone.
     """
     images = torch.arange(len(image_embeddings), device=image_of_caption.device)
     if direction == "t2i":
-        sides = text_embeddings, image_embeddings, image_of_caption, images
+        sides, groups = (text_embeddings, image_embeddings), (image_of_caption, images)
     else:
-        sides = image_embeddings, text_embeddings, images, image_of_caption
-    return first_stage_candidates(*sides, direction, k, chunk=chunk)
+        sides, groups = (image_embeddings, text_embeddings), (images, image_of_caption)
+    asked = slice(None) if queries is None else queries
+    return first_stage_candidates(
+        sides[0][asked],
+        sides[1],
+        groups[0][asked],
+        groups[1],
+        direction,
+        k,
+        chunk=chunk,
+        block=block,
+    )
 
 
 def first_stage_candidates(
@@ -38,13 +54,18 @@ def first_stage_candidates(
     k: int,
     *,
     chunk: int = 1024,
+    block: int | None = None,
 ) -> CandidateList:
     """The `k` candidates of highest dot product for each query, best first, in float32.
 
     A candidate is relevant when its image is the query's. The pool is min(k, gallery) wide.
     Among equal scores the relevant candidate comes last, inside the list and at its end: so a
     tie never wins by index order, and the rank of a listed relevant item is its rank in the
-    whole gallery. `chunk` queries are compared with the gallery at a time.
+    whole gallery. Among the others, and among the relevant ones, the lower row comes first.
+
+    `chunk` queries are compared with `block` rows of the gallery at a time, by default with as
+    many as make 64 MB of similarities: memory doesn't grow with the gallery. On a GPU in full
+    float32.
 
     Raises:
         EdjeError: `k` is below 1, the gallery is empty, or a similarity is not finite.
@@ -56,46 +77,77 @@ def first_stage_candidates(
             f"got k={k} and a gallery of {len(gallery)}. Raise the number of candidates "
             "or look at the split."
         )
-    gallery = gallery.float()
-    parts = [
-        _best(
-            rows.float() @ gallery.T,
-            groups[:, None] == image_of_candidate[None, :],
-            pool,
-            direction,
-        )
-        for rows, groups in zip(queries.split(chunk), image_of_query.split(chunk), strict=True)
-    ]
-    candidates, scores, relevant, num_relevant = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
-    return CandidateList(direction, candidates, scores, relevant, num_relevant)
+    block = block or max(SIMILARITY_BYTES // (4 * chunk), 1)
+    best, num_relevant = [], []
+    for rows, groups in zip(queries.split(chunk), image_of_query.split(chunk), strict=True):
+        keys, relevant = _best(rows, groups, gallery, image_of_candidate, pool, block, direction)
+        best.append(keys)
+        num_relevant.append(relevant)
+    keys = torch.cat(best)
+    return CandidateList(direction, *_taken_apart(keys), torch.cat(num_relevant))
 
 
 def _best(
-    similarity: Float[Tensor, "queries gallery"],
-    relevant: Bool[Tensor, "queries gallery"],
+    queries: Float[Tensor, "queries embedding"],
+    image_of_query: Int[Tensor, "queries"],
+    gallery: Float[Tensor, "gallery embedding"],
+    image_of_candidate: Int[Tensor, "gallery"],
     pool: int,
+    block: int,
     direction: Direction,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Candidates, scores and relevance of the `pool` best, and the number of relevant items."""
-    if not similarity.isfinite().all():
-        bad = (~similarity.isfinite()).any(1).sum().item()
+) -> tuple[Int64[Tensor, "queries pool"], Int64[Tensor, "queries"]]:
+    """Keys of the `pool` best candidates, best first, and the number of relevant ones."""
+    best = queries.new_empty((len(queries), 0), dtype=torch.int64)
+    num_relevant = queries.new_zeros(len(queries), dtype=torch.int64)
+    bad = queries.new_zeros(len(queries), dtype=torch.bool)
+    first = 0
+    for rows, images in zip(gallery.split(block), image_of_candidate.split(block), strict=True):
+        similarity = similarities(queries, rows)
+        relevant = image_of_query[:, None] == images[None, :]
+        bad |= ~similarity.isfinite().all(dim=1)
+        num_relevant += relevant.sum(dim=1)
+        keys = _keys(similarity, relevant, first)
+        keys = keys.topk(min(pool, keys.shape[1]), dim=1).values
+        best = torch.cat([best, keys], dim=1)
+        best = best.topk(min(pool, best.shape[1]), dim=1).values
+        first += len(rows)
+    if bad.any():
         raise EdjeError(
-            f"The first stage ({direction}) gave similarities that are not finite for {bad} of "
-            f"{len(similarity)} queries. Look at the backbone's weights, or cache again in float32."
+            f"The first stage ({direction}) gave similarities that are not finite for "
+            f"{int(bad.sum())} of {len(queries)} queries. Look at the backbone's weights, or cache "
+            "again in float32."
         )
-    # Doubles lie so densely between floats that one step down puts a relevant item behind its
-    # equals and ahead of everything smaller.
-    keys = similarity.double()
-    below = torch.full_like(keys, -torch.inf)
-    keys = torch.where(relevant, torch.nextafter(keys, below), keys)
-    candidates = keys.topk(pool, dim=1).indices.sort(dim=1).values
-    order = keys.gather(1, candidates).argsort(dim=1, descending=True, stable=True)
-    candidates = candidates.gather(1, order)
-    return (
-        candidates,
-        similarity.gather(1, candidates),
-        relevant.gather(1, candidates),
-        relevant.sum(1),
-    )
+    return best, num_relevant
+
+
+def _keys(
+    similarity: Float[Tensor, "queries rows"], relevant: Bool[Tensor, "queries rows"], first: int
+) -> Int64[Tensor, "queries rows"]:
+    """Numbers that are ordered as candidates are, and of which no two are equal.
+
+    Bit by bit from the highest: the score, 1 where the candidate is not relevant, and the row,
+    which counts from `first`, backwards. So the best of several blocks are the best of all, and
+    they are found whichever way a device breaks ties.
+    """
+    bits = (similarity + 0.0).view(torch.int32)  # −0 is 0
+    keys = _ordered(bits).long()
+    keys <<= 1
+    keys |= ~relevant
+    keys <<= _SCORE_BITS - 1
+    rows = torch.arange(first, first + similarity.shape[1], device=similarity.device)
+    keys |= _LARGEST_ROW - rows
+    return keys
+
+
+def _taken_apart(
+    keys: Int64[Tensor, "queries pool"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates, scores and relevance, of which the keys were made."""
+    candidates = _LARGEST_ROW - (keys & _LARGEST_ROW)
+    scores = _ordered((keys >> _SCORE_BITS).int()).view(torch.float32)
+    return candidates, scores, (keys >> (_SCORE_BITS - 1)) & 1 == 0
+
+
+def _ordered(bits: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The bits of floats as integers of the same order, and the other way round."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)

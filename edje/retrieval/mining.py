@@ -5,6 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.retrieval.exact import SIMILARITY_BYTES, similarities
+
+MOST_CAPTIONS = 1024  # compared with all images at a time
 
 
 def similar_images(
@@ -15,7 +18,7 @@ def similar_images(
     *,
     margin: float | None = None,
     caption_keys: Int[Tensor, "captions"] | None = None,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> Int[Tensor, "images count"]:
     """Rows of the `count` other images most similar to each image's captions, hardest first.
 
@@ -28,25 +31,27 @@ def similar_images(
     arXiv 2407.15831). With `caption_keys` also images that have an equal caption are.
 
     Args:
-        chunk: captions compared with all images at a time, about.
+        chunk: captions compared with all images at a time, about; by default 1,024, or as many
+            as make 64 MB of similarities.
 
     Raises:
         EdjeError: fewer than `count` images are left for some image.
     """
     images = len(image_embeddings)
     count = min(count, images - 1)
-    gallery = image_embeddings.float().T
+    if chunk is None:
+        chunk = min(MOST_CAPTIONS, SIMILARITY_BYTES // (4 * images))
     order = image_of_caption.argsort(stable=True)  # an image's captions together
-    starts = torch.bincount(image_of_caption, minlength=images).cumsum(0)
+    ends = torch.bincount(image_of_caption, minlength=images).cumsum(0).tolist()
     per_chunk = max(chunk * images // len(text_embeddings), 1)
     parts = []
-    for rows in torch.arange(images).split(per_chunk):
-        first = int(rows[0])
-        captions = order[int(starts[first - 1]) if first else 0 : int(starts[int(rows[-1])])]
+    for first in range(0, images, per_chunk):
+        rows = range(first, min(first + per_chunk, images))
+        captions = order[ends[first - 1] if first else 0 : ends[rows[-1]]]
         own = image_of_caption[captions]
-        similarity = text_embeddings[captions].float() @ gallery
+        similarity = similarities(text_embeddings[captions], image_embeddings)
         closest = _closest(similarity, similarity.gather(1, own[:, None]), own - first, margin)
-        closest[torch.arange(len(rows)), rows] = -torch.inf
+        closest[:, first:].fill_diagonal_(-torch.inf)
         if caption_keys is not None:
             closest[
                 _equally_described(captions, first, image_of_caption, caption_keys)

@@ -10,12 +10,11 @@ from omegaconf import DictConfig
 
 from edje.backbones.protocol import Backbone
 from edje.data.source import Source
-from edje.records import DIRECTIONS
-from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
-from edje.tasks.first_stage import align, embeddings
+from edje.tasks.devices import own_device, similarity_device
+from edje.tasks.first_stage import align, first_stage_lists
 from edje.tasks.train import training_collections
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,8 @@ def run(cfg: DictConfig, folder: Path) -> float:
     evaluated = cached_collection(cfg, source, backbone, source.split, wait=False)
     align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
     chosen = evaluated if dev is None else dev
-    recalls = first_stage_recall(backbone, chosen)
+    device = similarity_device(own_device(cfg.trainer))
+    recalls = first_stage_recall(backbone, chosen, device)
     report = {"dataset": source.name, "split": chosen.split.name, "recall": recalls}
     (folder / "first_stage.json").write_text(json.dumps(report, indent=2))
     for direction, values in recalls.items():
@@ -43,13 +43,12 @@ def run(cfg: DictConfig, folder: Path) -> float:
     return recalls["t2i"]["recall@1"]
 
 
-@torch.inference_mode()
-def first_stage_recall(backbone: Backbone, collection: Collection) -> dict[str, dict[str, float]]:
+def first_stage_recall(
+    backbone: Backbone, collection: Collection, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Recall of the first stage alone, in percent, per direction."""
-    images, captions = embeddings(backbone, collection)
     recalls: dict[str, dict[str, float]] = {}
-    for direction in DIRECTIONS:
-        lists = candidate_lists(images, captions, collection.image_of_caption, direction, 50)
+    for lists in first_stage_lists(backbone, collection, 50, device=device):
         at = recall_at_k(first_hit_ranks(lists.scores, lists.relevant), (1, 5, 10, 20, 50))
-        recalls[direction] = {f"recall@{k}": round(100 * value, 2) for k, value in at.items()}
+        recalls[lists.direction] = {f"recall@{k}": round(100 * share, 2) for k, share in at.items()}
     return recalls

@@ -19,10 +19,16 @@ log = logging.getLogger(__name__)
 
 # Those of the aligned first stage.
 IMAGE_SHRINKAGE, TEXT_SHRINKAGE, POWER = 3.0, 1.0, 0.6
+CPU = torch.device("cpu")
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 80, 1000, 5e-4
 
 
-def canonical_start(start: Checkpoint, train: Collection, seed: int | None = None) -> None:
+def canonical_start(
+    start: Checkpoint,
+    train: Collection,
+    seed: int | None = None,
+    device: torch.device = CPU,
+) -> None:
     """Set the adapter's and the evidence's linear maps in closed form.
 
     Regularised canonical correlation analysis of the images' mean tokens with the mean states of
@@ -33,6 +39,8 @@ def canonical_start(start: Checkpoint, train: Collection, seed: int | None = Non
     InfoNCE over 1,000 images at a time, 80 epochs, the adapter's and the evidence's dropout of
     channels. As no tower is run, that takes a minute for some thousands of images, and so large
     batches are affordable where those of the training steps are not.
+
+    Tokens and words are read on the device, and the model is on the CPU again afterwards.
 
     Raises:
         EdjeError: the adapter is not a LinearPoolingAdapter, the joint encoder has no evidence, or
@@ -47,15 +55,17 @@ def canonical_start(start: Checkpoint, train: Collection, seed: int | None = Non
             f"{type(adapter).__name__}), joint.evidence=true (this is {evidence is not None}) and "
             f"tokens of at least the joint encoder's {width} channels (these have {channels})."
         )
-    model.eval()
+    model.eval().to(device)  # which runs the text tower and reads all tokens
     with torch.no_grad():
         images = torch.cat(
             [
-                adapter.reduce(train.store.read(rows)).mean(dim=1)
+                adapter.reduce(train.store.read(rows, device=device)).mean(dim=1).cpu()
                 for rows in train.store_rows.split(64)
             ]
         )
-        texts = _mean_words(start, train.texts)
+        texts = _mean_words(start, train.texts, device)
+    model.to(CPU)
+    with torch.no_grad():
         adapter.standardise.set_moments(images)
         evidence.standardise.set_moments(texts)
         images = adapter.standardise(images[:, None])[:, 0]
@@ -85,7 +95,7 @@ def canonical_start(start: Checkpoint, train: Collection, seed: int | None = Non
     )
 
 
-def _mean_words(start: Checkpoint, texts: tuple[str, ...]) -> Tensor:
+def _mean_words(start: Checkpoint, texts: tuple[str, ...], device: torch.device) -> Tensor:
     """Mean state of each caption's word pieces where the visual tokens join, (texts, width).
 
     Captions of like length are read together, and a bar shows how far it is.
@@ -97,9 +107,10 @@ def _mean_words(start: Checkpoint, texts: tuple[str, ...]) -> Tensor:
     with tqdm(total=len(texts), desc="start: captions", unit="caption", leave=False) as bar:
         for rows in lengths.argsort(stable=True).split(256):
             longest = int(lengths[rows].max())
-            mask = everything.attention_mask[rows, :longest]
-            states = joint.read_text(everything.input_ids[rows, :longest], mask)
+            mask = everything.attention_mask[rows, :longest].to(device)
+            states = joint.read_text(everything.input_ids[rows, :longest].to(device), mask)
             present = word_positions(mask).unsqueeze(-1)
-            means[rows] = (states * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+            mean = (states * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+            means[rows] = mean.cpu()
             bar.update(len(rows))
     return means

@@ -1,9 +1,9 @@
 """One split with everything cached: tokens in their store, features of images and captions."""
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from jaxtyping import Float, Int
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
@@ -22,11 +21,13 @@ from edje.data.shard_datamodule import PixelRows, ShardBatch
 from edje.data.source import BadImages, Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
+from edje.tasks.caption_features import caption_features
 from edje.tasks.devices import TowerPrecision
 from edje.tasks.finding import find_store, open_store
 from edje.tasks.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
-from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.matrix_file import rows_at_once
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
 
@@ -35,19 +36,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Collection:
-    """A split's images and captions, their tokens and unprojected features, by row."""
+    """A split's images and captions, their tokens and unprojected features, by row.
+
+    The features stay in their files until they are asked for: of a large split they are
+    gigabytes.
+    """
 
     split: RetrievalSplit
     texts: tuple[str, ...]  # cleaned captions
     store: TokenStore
     store_rows: Int[Tensor, "images"]
-    image_features: Float[Tensor, "images features"]
-    text_features: Float[Tensor, "captions text_features"]
+    text_table: EmbeddingTable
+    text_rows: Int[Tensor, "captions"]
 
-    @property
+    @cached_property
     def image_of_caption(self) -> Int[Tensor, "captions"]:
         """Row of each caption's image."""
         return torch.tensor(self.split.image_of_caption())
+
+    @property
+    def image_features(self) -> Float[Tensor, "images features"]:
+        """Features of all images, read now."""
+        return self.store.features()[self.store_rows]
+
+    @property
+    def text_features(self) -> Float[Tensor, "captions text_features"]:
+        """Features of all captions, read now."""
+        return self.text_table.embeddings.read(self.text_rows)
+
+    def text_chunks(self) -> Iterator[Float[Tensor, "some text_features"]]:
+        """The same, some at a time."""
+        table = self.text_table.embeddings
+        for rows in self.text_rows.split(rows_at_once(table.shape[1])):
+            yield table.read(rows)
 
     def restricted(self, part: RetrievalSplit) -> "Collection":
         """The same cached data for some of the images."""
@@ -60,8 +81,7 @@ class Collection:
             split=part,
             texts=tuple(self.texts[row] for row in captions),
             store_rows=self.store_rows[images],
-            image_features=self.image_features[images],
-            text_features=self.text_features[torch.tensor(captions)],
+            text_rows=self.text_rows[torch.tensor(captions)],
         )
 
 
@@ -100,7 +120,7 @@ def cached_collection(
             wait=wait,
         )
     opened = open_store(store or folder, fingerprints)
-    return collection_of(source, split, backbone, opened, cache_dir)
+    return collection_of(cfg, source, split, backbone, opened, wait=wait)
 
 
 def raw_fingerprints(
@@ -123,12 +143,19 @@ def raw_fingerprints(
 
 
 def collection_of(
-    source: Source, split: RetrievalSplit, backbone: Backbone, opened: TokenStore, cache_dir: Path
+    cfg: DictConfig,
+    source: Source,
+    split: RetrievalSplit,
+    backbone: Backbone,
+    opened: TokenStore,
+    *,
+    wait: bool = True,
 ) -> Collection:
     """A split with the tokens of an open store, raw or compressed, and its captions' features.
 
     Raises:
-        EdjeError: the store lacks images of the split.
+        EdjeError: the store lacks images of the split; or the features of its captions can't be
+            written, or, with `wait` off, are being written.
     """
     split = _present(split, opened, source.bad_images)
     texts = tuple(clean_caption(caption.text) for caption in split.captions)
@@ -149,8 +176,16 @@ def collection_of(
         texts=texts,
         store=opened,
         store_rows=rows,
-        image_features=opened.features()[rows],
-        text_features=_text_features(split, texts, backbone, cache_dir, source.name),
+        text_table=caption_features(
+            split,
+            texts,
+            backbone,
+            Path(cfg.cache_dir),
+            source.name,
+            cfg.trainer,
+            wait=wait,
+        ),
+        text_rows=torch.arange(len(texts)),
     )
 
 
@@ -230,24 +265,3 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
         captions=tuple(item for item in split.captions if item.image_id in stored),
         skipped=tuple(sorted({*split.skipped, *absent})),
     )
-
-
-def _text_features(
-    split: RetrievalSplit,
-    texts: Sequence[str],
-    backbone: Backbone,
-    cache_dir: Path,
-    dataset: str,
-) -> Tensor:
-    ids = [caption.caption_id for caption in split.captions]
-    digest = hashlib.sha256("\n".join([*ids, *texts]).encode()).hexdigest()
-    fingerprint = Fingerprint({**backbone.text_identity(), "captions": digest})
-    folder = store_folder(cache_dir, dataset, split.name, "text", fingerprint)
-    if not (folder / "table.json").is_file():
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        features = torch.empty(len(texts), backbone.text_width)
-        chunks = torch.tensor(order).split(256)
-        for rows in tqdm(chunks, desc=f"captions of {split.name}", unit="batch"):
-            features[rows] = backbone.encode_texts([texts[row] for row in rows.tolist()])
-        EmbeddingTable.write(folder, fingerprint, ids, features)
-    return EmbeddingTable.open(folder, fingerprint).matrix

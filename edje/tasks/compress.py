@@ -26,7 +26,7 @@ from edje.tasks.devices import TowerPrecision
 from edje.tasks.finding import find_store, open_store
 from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained, trained_file
-from edje.tasks.writing import fill_store, wait_until_written
+from edje.tasks.writing import Writing, fill_store, wait_until_written
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
@@ -55,7 +55,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, cfg.writing.precision)
+    writing: Writing = instantiate(cfg.writing)
+    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, writing.precision)
     raw_folder, _ = find_store(cache_dir, source.name, source.split, "raw", expected)
     if cfg.store is None:
         wait_until_written(raw_folder)
@@ -68,7 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         fingerprint,
         make_codec(evaluation.codec, *visual_shape(checkpoint)),
         lambda: _CompressionWork(load, evaluation.num_tokens, checkpoint, raw),
-        instantiate(cfg.writing),
+        writing,
         cfg.trainer,
         wait=False,
     )
@@ -144,7 +145,8 @@ def compressed_fingerprints(
     cfg: DictConfig, checkpoint: Checkpoint, split: RetrievalSplit, codec: str
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
-    raw = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, cfg.writing.precision)
+    writing: Writing = instantiate(cfg.writing)
+    raw = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, writing.precision)
     return tuple(_compressed(checkpoint, one, codec) for one in raw)
 
 
@@ -193,4 +195,4 @@ def compressed_collection(
     rebuild = f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"
     store = open_store(folder, fingerprints, rebuild=rebuild)
     log.info("reading the compressed tokens of %s", folder)
-    return collection_of(source, split, backbone, store, cache_dir)
+    return collection_of(cfg, source, split, backbone, store)

@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from edje.config.ranks import own_rank
 from edje.errors import EdjeError
 
 TowerPrecision = Literal["fp32", "tf32", "bf16"]
@@ -65,6 +67,40 @@ def products_in(precision: TowerPrecision, device: torch.device) -> Iterator[Non
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def own_device(trainer: DictConfig) -> torch.device:
+    """The device on which this process of a run works; on the first one, where there is one only.
+
+    Raises:
+        EdjeError: this machine hasn't got it.
+    """
+    devices = devices_of(trainer)
+    return devices[own_rank() % len(devices)]
+
+
+def similarity_device(device: torch.device) -> torch.device:
+    """Where similarities are computed for work on a device: there, if it is CUDA's.
+
+    Others than CUDA and the CPU lack the sorting of 64-bit integers.
+    """
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+@contextmanager
+def moved(backbone: object, device: torch.device) -> Iterator[None]:
+    """A backbone on a device during the block, and back on the CPU, where others expect it."""
+    move_backbone(backbone, device)
+    try:
+        yield
+    finally:
+        move_backbone(backbone, torch.device("cpu"))
+
+
+def move_backbone(backbone: object, device: torch.device) -> None:
+    """Move a backbone, if it is a module: others have no device."""
+    if isinstance(backbone, nn.Module):
+        backbone.to(device)
 
 
 def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:

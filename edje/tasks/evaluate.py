@@ -1,7 +1,9 @@
 """Evaluate: first-stage candidates, reranked, as recall with intervals in the run folder."""
 
+import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from edje.tasks.compress import compressed_collection
 from edje.tasks.console import quiet_libraries, show
 from edje.tasks.devices import devices_of, make_current
 from edje.tasks.first_stage import restore_first_stage
+from edje.tasks.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.tasks.results import write_results
 from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
 from edje.tasks.trained import load_trained
@@ -58,6 +61,9 @@ def evaluate_checkpoint(
     if evaluation.num_tokens is not None:
         keep_first_tokens(checkpoint, evaluation.num_tokens)
     check_fit(checkpoint, backbone, cfg.score)
+    dev = None
+    if cfg.score == "sum" and not checkpoint.fusion:
+        dev = dev_to_fit_on(cfg, source, backbone, checkpoint)
     restore_first_stage(backbone, checkpoint.first_stage)
     collection = compressed_collection(
         cfg, source, backbone, checkpoint, evaluation
@@ -66,6 +72,11 @@ def evaluate_checkpoint(
     reranked, codec, pairs_per_second = rerank_collection(
         checkpoint, backbone, collection, evaluation, devices=devices
     )
+    if dev is not None:
+        honest = copy.copy(evaluation)
+        honest.shuffle_tokens = False  # as at the end of a training run
+        sums = fitted_sums(checkpoint, backbone, dev, honest, devices)
+        checkpoint = replace(checkpoint, fusion=sums)
     if cfg.score == "sum":
         reranked = {
             direction: fusion_of(checkpoint, direction)(lists)
@@ -142,13 +153,6 @@ def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
         raise EdjeError(
             "score=residual: the checkpoint was trained without a residual of the first-stage "
             "score. Use score=joint or score=sum, or train with score=residual."
-        )
-    if score == "sum" and not checkpoint.fusion:
-        tokens = checkpoint.model.adapter.num_tokens
-        raise EdjeError(
-            f"score=sum: the checkpoint has no weight fitted with {tokens} tokens (it has one for "
-            "each of its budgets if its run held back dev images). Train with data.dev_images > 0, "
-            "evaluate with a budget's number of tokens, or use score=joint."
         )
 
 

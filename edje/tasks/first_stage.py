@@ -2,20 +2,20 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
-from edje.durable import new_file
-from edje.models.edje import EDJE
-from edje.records import DIRECTIONS
+from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
+from edje.tasks.kept import kept
+from edje.tokens.matrix_file import rows_at_once
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,6 @@ class FittedProjections(Protocol):
         ...
 
 
-STATISTICS_POOL = 100  # candidates per training query whose scores fix mean and deviation
-
-
 def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> None:
     """Give an aligned backbone its projections: from the cache, or fitted now on `train`.
 
@@ -59,15 +56,15 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
     facts += [f"seed {seed}", *(item.caption_id for item in train.split.captions), *train.texts]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     path = cache_dir / f"{train.split.dataset}-train" / f"aligned-{digest}.safetensors"
-    if path.is_file():
-        backbone.load_first_stage_state(load_file(path))
-        return
-    report = backbone.fit(
-        train.image_features, train.text_features, train.image_of_caption, seed=seed
-    )
-    log.info("fitted the first stage: %s", report)
-    with new_file(path) as temporary:
-        save_file(backbone.first_stage_state(), temporary)
+
+    def fitted() -> dict[str, Tensor]:
+        report = backbone.fit(
+            train.image_features, train.text_features, train.image_of_caption, seed=seed
+        )
+        log.info("fitted the first stage: %s", report)
+        return backbone.first_stage_state()
+
+    backbone.load_first_stage_state(kept(path, fitted))
 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -85,21 +82,44 @@ def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
 def embeddings(
     backbone: Backbone, collection: Collection
 ) -> tuple[Float[Tensor, "images embedding"], Float[Tensor, "captions embedding"]]:
-    """L2-normalised first-stage embeddings of a collection's images and captions."""
-    return (
-        backbone.project_images(collection.image_features).float().clone(),
-        backbone.project_texts(collection.text_features).float().clone(),
+    """L2-normalised first-stage embeddings of a collection's images and captions.
+
+    What is made of them in between takes memory for a chunk of them only.
+    """
+    features, width = collection.image_features, backbone.embedding_width
+    images = torch.empty(len(features), width)
+    for rows in torch.arange(len(features)).split(rows_at_once(features.shape[1])):
+        images[rows] = backbone.project_images(features[rows]).float()
+    del features
+    captions = torch.empty(len(collection.text_rows), width)
+    done = 0
+    for features in collection.text_chunks():
+        captions[done : done + len(features)] = backbone.project_texts(features).float()
+        done += len(features)
+    return images, captions
+
+
+def first_stage_lists(
+    backbone: Backbone,
+    collection: Collection,
+    k: int,
+    directions: Sequence[Direction] = DIRECTIONS,
+    *,
+    device: torch.device,
+) -> list[CandidateList]:
+    """The first stage's lists of each direction, found on a device and given on the CPU."""
+    images, captions, owner = (
+        tensor.to(device)
+        for tensor in (*embeddings(backbone, collection), collection.image_of_caption)
     )
-
-
-def fix_statistics(
-    model: EDJE, image_embeddings: Tensor, text_embeddings: Tensor, image_of_caption: Tensor
-) -> None:
-    """Mean and deviation of the training lists' first-stage scores, kept in the model."""
-    for direction in DIRECTIONS:
-        lists = candidate_lists(
-            image_embeddings, text_embeddings, image_of_caption, direction, STATISTICS_POOL
+    found = (candidate_lists(images, captions, owner, direction, k) for direction in directions)
+    return [
+        CandidateList(
+            one.direction,
+            one.candidates.cpu(),
+            one.scores.cpu(),
+            one.relevant.cpu(),
+            one.num_relevant.cpu(),
         )
-        model.set_first_stage_statistics(
-            direction, lists.scores.mean().item(), lists.scores.std().item()
-        )
+        for one in found
+    ]

@@ -1,20 +1,18 @@
 """Mining over the whole training set: what the loader's neighbours are drawn from."""
 
-import hashlib
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.pretrained import weights_digest
 from edje.backbones.protocol import Backbone
 from edje.data.datamodule import caption_keys
-from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.device_cells import near
@@ -24,7 +22,8 @@ from edje.records import CandidateList
 from edje.retrieval.mining import hardest_by_scores, similar_images
 from edje.retrieval.rerank import rerank
 from edje.tasks.collection import Collection
-from edje.tasks.devices import devices_of, make_current
+from edje.tasks.devices import make_current, own_device, similarity_device
+from edje.tasks.kept import Facts, kept
 from edje.tasks.scoring import Evaluation, visual_shape
 from edje.tasks.trained import load_trained
 from edje.tasks.visual_tokens import visual_tokens
@@ -60,12 +59,7 @@ def mined_images(
     miner = None if cfg.miner is None else load_trained(cfg, "miner", backbone)
     digest = lists_digest(cfg, train, images, captions, miner)
     path = Path(cfg.cache_dir) / f"{train.split.dataset}-train" / f"mined-{digest}.safetensors"
-    if path.is_file():
-        return load_file(path)["similar"]
-    mined = mine(cfg, train, images, captions, miner)
-    with new_file(path) as temporary:
-        save_file({"similar": mined}, temporary)
-    return mined
+    return kept(path, lambda: {"similar": mine(cfg, train, images, captions, miner)})["similar"]
 
 
 def mine(
@@ -76,9 +70,19 @@ def mine(
     margin = None if margin is None else float(margin)
     owner = train.image_of_caption
     keys = None if margin is None else caption_keys(train.texts)
+    device = own_device(cfg.trainer)
+    place = similarity_device(device)
+    first_stage = partial(
+        similar_images,
+        images.to(place),
+        captions.to(place),
+        owner.to(place),
+        caption_keys=None if keys is None else keys.to(place),
+    )
     if miner is None:
-        return similar_images(images, captions, owner, pool, margin=margin, caption_keys=keys)
-    found = similar_images(images, captions, owner, MINER_POOL * pool, caption_keys=keys)
+        return first_stage(pool, margin=margin).cpu()
+    found = first_stage(MINER_POOL * pool).cpu()
+    del first_stage
     listed = torch.cat([owner[:, None], found[owner]], dim=1)  # its own image first
     cosines = torch.cat(
         [
@@ -87,8 +91,7 @@ def mine(
         ]
     )
     evaluation: Evaluation = instantiate(cfg.evaluation)
-    device = make_current(devices_of(cfg.trainer)[0])
-    model = miner.model.to(device)
+    model = miner.model.to(make_current(device))
     codec = make_codec(evaluation.codec, *visual_shape(miner))
     text = tokenize(miner.language_model.tokenizer, train.texts)
     first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
@@ -108,13 +111,12 @@ def lists_digest(
     cfg: DictConfig, train: Collection, images: Tensor, captions: Tensor, miner: Checkpoint | None
 ) -> str:
     """A hash of what the lists depend on."""
-    facts = hashlib.sha256()
-    for embedded in (images, captions):
-        facts.update(embedded.contiguous().numpy().tobytes())
-    facts.update(train.image_of_caption.numpy().tobytes())
-    facts.update("\n".join(train.texts).encode())
+    facts = Facts()
+    for tensor in (images, captions, train.image_of_caption):
+        facts.tensor(tensor)
+    facts.text("\n".join(train.texts))
     chosen = [cfg.loader.mined_pool, cfg.loader.mined_margin]
     if miner is not None:
         chosen += [weights_digest(miner.model), cfg.evaluation.codec, cfg.evaluation.precision]
-    facts.update(str(chosen).encode())
-    return facts.hexdigest()[:12]
+    facts.text(str(chosen))
+    return str(facts)

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from jaxtyping import Float
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.data.batches import each_tensor, sent
@@ -17,6 +17,7 @@ from edje.data.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.inference.checkpoint import Checkpoint
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.tasks.collection import Collection, cached_collection
+from edje.tasks.devices import move_backbone
 from edje.tasks.first_stage import embeddings
 
 
@@ -71,7 +72,7 @@ class FrozenEncoder:
     ) -> EncodedPairs:
         """Tokens, words and both embeddings of a batch; its captions are clean already."""
         backbone, device = self.backbone, pixels.device
-        self._move_to(device)
+        move_backbone(backbone, device)
         encoding = backbone.encode_images(pixels)
         features = backbone.encode_texts(texts)
         words = tokenize(self.tokenizer, texts, MAX_TRAINING_TOKENS)
@@ -89,8 +90,4 @@ class FrozenEncoder:
 
     def release(self) -> None:
         """Bring the backbone back to where the caching of stores expects it."""
-        self._move_to(torch.device("cpu"))
-
-    def _move_to(self, device: torch.device) -> None:
-        if isinstance(self.backbone, nn.Module):
-            self.backbone.to(device)
+        move_backbone(self.backbone, torch.device("cpu"))

@@ -11,12 +11,12 @@ from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
 from edje.ranges import NonNegativeInt, PositiveInt
-from edje.records import DIRECTIONS, Direction
-from edje.retrieval.candidates import candidate_lists
+from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tasks.collection import Collection
-from edje.tasks.first_stage import embeddings
+from edje.tasks.devices import similarity_device
+from edje.tasks.first_stage import first_stage_lists
 from edje.tasks.shares import Scoring, score, scored_in_shares
 from edje.tasks.visual_tokens import visual_tokens
 from edje.tokens.codec import Codec, CodecName, make_codec
@@ -84,23 +84,24 @@ def rerank_collection(
     evaluation: Evaluation,
     *,
     directions: Sequence[Direction] = DIRECTIONS,
+    first: Sequence[CandidateList] | None = None,
     stride: int = 1,
     devices: Sequence[torch.device] = (),
 ) -> tuple[dict[Direction, RerankedList], Codec, float]:
     """Candidates of both directions with their joint scores, the codec, and pairs per second.
 
+    `first` holds the first stage's lists of the directions, where they are known already.
     The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
     every so many-th query only, against the whole gallery. Of several `devices` each has its
     share of the queries, where there are pairs enough; else the model's own has all.
     """
     model = checkpoint.model
     codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
-    images, captions = embeddings(backbone, collection)
-    owners = collection.image_of_caption
-    lists = [
-        candidate_lists(images, captions, owners, direction, evaluation.candidates)
-        for direction in directions
-    ]
+    if first is None:
+        device = similarity_device(next(model.parameters()).device)
+        first = first_stage_lists(
+            backbone, collection, evaluation.candidates, directions, device=device
+        )
     # Several processes share a file or a store, not memory.
     with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
         if evaluation.shuffle_tokens:
@@ -111,7 +112,7 @@ def rerank_collection(
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
             evaluation.precision,
             evaluation.batch_size,
-            lists,
+            first,
             stride,
             evaluation.compile,
         )

@@ -3,8 +3,8 @@
 import logging
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -23,7 +23,6 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
     Checkpoint,
-    budget_mark,
     build_reranker,
     checkpoint_fields,
     load_checkpoint,
@@ -31,17 +30,25 @@ from edje.inference.checkpoint import (
     warm_start,
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
+from edje.records import CandidateList
 from edje.tasks.canonical import canonical_start
 from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_fingerprints
 from edje.tasks.console import quiet_libraries
-from edje.tasks.devices import devices_of
+from edje.tasks.devices import devices_of, make_current, own_device, similarity_device
 from edje.tasks.finding import find_store, open_store
-from edje.tasks.first_stage import align, embeddings, first_stage_state, fix_statistics
+from edje.tasks.first_stage import (
+    align,
+    embeddings,
+    first_stage_lists,
+    first_stage_state,
+)
+from edje.tasks.fitted_sum import fitted_sums
 from edje.tasks.mining import mined_images
 from edje.tasks.pretrain import Feed, streamed_feed
 from edje.tasks.ranks import fit
-from edje.tasks.scoring import Evaluation, fusion_weights, rerank_collection
+from edje.tasks.scoring import Evaluation, rerank_collection
+from edje.tasks.statistics import fix_statistics
 from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
 from edje.tasks.trainer import check_training, make_trainer, run_logger
 from edje.tokens.manifest import STORE_FILE
@@ -145,11 +152,16 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         feed = cached_feed(cfg, source, backbone, evaluation)
     start = replace(start, first_stage=first_stage_state(backbone))
     if feed.first_stage is not None:
-        fix_statistics(start.model, *feed.first_stage)
+        known = feed.train or feed.dev
+        assert known is not None
+        folder_of = Path(cfg.cache_dir) / f"{known.split.dataset}-{known.split.name}"
+        device = similarity_device(own_device(cfg.trainer))
+        fix_statistics(start.model, *feed.first_stage, folder_of, device)
     if cfg.initial in STARTS:
         assert feed.train is not None  # check_choices
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
-            canonical_start(start, feed.train, cfg.seed if cfg.initial == "contrastive" else None)
+            seed = cfg.seed if cfg.initial == "contrastive" else None
+            canonical_start(start, feed.train, seed, own_device(cfg.trainer))
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
@@ -172,7 +184,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         )
     if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
         return None
-    return finish(start, backbone, feed.dev, evaluation, checkpoints)
+    return finish(cfg, start, backbone, feed.dev, evaluation, checkpoints)
 
 
 def progress(cfg: DictConfig) -> list[L.Callback]:
@@ -275,9 +287,20 @@ def development_score(
     """A callback that keeps the weights of best t2i recall@1 on dev."""
     from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
+    @cache
+    def first() -> list[CandidateList]:  # they are the same each time
+        device = similarity_device(next(current.model.parameters()).device)
+        return first_stage_lists(backbone, dev, evaluation.candidates, ("t2i",), device=device)
+
     def score() -> float:
         reranked, *_ = rerank_collection(
-            current, backbone, dev, evaluation, directions=("t2i",), stride=DEV_STRIDE
+            current,
+            backbone,
+            dev,
+            evaluation,
+            directions=("t2i",),
+            first=first(),
+            stride=DEV_STRIDE,
         )
         lists = reranked["t2i"]
         return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
@@ -289,35 +312,25 @@ def development_score(
 
 
 def finish(
+    cfg: DictConfig,
     trained: Checkpoint,
     backbone: Backbone,
     dev: Collection | None,
     evaluation: Evaluation,
     checkpoints: Path,
 ) -> Checkpoint:
-    """Write model.ckpt: the best weights on dev or else the last, with the fitted sums."""
+    """Write model.ckpt: the best weights on dev or else the last; for score=sum its weights too."""
     best = checkpoints / "best.ckpt"
     if best.is_file():
         trained = load_checkpoint(best)
     trained.model.eval()
-    if dev is not None:
-        trained = replace(trained, fusion=fitted_sums(trained, backbone, dev, evaluation))
+    if dev is not None and cfg.score == "sum":
+        devices = devices_of(cfg.trainer)
+        trained.model.to(make_current(devices[0]))  # Lightning took it back to the CPU
+        sums = fitted_sums(trained, backbone, dev, evaluation, devices)
+        trained = replace(trained, fusion=sums)
+        trained.model.cpu()
     save_checkpoint(trained, checkpoints / "model.ckpt")
     if best.is_file():
         shutil.copyfile(checkpoints / "model.ckpt", best)
     return trained
-
-
-def fitted_sums(
-    trained: Checkpoint, backbone: Backbone, dev: Collection, evaluation: Evaluation
-) -> dict[str, float]:
-    """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets."""
-    adapter: Any = trained.model.adapter
-    every = int(adapter.num_tokens)
-    fitted: dict[str, float] = {}
-    for count in sorted({*(getattr(adapter, "budgets", None) or ()), every}):
-        adapter.num_tokens = count
-        lists, *_ = rerank_collection(trained, backbone, dev, evaluation)
-        mark = "" if count == every else budget_mark(count)
-        fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
-    return fitted

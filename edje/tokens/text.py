@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Float32, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from edje.durable import replace_file, writing_to
+from edje.durable import force_to_disk, replace_file, temporary_path, writing_to
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.matrix_file import MappedMatrix, rows_at_once
 from edje.tokens.store import REBUILD
 
 TABLE_FILE = "table.json"  # written last: names the matrix file, its checksum and the ids
@@ -23,10 +24,15 @@ TABLE_FILE = "table.json"  # written last: names the matrix file, its checksum a
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Ids and their embeddings, row by row."""
+    """Ids and their embeddings, row by row; these stay in their file."""
 
     ids: tuple[str, ...]
-    matrix: Float32[Tensor, "ids width"]
+    embeddings: MappedMatrix
+
+    @property
+    def matrix(self) -> Float32[Tensor, "ids width"]:
+        """All embeddings, mapped: what is read of them stays in memory with it."""
+        return self.embeddings.whole
 
     @classmethod
     def write(
@@ -42,25 +48,11 @@ class EmbeddingTable:
             EdjeError: the folder can't be written.
             ValueError: there are not as many ids as rows, or an id comes twice.
         """
-        folder = Path(folder)
-        if len(ids) != len(matrix) or len(set(ids)) != len(ids):
+        if len(ids) != len(matrix):
             raise ValueError(f"{len(ids)} ids ({len(set(ids))} unique) for {len(matrix)} rows")
-        content = save({"matrix": matrix.detach().to("cpu", torch.float32).contiguous()})
-        checksum = hashlib.sha256(content).hexdigest()
-        name = f"matrix-{checksum[:12]}.safetensors"
-        table = {
-            "fingerprint": dict(fingerprint.fields),
-            "file": name,
-            "sha256": checksum,
-            "ids": list(ids),
-        }
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / name, content)
-            replace_file(folder / TABLE_FILE, json.dumps(table, indent=1, sort_keys=True).encode())
-            for old in folder.glob("matrix-*.safetensors"):
-                if old.name != name:
-                    old.unlink(missing_ok=True)
+        matrix = matrix.detach()
+        width = matrix.shape[1]
+        write_chunks(Path(folder), fingerprint, ids, width, matrix.split(rows_at_once(width)))
 
     @classmethod
     def open(
@@ -70,7 +62,7 @@ class EmbeddingTable:
         *,
         rebuild: str = REBUILD,
     ) -> "EmbeddingTable":
-        """Read a table whole, checksum included.
+        """Open a table, its whole checksum compared; the embeddings are mapped into memory.
 
         Raises:
             EdjeError: there is none, it is damaged, or it holds other embeddings than expected.
@@ -80,8 +72,8 @@ class EmbeddingTable:
             table = json.loads((folder / TABLE_FILE).read_bytes())
             fingerprint = Fingerprint(table["fingerprint"])
             differences = fingerprint.differences(expect) if expect else []
-            content = b"" if differences else (folder / table["file"]).read_bytes()
-            checksum, ids = table["sha256"], tuple(table["ids"])
+            checksum, ids, file = table["sha256"], tuple(table["ids"]), folder / table["file"]
+            found = "" if differences else _sha256(file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise EdjeError(
                 f"no whole embedding table at {folder} ({error}). Build it with: {rebuild}."
@@ -93,11 +85,11 @@ class EmbeddingTable:
                 f"the embedding table {folder} holds other embeddings than this run needs: "
                 f"{'; '.join(differences)}. Build the right one with: {rebuild}."
             )
-        if hashlib.sha256(content).hexdigest() != checksum:
-            raise _damaged(folder, f"{table['file']} has changed", rebuild)
+        if found != checksum:
+            raise _damaged(folder, f"{file.name} has changed", rebuild)
         try:
-            matrix = load(content)["matrix"]
-        except (KeyError, SafetensorError) as error:
+            matrix = _mapped(file)
+        except (KeyError, ValueError, SafetensorError) as error:
             raise _damaged(folder, str(error), rebuild) from error
         if len(matrix) != len(ids):
             raise _damaged(folder, f"{len(ids):,} ids for {len(matrix):,} rows", rebuild)
@@ -120,6 +112,82 @@ class EmbeddingTable:
     @cached_property
     def _row_of_id(self) -> dict[str, int]:
         return {key: row for row, key in enumerate(self.ids)}
+
+
+def write_chunks(
+    folder: Path,
+    fingerprint: Fingerprint,
+    ids: Sequence[str],
+    width: int,
+    chunks: Iterable[Float32[Tensor, "some width"]],
+) -> None:
+    """Write a table whose embeddings come in chunks, one behind the other.
+
+    Raises:
+        EdjeError: the folder can't be written.
+        ValueError: an id comes twice.
+    """
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{len(ids)} ids ({len(set(ids))} unique) for {len(ids)} rows")
+    digest = hashlib.sha256()
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(folder / "matrix.safetensors")
+        with _removed_at_the_end(temporary):
+            with temporary.open("wb") as file:
+                for part in _safetensors(len(ids), width, chunks):
+                    digest.update(part)
+                    file.write(part)
+            force_to_disk(temporary)
+            checksum = digest.hexdigest()
+            name = f"matrix-{checksum[:12]}.safetensors"
+            temporary.replace(folder / name)
+        table = {
+            "fingerprint": dict(fingerprint.fields),
+            "file": name,
+            "sha256": checksum,
+            "ids": list(ids),
+        }
+        replace_file(folder / TABLE_FILE, json.dumps(table, indent=1, sort_keys=True).encode())
+        for old in folder.glob("matrix-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+
+
+@contextmanager
+def _removed_at_the_end(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _safetensors(rows: int, width: int, chunks: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of `safetensors.torch.save({"matrix": …})`, which wants all of it in memory."""
+    about = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
+    header = json.dumps({"matrix": about}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for chunk in filter(len, chunks):
+        yield chunk.to("cpu", torch.float32).contiguous().numpy().data.cast("B")
+
+
+def _mapped(path: Path) -> MappedMatrix:
+    """The matrix of a file that safetensors finds sound."""
+    with safe_open(path, framework="pt") as file:
+        matrix = file.get_slice("matrix")
+        shape, dtype = matrix.get_shape(), matrix.get_dtype()
+    if dtype != "F32" or len(shape) != 2:
+        raise ValueError(f"{path.name} holds {dtype} of shape {shape}, expected F32 of two axes")
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        begin, _ = json.loads(stream.read(length))["matrix"]["data_offsets"]
+    return MappedMatrix(path, 8 + length + begin, *shape)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path, problem: str, rebuild: str) -> EdjeError:

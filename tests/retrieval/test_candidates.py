@@ -3,6 +3,7 @@ import torch
 
 from edje.errors import EdjeError
 from edje.retrieval.candidates import candidate_lists, first_stage_candidates
+from edje.retrieval.exact import exact_products, similarities
 
 IMAGES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
 # Captions 0 and 1 belong to image 0, caption 2 to image 1, caption 3 to image 2.
@@ -83,3 +84,83 @@ def test_similarities_that_are_not_finite_are_refused():
 def test_an_empty_pool_is_refused():
     with pytest.raises(EdjeError, match="k=0"):
         candidate_lists(IMAGES, CAPTIONS, IMAGE_OF_CAPTION, "t2i", 0)
+
+
+def best_of_the_whole_matrix(images, captions, owner, direction, k):
+    """The plain way, query by query: by score, irrelevant before relevant, then by row."""
+    queries, gallery = (captions, images) if direction == "t2i" else (images, captions)
+    of_query, of_candidate = torch.arange(len(images)), owner
+    if direction == "t2i":
+        of_query, of_candidate = owner, torch.arange(len(images))
+    scores = (queries @ gallery.T).tolist()
+    listed = []
+    for row, image in zip(scores, of_query.tolist(), strict=True):
+        relevant = (of_candidate == image).tolist()
+        order = sorted(range(len(row)), key=lambda c: (-row[c], relevant[c], c))[:k]
+        listed.append(([row[c] for c in order], [relevant[c] for c in order], order))
+    return listed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lists_from_blocks_of_the_gallery_are_those_of_the_whole_matrix_ties_included(seed):
+    draws = torch.Generator().manual_seed(seed)
+    # Few different numbers, negative ones and both zeros among them: most similarities tie.
+    images, captions = (torch.randint(-1, 2, (n, 2), generator=draws).float() for n in (13, 40))
+    images[0] = -0.0
+    owner = torch.randint(13, (40,), generator=draws)
+    for direction in ("t2i", "i2t"):
+        for k in (1, 4, 13, 50):
+            expected = best_of_the_whole_matrix(images, captions, owner, direction, k)
+            for block in (1, 3, 7, 1000):
+                lists = candidate_lists(images, captions, owner, direction, k, chunk=6, block=block)
+                found = zip(
+                    lists.scores.tolist(),
+                    lists.relevant.tolist(),
+                    lists.candidates.tolist(),
+                    strict=True,
+                )
+                assert list(found) == expected
+
+
+def test_scores_are_the_similarities_to_the_last_bit():
+    draws = torch.Generator().manual_seed(0)
+    images, captions = (torch.randn(n, 8, generator=draws) for n in (9, 30))
+    lists = candidate_lists(images, captions, torch.arange(30) % 9, "i2t", 30)
+    assert torch.equal(lists.scores, (images @ captions.T).gather(1, lists.candidates))
+
+
+def test_a_similarity_that_is_not_finite_is_found_in_whichever_block_it_is():
+    broken = CAPTIONS.clone()
+    broken[3] = torch.inf
+    with pytest.raises(EdjeError, match=r"i2t.* not finite for 3 of 3"):
+        candidate_lists(IMAGES, broken, IMAGE_OF_CAPTION, "i2t", 1, block=1)
+
+
+def test_memory_does_not_grow_with_the_gallery(monkeypatch):
+    widths = []
+
+    def watched(queries, gallery):
+        widths.append(len(queries) * len(gallery) * 4)
+        return queries @ gallery.T
+
+    monkeypatch.setattr("edje.retrieval.candidates.similarities", watched)
+    owner = torch.arange(40_000)
+    candidate_lists(torch.ones(40_000, 1), torch.ones(40_000, 1)[:1100], owner[:1100], "t2i", 2)
+    assert max(widths) == 64 << 20 and len(widths) == 2 * 3
+
+
+def test_similarities_are_in_full_float32_whatever_a_run_allows():
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for allowed in ("tf32", "ieee"):
+            for backend in backends:
+                backend.fp32_precision = allowed
+            with exact_products():
+                assert [backend.fp32_precision for backend in backends] == ["ieee"] * 2
+            assert [backend.fp32_precision for backend in backends] == [allowed] * 2
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+    with torch.autocast("cpu", torch.bfloat16):
+        assert similarities(IMAGES.half(), CAPTIONS.half()).dtype == torch.float32

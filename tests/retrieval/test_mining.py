@@ -88,3 +88,18 @@ def test_a_reranker_s_scores_reorder_the_candidates_and_drop_those_above_the_own
     assert free.tolist() == [[2, 1], [3, 2]]
     kept = hardest_by_scores(candidates, scores, own, owner, 2, margin=0.1)
     assert kept.tolist() == [[1, 3], [2, 0]]
+
+
+def test_as_many_captions_are_compared_at_a_time_as_make_64_mb(monkeypatch):
+    sizes = []
+
+    def watched(queries, gallery):
+        sizes.append(4 * len(queries) * len(gallery))
+        return queries @ gallery.T
+
+    monkeypatch.setattr("edje.retrieval.mining.similarities", watched)
+    images = plane(*torch.linspace(0, 90, 400).tolist())
+    whole = similar_images(images, images, torch.arange(400), 2)
+    monkeypatch.setattr("edje.retrieval.mining.SIMILARITY_BYTES", 40_000)
+    assert torch.equal(similar_images(images, images, torch.arange(400), 2), whole)
+    assert sizes == [4 * 400 * 400, *[40_000] * 16]

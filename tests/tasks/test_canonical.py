@@ -36,8 +36,8 @@ class Store:
     def __init__(self, tokens):
         self.tokens = tokens
 
-    def read(self, rows):
-        return self.tokens[rows]
+    def read(self, rows, *, device="cpu"):
+        return self.tokens[rows].to(device)
 
 
 def collection(start: Checkpoint, images: int = 60):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny import tiny_checkpoint
 
 from edje.errors import EdjeError
-from edje.tasks import benchmark, evaluate, mining, shares
-from edje.tasks.devices import devices_of, make_current
+from edje.tasks import benchmark, evaluate, mining, shares, train
+from edje.tasks.devices import devices_of, make_current, moved, own_device, similarity_device
 from edje.tasks.encoding import Encoding
 
 CPU = torch.device("cpu")
@@ -133,6 +134,7 @@ def test_a_miner_takes_the_trainer_s(four_gpus, monkeypatch):
             "trainer": {"accelerator": "gpu", "devices": [2]},
         }
     )
+    monkeypatch.setattr(mining, "similarity_device", lambda device: torch.device("cpu"))
     with pytest.raises(Looked, match="cuda:2"):
         mining.mine(cfg, Train(), torch.eye(3), torch.eye(3), Miner())
 
@@ -154,3 +156,51 @@ def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
     cfg |= {"trainer": {"accelerator": "gpu", "devices": [2, 3]}}
     with pytest.raises(Looked, match="cuda:2"):
         evaluate.evaluate_checkpoint(OmegaConf.create(cfg), tmp_path, Checkpoint(), None)
+
+
+def test_captions_similarities_and_sums_take_the_trainer_s(four_gpus, monkeypatch):
+    trainer = OmegaConf.create({"accelerator": "gpu", "devices": [2, 3]})
+    assert own_device(trainer) == torch.device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(trainer) == torch.device("cuda:3")
+    assert similarity_device(own_device(trainer)) == torch.device("cuda:3")
+    for other in ("cpu", "mps"):
+        assert similarity_device(torch.device(other)) == torch.device("cpu")
+
+
+def test_a_backbone_is_back_on_the_cpu_whatever_happens():
+    places = []
+
+    class Backbone(torch.nn.Module):
+        def to(self, device):
+            places.append(device.type)
+
+    with pytest.raises(Looked), moved(Backbone(), torch.device("meta")):
+        assert places == ["meta"]
+        look(torch.device("meta"))
+    assert places == ["meta", "cpu"]
+    with moved(object(), torch.device("meta")):  # one without weights has no place
+        pass
+
+
+def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
+    four_gpus, monkeypatch, tmp_path
+):
+    trained = tiny_checkpoint()
+    moves, asked, dev = [], [], object()
+    monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
+    monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
+
+    def fitted(*given):
+        asked.append(given[-1])
+        return {"t2i.weight": 1.0}
+
+    monkeypatch.setattr(train, "fitted_sums", fitted)
+    cfg = OmegaConf.create({"score": "sum", "trainer": {"accelerator": "gpu", "devices": [2, 3]}})
+    done = train.finish(cfg, trained, None, dev, None, tmp_path)
+    assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
+    assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
+    for score in ("joint", "residual"):
+        cfg.score = score
+        assert train.finish(cfg, trained, None, dev, None, tmp_path).fusion == {}
+    assert len(asked) == 1

@@ -150,11 +150,14 @@ def test_a_miner_of_another_backbone_is_refused(stage, root, pretrained, tmp_pat
         )
 
 
-def test_the_first_stage_s_statistics_are_this_run_s_own(stage, pretrained, tmp_path):
+def test_the_first_stage_s_statistics_are_this_run_s_own(stage, root, pretrained, tmp_path):
     """Those of the weights it starts from belong to other data."""
     start = load_checkpoint(pretrained)
-    own = start.model.first_stage_mean.clone(), start.model.first_stage_deviation.clone()
-    assert start.model.has_first_stage_statistics
+    assert not start.model.has_first_stage_statistics  # score=joint reads none
+    assert not list(root.glob("cache/*/statistics-*"))
+    alone = load_checkpoint(stage("pretrain_residual", "score=residual")).model
+    (kept,) = root.glob("cache/folder-train/statistics-*.safetensors")
+    written = kept.stat().st_mtime_ns
     for direction in DIRECTIONS:
         start.model.set_first_stage_statistics(direction, 7.0, 3.0)
     save_checkpoint(start, tmp_path / "elsewhere.ckpt")
@@ -163,8 +166,10 @@ def test_the_first_stage_s_statistics_are_this_run_s_own(stage, pretrained, tmp_
     )
     assert "fresh: residual\n" in (folder / "logs" / "run.log").read_text()
     trained = load_checkpoint(folder).model
-    torch.testing.assert_close(trained.first_stage_mean, own[0])
-    torch.testing.assert_close(trained.first_stage_deviation, own[1])
+    torch.testing.assert_close(trained.first_stage_mean, alone.first_stage_mean)
+    torch.testing.assert_close(trained.first_stage_deviation, alone.first_stage_deviation)
+    assert trained.first_stage_mean.any() and (trained.first_stage_deviation != 1).all()
+    assert kept.stat().st_mtime_ns == written  # computed once
 
 
 def test_weights_of_another_backbone_or_layer_are_no_start(stage, pretrained, tmp_path):

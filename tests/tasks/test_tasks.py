@@ -21,6 +21,7 @@ from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
+from edje.tasks import evaluate, fitted_sum, scoring
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,8 @@ def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world,
 
 
 def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
-    run(with_changes(world, "adapter.budgets=[2,4]", f"hydra.run.dir={root / 'nested'}"))
+    nested = with_changes(world, "adapter.budgets=[2,4]", "score=sum")
+    run(with_changes(nested, f"hydra.run.dir={root / 'nested'}"))
     few = [
         "task=evaluate",
         "evaluation.num_tokens=2",
@@ -199,7 +201,7 @@ def test_the_tasks_work_on_their_own_and_evaluating_needs_no_training_data(tmp_p
     run(with_changes(overrides, "task=cache", f"hydra.run.dir={tmp_path / 'cached'}"))
     report = json.loads((tmp_path / "cached" / "first_stage.json").read_text())
     assert report["split"] == "dev" and 0 <= report["recall"]["t2i"]["recall@1"] <= 100
-    run(with_changes(overrides, "task=train", f"hydra.run.dir={tmp_path / 'trained'}"))
+    run(with_changes(overrides, "task=train", "score=sum", f"hydra.run.dir={tmp_path / 'trained'}"))
     assert not (tmp_path / "trained" / "metrics.json").exists()
 
     elsewhere = tmp_path / "elsewhere"
@@ -236,6 +238,37 @@ def test_the_tasks_work_on_their_own_and_evaluating_needs_no_training_data(tmp_p
         ]
     )
     assert json.loads((tmp_path / "summed" / "metrics.json").read_text())["score"] == "sum"
+
+
+def test_a_run_of_another_score_gets_the_weights_of_a_sum_where_its_cache_is(
+    world, root, tmp_path, monkeypatch
+):
+    """The same ones that training with score=sum ends with."""
+    asked = []
+
+    def watched(*arguments, devices=(), **more):
+        asked.append(tuple(devices))
+        return scoring.rerank_collection(*arguments, devices=devices, **more)
+
+    for module in (fitted_sum, evaluate):
+        monkeypatch.setattr(module, "rerank_collection", watched)
+    run(with_changes(world, "score=sum", f"hydra.run.dir={tmp_path / 'sum'}"))
+    assert asked == [(torch.device("cpu"),)] * 2
+    weights = load_checkpoint(tmp_path / "sum").fusion
+    assert len(weights) == 2 * 5 and not load_checkpoint(root / "run").fusion
+    later = ["task=evaluate", f"checkpoint={root / 'run'}", "score=sum"]
+    run([*later, f"hydra.run.dir={tmp_path / 'later'}"])
+    assert "its weights are fitted now" in (tmp_path / "later" / "logs" / "run.log").read_text()
+    lists = [pd.read_parquet(tmp_path / name / "candidates.parquet") for name in ("sum", "later")]
+    pd.testing.assert_frame_equal(*lists)
+    for changes, why in (
+        ([f"cache_dir={tmp_path / 'cache'}"], "images held back aren't in .*folder-train/raw-"),
+        (["data.dev_images=3"], "data is not its run's"),
+        (["data.name=other"], "data is not its run's"),
+    ):
+        with pytest.raises(EdjeError, match=rf"score=sum: .* fitted with 4 tokens, and .*{why}"):
+            run([*later, *changes, f"hydra.run.dir={tmp_path / changes[0][:8]}"])
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.clusters
