@@ -45,11 +45,10 @@ def make_data(root: Path, share: float = 1.0) -> None:
     with ProcessPoolExecutor() as pool:
         entries: list[dict] = []
         for (split, folder), (images, captions) in COUNTS.items():
-            images, captions = round(images * share), round(captions * share)
             (root / folder).mkdir(parents=True, exist_ok=True)
-            more = captions - 5 * images  # images with a sixth caption
+            more = round((captions - 5 * images) * share)  # images with a sixth caption
             draw = partial(_image, root, split, folder, more)
-            entries += pool.map(draw, range(images), chunksize=500)
+            entries += pool.map(draw, range(round(images * share)), chunksize=500)
     (root / "dataset_coco.json").write_text(json.dumps({"images": entries}))
 
 
