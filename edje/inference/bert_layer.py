@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edje.inference.attention import attend
-from edje.inference.dense import Dense
+from edje.inference.cpu.attention import attend
+from edje.inference.cpu.dense import Dense
 
 
 def is_bert_layer(layer: nn.Module) -> bool:

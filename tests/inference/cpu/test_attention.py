@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edje.inference import attention
-from edje.inference.attention import attend, prefers_products
+from edje.inference.cpu import attention
+from edje.inference.cpu.attention import attend, prefers_products
 
 CPU = torch.device("cpu")
 
