@@ -9,7 +9,7 @@ from torch import nn
 
 from edje.benchmark.entry import name_of_dtype
 from edje.benchmark.timing import Timing, timed_together
-from edje.inference.cpu.dense import Dense
+from edje.inference.cpu import Dense
 
 SIDE = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}

@@ -17,7 +17,7 @@ from edje.benchmark.peers import peer_entry
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
 from edje.errors import EdjeError
-from edje.inference.cpu.int8 import has_int8_products
+from edje.inference.cpu import has_int8_products
 
 log = logging.getLogger(__name__)
 BLIP = ("blip", "blip_vision")

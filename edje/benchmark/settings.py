@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from edje.errors import EdjeError
+from edje.inference.cpu import has_bf16_instructions
 from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
@@ -165,5 +166,4 @@ def has_bf16(device: torch.device) -> bool:
     """Whether matrix products in bf16 have instructions of their own on this device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in features and bool(torch.cpu._is_avx512_bf16_supported())
+    return has_bf16_instructions()

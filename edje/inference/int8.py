@@ -11,7 +11,7 @@ import torch
 from edje.errors import EdjeError
 from edje.inference.bert_layer import BertLayer
 from edje.inference.cls_encoder import BertClsEncoder
-from edje.inference.cpu.int8 import Int8Dense, Recorder, has_int8_products
+from edje.inference.cpu import Int8Dense, Recorder, has_int8_products
 from edje.models.joint_encoder import JointEncoder
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from edje.errors import EdjeError
 from edje.inference.batch_size import BatchSize
 from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
-from edje.inference.cpu.attention import prefers_products
+from edje.inference.cpu import prefers_products
 from edje.inference.int8 import int8_encoder
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE

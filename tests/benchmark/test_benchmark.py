@@ -24,7 +24,7 @@ from edje.benchmark.timing import Timing, timed_together
 from edje.cli import run
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
-from edje.inference.cpu.int8 import has_int8_products
+from edje.inference.cpu import has_int8_products
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.records import TextBatch
 

@@ -5,7 +5,7 @@ import torch
 
 from edje.errors import EdjeError
 from edje.inference import int8
-from edje.inference.cpu.int8 import Int8Dense, has_int8_products
+from edje.inference.cpu import Int8Dense, has_int8_products
 from edje.inference.scorer import StoredTokenScorer
 from tests.inference.test_scorer import all_pairs, collection, reranker_of
 

@@ -1,1 +1,26 @@
-"""Kernels for CPUs: attention, linear layers in float32 and bf16, linear layers in int8."""
+"""Kernels for CPUs: attention, linear layers in float32 and bf16, linear layers in int8.
+
+What lies outside of this folder uses these names alone. On other devices, and with a torch that
+lacks what they rest on (`operators`), `Dense` and `attention_for` are torch's own.
+"""
+
+from edje.inference.cpu.attention import attend, attention_for, prefers_products
+from edje.inference.cpu.dense import Dense
+from edje.inference.cpu.int8 import Int8Dense, Recorder
+from edje.inference.cpu.operators import (
+    has_bf16_instructions,
+    has_int8_products,
+    packed_products,
+)
+
+__all__ = [
+    "Dense",
+    "Int8Dense",
+    "Recorder",
+    "attend",
+    "attention_for",
+    "has_bf16_instructions",
+    "has_int8_products",
+    "packed_products",
+    "prefers_products",
+]

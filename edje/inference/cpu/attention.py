@@ -1,12 +1,67 @@
 """Attention without a mask, by the kernel that is fastest where it runs."""
 
+import logging
+import time
+from collections.abc import Callable
+from functools import cache, partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from edje.inference.cpu.operators import has_bf16_instructions
+from edje.inference.turns import best_seconds
+
+log = logging.getLogger(__name__)
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # query, key, value, heads
+
 PAIRS_AT_ONCE = 8  # whose scores stay in a core's second cache between the products
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
+TRIED = (2 * PAIRS_AT_ONCE, 83, 384)  # pairs, positions and width of the measurement: 64 tokens'
+TRIED_HEADS = 12
+TRIALS = 9
+CLEARLY = 1.15  # torch's kernel is the more exact one: the products must be this much faster
+
+
+def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
+    """The kernel for tensors of this kind; both give the same up to rounding."""
+    return attend_by_products if prefers_products(device, dtype) else attend
+
+
+def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether two batched products beat torch's own kernel: in bf16 on a CPU, where measured so."""
+    return (
+        device.type == "cpu"
+        and dtype == torch.bfloat16
+        and has_bf16_instructions()
+        and products_are_faster()
+    )
+
+
+@cache
+def products_are_faster() -> bool:
+    """What a short measurement says, once in a process: in one thread and by its CPU time.
+
+    So other work on the machine hardly moves it, and scores stay what they were. torch's kernel
+    makes a small product per head, block of rows and pair: half as fast without tiles (AMX), with
+    which it has products of its own.
+    """
+    parts = [torch.zeros(TRIED, dtype=torch.bfloat16, device="cpu") for _ in range(3)]
+    ways = [partial(way, *parts, TRIED_HEADS) for way in (attend_by_products, attend)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            ours, theirs = best_seconds(ways, torch.device("cpu"), time.thread_time, TRIALS)
+    finally:
+        torch.set_num_threads(threads)
+    log.info(
+        "attention in bf16: %.2f ms by two products, %.2f by torch's kernel",
+        1000 * ours,
+        1000 * theirs,
+    )
+    return CLEARLY * ours < theirs
 
 
 def attend(
@@ -15,31 +70,24 @@ def attend(
     value: Float[Tensor, "pairs sequence width"],
     heads: int,
 ) -> Float[Tensor, "pairs rows width"]:
-    """Softmax attention of all heads; every row attends to the whole sequence."""
-    if not prefers_products(query.device, query.dtype):
-        query, key, value = (_by_head(part, heads) for part in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    """Softmax attention of all heads by torch; every row attends to the whole sequence."""
+    query, key, value = (_by_head(part, heads) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def attend_by_products(
+    query: Float[Tensor, "pairs rows width"],
+    key: Float[Tensor, "pairs sequence width"],
+    value: Float[Tensor, "pairs sequence width"],
+    heads: int,
+) -> Float[Tensor, "pairs rows width"]:
+    """The same by a product, an exponential and a product, of a few pairs at a time."""
     mixed = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     parts = (part.split(PAIRS_AT_ONCE) for part in (query, key, value, mixed))
     for some in zip(*parts, strict=True):
         some_query, some_key, some_value, output = (_by_head(part, heads) for part in some)
         _attend_by_products(some_query, some_key, some_value, output)
     return mixed
-
-
-def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether two batched products beat torch's own kernel: in bf16 on a CPU without tiles.
-
-    There that kernel makes a small product per head, block of rows and pair. With tiles (AMX) it
-    has products of its own, which were not measured.
-    """
-    return (
-        device.type == "cpu"
-        and dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.cpu._is_avx512_bf16_supported())
-        and not torch.cpu._is_amx_tile_supported()
-    )
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:

@@ -5,50 +5,15 @@ score never depends on its neighbours; a factor per input channel moves a part o
 the weights (SmoothQuant, Xiao et al., 2023, with equal parts for both).
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from edje.inference.cpu import operators
 from edje.inference.cpu.dense import Dense, is_exact_gelu
+from edje.inference.cpu.operators import LARGEST_CODE, LARGEST_UNSIGNED, Output
 
 SMALLEST = 1e-5  # of a channel's factor: one that is 0 on all examples may not be so later
-LARGEST_CODE = 127
 MIDDLE = 128  # of unsigned codes; oneDNN multiplies signed inputs without its fast kernels
-
-
-@cache
-def has_int8_products() -> bool:
-    """Whether torch has oneDNN's linear layer in int8, and this processor computes it exactly.
-
-    It is an operator of torch's compiler. Without the instructions for it (VNNI) oneDNN may add
-    pairs of products up in 16 bits, where large ones saturate.
-    """
-    needed = ("qlinear_prepack", "qlinear_pointwise")
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if not all(hasattr(torch.ops.onednn, name) for name in needed):
-        return False
-    width = 64
-    largest = torch.full((width, width), 2 * LARGEST_CODE + 1, dtype=torch.uint8)
-    codes = torch.full((width, width), LARGEST_CODE, dtype=torch.int8)
-    found = torch.ops.onednn.qlinear_pointwise(
-        largest,
-        1.0,
-        0,
-        torch.ops.onednn.qlinear_prepack(codes, None),
-        torch.ones(width),
-        torch.zeros(width, dtype=torch.long),
-        torch.zeros(width),
-        1.0,
-        0,
-        torch.float32,
-        "none",
-        [],
-        "none",
-    )
-    exact = float(width * LARGEST_CODE * (2 * LARGEST_CODE + 1))
-    return bool((found == exact).all())
 
 
 class Recorder:
@@ -88,15 +53,15 @@ class Int8Dense:
             self.scale = max(-low, high, SMALLEST) / LARGEST_CODE
             self.zero = MIDDLE
         else:  # codes from 0 to 255, as an activation is not symmetric
-            self.scale = max(high - low, SMALLEST) / (2 * LARGEST_CODE + 1)
+            self.scale = max(high - low, SMALLEST) / LARGEST_UNSIGNED
             self.zero = round(-low / self.scale)
         self.to_codes = (1 / (factor * self.scale)).to(torch.bfloat16)
         weight = weight * factor
         self.weight_scale = weight.abs().amax(dim=1).clamp_min(SMALLEST) / LARGEST_CODE
         codes = (weight / self.weight_scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
+        self.weight = operators.pack_int8(codes)
         self.weight_zero = torch.zeros(len(codes), dtype=torch.long)
-        self.output: tuple[float, int, torch.dtype] = (1.0, 0, torch.bfloat16)
+        self.output: Output = (1.0, 0, torch.bfloat16)
 
     def feeds(self, following: "Int8Dense") -> None:
         """Give the following product its input as the codes that it reads."""
@@ -104,7 +69,7 @@ class Int8Dense:
 
     def __call__(self, states: Tensor) -> Tensor:
         """The layer's outputs, activated."""
-        hidden = torch.ops.onednn.qlinear_pointwise(
+        hidden = operators.int8_linear(
             states if states.dtype == torch.uint8 else self._codes(states),
             self.scale,
             self.zero,
@@ -112,10 +77,8 @@ class Int8Dense:
             self.weight_scale,
             self.weight_zero,
             self.bias,
-            *self.output,
-            "gelu" if self.fuses else "none",
-            [],
-            "none",
+            self.output,
+            self.fuses,
         )
         return hidden if self.activation is None or self.fuses else self.activation(hidden)
 
@@ -125,4 +88,4 @@ class Int8Dense:
         if self.zero == MIDDLE:
             signed = scaled.clamp_(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
             return signed.view(torch.uint8).bitwise_xor_(MIDDLE)  # plus 128, a byte at a time
-        return (scaled + self.zero).clamp_(0, 2 * LARGEST_CODE + 1).to(torch.uint8)
+        return (scaled + self.zero).clamp_(0, LARGEST_UNSIGNED).to(torch.uint8)
