@@ -82,7 +82,7 @@ class OurLane:
             k=self.k,
             call=call,
             batch=lambda: min(scorer.batch_size.chosen, self.k),
-            dtype=name_of_dtype(self.precision),
+            dtype=self.precision,
             bytes_per_query=moved,
             prepare=visual.forget if isinstance(visual, StoredFile) and tier == "cold" else None,
         )

@@ -150,8 +150,13 @@ class Benchmark:
 
     def layer_flops(self, tokens: int, k: int) -> int:
         """Arithmetic of the linear layers of a query with k candidates, nothing saved."""
-        layer = 4 * self.width**2 + 2 * self.width * self.hidden_width
+        layer = sum(inputs * outputs for inputs, outputs in self.layer_products())
         return 2 * k * (self.text_tokens + tokens + 1) * self.num_layers * layer
+
+    def layer_products(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of a layer's linear parts, the attention's three as one."""
+        width, hidden = self.width, self.hidden_width
+        return [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The number format of every lane."""

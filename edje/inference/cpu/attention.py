@@ -56,7 +56,7 @@ def products_are_faster() -> bool:
             ours, theirs = best_seconds(ways, torch.device("cpu"), time.thread_time, TRIALS)
     finally:
         torch.set_num_threads(threads)
-    log.info(
+    log.debug(
         "attention in bf16: %.2f ms by two products, %.2f by torch's kernel",
         1000 * ours,
         1000 * theirs,

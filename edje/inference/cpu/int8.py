@@ -5,6 +5,8 @@ score never depends on its neighbours; a factor per input channel moves a part o
 the weights (SmoothQuant, Xiao et al., 2023, with equal parts for both).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -89,3 +91,14 @@ class Int8Dense:
             signed = scaled.clamp_(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
             return signed.view(torch.uint8).bitwise_xor_(MIDDLE)  # plus 128, a byte at a time
         return (scaled + self.zero).clamp_(0, LARGEST_UNSIGNED).to(torch.uint8)
+
+
+def int8_product(rows: int, inputs: int, outputs: int) -> Callable[[], Tensor]:
+    """A product alone, codes in and codes out: the most that a processor does in int8."""
+    codes = torch.full((rows, inputs), MIDDLE, dtype=torch.uint8)
+    packed = operators.pack_int8(torch.ones(outputs, inputs, dtype=torch.int8))
+    scale, zero, bias = torch.ones(outputs), torch.zeros(outputs).long(), torch.zeros(outputs)
+    output = (1.0, MIDDLE, torch.uint8)
+    return lambda: operators.int8_linear(
+        codes, 1.0, MIDDLE, packed, scale, zero, bias, output, gelu=False
+    )

@@ -58,7 +58,7 @@ def test_the_kernel_in_bf16_is_the_one_that_was_measured_clearly_faster(
     monkeypatch.setattr(attention, "has_bf16_instructions", lambda: True)
     monkeypatch.setattr(attention, "best_seconds", lambda *_: [ours, theirs])
     products_are_faster.cache_clear()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         found = attention_for(CPU, torch.bfloat16)
     products_are_faster.cache_clear()
     assert found is (attend_by_products if kernel else attend)
