@@ -64,7 +64,11 @@ class OurLane:
         """One tier."""
         visual = self._visual(tier)
         scorer = StoredTokenScorer(
-            self.model, ScoringSet(self.text, visual), self.precision, self.sizes.batch_size
+            self.model,
+            ScoringSet(self.text, visual),
+            self.precision,
+            self.sizes.batch_size,
+            as_given=True,
         )
         call: Callable[[], Tensor]
         if tier == "query":

@@ -157,12 +157,11 @@ class BertClsEncoder:
         numbers = 6 * self.joint.width + layer.expand.bias.numel() + layer.heads * sequence
         return sequence * (numbers * self.precision.itemsize + 8 * self.joint.width)
 
-    def rehearsal(self, sequence: int) -> Callable[[int], object] | None:
-        """One layer."""
-        if not self.layers:
-            return None
+    def rehearsal(self, sequence: int) -> Callable[[int], object]:
+        """One layer: the last, where there is no other."""
+        layer = self.layers[0] if self.layers else self.last
         device, width = self.last.expand.bias.device, self.joint.width
-        return lambda pairs: self.layers[0](
+        return lambda pairs: layer(
             torch.zeros(pairs, sequence, width, dtype=self.precision, device=device)
         )
 

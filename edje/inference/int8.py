@@ -4,7 +4,10 @@ Attention, normalisation, the states between the products and the last layer's s
 bf16. The feed-forward's activation leaves the first product as int8 and enters the second so.
 """
 
+import logging
+import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -12,7 +15,11 @@ from edje.errors import EdjeError
 from edje.inference.bert_layer import BertLayer
 from edje.inference.cls_encoder import BertClsEncoder
 from edje.inference.cpu import Int8Dense, Recorder, has_int8_products
+from edje.inference.turns import Clock, seconds_in_one_thread
 from edje.models.joint_encoder import JointEncoder
+
+log = logging.getLogger(__name__)
+WORTH_IT = 1.05  # int8 rounds more than bf16: it must be this much faster
 
 
 def int8_encoder(
@@ -42,6 +49,28 @@ def int8_encoder(
         if name == "expand" and product.fuses:
             product.feeds(made[layer, "contract"])
     return encoder
+
+
+def is_worth_it(
+    in_int8: BertClsEncoder,
+    in_bf16: BertClsEncoder,
+    pairs: int,
+    sequence: int,
+    clock: Clock = time.thread_time,
+) -> bool:
+    """Whether a layer in int8 is faster here than in bf16, as a log line says with both times.
+
+    On a processor with tiles (AMX) it may not be.
+    """
+    layers = [encoder.rehearsal(sequence) for encoder in (in_int8, in_bf16)]
+    calls = [partial(layer, pairs) for layer in layers]
+    ours, theirs = (1000 * seconds for seconds in seconds_in_one_thread(calls, clock))
+    figures = f"{pairs} pairs' layer took {ours:.2f} ms in int8, {theirs:.2f} in bf16"
+    if WORTH_IT * ours < theirs:
+        log.info("precision int8: %s (one thread)", figures)
+        return True
+    log.warning("precision int8: %s (one thread): bf16 is used, which rounds less", figures)
+    return False
 
 
 def _slots(encoder: BertClsEncoder) -> list[tuple[BertLayer, str]]:

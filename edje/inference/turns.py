@@ -22,6 +22,22 @@ def best_seconds(
     return [min(seconds) for seconds in zip(*timed, strict=True)]
 
 
+def seconds_in_one_thread(
+    calls: Sequence[Callable[[], object]], clock: Clock = time.thread_time, turns: int = TURNS
+) -> list[float]:
+    """The same on a CPU by the time of one thread alone, which other work hardly moves.
+
+    For a choice that changes scores by their rounding, so that it is the same in every run.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            return best_seconds(calls, torch.device("cpu"), clock, turns)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _timed(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
     started = clock()
     call()

@@ -19,7 +19,7 @@ from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tasks.collection import Collection, is_compressed
 from edje.tasks.first_stage import embeddings
-from edje.tasks.shares import Scoring, score, scored_in_shares
+from edje.tasks.shares import Scoring, score, scored_in_shares, settled
 from edje.tokens.codec import Codec, CodecName, make_codec
 
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
@@ -32,7 +32,8 @@ class Evaluation:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
         codec: number format of the stored (compressed) visual tokens.
-        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU.
+        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
+            with exact products in it (VNNI), and is used where it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
             joint encoder reads off the images is gone.
@@ -108,8 +109,8 @@ def rerank_collection(
     directions: Sequence[Direction] = DIRECTIONS,
     stride: int = 1,
     devices: Sequence[torch.device] = (),
-) -> tuple[dict[Direction, RerankedList], Codec, float]:
-    """Candidates of both directions with their joint scores, the codec, and pairs per second.
+) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
+    """Candidates of both directions with their joint scores, codec, pairs per second, precision.
 
     The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
     every so many-th query only, against the whole gallery. Of several `devices` each has its
@@ -123,7 +124,7 @@ def rerank_collection(
     text = tokenize(checkpoint.language_model.tokenizer, collection.texts)
     images, captions = embeddings(backbone, collection)
     owners = collection.image_of_caption
-    work = Scoring(
+    asked = Scoring(
         model,
         ScoringSet(text, visual),
         evaluation.precision,
@@ -135,13 +136,14 @@ def rerank_collection(
         stride,
         evaluation.compile,
     )
+    work = settled(asked)
     with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
         if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
             reranked, seconds = scored_in_shares(work, devices, bar.update)
         else:
             reranked, seconds = score(work, bar.update)
     by_direction = {one.first.direction: one for one in reranked}
-    return by_direction, codec, work.num_pairs / seconds
+    return by_direction, codec, work.num_pairs / seconds, work.precision
 
 
 def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:

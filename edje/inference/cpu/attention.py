@@ -1,7 +1,6 @@
 """Attention without a mask, by the kernel that is fastest where it runs."""
 
 import logging
-import time
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edje.inference.cpu.operators import has_bf16_instructions
-from edje.inference.turns import best_seconds
+from edje.inference.turns import seconds_in_one_thread
 
 log = logging.getLogger(__name__)
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # query, key, value, heads
@@ -41,21 +40,14 @@ def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def products_are_faster() -> bool:
-    """What a short measurement says, once in a process: in one thread and by its CPU time.
+    """What a measurement of a tenth of a second says, once in a process.
 
-    So other work on the machine hardly moves it, and scores stay what they were. torch's kernel
-    makes a small product per head, block of rows and pair: half as fast without tiles (AMX), with
-    which it has products of its own.
+    torch's kernel makes a small product per head, block of rows and pair: half as fast without
+    tiles (AMX), with which it has products of its own.
     """
     parts = [torch.zeros(TRIED, dtype=torch.bfloat16, device="cpu") for _ in range(3)]
     ways = [partial(way, *parts, TRIED_HEADS) for way in (attend_by_products, attend)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            ours, theirs = best_seconds(ways, torch.device("cpu"), time.thread_time, TRIALS)
-    finally:
-        torch.set_num_threads(threads)
+    ours, theirs = seconds_in_one_thread(ways, turns=TRIALS)
     log.debug(
         "attention in bf16: %.2f ms by two products, %.2f by torch's kernel",
         1000 * ours,
