@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
 from edje.inference.compiled import CompiledLayers
+from edje.inference.cpu import keep_freed_memory
 from edje.models.joint_encoder import JointEncoder
 
 # Architectures whose embeddings and layers are BERT's, in names and in what they compute.
@@ -120,6 +121,8 @@ class BertClsEncoder:
         *layers, last = cast(nn.ModuleList, stack)
         self.layers = [BertLayer(layer, precision, not compiled) for layer in layers]
         self.last = FirstRowBertLayer(last, precision, not compiled)
+        if self.last.expand.bias.device.type == "cpu":
+            keep_freed_memory()
         self.upper: Callable[[Tensor], Tensor] = self._upper
         if compiled:
             self.upper = CompiledLayers(self._upper, self.last.expand.bias.device)

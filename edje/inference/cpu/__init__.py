@@ -7,6 +7,7 @@ lacks what they rest on (`operators`), `Dense` and `attention_for` are torch's o
 from edje.inference.cpu.attention import attend, attention_for, prefers_products
 from edje.inference.cpu.dense import Dense
 from edje.inference.cpu.int8 import Int8Dense, Recorder, int8_product
+from edje.inference.cpu.memory import keep_freed_memory
 from edje.inference.cpu.operators import (
     has_bf16_instructions,
     has_int8_products,
@@ -22,6 +23,7 @@ __all__ = [
     "has_bf16_instructions",
     "has_int8_products",
     "int8_product",
+    "keep_freed_memory",
     "packed_products",
     "prefers_products",
 ]
