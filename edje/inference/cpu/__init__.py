@@ -4,7 +4,12 @@ What lies outside of this folder uses these names alone. On other devices, and w
 lacks what they rest on (`operators`), `Dense` and `attention_for` are torch's own.
 """
 
-from edje.inference.cpu.attention import attend, attention_for, prefers_products
+from edje.inference.cpu.attention import (
+    attend,
+    attend_by_products,
+    attention_for,
+    prefers_products,
+)
 from edje.inference.cpu.dense import Dense
 from edje.inference.cpu.int8 import Int8Dense, Recorder, int8_product
 from edje.inference.cpu.memory import keep_freed_memory
@@ -19,6 +24,7 @@ __all__ = [
     "Int8Dense",
     "Recorder",
     "attend",
+    "attend_by_products",
     "attention_for",
     "has_bf16_instructions",
     "has_int8_products",

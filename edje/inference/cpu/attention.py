@@ -45,8 +45,8 @@ def products_are_faster() -> bool:
     torch's kernel makes a small product per head, block of rows and pair: half as fast without
     tiles (AMX), with which it has products of its own.
     """
-    parts = [torch.zeros(TRIED, dtype=torch.bfloat16, device="cpu") for _ in range(3)]
-    ways = [partial(way, *parts, TRIED_HEADS) for way in (attend_by_products, attend)]
+    query, key, value = torch.zeros((3, *TRIED), dtype=torch.bfloat16, device="cpu")
+    ways = [partial(way, query, key, value, TRIED_HEADS) for way in (attend_by_products, attend)]
     ours, theirs = seconds_in_one_thread(ways, turns=TRIALS)
     log.debug(
         "attention in bf16: %.2f ms by two products, %.2f by torch's kernel",
