@@ -1,6 +1,6 @@
 """Our kernels for CPUs beside torch.compile and torchao: the same scorer with other layers.
 
-    python experiments/speed/cpu_kernels.py [--clock cpu] [--seconds 80] [--formats bf16 fp32]
+    python experiments/speed/cpu_kernels.py [--clock cpu] [--seconds 60] [--formats bf16 fp32]
 
 MiniLM-L12's size, random weights, 18 word pieces, 64 visual tokens, k = 20 and 100, 20 pairs at
 once in every lane, so that all shapes are static. A lane's scores are held against float32's before
@@ -195,7 +195,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--formats", nargs="+", choices=[*FORMATS], default=[*FORMATS])
-    parser.add_argument("--seconds", type=float, default=80.0, help="of timing, in all")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of timing, in all")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall")
     given = parser.parse_args()
     main(given.formats, given.seconds, given.clock)
