@@ -1,6 +1,7 @@
 """Who may import whom, read from the source of every module (also imports inside functions)."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,41 @@ def test_inference_needs_neither_hydra_nor_lightning() -> None:
             for known in MODULES:
                 if name.startswith("edje.") and inside(name.removeprefix("edje."), known):
                     waiting += [known] if known not in reached else []
+
+
+OPERATORS = "inference.cpu.operators"  # the one file that may use what torch keeps to itself
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_operators_of_torch_are_used_in_one_file(module: str) -> None:
+    names = set(imports(MODULES[module])) | set(dotted(MODULES[module]))
+    private = {
+        name
+        for name in names
+        if name.startswith("torch.")
+        and any(re.match(r"ops$|_(?!_)", part) for part in name.split("."))
+    }
+    assert bool(private) == (module == OPERATORS), f"edje.{module} uses {sorted(private)}"
+
+
+def dotted(path: Path) -> Iterator[str]:
+    """Names with dots in a file's code, such as torch.nn.functional.linear."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if parts and isinstance(node, ast.Name):
+            yield ".".join([node.id, *reversed(parts)])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_kernels_are_used_by_the_names_of_their_folder(module: str) -> None:
+    if not inside(module, "inference.cpu"):
+        for name in imports(MODULES[module]):
+            if name.startswith("edje.inference.cpu."):
+                within = name.removeprefix("edje.")
+                assert within.count(".") == 2 and within not in MODULES, name
 
 
 def test_backbones_models_objectives_and_retrieval_are_blind_to_each_other() -> None:

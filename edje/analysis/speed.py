@@ -50,15 +50,19 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
     threads = machine["threads"]
     title = f"{machine['device']} · {threads} thread{'s' * (threads != 1)} · {machine['dtype']}"
     clock = " · CPU seconds" if machine["clock"] == "cpu" else ""
+    rates = ", ".join(
+        f"{rate:.2f} in {dtype}" for dtype, rate in machine["ceilings_tflops_per_second"].items()
+    )
     text_tokens = sorted({row["text_tokens"] for row in rows})
     footer = (
         f"one query of {', '.join(map(str, text_tokens))} word pieces, k candidates; medians of "
         f"{min(row['runs'] for row in rows)} or more runs\n"
         f"after {machine['warmup']} warm-up, device synchronised; p99 is the slowest of fewer than "
         "100 runs\n"
-        "GFLOP per pair, counted; share of a large matrix product measured beside it,\n"
-        f"{machine['product_tflops_per_second']:.2f} TFLOP/s on the whole (a large copy: "
-        f"{machine['copy_gb_per_second']:.1f} GB/s); MB of tokens\ngathered per query{clock}\n"
+        "GFLOP per pair, counted; share of the fastest rate seen in the same turns: of\n"
+        "products in the row's number format or of a row itself; on the whole\n"
+        f"{rates} TFLOP/s\n(a large copy: {machine['copy_gb_per_second']:.1f} GB/s); "
+        f"MB of tokens gathered per query{clock}\n"
         "scorer: input on the device · host: tokens gathered from host memory · warm,\n"
         "cold: from a store on disk, in the system's memory or not · query: text tower,\n"
         f"exact search over {machine['corpus']:,}, gathering (host), scoring, sorting"

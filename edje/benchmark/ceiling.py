@@ -1,65 +1,107 @@
-"""What a machine can do at most, measured: a large matrix product and large copies."""
+"""What a machine can do at most, measured: matrix products and large copies.
+
+A ceiling is the fastest rate that was seen, as a slower run says nothing of what can be reached:
+of a large square product, of products in the scorer's shapes, of the measured calls themselves.
+"""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from edje.benchmark.entry import name_of_dtype
-from edje.benchmark.timing import Timing, timed_together
-from edje.inference.dense import Dense
+from edje.benchmark.timing import synchronise, timed_together
+from edje.inference.cpu import Dense, int8_product
 
 SIDE = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
 SENT_BYTES = 2**28  # from the host's memory to a GPU's
+SHORTEST = 1e-9  # seconds, where a clock has not moved
+
+Call = Callable[[], object]
+Works = dict[str, tuple[int, Call]]  # by name: operations or bytes, and what does them
+
+
+class Shape(NamedTuple):
+    """Of a matrix product."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.rows * self.inputs * self.outputs
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Medians of a machine's ceilings."""
+    """The fastest rates that were seen of a machine, products in one number format."""
 
     flops_per_second: float
     copied_bytes_per_second: float  # read and written bytes are counted once
     sent_bytes_per_second: float  # from pinned host memory; on a CPU those copied
 
+    def at_least(self, flops: float, read: float = 0.0, sent: float = 0.0) -> "Ceiling":
+        """What it is where a call has reached these per second; nothing of `read` is written."""
+        return replace(
+            self,
+            flops_per_second=max(self.flops_per_second, flops),
+            copied_bytes_per_second=max(self.copied_bytes_per_second, read / 2),
+            sent_bytes_per_second=max(self.sent_bytes_per_second, sent),
+        )
 
-class CeilingCalls:
-    """The calls by whose times the ceilings are known, to be timed in turns with other calls.
 
-    The product is torch's own or that of the scorer's linear layers, whichever is faster: on some
-    CPUs they are different libraries.
+class Ceilings:
+    """Products in each of some number formats, and copies: one call, to take turns with others.
+
+    A product is torch's own and that of the scorer's linear layers: on some CPUs they are
+    different libraries. In int8 it is the scorer's alone. `shapes` come beside the large square.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype):
-        self.side = SIDE.get(device.type, 2048)
-        left, right = (
-            torch.randn(self.side, self.side, device=device, dtype=dtype) for _ in range(2)
-        )
-        linear = nn.Linear(self.side, self.side, device=device).requires_grad_(False)
-        scorers = Dense([linear], dtype)
-        self.copied = COPIED_BYTES.get(device.type, 2**28)
-        source = torch.zeros(self.copied, dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        self.prefix = f"ceiling {name_of_dtype(dtype)} "
-        self.calls: dict[str, Callable[[], object]] = {
-            f"{self.prefix}product": lambda: left @ right,
-            f"{self.prefix}linear": lambda: scorers(left),
-            f"{self.prefix}copy": lambda: target.copy_(source),
+    def __init__(
+        self,
+        device: torch.device,
+        dtypes: Iterable[torch.dtype],
+        shapes: Sequence[Shape] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.device, self.clock = device, clock
+        side = SIDE.get(device.type, 2048)
+        self.products: dict[torch.dtype, Works] = {
+            dtype: {
+                f"{dtype} {shape} {kind}": (shape.flops, call)
+                for shape in dict.fromkeys([Shape(side, side, side), *shapes])
+                for kind, call in _products(shape, device, dtype).items()
+            }
+            for dtype in dict.fromkeys(dtypes)
         }
-        if device.type == "cuda":
-            host = torch.zeros(SENT_BYTES, dtype=torch.uint8, pin_memory=True)
-            sent = torch.empty(SENT_BYTES, dtype=torch.uint8, device=device)
-            self.calls[f"{self.prefix}send"] = lambda: sent.copy_(host, non_blocking=True)
+        self.copies = _copies(device)
+        self.best: dict[str, float] = {}
 
-    def ceiling(self, timings: Mapping[str, Timing]) -> Ceiling:
-        """What the times of these calls, found among others, say."""
-        seconds = {name.removeprefix(self.prefix): timings[name].median for name in self.calls}
-        copied = self.copied / seconds["copy"]
-        sent = SENT_BYTES / seconds["send"] if "send" in seconds else copied
-        fastest = min(seconds["product"], seconds["linear"])
-        return Ceiling(2 * self.side**3 / fastest, copied, sent)
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        """One run of each."""
+        for works in (*self.products.values(), self.copies):
+            for name, (_, call) in works.items():
+                synchronise(self.device)
+                started = self.clock()
+                call()
+                synchronise(self.device)
+                seconds = max(self.clock() - started, SHORTEST)
+                self.best[name] = min(self.best.get(name, seconds), seconds)
+
+    def __getitem__(self, dtype: torch.dtype) -> Ceiling:
+        """What the runs so far say."""
+        copied = self._fastest({"copy": self.copies["copy"]})
+        sent = self._fastest({"send": self.copies["send"]}) if "send" in self.copies else copied
+        return Ceiling(self._fastest(self.products[dtype]), copied, sent)
+
+    def _fastest(self, works: Works) -> float:
+        return max(work / self.best[name] for name, (work, _) in works.items())
 
 
 def ceiling_of(
@@ -68,9 +110,33 @@ def ceiling_of(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ceiling:
-    """Measure them alone, in the number format that the lanes use."""
-    calls = CeilingCalls(device, dtype)
-    timings = timed_together(
-        calls.calls, device, warmup=2, min_runs=5, seconds=seconds, clock=clock
-    )
-    return calls.ceiling(timings)
+    """Measure it alone, before there are calls to take turns with."""
+    ceilings = Ceilings(device, [dtype], clock=clock)
+    calls = {"ceilings": ceilings}
+    timed_together(calls, device, warmup=1, min_runs=3, seconds=seconds, clock=clock)
+    return ceilings[dtype]
+
+
+def _products(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Call]:
+    """Ways to one product, by the library."""
+    if dtype == torch.int8:
+        return {"scorer's": int8_product(*shape)}
+    rows, inputs, outputs = shape
+    left = torch.randn(rows, inputs, device=device, dtype=dtype)
+    right = torch.randn(inputs, outputs, device=device, dtype=dtype)
+    linear = nn.Linear(inputs, outputs, device=device).requires_grad_(False)
+    scorers = Dense([linear], dtype)
+    return {"torch's": lambda: left @ right, "scorer's": lambda: scorers(left)}
+
+
+def _copies(device: torch.device) -> Works:
+    """Of memory on the device, and to it."""
+    size = COPIED_BYTES.get(device.type, 2**28)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    calls: Works = {"copy": (size, lambda: target.copy_(source))}
+    if device.type == "cuda":
+        host = torch.zeros(SENT_BYTES, dtype=torch.uint8, pin_memory=True)
+        sent = torch.empty(SENT_BYTES, dtype=torch.uint8, device=device)
+        calls["send"] = (SENT_BYTES, lambda: sent.copy_(host, non_blocking=True))
+    return calls

@@ -17,7 +17,7 @@ class Entry:
     Args:
         tokens: visual tokens per image, or what stands for them.
         batch: pairs per run of an encoder, asked after the warm-up.
-        dtype: number format of the products.
+        dtype: number format of the products, of whose ceiling its share is.
         bytes_per_query: of visual tokens, read from host memory or a file.
         prepare: done before each run and not timed.
     """
@@ -28,7 +28,7 @@ class Entry:
     k: int
     call: Callable[[], Tensor]
     batch: Callable[[], int]
-    dtype: str
+    dtype: torch.dtype
     bytes_per_query: int = 0
     prepare: Callable[[], object] | None = None
 

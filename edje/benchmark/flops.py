@@ -4,18 +4,15 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from edje.inference.cpu import packed_products
 
 
 def count_flops(call: Callable[[], object]) -> int:
     """Multiplications and additions in the matrix products of a call, attention's included."""
-    packed = (
-        getattr(torch.ops.mkldnn, "_linear_pointwise", None),
-        getattr(torch.ops.onednn, "qlinear_pointwise", None),
-    )
-    ours = {operator: _of_packed_product for operator in packed if operator is not None}
+    ours = dict.fromkeys(packed_products(), _of_packed_product)
     # The plain form of attention consists of products that the counter knows on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as seen:
         call()

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edje.benchmark.ceiling import Ceiling, ceiling_of
+from edje.benchmark.ceiling import SHORTEST, Ceilings, Shape, ceiling_of
 from edje.benchmark.entry import SCORER, Entry, name_of_dtype
 from edje.benchmark.flops import count_flops
 from edje.benchmark.ours import OurLane
@@ -17,10 +18,12 @@ from edje.benchmark.peers import peer_entry
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
 from edje.errors import EdjeError
-from edje.inference.int8 import has_int8_products
+from edje.inference.batch_size import UNTRIED
+from edje.inference.cpu import has_int8_products
 
 log = logging.getLogger(__name__)
 BLIP = ("blip", "blip_vision")
+CEILINGS = "ceilings"  # their name among the calls
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Row:
     p50_ms: float
     p99_ms: float  # the slowest run, where there are fewer than 100
     flops_per_pair: float  # of scoring alone, counted
-    share_of_ceiling: float  # of the large matrix product beside it; int8 may exceed 1
+    ceiling_tflops_per_second: float  # of products in this format, the fastest in these turns
+    share_of_ceiling: float  # at most 1, as the row's own runs are among those
     bytes_per_query: int  # of visual tokens, read from host memory or a file
 
 
@@ -53,14 +57,7 @@ def measure(
     Token stores lie in `folder` while they are read.
     """
     dtype = sizes.dtype(device)
-    ceilings: list[Ceiling] = []
-
-    def ceiling() -> Ceiling:
-        """Measured anew beside each setting: a shared machine's speed changes in minutes."""
-        ceilings.append(ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock]))
-        return ceilings[-1]
-
-    first = ceiling()
+    first = ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock])
     rows: list[Row] = []
     for k in sizes.candidates:
         for tokens in sizes.tokens:
@@ -77,13 +74,13 @@ def measure(
             log.info("%d visual tokens, k = %d", tokens, k)
             with tempfile.TemporaryDirectory(dir=folder) as stores:
                 entries = setting(sizes, tokens, k, device, Path(stores))
-                rows += timed_rows(sizes, entries, device, ceiling())
+                rows += timed_rows(sizes, entries, device)
     entries = [
         entry
         for lane in sizes.lanes
         if lane in BLIP and (entry := peer_entry(lane, sizes, 0, 0, device)) is not None
     ]
-    rows += timed_rows(sizes, entries, device, ceiling())
+    rows += timed_rows(sizes, entries, device) if entries else []
     if not rows:
         raise EdjeError(
             f"benchmark.longest={sizes.longest}: every setting would take longer. Give fewer "
@@ -95,8 +92,11 @@ def measure(
         "torch": torch.__version__,
         "dtype": name_of_dtype(dtype),
         "clock": sizes.clock,
-        "product_tflops_per_second": median(one.flops_per_second for one in ceilings) / 1e12,
-        "copy_gb_per_second": median(one.copied_bytes_per_second for one in ceilings) / 1e9,
+        "ceilings_tflops_per_second": {
+            dtype: median(row.ceiling_tflops_per_second for row in rows if row.dtype == dtype)
+            for dtype in dict.fromkeys(row.dtype for row in rows)
+        },
+        "copy_gb_per_second": first.copied_bytes_per_second / 1e9,
         "corpus": sizes.corpus,
         "stored_images": sizes.stored_images,
         "warmup": sizes.warmup,
@@ -122,10 +122,8 @@ def setting(
     return entries
 
 
-def timed_rows(
-    sizes: Benchmark, entries: list[Entry], device: torch.device, ceiling: Ceiling
-) -> list[Row]:
-    """The entries, measured in turns."""
+def timed_rows(sizes: Benchmark, entries: list[Entry], device: torch.device) -> list[Row]:
+    """The entries of one setting and the ceilings of their number formats, measured in turns."""
     names = [f"{entry.lane}|{entry.tier}" for entry in entries]
     for entry in entries:
         entry.call()  # a first warm-up, in which our scorer calibrates its batch
@@ -135,40 +133,49 @@ def timed_rows(
     prepare = {
         name: entry.prepare or (lambda: None) for name, entry in zip(names, entries, strict=True)
     }
+    clock = CLOCKS[sizes.clock]
+    positions = max(entry.k * (sizes.text_tokens + entry.tokens + 1) for entry in entries)
+    shapes = [Shape(min(positions, UNTRIED), *one) for one in sizes.layer_products()]
+    ceilings = Ceilings(device, [entry.dtype for entry in entries], shapes, clock)
+    calls: dict[str, Callable[[], object]] = {CEILINGS: ceilings}
     timings = timed_together(
-        dict(zip(names, (entry.call for entry in entries), strict=True)),
+        calls | dict(zip(names, (entry.call for entry in entries), strict=True)),
         device,
         warmup=max(sizes.warmup - 1, 0),
         min_runs=sizes.min_runs,
         seconds=sizes.seconds,
-        clock=CLOCKS[sizes.clock],
-        prepare=lambda name: prepare[name](),
+        clock=clock,
+        prepare=lambda name: prepare.get(name, lambda: None)(),
     )
-    rows = []
+
+    def rate(entry: Entry, seconds: float) -> float:
+        return entry.k * flops[entry.lane] / max(seconds, SHORTEST)
+
+    highest = {entry.dtype: ceilings[entry.dtype].flops_per_second for entry in entries}
     for name, entry in zip(names, entries, strict=True):
-        timing = timings[name]
-        speed = entry.k / timing.median
-        rows.append(
-            Row(
-                lane=entry.lane,
-                tier=entry.tier,
-                tokens=entry.tokens,
-                text_tokens=sizes.text_tokens,
-                k=entry.k,
-                batch=entry.batch(),
-                dtype=entry.dtype,
-                device=device.type,
-                threads=torch.get_num_threads(),
-                runs=len(timing.seconds),
-                pairs_per_second=speed,
-                p50_ms=1000 * timing.median,
-                p99_ms=1000 * timing.quantile(0.99),
-                flops_per_pair=flops[entry.lane],
-                share_of_ceiling=speed * flops[entry.lane] / ceiling.flops_per_second,
-                bytes_per_query=entry.bytes_per_query,
-            )
+        highest[entry.dtype] = max(highest[entry.dtype], rate(entry, timings[name].fastest))
+    return [
+        Row(
+            lane=entry.lane,
+            tier=entry.tier,
+            tokens=entry.tokens,
+            text_tokens=sizes.text_tokens,
+            k=entry.k,
+            batch=entry.batch(),
+            dtype=name_of_dtype(entry.dtype),
+            device=device.type,
+            threads=torch.get_num_threads(),
+            runs=len(timing.seconds),
+            pairs_per_second=entry.k / max(timing.median, SHORTEST),
+            p50_ms=1000 * timing.median,
+            p99_ms=1000 * timing.quantile(0.99),
+            flops_per_pair=flops[entry.lane],
+            ceiling_tflops_per_second=highest[entry.dtype] / 1e12,
+            share_of_ceiling=rate(entry, timing.median) / highest[entry.dtype],
+            bytes_per_query=entry.bytes_per_query,
         )
-    return rows
+        for entry, timing in zip(entries, (timings[name] for name in names), strict=True)
+    ]
 
 
 def name_of(device: torch.device) -> str:

@@ -64,7 +64,11 @@ class OurLane:
         """One tier."""
         visual = self._visual(tier)
         scorer = StoredTokenScorer(
-            self.model, ScoringSet(self.text, visual), self.precision, self.sizes.batch_size
+            self.model,
+            ScoringSet(self.text, visual),
+            self.precision,
+            self.sizes.batch_size,
+            as_given=True,
         )
         call: Callable[[], Tensor]
         if tier == "query":
@@ -82,7 +86,7 @@ class OurLane:
             k=self.k,
             call=call,
             batch=lambda: min(scorer.batch_size.chosen, self.k),
-            dtype=name_of_dtype(self.precision),
+            dtype=self.precision,
             bytes_per_query=moved,
             prepare=visual.forget if isinstance(visual, StoredFile) and tier == "cold" else None,
         )

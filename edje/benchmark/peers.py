@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from edje.benchmark.blip import BlipRoad, blip_tokens
-from edje.benchmark.entry import SCORER, Entry, name_of_dtype
+from edje.benchmark.entry import SCORER, Entry
 from edje.benchmark.models import language_model_config, random_text
 from edje.benchmark.settings import Benchmark, Lane
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
@@ -52,7 +52,7 @@ def peer_entry(
         k=k,
         call=call,
         batch=lambda: min(sizes.batch_size or k, k),
-        dtype=name_of_dtype(sizes.dtype(device)),
+        dtype=sizes.dtype(device),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from edje.errors import EdjeError
+from edje.inference.cpu import has_bf16_instructions
 from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
@@ -149,8 +150,13 @@ class Benchmark:
 
     def layer_flops(self, tokens: int, k: int) -> int:
         """Arithmetic of the linear layers of a query with k candidates, nothing saved."""
-        layer = 4 * self.width**2 + 2 * self.width * self.hidden_width
+        layer = sum(inputs * outputs for inputs, outputs in self.layer_products())
         return 2 * k * (self.text_tokens + tokens + 1) * self.num_layers * layer
+
+    def layer_products(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of a layer's linear parts, the attention's three as one."""
+        width, hidden = self.width, self.hidden_width
+        return [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The number format of every lane."""
@@ -165,5 +171,4 @@ def has_bf16(device: torch.device) -> bool:
     """Whether matrix products in bf16 have instructions of their own on this device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in features and bool(torch.cpu._is_avx512_bf16_supported())
+    return has_bf16_instructions()

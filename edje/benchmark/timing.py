@@ -30,6 +30,11 @@ class Timing:
         """The middle run."""
         return self.quantile(0.5)
 
+    @property
+    def fastest(self) -> float:
+        """The shortest run."""
+        return min(self.seconds)
+
 
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done what it was given."""

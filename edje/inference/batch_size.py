@@ -3,17 +3,18 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from edje.inference.cls_encoder import ClsEncoder
+from edje.inference.turns import Clock, best_seconds
 
 # Rows of the products in a run: positions of all its pairs.
 SMALLEST, LARGEST = 2**11, {"cpu": 2**14, "cuda": 2**19}
 SHARE_OF_MEMORY = 0.25  # of what is free
 ASSUMED_FREE = 2**31  # bytes, where the system doesn't say
 UNTRIED = 2**12  # rows, for encoders that can't be tried in part
-TURNS = 3  # timed runs of each size, in turns: what disturbs the machine disturbs all alike
 WORTH_IT = 1.03  # a larger batch must be this much faster per pair
 
 
@@ -59,7 +60,7 @@ def calibrated(
     run: Callable[[int], object] | None,
     sizes: list[int],
     device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> int:
     """The size with the least time per row; of sizes about as fast, the smallest.
 
@@ -68,13 +69,11 @@ def calibrated(
     """
     if run is None:
         return max(size for size in sizes if size <= max(sizes[0], UNTRIED))
-    for size in sizes:
-        run(size)
-    turns = [[_timed(run, size, device, clock) for size in sizes] for _ in range(TURNS)]
+    fastest = best_seconds([partial(run, size) for size in sizes], device, clock)
     best, per_row = sizes[0], float("inf")
-    for size, *seconds in zip(sizes, *turns, strict=True):
-        if WORTH_IT * min(seconds) / size < per_row:
-            best, per_row = size, min(seconds) / size
+    for size, seconds in zip(sizes, fastest, strict=True):
+        if WORTH_IT * seconds / size < per_row:
+            best, per_row = size, seconds / size
     return best
 
 
@@ -86,15 +85,3 @@ def free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on every system
         return ASSUMED_FREE
-
-
-def _timed(
-    run: Callable[[int], object], size: int, device: torch.device, clock: Callable[[], float]
-) -> float:
-    started = clock()
-    run(size)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return clock() - started

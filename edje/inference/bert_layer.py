@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edje.inference.attention import attend
-from edje.inference.dense import Dense
+from edje.inference.cpu import Dense, attend, attention_for
 
 
 def is_bert_layer(layer: nn.Module) -> bool:
@@ -36,13 +35,16 @@ class BertLayer:
     """All rows of a layer, with weights copied once in the number format of their use.
 
     Query, key and value are one product. There is no mask: every row attends to every row, so a
-    batch holds sequences of one length. No dropout.
+    batch holds sequences of one length. No dropout. Without `pack` nothing is laid out for the
+    processor, so that torch.compile can read the layer.
     """
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype, pack: bool = True):
         part: Any = layer
         own = part.attention.self
         self.heads = int(own.num_attention_heads)
+        device = part.output.dense.weight.device
+        self.attend = attention_for(device, dtype) if pack else attend  # which a compiler reads
         self._copy_projections(own, dtype, pack)
         activation = part.intermediate.intermediate_act_fn
         self.mix = Dense([part.attention.output.dense], dtype, pack=pack)
@@ -62,7 +64,7 @@ class BertLayer:
     ) -> Float[Tensor, "pairs sequence width"]:
         """The layer's output."""
         query, key, value = self.query_key_value(states).chunk(3, dim=-1)
-        return self._rest(states, attend(query, key, value, self.heads))
+        return self._rest(states, self.attend(query, key, value, self.heads))
 
     def _rest(self, states: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward, each added to its input and normalised."""
@@ -88,4 +90,4 @@ class FirstRowBertLayer(BertLayer):
         """The first row of the layer's output."""
         first = states[:, :1]
         key, value = self.key_value(states).chunk(2, dim=-1)
-        return self._rest(first, attend(self.query(first), key, value, self.heads))
+        return self._rest(first, self.attend(self.query(first), key, value, self.heads))

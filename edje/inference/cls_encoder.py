@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
 from edje.inference.compiled import CompiledLayers
+from edje.inference.cpu import keep_freed_memory
 from edje.models.joint_encoder import JointEncoder
 
 # Architectures whose embeddings and layers are BERT's, in names and in what they compute.
@@ -120,6 +121,8 @@ class BertClsEncoder:
         *layers, last = cast(nn.ModuleList, stack)
         self.layers = [BertLayer(layer, precision, not compiled) for layer in layers]
         self.last = FirstRowBertLayer(last, precision, not compiled)
+        if self.last.expand.bias.device.type == "cpu":
+            keep_freed_memory()
         self.upper: Callable[[Tensor], Tensor] = self._upper
         if compiled:
             self.upper = CompiledLayers(self._upper, self.last.expand.bias.device)
@@ -157,12 +160,11 @@ class BertClsEncoder:
         numbers = 6 * self.joint.width + layer.expand.bias.numel() + layer.heads * sequence
         return sequence * (numbers * self.precision.itemsize + 8 * self.joint.width)
 
-    def rehearsal(self, sequence: int) -> Callable[[int], object] | None:
-        """One layer."""
-        if not self.layers:
-            return None
+    def rehearsal(self, sequence: int) -> Callable[[int], object]:
+        """One layer: the last, where there is no other."""
+        layer = self.layers[0] if self.layers else self.last
         device, width = self.last.expand.bias.device, self.joint.width
-        return lambda pairs: self.layers[0](
+        return lambda pairs: layer(
             torch.zeros(pairs, sequence, width, dtype=self.precision, device=device)
         )
 

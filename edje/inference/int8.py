@@ -1,27 +1,25 @@
 """An encoder whose matrix products over all rows are in int8, on a CPU.
 
-Weights have a scale per output. Inputs have fixed scales, found on examples when the encoder is
-made, so that a pair's score never depends on its neighbours; a factor per input channel moves a
-part of its spread into the weights (SmoothQuant, Xiao et al., 2023, with equal parts for both).
 Attention, normalisation, the states between the products and the last layer's single row stay in
 bf16. The feed-forward's activation leaves the first product as int8 and enters the second so.
 """
 
+import logging
+import time
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.inference.bert_layer import BertLayer
 from edje.inference.cls_encoder import BertClsEncoder
-from edje.inference.dense import Dense, is_exact_gelu
+from edje.inference.cpu import Int8Dense, Recorder, has_int8_products
+from edje.inference.turns import Clock, seconds_in_one_thread
 from edje.models.joint_encoder import JointEncoder
 
-SMALLEST = 1e-5  # of a channel's factor: one that is 0 on all examples may not be so later
-LARGEST_CODE = 127
-MIDDLE = 128  # of unsigned codes; oneDNN multiplies signed inputs without its fast kernels
+log = logging.getLogger(__name__)
+WORTH_IT = 1.05  # int8 rounds more than bf16: it must be this much faster
 
 
 def int8_encoder(
@@ -53,38 +51,26 @@ def int8_encoder(
     return encoder
 
 
-@cache
-def has_int8_products() -> bool:
-    """Whether torch has oneDNN's linear layer in int8, and this processor computes it exactly.
+def is_worth_it(
+    in_int8: BertClsEncoder,
+    in_bf16: BertClsEncoder,
+    pairs: int,
+    sequence: int,
+    clock: Clock = time.thread_time,
+) -> bool:
+    """Whether a layer in int8 is faster here than in bf16, as a log line says with both times.
 
-    It is an operator of torch's compiler. Without the instructions for it (VNNI) oneDNN may add
-    pairs of products up in 16 bits, where large ones saturate.
+    On a processor with tiles (AMX) it may not be.
     """
-    needed = ("qlinear_prepack", "qlinear_pointwise")
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if not all(hasattr(torch.ops.onednn, name) for name in needed):
-        return False
-    width = 64
-    largest = torch.full((width, width), 2 * LARGEST_CODE + 1, dtype=torch.uint8)
-    codes = torch.full((width, width), LARGEST_CODE, dtype=torch.int8)
-    found = torch.ops.onednn.qlinear_pointwise(
-        largest,
-        1.0,
-        0,
-        torch.ops.onednn.qlinear_prepack(codes, None),
-        torch.ones(width),
-        torch.zeros(width, dtype=torch.long),
-        torch.zeros(width),
-        1.0,
-        0,
-        torch.float32,
-        "none",
-        [],
-        "none",
-    )
-    exact = float(width * LARGEST_CODE * (2 * LARGEST_CODE + 1))
-    return bool((found == exact).all())
+    layers = [encoder.rehearsal(sequence) for encoder in (in_int8, in_bf16)]
+    calls = [partial(layer, pairs) for layer in layers]
+    ours, theirs = (1000 * seconds for seconds in seconds_in_one_thread(calls, clock))
+    figures = f"{pairs} pairs' layer took {ours:.2f} ms in int8, {theirs:.2f} in bf16"
+    if WORTH_IT * ours < theirs:
+        log.info("precision int8: %s (one thread)", figures)
+        return True
+    log.warning("precision int8: %s (one thread): bf16 is used, which rounds less", figures)
+    return False
 
 
 def _slots(encoder: BertClsEncoder) -> list[tuple[BertLayer, str]]:
@@ -94,80 +80,3 @@ def _slots(encoder: BertClsEncoder) -> list[tuple[BertLayer, str]]:
         (layer, name) for layer in encoder.layers for name in names
     ]
     return [*slots, (encoder.last, "key_value")]
-
-
-class Recorder:
-    """A product that notes the range of each of its inputs."""
-
-    def __init__(self, dense: Dense):
-        self.dense = dense
-        self.low: Tensor | None = None
-        self.high: Tensor | None = None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """The product itself."""
-        rows = states.flatten(0, -2).float()
-        low, high = rows.amin(dim=0), rows.amax(dim=0)
-        self.low = low if self.low is None else self.low.minimum(low)
-        self.high = high if self.high is None else self.high.maximum(high)
-        return self.dense(states)
-
-
-class Int8Dense:
-    """A linear layer with weights in int8; its input is bf16, or int8 from the product before."""
-
-    def __init__(self, seen: Recorder, smooth: bool):
-        dense = seen.dense
-        assert seen.low is not None and seen.high is not None
-        self.activation, self.fuses = dense.activation, is_exact_gelu(dense.activation)
-        weight = torch.cat([linear.weight.detach().float() for linear in dense.linears])
-        self.bias = torch.cat([linear.bias.detach().float() for linear in dense.linears])
-        factor = torch.ones(weight.shape[1])
-        if smooth:
-            spread = seen.high.maximum(-seen.low)
-            factor = (spread / weight.abs().amax(dim=0).clamp_min(SMALLEST)).sqrt()
-            factor = factor.clamp_min(SMALLEST)
-        low = min(float((seen.low / factor).min()), 0.0)
-        high = max(float((seen.high / factor).max()), 0.0)
-        if smooth:  # codes from -127 to 127 about the middle of the unsigned ones
-            self.scale = max(-low, high, SMALLEST) / LARGEST_CODE
-            self.zero = MIDDLE
-        else:  # codes from 0 to 255, as an activation is not symmetric
-            self.scale = max(high - low, SMALLEST) / (2 * LARGEST_CODE + 1)
-            self.zero = round(-low / self.scale)
-        self.to_codes = (1 / (factor * self.scale)).to(torch.bfloat16)
-        weight = weight * factor
-        self.weight_scale = weight.abs().amax(dim=1).clamp_min(SMALLEST) / LARGEST_CODE
-        codes = (weight / self.weight_scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(codes, None)
-        self.weight_zero = torch.zeros(len(codes), dtype=torch.long)
-        self.output: tuple[float, int, torch.dtype] = (1.0, 0, torch.bfloat16)
-
-    def feeds(self, following: "Int8Dense") -> None:
-        """Give the following product its input as the codes that it reads."""
-        self.output = (following.scale, following.zero, torch.uint8)
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """The layer's outputs, activated."""
-        hidden = torch.ops.onednn.qlinear_pointwise(
-            states if states.dtype == torch.uint8 else self._codes(states),
-            self.scale,
-            self.zero,
-            self.weight,
-            self.weight_scale,
-            self.weight_zero,
-            self.bias,
-            *self.output,
-            "gelu" if self.fuses else "none",
-            [],
-            "none",
-        )
-        return hidden if self.activation is None or self.fuses else self.activation(hidden)
-
-    def _codes(self, states: Tensor) -> Tensor:
-        """Unsigned codes of bf16 inputs, whose integers up to 256 are exact."""
-        scaled = (states * self.to_codes).round_()
-        if self.zero == MIDDLE:
-            signed = scaled.clamp_(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
-            return signed.view(torch.uint8).bitwise_xor_(MIDDLE)  # plus 128, a byte at a time
-        return (scaled + self.zero).clamp_(0, 2 * LARGEST_CODE + 1).to(torch.uint8)

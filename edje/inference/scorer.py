@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.inference.attention import prefers_products
-from edje.inference.batch_size import BatchSize
-from edje.inference.cls_encoder import ClsEncoder, cls_encoder, is_like_bert
-from edje.inference.int8 import int8_encoder
+from edje.inference.batch_size import UNTRIED, BatchSize
+from edje.inference.cls_encoder import BertClsEncoder, ClsEncoder, cls_encoder, is_like_bert
+from edje.inference.cpu import prefers_products
+from edje.inference.int8 import int8_encoder, is_worth_it
 from edje.inference.pinned import sent
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
@@ -42,8 +42,10 @@ class StoredTokenScorer:
     A snapshot of the model's weights: make another scorer after a training step. Scores are
     float32 whatever the `precision` of the encoder: in float32 the model's own to 1e-5, in bf16
     and fp16 about as near to them as the model itself under autocast. `torch.int8` is for CPUs
-    (`edje.inference.int8`), its scales found on pairs of the collection. Memory is bounded by
-    `batch_size` pairs and the texts of a call.
+    with exact products in int8 (VNNI), its scales found on pairs of the collection
+    (`edje.inference.int8`); where a short measurement of a layer finds bf16 as fast, that is used
+    instead. `precision` says which. Memory is bounded by `batch_size` pairs and the texts of a
+    call.
 
     Args:
         batch_size: pairs per run of the encoder; by default what a short calibration finds
@@ -51,6 +53,7 @@ class StoredTokenScorer:
             `batch_size.chosen` says which.
         compiled: the layers run through torch.compile, on CUDA as graphs, with a shape for each
             text length and a few sizes of batch (`edje.inference.compiled`).
+        as_given: int8 without a measurement, for who measures it.
 
     Raises:
         EdjeError: int8, or compiling, is asked of a device or a language model that it isn't made
@@ -64,13 +67,15 @@ class StoredTokenScorer:
         precision: torch.dtype = torch.float32,
         batch_size: int | None = None,
         compiled: bool = False,
+        as_given: bool = False,
     ):
         self.model = model.eval()
         self.collection = collection
         self.device = next(model.parameters()).device
         self.text_lengths = collection.text.attention_mask.sum(dim=1)
         self.transfer = Transfer(collection.visual, self.device)
-        self.encoder = self._encoder(precision, compiled)
+        self.precision = precision
+        self.encoder = self._encoder(compiled, as_given)
         self.batch_size = BatchSize(batch_size, self.encoder, self.device)
 
     def on(self, collection: ScoringSet) -> "StoredTokenScorer":
@@ -81,8 +86,8 @@ class StoredTokenScorer:
         other.transfer = self.transfer.of(collection.visual)
         return other
 
-    def _encoder(self, precision: torch.dtype, compiled: bool) -> ClsEncoder:
-        joint = self.model.joint
+    def _encoder(self, compiled: bool, as_given: bool) -> ClsEncoder:
+        joint, precision = self.model.joint, self.precision
         in_int8 = precision == torch.int8
         asked = "precision int8" if in_int8 else "compile"
         if (in_int8 or compiled) and not is_like_bert(joint):
@@ -95,9 +100,17 @@ class StoredTokenScorer:
                 "compile: on this CPU int8 and bf16 have faster roads of their own. "
                 "Leave it out here, or use fp32."
             )
-        if in_int8:
-            return int8_encoder(joint, self._read_examples)
-        return cls_encoder(joint, precision, compiled)
+        if not in_int8:
+            return cls_encoder(joint, precision, compiled)
+        small = int8_encoder(joint, self._read_examples)
+        if as_given:
+            return small
+        plain = BertClsEncoder(joint, torch.bfloat16)
+        positions = int(self.text_lengths.median()) + self.transfer.num_tokens + 1
+        if is_worth_it(small, plain, max(UNTRIED // positions, 1), positions):
+            return small
+        self.precision = torch.bfloat16
+        return plain
 
     @torch.inference_mode()
     def _read_examples(self, encoder: ClsEncoder) -> None:

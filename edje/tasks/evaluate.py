@@ -69,7 +69,7 @@ def evaluate_checkpoint(
         cfg, source, backbone, checkpoint, evaluation
     ) or cached_collection(cfg, source, backbone, source.split, store=cfg.store)
     checkpoint.model.to(make_current(devices[0]))
-    reranked, codec, pairs_per_second = rerank_collection(
+    reranked, codec, pairs_per_second, precision = rerank_collection(
         checkpoint, backbone, collection, evaluation, devices=devices
     )
     if dev is not None:
@@ -102,7 +102,7 @@ def evaluate_checkpoint(
         "storage_bytes_per_image": codec.cell_bytes,
         "scored_pairs_per_second": pairs_per_second,
         "device": devices[0].type,
-        "dtype": str(evaluation.precision).removeprefix("torch."),
+        "dtype": str(precision).removeprefix("torch."),
     }
     tell_of_ties(metrics["share_of_ties"])
     write_results(folder, metrics, reranked, collection)

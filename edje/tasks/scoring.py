@@ -17,7 +17,7 @@ from edje.retrieval.rerank import RerankedList
 from edje.tasks.collection import Collection
 from edje.tasks.devices import similarity_device
 from edje.tasks.first_stage import first_stage_lists
-from edje.tasks.shares import Scoring, score, scored_in_shares
+from edje.tasks.shares import Scoring, score, scored_in_shares, settled
 from edje.tasks.visual_tokens import visual_tokens
 from edje.tokens.codec import Codec, CodecName, make_codec
 
@@ -31,7 +31,8 @@ class Evaluation:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
         codec: number format of the stored (compressed) visual tokens.
-        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU.
+        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
+            with exact products in it (VNNI), and is used where it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
             joint encoder reads off the images is gone.
@@ -87,8 +88,8 @@ def rerank_collection(
     first: Sequence[CandidateList] | None = None,
     stride: int = 1,
     devices: Sequence[torch.device] = (),
-) -> tuple[dict[Direction, RerankedList], Codec, float]:
-    """Candidates of both directions with their joint scores, the codec, and pairs per second.
+) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
+    """Candidates of both directions with their joint scores, codec, pairs per second, precision.
 
     `first` holds the first stage's lists of the directions, where they are known already.
     The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
@@ -107,7 +108,7 @@ def rerank_collection(
         if evaluation.shuffle_tokens:
             generator = torch.Generator().manual_seed(0)
             visual = visual.permuted(torch.randperm(len(visual), generator=generator))
-        work = Scoring(
+        asked = Scoring(
             model,
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
             evaluation.precision,
@@ -116,13 +117,14 @@ def rerank_collection(
             stride,
             evaluation.compile,
         )
+        work = settled(asked)
         with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
             if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
                 reranked, seconds = scored_in_shares(work, devices, bar.update)
             else:
                 reranked, seconds = score(work, bar.update)
     by_direction = {one.first.direction: one for one in reranked}
-    return by_direction, codec, work.num_pairs / seconds
+    return by_direction, codec, work.num_pairs / seconds, work.precision
 
 
 def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:

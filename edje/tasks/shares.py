@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ class Scoring:
     lists: Sequence[CandidateList]
     stride: int = 1
     compiled: bool = False
+    as_given: bool = False  # the precision, without a measurement of int8
 
     @property
     def num_pairs(self) -> int:
@@ -51,7 +52,7 @@ def score(
 
     Of `share` (i, n) only those of the i-th of these queries and of every n-th from there.
     """
-    scorer = StoredTokenScorer(work.model, work.collection, work.precision, compiled=work.compiled)
+    scorer = scorer_of(work)
     started = time.perf_counter()
     text, visual = work.collection.text, work.collection.visual
     scorer = scorer.on(ScoringSet(text, near(visual, scorer.device)))
@@ -63,6 +64,28 @@ def score(
             rerank(own, scorer.launch, work.batch_size, progress, key=scorer.lengths, rows=rows)
         )
     return scored, time.perf_counter() - started
+
+
+def settled(work: Scoring) -> Scoring:
+    """The work in the number format that is used: int8 is measured once, here, for every process.
+
+    Raises:
+        EdjeError: int8 is asked of a device or a language model that it isn't made for.
+    """
+    if work.precision != torch.int8 or work.as_given:
+        return work
+    return replace(work, precision=scorer_of(work).precision, as_given=True)
+
+
+def scorer_of(work: Scoring) -> StoredTokenScorer:
+    """What scores it."""
+    return StoredTokenScorer(
+        work.model,
+        work.collection,
+        work.precision,
+        compiled=work.compiled,
+        as_given=work.as_given,
+    )
 
 
 def scored_in_shares(

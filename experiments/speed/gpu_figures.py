@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from edje.benchmark.ceiling import Ceiling, CeilingCalls
+from edje.benchmark.ceiling import Ceiling, Ceilings
 from edje.benchmark.timing import timed_together
 
 
@@ -52,6 +52,14 @@ class Lane:
         """The figure of a call that took so long."""
         return 1000 * seconds if self.unit == "ms" else self.units / seconds
 
+    def raised(self, ceiling: Ceiling, fastest: float) -> Ceiling:
+        """The ceiling where this lane did all of its work in so many seconds."""
+        return ceiling.at_least(
+            sum(part.flops for part in self.parts) / fastest,
+            sum(part.read_bytes for part in self.parts) / fastest,
+            sum(part.sent_bytes for part in self.parts) / fastest,
+        )
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -81,12 +89,13 @@ def in_turns(
     lanes: Mapping[str, Lane], device: torch.device, seconds: float, min_runs: int
 ) -> tuple[list[Figure], dict[torch.dtype, Ceiling]]:
     """Lanes and ceilings measured in the same turns, the device synchronised around each run."""
-    probes = {lane.dtype: CeilingCalls(device, lane.dtype) for lane in lanes.values()}
-    calls = {name: lane.call for name, lane in lanes.items()}
-    for probe in probes.values():
-        calls |= probe.calls
+    probe = Ceilings(device, [lane.dtype for lane in lanes.values()])
+    calls: dict[str, Callable[[], object]] = {"ceilings": probe}
+    calls |= {name: lane.call for name, lane in lanes.items()}
     timings = timed_together(calls, device, warmup=3, min_runs=min_runs, seconds=seconds)
-    ceilings = {dtype: probe.ceiling(timings) for dtype, probe in probes.items()}
+    ceilings = {lane.dtype: probe[lane.dtype] for lane in lanes.values()}
+    for name, lane in lanes.items():
+        ceilings[lane.dtype] = lane.raised(ceilings[lane.dtype], timings[name].fastest)
     figures = []
     for name, lane in lanes.items():
         least = sum(part.least_seconds(ceilings[lane.dtype]) for part in lane.parts)
@@ -119,7 +128,8 @@ def of_a_run(
     """A figure of runs that can't take turns with others, beside ceilings measured before."""
     ordered = sorted(seconds)
     median = ordered[(len(ordered) - 1) // 2]
-    least = sum(part.least_seconds(ceilings[lane.dtype]) for part in lane.parts)
+    ceiling = lane.raised(ceilings[lane.dtype], ordered[0])
+    least = sum(part.least_seconds(ceiling) for part in lane.parts)
     return Figure(
         name=name,
         unit=lane.unit,

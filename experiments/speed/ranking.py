@@ -49,7 +49,9 @@ def main() -> None:
     print(f"{len(queries)} queries of {pool} candidates")  # noqa: T201
     print("format  R@1   R@5   tau     same best  ties    largest error / deviation")  # noqa: T201
     for name, precision in FORMATS.items():
-        scorer = StoredTokenScorer(checkpoint.model, ScoringSet(text, visual), precision)
+        scorer = StoredTokenScorer(
+            checkpoint.model, ScoringSet(text, visual), precision, as_given=True
+        )
         scores = scorer("t2i", at, torch.tensor(images), first).view(-1, pool)
         exact = scores if exact is None else exact
         best = scores.argsort(dim=1, descending=True)

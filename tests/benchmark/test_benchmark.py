@@ -24,7 +24,7 @@ from edje.benchmark.timing import Timing, timed_together
 from edje.cli import run
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
-from edje.inference.int8 import has_int8_products
+from edje.inference.cpu import has_int8_products
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.records import TextBatch
 
@@ -269,10 +269,12 @@ def test_the_task_writes_rows_a_table_and_a_plot(tmp_path: Path, capsys):
         assert row["pairs_per_second"] == pytest.approx(1000 * row["k"] / row["p50_ms"])
         assert row["batch"] <= row["k"] == (2 if row["lane"].startswith("blip") else 5)
         moved = 0 if row["tier"] == "scorer" else 5 * row["tokens"] * 32 * 2
-        assert row["bytes_per_query"] == moved and row["share_of_ceiling"] > 0
+        assert row["bytes_per_query"] == moved and 0 < row["share_of_ceiling"] <= 1
     machine = json.loads((folder / "machine.json").read_text())
     assert machine["clock"] == "wall"
-    assert machine["product_tflops_per_second"] > 0 and machine["copy_gb_per_second"] > 0
+    assert set(machine["ceilings_tflops_per_second"]) == {row["dtype"] for row in rows}
+    assert all(rate > 0 for rate in machine["ceilings_tflops_per_second"].values())
+    assert machine["copy_gb_per_second"] > 0
     assert (folder / "plots" / "throughput.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "ours, fusion at 1" in printed and "TFLOP/s" in printed

@@ -5,8 +5,7 @@ import time
 import pytest
 import torch
 
-from edje.benchmark.ceiling import Ceiling, CeilingCalls
-from edje.benchmark.timing import Timing
+from edje.benchmark.ceiling import Ceiling
 from experiments.speed.gpu_figures import Lane, Work, as_rows, as_table, in_turns, of_a_run
 
 CPU = torch.device("cpu")
@@ -58,11 +57,8 @@ def test_lanes_and_the_ceilings_of_their_formats_take_turns(monkeypatch):
     assert as_table([fast, slow], "title").row_count == 2
 
 
-def test_a_ceiling_is_what_was_done_by_the_time_that_it_took():
-    calls = CeilingCalls(CPU, torch.float32)
-    taken = {"product": 4.0, "linear": 2.0, "copy": 8.0}
-    timings = {f"ceiling float32 {name}": Timing((seconds,)) for name, seconds in taken.items()}
-    assert timings.keys() == calls.calls.keys()
-    found = calls.ceiling(timings)
-    assert found.flops_per_second == 2 * 1536**3 / 2.0
-    assert found.copied_bytes_per_second == found.sent_bytes_per_second == 2**27 / 8.0
+def test_a_run_that_is_faster_than_what_was_measured_before_raises_its_ceiling():
+    """It did 200 operations a second where the ceiling says 100: the median is 2/4 of its best."""
+    lane = Lane(lambda: None, 10, "pairs/s", [Work(200.0)], torch.float32)
+    figure = of_a_run("a run", lane, [1.0, 2.0, 3.0], {torch.float32: CEILING})
+    assert (figure.value, figure.ceiling, figure.share) == (5.0, 10.0, 0.5)

@@ -16,7 +16,7 @@ from transformers import (
 
 from edje.inference.checkpoint import build_reranker
 from edje.inference.cls_encoder import BertClsEncoder, WholeClsEncoder, cls_encoder
-from edje.inference.dense import Dense
+from edje.inference.cpu import Dense, operators
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import LanguageModel, tokenize
 from edje.models.edje import EDJE
@@ -162,7 +162,7 @@ def test_a_packed_product_is_the_plain_one(activation, monkeypatch):
         packed = Dense(linears, torch.float32, activation)
         assert packed.is_packed == torch.backends.mkldnn.is_available()
         torch.testing.assert_close(packed(states), expected, rtol=1e-5, atol=1e-5)
-        monkeypatch.setattr("edje.inference.dense.can_pack", lambda weight: False)
+        monkeypatch.setattr(operators, "can_pack", lambda dtype: False)
         plain = Dense(linears, torch.float32, activation)
         assert not plain.is_packed
         torch.testing.assert_close(plain(states), expected, rtol=1e-5, atol=1e-5)

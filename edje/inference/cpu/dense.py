@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edje.inference.cpu import operators
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -34,33 +36,19 @@ class Dense:
         self.weight = torch.cat([weight.detach() for weight, _ in parts]).to(dtype)
         self.bias = torch.cat([bias.detach() for _, bias in parts]).to(dtype)
         self.activation = activation
-        self.is_packed = pack and can_pack(self.weight)
+        on_cpu = self.weight.device.type == "cpu"
+        self.is_packed = pack and on_cpu and operators.can_pack(dtype)
         self.fuses = self.is_packed and is_exact_gelu(activation)
         if self.is_packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+            self.weight = operators.pack(self.weight)
 
     def __call__(self, states: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The layer's outputs, activated."""
         if self.is_packed:
-            after = "gelu" if self.fuses else "none"
-            hidden = torch.ops.mkldnn._linear_pointwise(
-                states.contiguous(), self.weight, self.bias, after, [], "none"
-            )
+            hidden = operators.packed_linear(states, self.weight, self.bias, self.fuses)
         else:
             hidden = F.linear(states, self.weight, self.bias)
         return hidden if self.activation is None or self.fuses else self.activation(hidden)
-
-
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN can keep these weights in its own layout: float32, or bf16 with hardware."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    needed = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if not all(hasattr(torch.ops.mkldnn, name) for name in needed):
-        return False  # a torch without these operators, which are its compiler's
-    if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
 
 
 def is_exact_gelu(activation: Activation | None) -> bool:

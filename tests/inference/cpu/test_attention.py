@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edje.inference import attention
-from edje.inference.attention import attend, prefers_products
+from edje.inference.cpu import attention
+from edje.inference.cpu.attention import (
+    attend,
+    attend_by_products,
+    attention_for,
+    prefers_products,
+    products_are_faster,
+)
 
 CPU = torch.device("cpu")
 
@@ -19,28 +25,22 @@ def exact(query, key, value, heads: int = 2) -> torch.Tensor:
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
-@pytest.fixture
-def by_products(monkeypatch):
-    """The products on any machine: bf16 without instructions of its own is slow, not wrong."""
-    monkeypatch.setattr(attention, "prefers_products", lambda device, dtype: True)
-
-
 @pytest.mark.parametrize("rows", [1, 9])
-def test_two_products_are_attention(rows, by_products):
+def test_two_products_are_attention(rows):
     torch.manual_seed(0)
     key, value = drawn(11, 9, 1.0), drawn(11, 9, 1.0)  # more pairs than go at once
     query = key[:, :rows]
-    found = attend(query, key, value, heads=2)
+    found = attend_by_products(query, key, value, heads=2)
     assert found.shape == query.shape and found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_scores_whose_exponential_overflows_or_vanishes_are_left_to_torch(sign, by_products):
+def test_scores_whose_exponential_overflows_or_vanishes_are_left_to_torch(sign):
     """e^±400 is beyond the number format; equal keys give the mean of the values."""
     torch.manual_seed(0)
     query, value = torch.full((3, 5, 32), 10.0).bfloat16(), drawn(3, 5, 1.0)
-    found = attend(query, sign * query, value, heads=2)
+    found = attend_by_products(query, sign * query, value, heads=2)
     expected = value.float().mean(dim=1, keepdim=True).expand(-1, 5, -1)
     torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
 
@@ -49,3 +49,17 @@ def test_only_bf16_on_a_cpu_takes_the_products():
     assert not prefers_products(CPU, torch.float32)
     assert not prefers_products(CPU, torch.float16)
     assert not prefers_products(torch.device("cuda"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "kernel"), [(1.0, 1.2, True), (1.0, 1.1, False)])
+def test_the_kernel_in_bf16_is_the_one_that_was_measured_clearly_faster(
+    ours, theirs, kernel, monkeypatch, caplog
+):
+    monkeypatch.setattr(attention, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(attention, "seconds_in_one_thread", lambda *_, **__: [ours, theirs])
+    products_are_faster.cache_clear()
+    with caplog.at_level("DEBUG"):
+        found = attention_for(CPU, torch.bfloat16)
+    products_are_faster.cache_clear()
+    assert found is (attend_by_products if kernel else attend)
+    assert f"1000.00 ms by two products, {1000 * theirs:.2f} by torch's kernel" in caplog.text

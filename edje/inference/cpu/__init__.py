@@ -1,0 +1,35 @@
+"""Kernels for CPUs: attention, linear layers in float32 and bf16, linear layers in int8.
+
+What lies outside of this folder uses these names alone. On other devices, and with a torch that
+lacks what they rest on (`operators`), `Dense` and `attention_for` are torch's own.
+"""
+
+from edje.inference.cpu.attention import (
+    attend,
+    attend_by_products,
+    attention_for,
+    prefers_products,
+)
+from edje.inference.cpu.dense import Dense
+from edje.inference.cpu.int8 import Int8Dense, Recorder, int8_product
+from edje.inference.cpu.memory import keep_freed_memory
+from edje.inference.cpu.operators import (
+    has_bf16_instructions,
+    has_int8_products,
+    packed_products,
+)
+
+__all__ = [
+    "Dense",
+    "Int8Dense",
+    "Recorder",
+    "attend",
+    "attend_by_products",
+    "attention_for",
+    "has_bf16_instructions",
+    "has_int8_products",
+    "int8_product",
+    "keep_freed_memory",
+    "packed_products",
+    "prefers_products",
+]

@@ -1,0 +1,48 @@
+"""Which of several ways is fastest here: a few runs of each, in turns."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+TURNS = 3  # timed runs of each, in turns: what disturbs the machine disturbs all alike
+Clock = Callable[[], float]
+
+
+def best_seconds(
+    calls: Sequence[Callable[[], object]],
+    device: torch.device,
+    clock: Clock = time.perf_counter,
+    turns: int = TURNS,
+) -> list[float]:
+    """The shortest time of each call, after a run of each that isn't counted."""
+    for call in calls:
+        call()
+    timed = [[_timed(call, device, clock) for call in calls] for _ in range(turns)]
+    return [min(seconds) for seconds in zip(*timed, strict=True)]
+
+
+def seconds_in_one_thread(
+    calls: Sequence[Callable[[], object]], clock: Clock = time.thread_time, turns: int = TURNS
+) -> list[float]:
+    """The same on a CPU by the time of one thread alone, which other work hardly moves.
+
+    For a choice that changes scores by their rounding, so that it is the same in every run.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            return best_seconds(calls, torch.device("cpu"), clock, turns)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
+    started = clock()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return clock() - started
