@@ -10,7 +10,7 @@ Direction = Literal["t2i", "i2t"]
 DIRECTIONS: tuple[Direction, Direction] = ("t2i", "i2t")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of a large set there are hundreds of thousands
 class CaptionRecord:
     """One caption of one image, as its source gives it (not yet cleaned)."""
 
@@ -19,7 +19,7 @@ class CaptionRecord:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image: its id (unique in its data set) and the file that holds its pixels."""
 

@@ -1,5 +1,6 @@
 """Train: an adapter and a joint encoder on cached tokens, into the run folder's checkpoints."""
 
+import gc
 import logging
 import shutil
 from dataclasses import replace
@@ -125,9 +126,25 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     Raises:
         EdjeError: data, stores, teacher or options don't fit each other.
     """
+    evaluation: Evaluation = instantiate(cfg.evaluation)
+    trained = trained_on_all_ranks(cfg, folder, backbone, evaluation)
+    if trained is None:
+        return None
+    gc.collect()  # a Trainer is part of circles, and holds the training set: gigabytes
+    checkpoint, dev = trained
+    return finish(cfg, checkpoint, backbone, dev, evaluation, folder / "checkpoints")
+
+
+def trained_on_all_ranks(
+    cfg: DictConfig, folder: Path, backbone: Backbone, evaluation: Evaluation
+) -> tuple[Checkpoint, Collection | None] | None:
+    """The reranker after its last step, and dev to choose on; None on ranks other than 0.
+
+    Raises:
+        EdjeError: as `train_reranker`.
+    """
     checkpoints, logger = folder / "checkpoints", run_logger(cfg, folder)
     source: Source = instantiate(cfg.data)
-    evaluation: Evaluation = instantiate(cfg.evaluation)
     check_early(cfg, backbone)
     trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
     torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
@@ -184,7 +201,7 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
         )
     if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
         return None
-    return finish(cfg, start, backbone, feed.dev, evaluation, checkpoints)
+    return start, feed.dev
 
 
 def progress(cfg: DictConfig) -> list[L.Callback]:
