@@ -1,5 +1,7 @@
 """The first stage: every query's best candidates under the dual encoder, both directions."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
@@ -8,6 +10,7 @@ from edje.errors import EdjeError
 from edje.records import CandidateList, Direction
 from edje.retrieval.exact import SIMILARITY_BYTES, similarities
 
+FIRST_POOLS = 16  # how many times the pool the first rows of the gallery are
 _SCORE_BITS, _LARGEST_ROW = 32, 2**31 - 1
 
 
@@ -78,13 +81,13 @@ def first_stage_candidates(
             "or look at the split."
         )
     block = block or max(SIMILARITY_BYTES // (4 * chunk), 1)
-    best, num_relevant = [], []
-    for rows, groups in zip(queries.split(chunk), image_of_query.split(chunk), strict=True):
-        keys, relevant = _best(rows, groups, gallery, image_of_candidate, pool, block, direction)
-        best.append(keys)
-        num_relevant.append(relevant)
-    keys = torch.cat(best)
-    return CandidateList(direction, *_taken_apart(keys), torch.cat(num_relevant))
+    best = [
+        _best(rows, groups, gallery, image_of_candidate, pool, block, direction)
+        for rows, groups in zip(queries.split(chunk), image_of_query.split(chunk), strict=True)
+    ]
+    images = 1 + int(torch.cat([image_of_query, image_of_candidate]).max())
+    num_relevant = torch.bincount(image_of_candidate, minlength=images)[image_of_query]
+    return CandidateList(direction, *_taken_apart(torch.cat(best)), num_relevant)
 
 
 def _best(
@@ -95,47 +98,73 @@ def _best(
     pool: int,
     block: int,
     direction: Direction,
-) -> tuple[Int64[Tensor, "queries pool"], Int64[Tensor, "queries"]]:
-    """Keys of the `pool` best candidates, best first, and the number of relevant ones."""
+) -> Int64[Tensor, "queries pool"]:
+    """Keys of the `pool` best candidates, best first.
+
+    Once there are so many, only a row that reaches the least of them is looked at: a comparison
+    for each similarity, and a key for a few.
+    """
     best = queries.new_empty((len(queries), 0), dtype=torch.int64)
-    num_relevant = queries.new_zeros(len(queries), dtype=torch.int64)
     bad = queries.new_zeros(len(queries), dtype=torch.bool)
-    first = 0
-    for rows, images in zip(gallery.split(block), image_of_candidate.split(block), strict=True):
-        similarity = similarities(queries, rows)
-        relevant = image_of_query[:, None] == images[None, :]
+    for first, last in _blocks(len(gallery), pool, block):
+        images = image_of_candidate[first:last]
+        similarity = similarities(queries, gallery[first:last])
         bad |= ~similarity.isfinite().all(dim=1)
-        num_relevant += relevant.sum(dim=1)
-        keys = _keys(similarity, relevant, first)
-        keys = keys.topk(min(pool, keys.shape[1]), dim=1).values
-        best = torch.cat([best, keys], dim=1)
+        rows = torch.arange(first, last, device=similarity.device)
+        if best.shape[1] < pool:
+            found = _keys(similarity, image_of_query[:, None] == images, rows)
+        else:
+            least = _scores(best[:, -1:])
+            query, row = (similarity >= least).nonzero(as_tuple=True)
+            relevant = image_of_query[query] == images[row]
+            keys = _keys(similarity[query, row], relevant, rows[row])
+            found = _side_by_side(keys, query, len(queries))
+        best = torch.cat([best, found], dim=1)
         best = best.topk(min(pool, best.shape[1]), dim=1).values
-        first += len(rows)
     if bad.any():
         raise EdjeError(
             f"The first stage ({direction}) gave similarities that are not finite for "
             f"{int(bad.sum())} of {len(queries)} queries. Look at the backbone's weights, or cache "
             "again in float32."
         )
-    return best, num_relevant
+    return best
+
+
+def _blocks(gallery: int, pool: int, block: int) -> Iterator[tuple[int, int]]:
+    """First and last rows of the gallery's blocks; a small one first, which gives a pool."""
+    first = 0
+    while first < gallery:
+        last = min(first + (block if first else min(block, FIRST_POOLS * pool)), gallery)
+        yield first, last
+        first = last
+
+
+def _side_by_side(
+    keys: Int64[Tensor, "found"], query: Int64[Tensor, "found"], queries: int
+) -> Int64[Tensor, "queries most"]:
+    """Keys of each query in a row of its own, in front of keys that are below all others."""
+    counts = torch.bincount(query, minlength=queries)
+    place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[query]
+    table = keys.new_full((queries, int(counts.max())), torch.iinfo(torch.int64).min)
+    table[query, place] = keys
+    return table
 
 
 def _keys(
-    similarity: Float[Tensor, "queries rows"], relevant: Bool[Tensor, "queries rows"], first: int
-) -> Int64[Tensor, "queries rows"]:
-    """Numbers that are ordered as candidates are, and of which no two are equal.
+    similarity: Float[Tensor, "*some"], relevant: Bool[Tensor, "*some"], row: Int64[Tensor, "..."]
+) -> Int64[Tensor, "*some"]:
+    """Numbers that are ordered as candidates are, and of which no two of a query are equal.
 
-    Bit by bit from the highest: the score, 1 where the candidate is not relevant, and the row,
-    which counts from `first`, backwards. So the best of several blocks are the best of all, and
-    they are found whichever way a device breaks ties.
+    Bit by bit from the highest: the score, 1 where the candidate is not relevant, and its row in
+    the gallery, backwards. So the best of several blocks are the best of all, and they are found
+    whichever way a device breaks ties.
     """
     bits = (similarity + 0.0).view(torch.int32)  # −0 is 0
     keys = _ordered(bits).long()
     keys <<= 1
     keys |= ~relevant
     keys <<= _SCORE_BITS - 1
-    rows = torch.arange(first, first + similarity.shape[1], device=similarity.device)
-    keys |= _LARGEST_ROW - rows
+    keys |= _LARGEST_ROW - row
     return keys
 
 
@@ -144,8 +173,12 @@ def _taken_apart(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates, scores and relevance, of which the keys were made."""
     candidates = _LARGEST_ROW - (keys & _LARGEST_ROW)
-    scores = _ordered((keys >> _SCORE_BITS).int()).view(torch.float32)
-    return candidates, scores, (keys >> (_SCORE_BITS - 1)) & 1 == 0
+    return candidates, _scores(keys), (keys >> (_SCORE_BITS - 1)) & 1 == 0
+
+
+def _scores(keys: Int64[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The scores, of which the keys were made."""
+    return _ordered((keys >> _SCORE_BITS).int()).view(torch.float32)
 
 
 def _ordered(bits: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

@@ -1,7 +1,8 @@
 """Similarities in full float32, whatever a run allows its training."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,17 +12,22 @@ SIMILARITY_BYTES = 64 << 20  # of similarities at a time, in float32
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Matrix products of float32 are computed in it, not in TF32: neighbours lie close together."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+def float32_as(precision: Literal["ieee", "tf32"], *backends: Any) -> Iterator[None]:
+    """Let backends of torch, such as `torch.backends.cuda.matmul`, compute float32 in a format."""
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
-        backend.fp32_precision = "ieee"
+        backend.fp32_precision = precision
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        for backend, own in zip(backends, before, strict=True):
+            backend.fp32_precision = own
+
+
+def exact_products() -> AbstractContextManager[None]:
+    """Matrix products of float32 are computed in it, not in TF32: neighbours lie close together."""
+    mkldnn: Any = torch.backends.mkldnn
+    return float32_as("ieee", torch.backends.cuda.matmul, mkldnn.matmul)
 
 
 def similarities(

@@ -1,7 +1,7 @@
 """Which devices a run uses: those of its trainer, whatever the work."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import lightning as L
@@ -13,6 +13,7 @@ from torch import nn
 
 from edje.config.ranks import own_rank
 from edje.errors import EdjeError
+from edje.retrieval.exact import float32_as
 
 TowerPrecision = Literal["fp32", "tf32", "bf16"]
 
@@ -49,24 +50,17 @@ def make_current(device: torch.device) -> torch.device:
     return device
 
 
-@contextmanager
-def products_in(precision: TowerPrecision, device: torch.device) -> Iterator[None]:
+def products_in(precision: TowerPrecision, device: torch.device) -> AbstractContextManager[None]:
     """Matrix products and convolutions of float32 numbers on a GPU as `precision` says.
 
     torch's own setting has exact products but convolutions in TF32, so that of one tower a part
     would be rounded. Other devices are left as they are; autocast is the caller's.
     """
     if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        return nullcontext()
+    cudnn: Any = torch.backends.cudnn
+    own: Literal["ieee", "tf32"] = "ieee" if precision == "fp32" else "tf32"
+    return float32_as(own, torch.backends.cuda.matmul, cudnn.conv)
 
 
 def own_device(trainer: DictConfig) -> torch.device:

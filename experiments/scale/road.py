@@ -53,7 +53,7 @@ class Part:
     """What one command took. Memory is a process's own, of the largest one."""
 
     part: str
-    seconds: float
+    seconds: int
     peak_gb: float  # resident, mapped files included
     anonymous_gb: float  # of that, what isn't a file's; sampled twice a second
     processes: int
@@ -79,7 +79,8 @@ def run(name: str, arguments: list[str], log: Path) -> Part:
     seconds = time.perf_counter() - started
     resident, anonymous = (max(peak[kind] for peak in peaks.values()) for kind in (0, 1))
     large = sum(peak[0] > resident / 10 for peak in peaks.values())
-    return Part(name, round(seconds, 1), resident / 1e9, anonymous / 1e9, large)
+    sizes = (round(size / 1e9, 2) for size in (resident, anonymous))
+    return Part(name, round(seconds), *sizes, large)
 
 
 def _place(folder: Path, part: str) -> Path:
@@ -112,7 +113,6 @@ def main(folder: Path, share: float, steps: int, only: list[str] | None) -> None
     """Make what is missing of the data, run the parts, print and write the table."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
     if not (folder / "coco" / "dataset_coco.json").is_file():
         started = time.perf_counter()
         make_data(folder / "coco", share)
@@ -135,14 +135,21 @@ def main(folder: Path, share: float, steps: int, only: list[str] | None) -> None
             options = [*model, *options]
         command = [sys.executable, "run.py", *data, *options, f"hydra.run.dir={place}"]
         row = run(name, command, folder / f"{number:02d}.log")
-        rows.append(row)
         values = f"{row.seconds:,.0f} | {row.peak_gb:.2f} | {row.anonymous_gb:.2f}"
         print(f"| {name} | {values} | {row.processes} |", flush=True)  # noqa: T201
-    if share == 1.0 and not only:
-        with (HERE / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Part)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+        if share == 1.0:
+            _keep(row)
+
+
+def _keep(row: Part) -> None:
+    """Write a row to results.csv, in place of an earlier one of that part."""
+    path = HERE / "results.csv"
+    kept = list(csv.DictReader(path.open())) if path.is_file() else []
+    by_part = {one["part"]: one for one in kept} | {row.part: asdict(row)}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Part)])
+        writer.writeheader()
+        writer.writerows(by_part[part] for part in PARTS if part in by_part)
 
 
 if __name__ == "__main__":

@@ -177,16 +177,19 @@ def test_a_tower_computes_in_bf16_when_it_is_asked_to(tmp_path: Path) -> None:
 
 
 def test_tf32_is_for_the_work_on_a_gpu_alone() -> None:
-    def settings() -> tuple[str, bool]:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+    def settings() -> list[str]:
+        return [backend.fp32_precision for backend in backends]
 
     before = settings()
     with products_in("tf32", torch.device("cpu")):
         assert settings() == before
-    with products_in("tf32", torch.device("cuda", 0)):
-        assert settings() == ("high", True)
+    for precision in ("tf32", "bf16"):
+        with products_in(precision, torch.device("cuda", 0)):
+            assert settings() == ["tf32", "tf32"]
     with products_in("fp32", torch.device("cuda", 0)):
-        assert settings() == ("highest", False)
+        assert settings() == ["ieee", "ieee"]
     with pytest.raises(RuntimeError), products_in("tf32", torch.device("cuda", 0)):
         raise RuntimeError
     assert settings() == before
