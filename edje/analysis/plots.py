@@ -21,7 +21,8 @@ def save_plots(run_folder: str | Path, *, examples: int = 8) -> list[Path]:
 
     `losses.png`, `recall.png` and `gallery.png`, the last with `examples` queries.
 
-    A plot whose data are missing is left out, and the log says so.
+    A plot whose data are missing is left out, and the log says so; nothing is said of the losses of
+    a run that trained nothing.
     """
     folder = Path(run_folder)
     target = folder / "plots"
@@ -32,6 +33,8 @@ def save_plots(run_folder: str | Path, *, examples: int = 8) -> list[Path]:
         "recall": lambda: recall_bars(folder),
         "gallery": lambda: gallery(folder, examples=examples),
     }
+    if not (folder / "checkpoints").is_dir():
+        del drawings["losses"]
     for name, draw in drawings.items():
         try:
             figure = draw()

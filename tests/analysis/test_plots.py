@@ -22,6 +22,7 @@ def texts(figure):
 
 def test_a_finished_run_gets_all_three_plots(tmp_path, make_run):
     make_run(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)
     written = save_plots(tmp_path / "run", examples=2)
     assert [path.name for path in written] == ["losses.png", "recall.png", "gallery.png"]
     for path in written:
@@ -34,11 +35,21 @@ def test_a_plot_without_its_data_is_left_out_and_logged(tmp_path, make_run, capl
     make_run(tmp_path / "run")
     (tmp_path / "run" / "logs" / "metrics.csv").unlink()
     (tmp_path / "run" / "images.parquet").unlink()
+    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)
     with caplog.at_level(logging.WARNING):
         written = save_plots(tmp_path / "run")
     assert [path.name for path in written] == ["recall.png"]
     assert "No plot losses" in caplog.text
     assert "No plot gallery" in caplog.text
+
+
+def test_nothing_is_said_of_the_losses_of_an_evaluation(tmp_path, make_run, caplog):
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / "logs" / "metrics.csv").unlink()
+    with caplog.at_level(logging.WARNING):
+        written = save_plots(tmp_path / "run", examples=2)
+    assert [path.name for path in written] == ["recall.png", "gallery.png"]
+    assert not caplog.text
 
 
 def test_loss_curves_have_a_panel_per_term_the_loss_first(run_folder):
