@@ -1,11 +1,12 @@
 """Claims about what pyproject.toml declares."""
 
-import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from test_layers import MODULES, imports
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +16,7 @@ OPTIONAL = {"sentence_transformers"}  # a lane of the benchmark, left out where 
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[\[<>=!~; ]", one)[0].lower().replace("_", "-") for one in requirements}
+    return {canonicalize_name(Requirement(one).name) for one in requirements}
 
 
 def test_what_is_imported_is_declared() -> None:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from edje.benchmark.timing import synchronise, timed_together
+from edje.benchmark.timing import timed_together
 from edje.inference.cpu import Dense, int8_product
+from edje.inference.turns import synchronise
 
 SIDE = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from edje.inference.turns import synchronise
+
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -34,14 +36,6 @@ class Timing:
     def fastest(self) -> float:
         """The shortest run."""
         return min(self.seconds)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def timed_together(

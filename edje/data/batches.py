@@ -21,12 +21,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on the device."""
-        return sent(self, device)
-
-
-def sent(record: Any, device: torch.device) -> Any:
-    """A record on the device; from pinned memory to a GPU without waiting."""
-    return each_tensor(record, lambda own: own.to(device, non_blocking=device.type == "cuda"))
+        on_gpu = device.type == "cuda"
+        return each_tensor(self, lambda own: own.to(device, non_blocking=on_gpu))
 
 
 def each_tensor(record: Any, change: Callable[[Tensor], Tensor]) -> Any:

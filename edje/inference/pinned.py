@@ -77,7 +77,7 @@ def pinned(size: int) -> Tensor:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on a device; neither side waits for the other."""
+    """A small tensor on a device, to a GPU through pinned memory; neither side waits."""
     if device.type == "cuda" and tensor.device.type == "cpu" and tensor.numel():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -38,11 +38,16 @@ def seconds_in_one_thread(
         torch.set_num_threads(threads)
 
 
-def _timed(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
-    started = clock()
-    call()
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def _timed(call: Callable[[], object], device: torch.device, clock: Clock) -> float:
+    started = clock()
+    call()
+    synchronise(device)
     return clock() - started

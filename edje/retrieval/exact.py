@@ -1,4 +1,4 @@
-"""Similarities in full float32, whatever a run allows its training."""
+"""How float32 is computed; similarities in full float32, whatever a run allows its training."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -14,6 +14,7 @@ from edje.models.adapters import LinearPoolingAdapter
 from edje.models.evidence import START_SCALE
 from edje.models.heads import word_positions
 from edje.tasks.collection import Collection
+from edje.tasks.devices import moved
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def canonical_start(
             f"{type(adapter).__name__}), joint.evidence=true (this is {evidence is not None}) and "
             f"tokens of at least the joint encoder's {width} channels (these have {channels})."
         )
-    model.eval().to(device)  # which runs the text tower and reads all tokens
-    with torch.no_grad():
+    model.eval()
+    with moved(model, device), torch.no_grad():  # it runs the text tower and reads all tokens
         images = torch.cat(
             [
                 adapter.reduce(train.store.read(rows, device=device)).mean(dim=1).cpu()
@@ -64,7 +65,6 @@ def canonical_start(
             ]
         )
         texts = _mean_words(start, train.texts, device)
-    model.to(CPU)
     with torch.no_grad():
         adapter.standardise.set_moments(images)
         evidence.standardise.set_moments(texts)

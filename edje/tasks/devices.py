@@ -82,19 +82,19 @@ def similarity_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def moved(backbone: object, device: torch.device) -> Iterator[None]:
-    """A backbone on a device during the block, and back on the CPU, where others expect it."""
-    move_backbone(backbone, device)
+def moved(module: object, device: torch.device) -> Iterator[None]:
+    """A backbone or a model on a device during the block, and back on the CPU, as others expect."""
+    move(module, device)
     try:
         yield
     finally:
-        move_backbone(backbone, torch.device("cpu"))
+        move(module, torch.device("cpu"))
 
 
-def move_backbone(backbone: object, device: torch.device) -> None:
-    """Move a backbone, if it is a module: others have no device."""
-    if isinstance(backbone, nn.Module):
-        backbone.to(device)
+def move(module: object, device: torch.device) -> None:
+    """Move what is a module: backbones of another make have no device."""
+    if isinstance(module, nn.Module):
+        module.to(device)
 
 
 def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
+from edje.data.batches import each_tensor
 from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.tasks.collection import Collection
@@ -113,13 +114,4 @@ def first_stage_lists(
         for tensor in (*embeddings(backbone, collection), collection.image_of_caption)
     )
     found = (candidate_lists(images, captions, owner, direction, k) for direction in directions)
-    return [
-        CandidateList(
-            one.direction,
-            one.candidates.cpu(),
-            one.scores.cpu(),
-            one.relevant.cpu(),
-            one.num_relevant.cpu(),
-        )
-        for one in found
-    ]
+    return [each_tensor(one, Tensor.cpu) for one in found]

@@ -10,14 +10,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
-from edje.data.batches import each_tensor, sent
+from edje.data.batches import each_tensor
 from edje.data.datamodule import CachedTokenDataModule
 from edje.data.pretrain import DEV, PretrainSource
 from edje.data.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.inference.checkpoint import Checkpoint
+from edje.inference.pinned import sent
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.tasks.collection import Collection, cached_collection
-from edje.tasks.devices import move_backbone
+from edje.tasks.devices import move
 from edje.tasks.first_stage import embeddings
 
 
@@ -72,22 +73,20 @@ class FrozenEncoder:
     ) -> EncodedPairs:
         """Tokens, words and both embeddings of a batch; its captions are clean already."""
         backbone, device = self.backbone, pixels.device
-        move_backbone(backbone, device)
+        move(backbone, device)
         encoding = backbone.encode_images(pixels)
         features = backbone.encode_texts(texts)
         words = tokenize(self.tokenizer, texts, MAX_TRAINING_TOKENS)
-        if device.type == "cuda":
-            words = each_tensor(words, Tensor.pin_memory)  # else its copy would wait
         with torch.autocast(device.type, enabled=False):  # as where embeddings are cached
             images = backbone.project_images(encoding.features.float())
             captions = backbone.project_texts(features.float())
         return EncodedPairs(
             tokens=encoding.tokens,
-            text=sent(words, device),
+            text=each_tensor(words, lambda own: sent(own, device)),
             image_embeddings=images,
             text_embeddings=captions,
         )
 
     def release(self) -> None:
         """Bring the backbone back to where the caching of stores expects it."""
-        move_backbone(self.backbone, torch.device("cpu"))
+        move(self.backbone, torch.device("cpu"))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from edje.data.batches import each_tensor
 from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
@@ -135,13 +136,7 @@ def scored_rows(work: Scoring, lists: CandidateList) -> Int[Tensor, "queries"]:
 
 def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateList:
     """The lists of these queries alone."""
-    return CandidateList(
-        lists.direction,
-        lists.candidates[rows],
-        lists.scores[rows],
-        lists.relevant[rows],
-        lists.num_relevant[rows],
-    )
+    return each_tensor(lists, lambda own: own[rows])
 
 
 def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from edje.benchmark.flops import count_flops
-from edje.benchmark.timing import synchronise
 from edje.data.datamodule import CachedTokenDataModule
 from edje.data.stored_pairs import TrainingSet
+from edje.inference.turns import synchronise
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.models.heads import MatchHead
