@@ -18,19 +18,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from edje.config.checkpoint import (
+from edje.config.choices import check_choices
+from edje.config.composition import explained, own_words
+from edje.config.continued import (
     TASKS_ON_CHECKPOINT,
     config_for_checkpoint,
     config_for_resume,
     resumable,
 )
-from edje.config.choices import check_choices
-from edje.config.composition import explained, own_words
-from edje.config.console import stop_talking, use_plain_characters
 from edje.config.locations import conf_folder, register_resolvers
+from edje.config.of_published import composition_for
 from edje.config.overrides import forced, quoted, readable, value_given
-from edje.config.published import composition_for
-from edje.config.ranks import RUN_FOLDER, joined_run, own_rank
 from edje.config.resolution import expand_home
 from edje.config.resumption import check_changes
 from edje.config.root import TASKS
@@ -42,8 +40,10 @@ from edje.config.run_folder import (
     record_failure,
 )
 from edje.config.saved import from_text
+from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
+from edje.parallel.environment import RUN_FOLDER, joined_run, own_rank
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing

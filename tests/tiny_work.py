@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from edje.backbones.protocol import ImageEncoding
-from edje.data.shard_datamodule import ShardBatch
+from edje.data.datamodules.shard_datamodule import ShardBatch
 from edje.errors import EdjeError
-from edje.tasks.devices import TowerPrecision
+from edje.pipeline.devices import TowerPrecision
 
 
 class TinyWork:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from edje.backbones.alignment import (
+from edje.backbones.projections import (
     ContrastiveRecipe,
     LinearMap,
     Pair,

@@ -9,8 +9,8 @@ from edje.config.problems import Problem
 from edje.config.resolution import plain
 from edje.errors import EdjeError
 
-STREAMED = "edje.data.pretrain.PretrainSource"
-STREAM_LOADER = "edje.data.stream_datamodule.StreamDataModule"
+STREAMED = "edje.data.mixture.pretrain.PretrainSource"
+STREAM_LOADER = "edje.data.datamodules.stream_datamodule.StreamDataModule"
 FITTED = "edje.backbones.aligned.AlignedBackbone"
 CACHED_ONLY = ("cache", "backbone")  # tasks that read a training split as a whole
 TRAINING = ("run", "train")

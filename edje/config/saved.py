@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edje.config.renames import with_present_targets
 from edje.errors import EdjeError
 
 HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"
@@ -30,6 +31,8 @@ def to_text(cfg: DictConfig) -> str:
 def from_text(text: str, source: str) -> DictConfig:
     """The configuration that `to_text` wrote, with its interpolations; `source` is for messages.
 
+    Former names of components are brought to the present ones.
+
     Raises:
         EdjeError: the text is no YAML mapping.
     """
@@ -39,6 +42,7 @@ def from_text(text: str, source: str) -> DictConfig:
         raise EdjeError(f"{source}: can't be read as a configuration: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise EdjeError(f"{source}: expected the configuration of a run, got a {type(text)}.")
+    cfg = OmegaConf.create(with_present_targets(OmegaConf.to_container(cfg)))
     for line in text.splitlines():
         if link := LINK.match(line):
             OmegaConf.update(cfg, link["key"], link["text"], merge=False)

@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 from typing import Any, get_type_hints
 
 from edje.config.annotations import meaning
+from edje.config.renames import present_target
 from edje.config.source_code import Definition, Module, find, locate, module_named
 
 OWN = "edje"
@@ -55,6 +56,8 @@ def signature_of(target: str) -> Signature:
     Raises:
         UnknownTargetError: there is no such module, class or function.
     """
+    if (moved := present_target(target)) != target:
+        raise UnknownTargetError(f"it is {moved} now", [])
     own = target.split(".")[0] == OWN
     definition = defined(target)
     if definition is not None:

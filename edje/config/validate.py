@@ -13,7 +13,7 @@ from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, sho
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError, signature_of
-from edje.config.types import choices, describe, fits, is_plain
+from edje.config.value_types import choices, describe, fits, is_plain
 from edje.errors import EdjeError
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from edje.data.pixels import orientation, to_rgb
-from edje.data.source import BadImages
+from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
 from edje.records import ImageRecord, RetrievalSplit
 

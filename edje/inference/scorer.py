@@ -12,7 +12,7 @@ from edje.errors import EdjeError
 from edje.inference.batch_size import UNTRIED, BatchSize
 from edje.inference.cls_encoder import BertClsEncoder, ClsEncoder, cls_encoder, is_like_bert
 from edje.inference.cpu import prefers_products
-from edje.inference.int8 import int8_encoder, is_worth_it
+from edje.inference.int8_encoder import int8_encoder, is_worth_it
 from edje.inference.pinned import sent
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
@@ -43,9 +43,9 @@ class StoredTokenScorer:
     float32 whatever the `precision` of the encoder: in float32 the model's own to 1e-5, in bf16
     and fp16 about as near to them as the model itself under autocast. `torch.int8` is for CPUs
     with exact products in int8 (VNNI), its scales found on pairs of the collection
-    (`edje.inference.int8`); where a short measurement of a layer finds bf16 as fast, that is used
-    instead. `precision` says which. Memory is bounded by `batch_size` pairs and the texts of a
-    call.
+    (`edje.inference.int8_encoder`); where a short measurement of a layer finds bf16 as fast, that
+    is used instead. `precision` says which. Memory is bounded by `batch_size` pairs and the texts
+    of a call.
 
     Args:
         batch_size: pairs per run of the encoder; by default what a short calibration finds

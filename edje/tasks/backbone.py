@@ -12,17 +12,17 @@ from omegaconf import DictConfig
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.new_siglip import NewSiglip
 from edje.captions import clean_caption
+from edje.data.datamodules.pixel_datamodule import PixelDataModule, PixelSet
 from edje.data.images import check_images, open_image
-from edje.data.pixel_datamodule import PixelDataModule, PixelSet
-from edje.data.source import Source, split_digest
+from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
+from edje.parallel.launch import fit
+from edje.pipeline.trainer import check_training, make_trainer, run_logger
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tasks.console import quiet_libraries
-from edje.tasks.ranks import fit
 from edje.tasks.train import progress
-from edje.tasks.trainer import check_training, make_trainer, run_logger
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
 

@@ -14,9 +14,9 @@ from edje.analysis.speed import save_recall_plot, save_speed_plot, speed_table
 from edje.analysis.store_speed import store_table
 from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
-from edje.benchmark.store import OURS, StoreBenchmark, measure_store
+from edje.benchmark.store_benchmark import OURS, StoreBenchmark, measure_store
+from edje.pipeline.devices import devices_of, make_current
 from edje.tasks.console import quiet_libraries, show
-from edje.tasks.devices import devices_of, make_current
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from edje.backbones.protocol import Backbone
-from edje.data.source import Source
+from edje.data.sources.source import Source
+from edje.pipeline.collection import Collection, cached_collection
+from edje.pipeline.devices import own_device, similarity_device
+from edje.pipeline.first_stage import align, first_stage_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
-from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.console import quiet_libraries
-from edje.tasks.devices import own_device, similarity_device
-from edje.tasks.first_stage import align, first_stage_lists
 from edje.tasks.train import training_collections
 
 log = logging.getLogger(__name__)

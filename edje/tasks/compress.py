@@ -15,18 +15,18 @@ from torch.utils.data import Dataset
 
 from edje.backbones.pretrained import weights_digest
 from edje.backbones.protocol import Backbone, ImageEncoding
-from edje.data.shard_datamodule import ShardBatch
-from edje.data.source import Source
+from edje.data.datamodules.shard_datamodule import ShardBatch
+from edje.data.sources.source import Source
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.models.edje import EDJE
+from edje.pipeline.collection import Collection, collection_of, is_compressed, raw_fingerprints
+from edje.pipeline.devices import TowerPrecision
+from edje.pipeline.finding import find_store, open_store
+from edje.pipeline.scoring import Evaluation, visual_shape
+from edje.pipeline.trained import load_trained, trained_file
+from edje.pipeline.writing import Writing, fill_store, wait_until_written
 from edje.records import RetrievalSplit
-from edje.tasks.collection import Collection, collection_of, is_compressed, raw_fingerprints
 from edje.tasks.console import quiet_libraries
-from edje.tasks.devices import TowerPrecision
-from edje.tasks.finding import find_store, open_store
-from edje.tasks.scoring import Evaluation, visual_shape
-from edje.tasks.trained import load_trained, trained_file
-from edje.tasks.writing import Writing, fill_store, wait_until_written
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE

@@ -7,7 +7,7 @@ from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console, RenderableType
 from transformers.utils import logging as transformers_logging
 
-from edje.config.console import stop_talking
+from edje.config.terminal import stop_talking
 
 TALKATIVE = (
     "lightning",

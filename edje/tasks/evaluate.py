@@ -14,22 +14,22 @@ from torch import Tensor
 from edje.analysis.plots import save_plots
 from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
-from edje.data.datamodule import caption_keys
-from edje.data.source import Source, split_digest
+from edje.data.datamodules.cached_datamodule import caption_keys
+from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
+from edje.pipeline.collection import Collection, cached_collection
+from edje.pipeline.devices import devices_of, make_current
+from edje.pipeline.first_stage import restore_first_stage
+from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
+from edje.pipeline.results import write_results
+from edje.pipeline.scoring import Evaluation, fusion_of, rerank_collection
+from edje.pipeline.trained import load_trained
 from edje.records import Direction
 from edje.retrieval.report import evaluate
-from edje.tasks.collection import Collection, cached_collection
 from edje.tasks.compress import compressed_collection
 from edje.tasks.console import quiet_libraries, show
-from edje.tasks.devices import devices_of, make_current
-from edje.tasks.first_stage import restore_first_stage
-from edje.tasks.fitted_sum import dev_to_fit_on, fitted_sums
-from edje.tasks.results import write_results
-from edje.tasks.scoring import Evaluation, fusion_of, rerank_collection
-from edje.tasks.trained import load_trained
 
 log = logging.getLogger(__name__)
 MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so

@@ -14,12 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
 from edje.config.choices import STARTS
-from edje.config.ranks import own_rank
-from edje.data.datamodule import CachedTokenDataModule, caption_keys
-from edje.data.holdout import hold_out
-from edje.data.pretrain import PretrainSource
-from edje.data.source import Source
-from edje.data.stored_pairs import TrainingSet
+from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, caption_keys
+from edje.data.datamodules.stored_pairs import TrainingSet
+from edje.data.mixture.pretrain import PretrainSource
+from edje.data.sources.holdout import hold_out
+from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -31,34 +30,35 @@ from edje.inference.checkpoint import (
     warm_start,
 )
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.records import CandidateList
-from edje.tasks.canonical import canonical_start
-from edje.tasks.collection import Collection, cached_collection
-from edje.tasks.compress import compressed_fingerprints
-from edje.tasks.console import quiet_libraries
-from edje.tasks.devices import devices_of, make_current, own_device, similarity_device
-from edje.tasks.finding import find_store, open_store
-from edje.tasks.first_stage import (
+from edje.parallel.environment import own_rank
+from edje.parallel.launch import fit
+from edje.pipeline.canonical import canonical_start
+from edje.pipeline.collection import Collection, cached_collection
+from edje.pipeline.devices import devices_of, make_current, own_device, similarity_device
+from edje.pipeline.feed import Feed, streamed_feed
+from edje.pipeline.finding import find_store, open_store
+from edje.pipeline.first_stage import (
     align,
     embeddings,
     first_stage_lists,
     first_stage_state,
 )
-from edje.tasks.fitted_sum import fitted_sums
-from edje.tasks.mining import mined_images
-from edje.tasks.pretrain import Feed, streamed_feed
-from edje.tasks.ranks import fit
-from edje.tasks.scoring import Evaluation, rerank_collection
-from edje.tasks.statistics import fix_statistics
-from edje.tasks.trained import check_early, facts_of, load_trained, trained_content
-from edje.tasks.trainer import check_training, make_trainer, run_logger
+from edje.pipeline.fitted_sum import fitted_sums
+from edje.pipeline.mining import mined_images
+from edje.pipeline.scoring import Evaluation, rerank_collection
+from edje.pipeline.statistics import fix_statistics
+from edje.pipeline.trained import check_early, facts_of, load_trained, trained_content
+from edje.pipeline.trainer import check_training, make_trainer, run_logger
+from edje.records import CandidateList
+from edje.tasks.compress import compressed_fingerprints
+from edje.tasks.console import quiet_libraries
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
 from edje.training.data_wait import DataWait
 from edje.training.gradient_checkpointing import checkpoint_layers
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 
 log = logging.getLogger(__name__)
 DEV_STRIDE = 3  # while training, dev is scored on every third caption

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from edje.errors import EdjeError
 from edje.tokens.manifest import STORE_FILE
-from edje.tokens.verify import verify
+from edje.tokens.verification import verify
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from edje.objectives.negatives import Negatives
+from edje.parallel.collectives import joined
 from edje.records import TextBatch
-from edje.training.ranks import joined
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import ImageEncoding
 from edje.benchmark.flops import count_flops
 from edje.benchmark.peers import made_up_words
-from edje.data.shard_datamodule import PixelRows, ShardBatch
-from edje.tasks.writing import Writing, fill_store
+from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
+from edje.pipeline.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from edje.benchmark.flops import count_flops
-from edje.data.datamodule import CachedTokenDataModule
-from edje.data.stored_pairs import TrainingSet
+from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.inference.turns import synchronise
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
 from edje.models.edje import EDJE
@@ -35,7 +35,7 @@ from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 from edje.training.step import PairIndices, candidates_of
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edje.backbones.aligned import AlignedBackbone
-from edje.backbones.alignment import caption_means
+from edje.backbones.projections import caption_means
 from edje.backbones.protocol import ImageEncoding
 from edje.errors import EdjeError
 

@@ -11,8 +11,8 @@ import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.captions import clean_caption
 from edje.config.locations import conf_folder
-from edje.data.scene_images import draw_scene
-from edje.data.shapes import ShapesSource
+from edje.data.shapes.scene_images import draw_scene
+from edje.data.shapes.shapes_source import ShapesSource
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 

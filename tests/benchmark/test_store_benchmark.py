@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 
 from edje.analysis.store_speed import store_table
-from edje.benchmark import store
+from edje.benchmark import store_benchmark as store
 from edje.benchmark.pages import drop_pages, share_in_memory
-from edje.benchmark.store import StoreBenchmark, measure_store
+from edje.benchmark.store_benchmark import StoreBenchmark, measure_store
 from edje.benchmark.store_lanes import MemoryMapLane
 from edje.benchmark.timing import timed_together
 from edje.cli import run
@@ -79,8 +79,8 @@ def test_all_lanes_read_the_same_tokens(tmp_path: Path, monkeypatch: pytest.Monk
             lane.close()
         return []
 
-    monkeypatch.setattr("edje.benchmark.store.measure_cold", read_once)
-    monkeypatch.setattr("edje.benchmark.store.share_left", lambda files: 0.0)
+    monkeypatch.setattr("edje.benchmark.store_benchmark.measure_cold", read_once)
+    monkeypatch.setattr("edje.benchmark.store_benchmark.share_left", lambda files: 0.0)
     measure_store(sizes, tmp_path / "files")
     first, *others = found.values()
     assert first.shape == (4, 4, 32) and first.dtype == torch.bfloat16 and first.any()

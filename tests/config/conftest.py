@@ -12,7 +12,8 @@ from sample_project import CONF, PARTS, write_yaml
 
 import edje
 from edje import cli
-from edje.config import checkpoint, root
+from edje.config import continued as checkpoint
+from edje.config import root
 from edje.errors import EdjeError
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from edje.config.signatures import UnknownTargetError, imported_parameters, signature_of
-from edje.config.types import describe
+from edje.config.value_types import describe
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -76,6 +76,7 @@ def test_a_target_whose_source_cannot_tell_is_imported() -> None:
         ("Adapter", "expected a dotted name"),
         ("edje.models.adapters.Nothing", "has no Nothing"),
         ("edje.nowhere.Thing", "no module edje.nowhere"),
+        ("edje.data.folder.FolderSource", "it is edje.data.sources.folder.FolderSource now"),
         ("nowhere.at.all.Thing", "can't be imported"),
         ("edje.records.DIRECTIONS", "neither a class nor a function"),
     ],

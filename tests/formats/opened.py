@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edje.inference.reranker import Reranker
-from edje.tasks.scoring import fusion_of
+from edje.pipeline.scoring import fusion_of
 from edje.tokens.codec import CodecName
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable

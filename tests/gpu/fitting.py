@@ -8,8 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from edje.data.datamodule import CachedTokenDataModule
-from edje.data.stored_pairs import TrainingSet
+from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.models.edje import EDJE
 from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
@@ -19,7 +19,7 @@ from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
 from edje.objectives.text_recovery import TextRecovery
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 from tests.gpu.sizes import ACCELERATOR, BATCH, IMAGES, RawTokens, embeddings, texts
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -11,8 +11,8 @@ from torch import nn
 import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import ImageEncoding
-from edje.data.shard_datamodule import PixelRows, ShardBatch
-from edje.tasks.writing import Writing, fill_store
+from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
+from edje.pipeline.writing import Writing, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore

@@ -5,11 +5,11 @@ import torch
 
 from edje.inference import device_cells
 from edje.inference.scorer import ScoringSet
+from edje.pipeline.shares import Scoring, score, scored_in_shares
 from edje.records import CandidateList
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.report import evaluate
 from edje.retrieval.rerank import rerank
-from edje.tasks.shares import Scoring, score, scored_in_shares
 from tests.gpu.sizes import DEVICE, ON_GPU, collection, embeddings, packed, reranker
 
 pytestmark = pytest.mark.gpu

@@ -11,11 +11,11 @@ from tiny import WORDS
 from world import make_siglip
 
 from edje.backbones.huggingface import HuggingFaceBackbone
+from edje.pipeline.caption_features import caption_features
+from edje.pipeline.statistics import fix_statistics
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
-from edje.retrieval.mining import similar_images
-from edje.tasks.caption_features import caption_features
-from edje.tasks.statistics import fix_statistics
+from edje.retrieval.similar_images import similar_images
 from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU, embeddings, reranker
 
 pytestmark = pytest.mark.gpu

@@ -5,8 +5,8 @@ import torch
 
 from edje.inference import device_cells
 from edje.inference.scorer import StoredTokenScorer
+from edje.pipeline.shares import Scoring, score
 from edje.records import CandidateList
-from edje.tasks.shares import Scoring, score
 from tests.gpu.fitting import fit
 from tests.gpu.sizes import (
     DEVICE,

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from edje.records import CandidateList
+from edje.retrieval.recall_metric import RerankedRecall
 from edje.retrieval.report import candidate_columns, evaluate, query_columns
 from edje.retrieval.rerank import RerankedList
-from edje.retrieval.torchmetrics import RerankedRecall
 
 # Four captions of two images; the pool holds two of three images.
 FIRST = CandidateList(

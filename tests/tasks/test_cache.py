@@ -13,8 +13,8 @@ from tiny_stores import contents, run_script
 from world import make_world, with_changes
 
 from edje.cli import run
-from edje.data.folder import FolderSource
 from edje.data.image_digest import former_images_digest
+from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import read_manifest

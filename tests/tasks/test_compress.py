@@ -14,15 +14,15 @@ from tiny_stores import contents, run_script
 from world import make_world
 
 from edje.cli import run
-from edje.data.folder import FolderSource
 from edje.data.image_digest import former_images_digest
+from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.lock import is_being_written
 from edje.tokens.manifest import read_manifest
 from edje.tokens.store import TokenStore
-from edje.tokens.verify import verify
+from edje.tokens.verification import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

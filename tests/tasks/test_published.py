@@ -20,11 +20,11 @@ from world import make_siglip, with_changes
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.cli import run
-from edje.config.published import config_of_published
+from edje.config.of_published import config_of_published
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
-from edje.tasks.trained import check_early, facts_of, load_trained, trained_file
+from edje.pipeline.trained import check_early, facts_of, load_trained, trained_file
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 from tests.backbones.tiny_models import save_siglip

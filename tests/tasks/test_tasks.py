@@ -21,7 +21,8 @@ from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
-from edje.tasks import evaluate, fitted_sum, scoring
+from edje.pipeline import fitted_sum, scoring
+from edje.tasks import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -273,8 +274,8 @@ def test_a_run_of_another_score_gets_the_weights_of_a_sum_where_its_cache_is(
 
 @pytest.mark.clusters
 def test_two_processes_evaluate_to_the_lists_and_metrics_of_one(world, root, tmp_path, monkeypatch):
-    monkeypatch.setattr("edje.tasks.scoring.WORTH_SHARING", 0)
-    monkeypatch.setattr("edje.tasks.scoring.score", None)  # no road but the shared one
+    monkeypatch.setattr("edje.pipeline.scoring.WORTH_SHARING", 0)
+    monkeypatch.setattr("edje.pipeline.scoring.score", None)  # no road but the shared one
     given = [f"data.root={root / 'data'}", f"cache_dir={root / 'cache'}", "trainer.accelerator=cpu"]
     shared = tmp_path / "shared"
     run(

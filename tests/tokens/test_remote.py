@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
-from edje.tokens.verify import verify
+from edje.tokens.verification import verify
 
 
 class RangeServer(SimpleHTTPRequestHandler):

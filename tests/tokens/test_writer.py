@@ -29,7 +29,7 @@ from edje.tokens.checksum import checksum_of
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.shard import ShardFile, open_shard, shard_features
 from edje.tokens.store import TokenStore
-from edje.tokens.verify import verify
+from edje.tokens.verification import verify
 
 NUM_SHARDS = 7
 

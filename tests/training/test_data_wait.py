@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 
-from edje.data.stored_pairs import PairDataset
+from edje.data.datamodules.stored_pairs import PairDataset
 from edje.training.data_wait import DataWait
 from tests.training.test_training import fit
 

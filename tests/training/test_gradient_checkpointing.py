@@ -18,7 +18,7 @@ from edje.objectives.text_recovery import TextRecovery
 from edje.training import gradient_checkpointing
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.optimisation import Optimisation, seed_step
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 
 ADAPTERS = {
     "local": LOCAL,

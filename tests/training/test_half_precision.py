@@ -15,7 +15,7 @@ from edje.objectives.distillation import Distillation
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 from edje.training.step import forward_step
 
 

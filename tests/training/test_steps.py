@@ -14,10 +14,10 @@ from edje.inference.checkpoint import AdapterSpecification
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
-from edje.training import reranker
+from edje.training import reranker_module as reranker
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*`isinstance.treespec, LeafSpec.`.*"

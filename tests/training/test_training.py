@@ -28,8 +28,8 @@ from tiny import (
 )
 from torch.nn import functional as F
 
-from edje.data.datamodule import CachedTokenDataModule, NeighbourhoodSampler
-from edje.data.stored_pairs import TrainingSet
+from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, NeighbourhoodSampler
+from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -51,7 +51,7 @@ from edje.tokens.codec import FloatCodec
 from edje.training.callbacks import ResumableCheckpoint
 from edje.training.compilation import compile_layers
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 from edje.training.step import forward_step, masked_positions
 
 pytestmark = pytest.mark.filterwarnings(

@@ -15,7 +15,7 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.training.optimisation import Optimisation
-from edje.training.reranker import RerankerModule
+from edje.training.reranker_module import RerankerModule
 
 TERMS = {
     "matching": Matching(),

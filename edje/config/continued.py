@@ -1,0 +1,141 @@
+"""Runs that start from another run's configuration: `resume=` and `checkpoint=`."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from edje.config.locations import conf_folder
+from edje.config.overrides import is_group, key_of
+from edje.config.root import RootConfig
+from edje.config.saved import from_text
+from edje.errors import EdjeError
+
+TASKS_ON_CHECKPOINT = ("evaluate", "compress")  # their configuration is the checkpoint's
+OF_THE_PRESENT = (
+    *("task", "checkpoint", "resume", "store", "trainer", "writing", "logger", "benchmark"),
+)
+OF_THE_EXPERIMENT = ("data", "evaluation", "cache_dir")  # where experiment= is given as well
+CHOOSABLE = ("data", "trainer", "writing", "logger", "evaluation", "experiment")
+
+
+def resumable(folder: Path) -> Path:
+    """The absolute path of a run folder that can be continued.
+
+    Raises:
+        EdjeError: the folder, its config.yaml or its checkpoints are missing.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise EdjeError(f"resume={folder}: no such folder. Give a run folder, as runs print it.")
+    if not (folder / "config.yaml").is_file():
+        raise EdjeError(
+            f"resume={folder}: found no config.yaml in it, so it is not a run folder. Give the "
+            "folder that the run printed (runs/<name>/<date>_<time>)."
+        )
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        raise EdjeError(
+            f"resume={folder}: found no checkpoint in its checkpoints/, so there is nothing to "
+            "continue from. Start the run again with the overrides in its overrides.yaml."
+        )
+    return folder
+
+
+def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration in `cfg.resume`, with the command line's values on top.
+
+    Raises:
+        EdjeError: it can't be resumed, or the command line chooses a group's option.
+    """
+    folder = resumable(Path(cfg.resume))
+    stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
+    for override in overrides:
+        if is_group(key_of(override), conf_folder()):
+            raise EdjeError(
+                f"{override}: a resumed run keeps the options it was started with. Leave it out, "
+                "or set single values (group.key=value)."
+            )
+    stored = with_present(stored, cfg, [])
+    apply_values(stored, overrides)
+    stored.resume = str(folder)
+    return stored
+
+
+def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration in `cfg.checkpoint`, with what belongs to the present run on top.
+
+    Trainer, logger and task are the present run's; data, evaluation and the like are the
+    checkpoint's unless chosen on the command line; values on the command line win over all.
+
+    Raises:
+        EdjeError: no checkpoint, or an option that only the checkpoint can choose.
+    """
+    if cfg.checkpoint is None:
+        raise EdjeError(
+            f"task={cfg.task} needs a trained model: give checkpoint=<run folder, .ckpt file, or "
+            "file or hub name of a published checkpoint>."
+        )
+    if lacks_configuration(str(cfg.checkpoint)):
+        from edje.config.of_published import config_of_published  # which imports this module
+
+        return config_of_published(cfg, overrides)
+    stored = stored_config(str(cfg.checkpoint))
+    conf = conf_folder()
+    groups = [key_of(o) for o in overrides if is_group(key_of(o), conf)]
+    if fixed := [group for group in groups if group not in CHOOSABLE]:
+        raise EdjeError(
+            f"{fixed[0]}=…: the checkpoint {cfg.checkpoint} decides this, it was trained with its "
+            f"own {fixed[0]}. Leave it out; {', '.join(CHOOSABLE)} can be chosen."
+        )
+    taken = [*OF_THE_PRESENT, *groups]
+    if "experiment" in groups:
+        taken += OF_THE_EXPERIMENT
+    stored = with_present(stored, cfg, taken)
+    apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
+    return stored
+
+
+def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> DictConfig:
+    """The stored configuration with some root keys, and those it lacks, of the present one."""
+    kept = [str(key) for key in stored if key not in taken]
+    new = [str(key) for key in cfg if key not in kept and key in RootConfig.__dataclass_fields__]
+    merged = OmegaConf.merge(OmegaConf.masked_copy(stored, kept), OmegaConf.masked_copy(cfg, new))
+    assert isinstance(merged, DictConfig)
+    OmegaConf.set_struct(merged, False)
+    return merged
+
+
+def lacks_configuration(checkpoint: str) -> bool:
+    """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
+    return "backbone" not in stored_config(checkpoint)
+
+
+def stored_config(checkpoint: str) -> DictConfig:
+    """The configuration that a checkpoint carries."""
+    return from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
+
+
+@cache
+def checkpoint_text(checkpoint: str) -> str:
+    """The same as YAML."""
+    from edje.inference.reference import configuration_of  # imports torch
+
+    return configuration_of(Path(checkpoint))
+
+
+def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set the command line's values in a configuration that was not composed from groups."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_hydra_override():
+            continue
+        if override.is_delete():
+            parent, _, name = override.key_or_group.rpartition(".")
+            node = OmegaConf.select(cfg, parent) if parent else cfg
+            if isinstance(node, DictConfig):
+                node.pop(name, None)
+        else:
+            OmegaConf.update(
+                cfg, override.key_or_group, override.value(), merge=True, force_add=True
+            )

@@ -1,0 +1,76 @@
+"""Checkpoints that carry no configuration: theirs is composed, and starts from one experiment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from edje.config.continued import lacks_configuration, stored_config
+from edje.config.overrides import key_of, quoted, value_given
+from edje.errors import EdjeError
+
+EXPERIMENT = "experiment=published"
+PLAIN = {"num_layers": None, "fusion_layer": 0, "evidence": False}  # the published joint encoder
+
+
+def composition_for(arguments: list[str]) -> list[str]:
+    """Arguments that let the composition start from what the given checkpoint carries.
+
+    Its name for the run folder; or, where it carries no configuration, an experiment for such
+    checkpoints, unless one is chosen. A sweep over several takes the latter too.
+
+    Raises:
+        EdjeError: a checkpoint can't be read, or a sweep mixes both kinds.
+    """
+    given = value_given(arguments, "checkpoint") or "null"
+    several = [given] if Path(given).exists() else given.split(",")
+    named = [one for one in several if is_there(one)]
+    bare = [one for one in named if lacks_configuration(one)]
+    if bare and bare != several:
+        others = ", ".join(one for one in several if one not in bare)
+        raise EdjeError(
+            f"checkpoint={given}: {', '.join(bare)} carries no configuration, the others "
+            f"({others}) do. Sweep over them apart."
+        )
+    if bare:
+        return [] if value_given(arguments, "experiment") else [EXPERIMENT]
+    if named and len(several) == 1 and value_given(arguments, "name") is None:
+        return [f"++name={quoted(str(stored_config(given).name))}"]
+    return []
+
+
+def is_there(checkpoint: str) -> bool:
+    """Whether something lies at a path, or it can be asked for on the hub."""
+    if Path(checkpoint).exists():
+        return True
+    from edje.inference.location import hub_name  # imports torch
+
+    return hub_name(checkpoint) is not None
+
+
+def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The composed configuration, with the adapter that the checkpoint has.
+
+    Raises:
+        EdjeError: an adapter or a joint encoder is asked for that the checkpoint hasn't got.
+    """
+    from edje.inference.reference import adapter_of  # imports torch
+
+    adapter = adapter_of(Path(cfg.checkpoint))
+    where = f"the checkpoint {cfg.checkpoint}"
+    for override in overrides:
+        if key_of(override).split(".")[0] == "adapter":
+            raise EdjeError(
+                f"{override}: {where} decides this, its adapter is "
+                f"{adapter.target.rpartition('.')[2]} with {dict(adapter.choices)}. Leave it out."
+            )
+    for name, value in PLAIN.items() if "pretrained" in cfg.joint else ():
+        if cfg.joint.get(name, value) != value:
+            raise EdjeError(
+                f"joint.{name}={cfg.joint[name]}: {where} has all layers of its language model, "
+                f"joined from the first on. Leave it out (joint=minilm has {name}={value})."
+            )
+    composed = cfg.copy()
+    OmegaConf.set_struct(composed, False)
+    composed.adapter = {"_target_": adapter.target, **adapter.choices}
+    return composed

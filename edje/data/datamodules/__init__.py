@@ -1,0 +1,1 @@
+"""The LightningDataModules, the batches that they give, and the processes that read them."""

@@ -1,0 +1,190 @@
+"""The LightningDataModule over pairs that are encoded on the fly, for sets too large to cache."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.data.datamodules.cached_datamodule import ResumableLoader, on_gpu
+from edje.data.datamodules.workers import leave_signals_to_main
+from edje.data.mixture.order import MixtureOrder
+from edje.data.mixture.pretrain import Mixture
+from edje.data.mixture.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
+from edje.data.sources.source import BadImages
+from edje.errors import EdjeError
+from edje.ranges import NonNegativeInt, PositiveInt
+from edje.records import PairBatch, TextBatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """What the frozen backbone makes of a batch, and its captions as the joint encoder reads them.
+
+    Embeddings are L2-normalised.
+    """
+
+    tokens: Float[Tensor, "batch tokens width"]
+    text: TextBatch
+    image_embeddings: Float[Tensor, "batch embedding"]
+    text_embeddings: Float[Tensor, "batch embedding"]
+
+
+class PairEncoder(Protocol):
+    """The frozen backbone, as batches need it."""
+
+    def __call__(
+        self, pixels: Float[Tensor, "batch 3 height width"], texts: list[str]
+    ) -> EncodedPairs:
+        """What is trained on, on the pixels' device; the captions are clean already."""
+        ...
+
+    def release(self) -> None:
+        """Leave the device: training is over."""
+        ...
+
+
+class StreamDataModule(L.LightningDataModule):
+    """Serves pair batches of a mixture, encoded where they are trained on.
+
+    Workers read, decode and preprocess; the backbone runs in the training process, on its device.
+    The whole run is one pass of Lightning's loop, as over cached tokens.
+
+    Args:
+        mixture: the pairs.
+        preprocess: makes the backbone's pixels of an image, in the workers.
+        encode: makes of pixels and cleaned captions what is trained on.
+        bad_pairs: whether what can't be read is an error, or replaced and counted.
+        seed: seeds the order.
+        batch_size: pairs per optimiser micro-step and rank.
+        num_workers: processes that read and decode; 0 does so in the training process.
+        window: how many blocks (tars, or ten thousand pairs of a list) are shuffled together.
+        max_bad: bad pairs of one rank, from the run's start, beyond which it stops.
+        precision: of the backbone's matrix products.
+
+    Raises:
+        EdjeError: a window of no blocks, or a pass with fewer pairs than a batch.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        preprocess: Preprocess,
+        encode: PairEncoder,
+        bad_pairs: BadImages,
+        seed: int,
+        *,
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt = 4,
+        window: PositiveInt = 16,
+        max_bad: NonNegativeInt = 10_000,
+        precision: Literal["fp32", "bf16"] = "bf16",
+    ):
+        super().__init__()
+        if window < 1:
+            raise EdjeError(f"loader.window={window}: expected at least 1 block.")
+        self.order = MixtureOrder(mixture.blocks, window, seed)
+        if self.order.rows < batch_size:
+            raise EdjeError(
+                f"loader.batch_size={batch_size}: a pass over the mixture has {self.order.rows} "
+                "pairs. Lower loader.batch_size."
+            )
+        self.pairs = StreamedPairs(mixture, self.order, preprocess)
+        self.encode = encode
+        self.bad_pairs = bad_pairs
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.max_bad = max_bad
+        self.half = precision == "bf16"
+        self.num_bad = 0
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The batches that are left of the run."""
+        trainer = self.trainer
+        assert trainer is not None
+        accumulate = trainer.accumulate_grad_batches
+        sampler = StreamSampler(
+            self.order,
+            self.batch_size,
+            trainer.max_steps * accumulate,
+            trainer.global_step * accumulate,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return ResumableLoader(
+            self.pairs,
+            batch_size=None,  # whole batches are gathered
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=on_gpu(trainer),
+            worker_init_fn=leave_signals_to_main,
+        )
+
+    def transfer_batch_to_device(
+        self, batch: DecodedPairs | EdjeError, device: torch.device, dataloader_idx: int
+    ) -> DecodedPairs:
+        """The batch with every tensor on `device` (Lightning doesn't move frozen dataclasses).
+
+        Raises:
+            EdjeError: a pair is bad and the policy is `error`, or too many are.
+        """
+        if isinstance(batch, EdjeError):
+            raise batch
+        self._count(batch.problems)
+        return batch.to(device)
+
+    def on_after_batch_transfer(self, batch: DecodedPairs, dataloader_idx: int) -> PairBatch:
+        """The batch as a cached source would give it."""
+        device = batch.pixels.device
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            encoded = self.encode(batch.pixels, batch.texts)
+        return PairBatch(
+            sample_ids=batch.sample_ids,
+            image_ids=batch.image_ids,
+            caption_keys=batch.caption_keys,
+            tokens=encoded.tokens.float(),
+            text=encoded.text,
+            image_embeddings=encoded.image_embeddings.float(),
+            text_embeddings=encoded.text_embeddings.float(),
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Leave the device to what comes after training."""
+        self.encode.release()
+        if self.num_bad:
+            log.warning("%d bad pairs were replaced by others in this run", self.num_bad)
+
+    def _count(self, problems: list[str]) -> None:
+        if problems and self.bad_pairs == "error":
+            raise EdjeError(problems[0])
+        for problem in problems:
+            self.num_bad += 1
+            if self.num_bad.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, …
+                log.warning("bad pair no. %d of this run, replaced: %s", self.num_bad, problem)
+        if self.num_bad > self.max_bad:
+            raise EdjeError(
+                f"loader.max_bad={self.max_bad}: there were {self.num_bad} bad pairs by now, the "
+                f"last: {problems[-1]} Mend them, or raise loader.max_bad and resume the run."
+            )
+
+    def state_dict(self) -> dict[str, int | str]:
+        """What a resumed run goes on counting, and what its order must be equal to."""
+        return {"num_bad": self.num_bad, "order": self._order}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the count of the interrupted run; say where its order can't be continued."""
+        self.num_bad = state_dict["num_bad"]
+        if state_dict["order"] != self._order:
+            log.warning(
+                "data.sources or loader changed since this run was interrupted: the pairs that are "
+                "left of it come in another order, and some that were seen may come again"
+            )
+
+    @property
+    def _order(self) -> str:
+        return f"{self.order.digest}, batches of {self.batch_size}"

@@ -1,0 +1,174 @@
+"""Mixtures for pretraining, too large to cache: pairs of many files, encoded on the fly."""
+
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from edje.data.mixture.order import Block
+from edje.data.mixture.pairs import Pair, PairSource, PairTable
+from edje.data.sources.holdout import hold_out, never_trained_on
+from edje.data.sources.source import BadImages, Source
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+DEV = "dev"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The pairs of all sources as one list of rows, in blocks."""
+
+    tables: tuple[PairTable, ...]
+    roots: tuple[Path, ...]
+    blocks: tuple[Block, ...]
+
+    def pair(self, row: int) -> tuple[Path, Pair]:
+        """The pair of a row, and the folder that its file is relative to."""
+        source = bisect_right(self._ends, row)
+        return self.roots[source], self.tables[source][row - self._starts[source]]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(len(table) for table in self.tables))
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *self._ends[:-1]]
+
+
+class PretrainSource:
+    """A mixture of annotation files and tars to train on, and a cached set to choose on.
+
+    Nothing of the mixture is cached but where its images lie and their captions. To the rest of
+    the house it is the source `evaluated`: its `split` is the evaluated one, and its held-out
+    training images are the split `dev`. Images of these two that the mixture names as the same
+    files are not trained on; nor are those on which a later stage may choose or report, of any set
+    that a source names as `held_back`.
+
+    Args:
+        sources: by name; null leaves one out.
+        evaluated: the cached set to choose and evaluate on; null: none is.
+        cache_dir: where tables of the pairs are kept.
+        bad_images: error, or skip what can't be read, in annotations and while training.
+
+    Raises:
+        EdjeError: a source is to be visited less than never.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Mapping[str, PairSource | None],
+        evaluated: Source | None,
+        cache_dir: str = "cache",
+        bad_images: BadImages = "skip",
+    ):
+        self.sources = {name: source for name, source in sources.items() if source is not None}
+        for name, source in self.sources.items():
+            if not source.passes > 0:
+                raise EdjeError(
+                    f"data.sources.{name}.passes={source.passes}: expected a number above 0. "
+                    f"Leave the source out with data.sources.{name}=null."
+                )
+        self.evaluated = evaluated
+        self.cache_dir = Path(cache_dir)
+        self.bad_pairs: BadImages = bad_images
+        self.trained_on = " + ".join(self.sources)
+        self.name = "pretrain" if evaluated is None else evaluated.name
+        self.split = "none" if evaluated is None else evaluated.split
+        self.dev_images = 0 if evaluated is None else evaluated.dev_images
+        self.dev_seed = 0 if evaluated is None else evaluated.dev_seed
+        self.bad_images: BadImages = "error" if evaluated is None else evaluated.bad_images
+
+    def splits(self) -> list[str]:
+        """Names of the splits of the evaluated source, and dev."""
+        others = [] if self.evaluated is None else self.evaluated.splits()
+        return sorted([*others, *([DEV] if self.dev_images else [])])
+
+    def read(self, split: str) -> RetrievalSplit:
+        """A split of the evaluated source, or its held-out training images.
+
+        Raises:
+            EdjeError: there is no evaluated source, or as that source says.
+        """
+        if self.evaluated is None:
+            raise EdjeError(
+                f"data.evaluated=null: there is no split {split!r} to score on. Choose a source "
+                "with data@data.evaluated=<flickr30k, coco, …>, or train alone with task=train."
+            )
+        if split == DEV and self.dev_images:
+            return hold_out(self.evaluated.read("train"), self.dev_images, self.dev_seed)[1]
+        return self.evaluated.read(split)
+
+    def mixture(self) -> Mixture:
+        """Everything to train on.
+
+        Raises:
+            EdjeError: annotations, tars or images are missing or broken.
+        """
+        sources = self.sources.items()
+        tables = [source.table(name, self.cache_dir, self.bad_pairs) for name, source in sources]
+        roots = tuple(source.root for _, source in sources)
+        judged = self._judged_on()
+        blocks, first = [], 0
+        left_out = 0
+        for table, (_, source) in zip(tables, sources, strict=True):
+            for number, rows in enumerate(table.blocks):
+                without = tuple(
+                    row
+                    for row, file in enumerate(table.files(number) if judged else ())
+                    if _true_place(f"{source.root}/{file}") in judged
+                )
+                blocks.append(Block(first, rows, source.passes, without))
+                first += rows
+                left_out += len(without)
+        if judged:
+            logger.info("%d pairs are not trained on: their images are held back", left_out)
+        return Mixture(tuple(tables), roots, tuple(blocks))
+
+    def _judged_on(self) -> frozenset[str]:
+        """The image files that figures of this run, or of a later stage, will be about."""
+        splits = []
+        if self.evaluated is not None:
+            names = [self.split, *([DEV] if self.dev_images else [])]
+            splits = [self.read(name) for name in names]
+        for name, source in self.sources.items():
+            if source.held_back is not None:
+                splits += _held_back(name, source.held_back)
+        return frozenset(_true_place(image.path) for split in splits for image in split.images)
+
+
+def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
+    """The splits of a source's cached set that are not trained on; none where it isn't there."""
+    key = f"data.sources.{name}.held_back"
+    try:
+        source.splits()
+    except EdjeError as error:
+        logger.warning(
+            "%s: no image is held back, as no run can choose on this set: %s", key, error
+        )
+        return []
+    try:
+        return never_trained_on(source)
+    except EdjeError as error:
+        raise EdjeError(
+            f"{key}: which images a later stage chooses on can't be told ({error}) Settings of "
+            f"this set stand under {key}; {key}=null trains on all of its images."
+        ) from error
+
+
+def _true_place(path: str) -> str:
+    """An image file's path, whatever links lead to its folder."""
+    folder, _, name = path.rpartition("/")
+    return f"{_true_folder(folder)}/{name}"
+
+
+@cache
+def _true_folder(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,1 @@
+"""The embedded data set: scenes of coloured shapes, their captions and their drawings."""

@@ -1,0 +1,1 @@
+"""Sources of image-caption data: annotation files, folders and hub data sets as checked splits."""

@@ -1,0 +1,124 @@
+"""What sources that read annotation files share: their common settings and checked splits."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Set
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from edje.data.sources.assembly import assemble_split, require_size, require_unique
+from edje.data.sources.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.records import RetrievalSplit
+
+log = logging.getLogger(__name__)
+
+SYNONYMS = {  # the first that is there counts
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "testing": "test",
+}
+
+
+class AnnotatedSource(ABC):
+    """A source whose annotations are read once, whole; the files of a split when it is asked for.
+
+    A format says where its annotations stand (`place`) and what they say (`annotate`).
+    `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
+    `split_names` gives our names for those of the annotations. Where a usual synonym such as
+    `validation` stands there, `split` doesn't ask for it, and our own name doesn't, it is that one.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        split: str,
+        bad_images: BadImages,
+        dev_images: int,
+        dev_seed: int,
+        split_sizes: dict[str, int] | None = None,
+        caption_counts: dict[str, int] | None = None,
+        split_names: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.root = Path(root)
+        self.split_names = dict(split_names or {})
+        self.split = self.our_name(split)
+        self.bad_images: BadImages = bad_images
+        self.dev_images = dev_images
+        self.dev_seed = dev_seed
+        self.split_sizes = split_sizes
+        self.caption_counts = caption_counts
+
+    @abstractmethod
+    def place(self, split: str | None = None) -> Path:
+        """Where the annotations of a split, or of all, are read: for messages."""
+
+    @abstractmethod
+    def annotate(self) -> Iterable[AnnotatedImage]:
+        """The images of all splits as the annotations give them.
+
+        Raises:
+            EdjeError: the annotations are missing or not as expected.
+        """
+
+    def our_name(self, split: str) -> str:
+        """The name that `split_names` gives a split of the annotations."""
+        return self.split_names.get(split, split)
+
+    def splits(self) -> list[str]:
+        """Names of the splits, sorted."""
+        return sorted(split_counts(self._annotated))
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, checked against its known size and the files on disk.
+
+        Raises:
+            EdjeError: root, annotations, split or an image is missing or not as expected.
+        """
+        return assemble_split(
+            self._images_of(split),
+            split,
+            dataset=self.name,
+            root=self.root,
+            annotations=self.place(split),
+            bad_images=self.bad_images,
+        )
+
+    def _images_of(self, split: str) -> list[AnnotatedImage]:
+        """The annotated images of a split that exists and has its known size."""
+        images = [image for image in self._annotated if image.split == split]
+        if not images:
+            raise unknown_split(split, split_counts(self._annotated), self.name, self.place())
+        require_size(
+            images,
+            split,
+            dataset=self.name,
+            annotations=self.place(split),
+            split_sizes=self.split_sizes,
+            caption_counts=self.caption_counts,
+        )
+        return images
+
+    @cached_property
+    def _annotated(self) -> tuple[AnnotatedImage, ...]:
+        images = tuple(self.annotate())
+        require_unique(images, self.name, self.place())
+        names = self._synonyms({image.split for image in images})
+        if not names:
+            return images
+        log.info("%s: its split %s", self.name, ", ".join(f"{a} is {b}" for a, b in names.items()))
+        return tuple(replace(image, split=names.get(image.split, image.split)) for image in images)
+
+    def _synonyms(self, theirs: Set[str]) -> dict[str, str]:
+        """Our names for splits that are called otherwise, where that leaves no doubt."""
+        meant = {self.split, *self.split_names.values()}  # as they stand
+        names: dict[str, str] = {}
+        for name, ours in SYNONYMS.items():
+            if name in theirs - meant and ours not in {*theirs, *names.values()}:
+                names[name] = ours
+        return names

@@ -1,0 +1,64 @@
+"""Holding back training images to choose on."""
+
+import hashlib
+import logging
+from dataclasses import replace
+
+from edje.data.sources.source import Source
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+logger = logging.getLogger(__name__)
+
+
+def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSplit, RetrievalSplit]:
+    """Divide a split into what is left to train on and `count` images to choose on, `dev`.
+
+    Whether an image is held out depends on the seed and the ids alone: the order doesn't
+    matter, and an image that is added or left out moves at most one other across.
+
+    Raises:
+        EdjeError: fewer than one image would be left on either side.
+    """
+    if not 0 < count < len(split.images):
+        raise EdjeError(
+            f"{split.dataset}: can't hold out {count:,} of the {len(split.images):,} images of "
+            f"split {split.name!r}. Set data.dev_images between 1 and {len(split.images) - 1:,}."
+        )
+
+    def place(image_id: str) -> bytes:
+        return hashlib.sha256(f"dev {seed} {image_id}".encode()).digest()
+
+    held = set(sorted((image.image_id for image in split.images), key=place)[:count])
+    return (
+        _restrict(split, {image.image_id for image in split.images} - held),
+        replace(_restrict(split, held), name="dev", skipped=()),
+    )
+
+
+def never_trained_on(source: Source) -> list[RetrievalSplit]:
+    """What a run on a source chooses on and reports: its dev images, val, test, evaluated split.
+
+    A split that can't be read can't be reported on either: it is told in the log and left out.
+
+    Raises:
+        EdjeError: the training split can't be read, or not divided.
+    """
+    there = source.splits()
+    splits = []
+    for name in sorted({source.split, "val", "test"} & set(there) - {"train"}):
+        try:
+            splits.append(source.read(name))
+        except EdjeError as error:
+            logger.warning("none of its images is held back: %s", error)
+    if source.dev_images and "train" in there:
+        splits.append(hold_out(source.read("train"), source.dev_images, source.dev_seed)[1])
+    return splits
+
+
+def _restrict(split: RetrievalSplit, image_ids: set[str]) -> RetrievalSplit:
+    return replace(
+        split,
+        images=tuple(image for image in split.images if image.image_id in image_ids),
+        captions=tuple(caption for caption in split.captions if caption.image_id in image_ids),
+    )

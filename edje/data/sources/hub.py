@@ -1,0 +1,212 @@
+"""Data sets of the hub, and folders that `save_to_disk` wrote, read through `datasets`."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetsError
+
+from edje.data.sources.annotated import AnnotatedSource
+from edje.data.sources.exported_images import export_images
+from edje.data.sources.image_captions import ImageCaptions
+from edje.data.sources.source import AnnotatedImage, BadImages
+from edje.data.sources.spelling import one_spelling
+from edje.errors import EdjeError
+from edje.records import RetrievalSplit
+
+
+class HubSource(AnnotatedSource):
+    """Reads images and captions from the columns of a data set.
+
+    The encoded images of a split are written once, byte for byte, to
+    `<cache_dir>/hub-<digest>/`, and from there on read like all other image files. A row is an
+    image with its captions; rows of one id are one image, the first row's.
+
+    Args:
+        dataset: a name on the hub, a folder of data files, or one that `save_to_disk` wrote.
+        subset: the configuration of a data set that has several.
+        revision: branch, tag or commit on the hub.
+        caption_columns: each holds a text or a list of texts.
+        id_column: what tells images apart; null numbers the rows.
+        split_column: names each row's split; null takes the data set's own splits.
+        split_names: names of this package for names of the data set.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dataset: str,
+        subset: str | None = None,
+        revision: str | None = None,
+        cache_dir: str = "cache",
+        image_column: str = "image",
+        caption_columns: list[str],
+        id_column: str | None = None,
+        split_column: str | None = None,
+        split_names: dict[str, str] | None = None,
+        split: str = "test",
+        bad_images: BadImages = "error",
+        split_sizes: dict[str, int] | None = None,
+        caption_counts: dict[str, int] | None = None,
+        dev_images: int = 1000,
+        dev_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            name=name,
+            root=cache_dir,
+            split=split,
+            split_names=split_names,
+            bad_images=bad_images,
+            dev_images=dev_images,
+            dev_seed=dev_seed,
+            split_sizes=split_sizes,
+            caption_counts=caption_counts,
+        )
+        self.dataset = dataset
+        self.subset = subset
+        self.revision = revision
+        self.image_column = image_column
+        self.caption_columns = tuple(caption_columns)
+        self.id_column = id_column
+        self.split_column = split_column
+
+    def place(self, split: str | None = None) -> Path:
+        """The data set."""
+        return Path(self.dataset)
+
+    def read(self, split: str) -> RetrievalSplit:
+        """One split, its images written to the cache now if they are not there yet.
+
+        Raises:
+            EdjeError: data set, column or split is missing, or the cache can't be written.
+        """
+        locations = [location for image in self._images_of(split) for location in image.locations]
+        folders = {str(Path(location).parent) for location in locations}
+        images = {folder: self._images(Path(folder).name) for folder in sorted(folders)}
+        export_images(images, locations, self.root, self.name)
+        return super().read(split)
+
+    def annotate(self) -> Iterator[AnnotatedImage]:
+        """The images of all splits, as the columns give them.
+
+        Raises:
+            EdjeError: the data set can't be loaded, or a column is missing or not of text.
+        """
+        captions: dict[tuple[str, str], ImageCaptions] = {}
+        locations: dict[tuple[str, str], str] = {}
+        for part, data in self._data.items():
+            for number, row in enumerate(self._rows(part, data)):
+                image_id = row[self.id_column] if self.id_column else f"{part}-{number:08d}"
+                split = row[self.split_column] if self.split_column else part
+                if image_id is None or split is None:
+                    raise EdjeError(
+                        f"{self.name}: {self.dataset}, {part}, row {number}: the column "
+                        f"{self.id_column if image_id is None else self.split_column} is empty. "
+                        "Set data.id_column or data.split_column to another, or to null."
+                    )
+                key = one_spelling(str(image_id)), self.our_name(str(split))
+                locations.setdefault(key, f"{self._folder}/{part}/{number:08d}")
+                said = captions.setdefault(key, ImageCaptions(key[0]))
+                for column in self.caption_columns:
+                    self._require_text(part, number, column, row[column])
+                    said.add(row[column], f"{part}, row {number}, {column!r}")
+        for (image_id, split), said in captions.items():
+            yield AnnotatedImage(
+                image_id,
+                split,
+                (locations[image_id, split],),
+                tuple(said.texts),
+                tuple(said.bad),
+            )
+
+    @cached_property
+    def _data(self) -> dict[str, datasets.Dataset]:
+        """The data set's own splits, by their own names."""
+        folder = Path(self.dataset)
+        saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+        try:
+            if saved:
+                loaded = datasets.load_from_disk(self.dataset)
+            else:
+                loaded = datasets.load_dataset(self.dataset, self.subset, revision=self.revision)
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            raise EdjeError(
+                f"{self.name}: can't load the data set {self.dataset} ({_brief(error)}). Check "
+                "data.dataset and data.subset, the connection, and access to it on the hub."
+            ) from error
+        if isinstance(loaded, datasets.Dataset):
+            return {str(loaded.split or "train"): loaded}
+        return {str(part): data for part, data in loaded.items()}
+
+    @cached_property
+    def _folder(self) -> str:
+        """Name of the folder of images, another one for other data under the same name."""
+        facts = [f"{part} {data._fingerprint}" for part, data in sorted(self._data.items())]
+        facts.append(self.image_column)
+        return f"hub-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:12]}"
+
+    def _rows(self, part: str, data: datasets.Dataset) -> Iterator[dict[str, Any]]:
+        """The rows without their images."""
+        read = {
+            "caption_columns": self.caption_columns,
+            "id_column": (self.id_column,) if self.id_column else (),
+            "split_column": (self.split_column,) if self.split_column else (),
+        }
+        for key, columns in {"image_column": (self.image_column,), **read}.items():
+            for column in columns:
+                if column not in data.column_names:
+                    raise EdjeError(
+                        f"{self.name}: {self.dataset}, {part}, has no column {column!r}; it has "
+                        f"{', '.join(data.column_names)}. Set data.{key}."
+                    )
+        chosen = dict.fromkeys(column for columns in read.values() for column in columns)
+        content = data.with_format(None).select_columns(list(chosen))[:]
+        return (
+            dict(zip(content, values, strict=True))
+            for values in zip(*content.values(), strict=True)
+        )
+
+    def _images(self, part: str) -> Callable[[int], bytes | None]:
+        """The images of a part by row: the bytes that are stored, None where there are none.
+
+        Raises:
+            EdjeError: the column holds something else.
+        """
+        column = self._data[part].with_format(None).select_columns([self.image_column])
+        try:
+            column = column.cast_column(self.image_column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise EdjeError(
+                f"{self.name}: {self.dataset}, {part}: the column {self.image_column!r} holds no "
+                f"images ({_brief(error)}). Set data.image_column."
+            ) from error
+
+        def content(row: int) -> bytes | None:
+            image = column[row][self.image_column] or {"bytes": None, "path": None}
+            if image["bytes"] is None and image["path"] and Path(image["path"]).is_file():
+                return Path(image["path"]).read_bytes()
+            return image["bytes"]
+
+        return content
+
+    def _require_text(self, part: str, number: int, column: str, value: Any) -> None:
+        """A column is of one type: a single value that is no text tells that it is the wrong one.
+
+        Raises:
+            EdjeError: it is.
+        """
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not isinstance(text, str):
+                raise EdjeError(
+                    f"{self.name}: {self.dataset}, {part}, row {number}: {column!r} holds "
+                    f"{str(text)[:40]!r}, expected a text or a list of texts. "
+                    "Set data.caption_columns."
+                )
+
+
+def _brief(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,187 @@
+"""The rows of a captions table: CSV and its kin, JSON lines, or a JSON list."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from edje.data.sources.assembly import require_json
+from edje.data.sources.text_file import not_utf8, open_text
+from edje.errors import EdjeError
+
+_DELIMITERS = (",", "\t", ";", "|")
+_ENDING = re.compile(r"\.\w{1,5}$")  # of a file's name
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+Row = tuple[str, Any]
+
+
+def table_rows(path: Path, dataset: str) -> Iterator[Row]:
+    """Each row of a table with the words that say where it stands.
+
+    A `.jsonl` holds an object in each line, a `.json` a list of objects; anything else is CSV with
+    a header, by commas (`.tsv`: tabs) or, where the header has none, by semicolons or bars. A
+    quoted field may go over several lines. Rows without any content are passed over.
+
+    Raises:
+        EdjeError: the file can't be read as what its name says; the line or entry is named.
+    """
+    read = {".jsonl": _json_lines, ".json": _json_list}.get(path.suffix.lower(), _separated)
+    try:
+        yield from read(path, dataset)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, dataset) from error
+    except OSError as error:
+        raise EdjeError(f"{dataset}: {path} is not readable ({error}).") from error
+
+
+def _json_list(path: Path, dataset: str) -> Iterator[Row]:
+    content = require_json(path, dataset)
+    if not isinstance(content, list):
+        raise EdjeError(
+            f"{dataset}: {path} holds a single {type(content).__name__}. Expected a list of "
+            '{"image": …, "caption": …}.'
+        )
+    return ((f"entry {number}", row) for number, row in enumerate(content))
+
+
+def _json_lines(path: Path, dataset: str) -> Iterator[Row]:
+    with open_text(path, dataset) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                listed = line.lstrip().startswith("[")
+                raise EdjeError(
+                    f"{dataset}: {path}, at or after line {number}, is not readable ({error}). "
+                    "Expected a JSON object in each line"
+                    + ("; a JSON list is read from a file named .json." if listed else ".")
+                ) from error
+            if isinstance(row, list) and row and isinstance(row[0], dict):
+                raise EdjeError(
+                    f"{dataset}: {path}, line {number}, holds a JSON list. Expected a JSON object "
+                    "in each line; a list is read from a file named .json."
+                )
+            yield f"line {number}", row
+
+
+def _separated(path: Path, dataset: str) -> Iterator[Row]:
+    with open_text(path, dataset) as file:
+        records = _Records(path, dataset, file)
+        columns: list[str] | None = None
+        for line, cells, text in records:
+            place = f"line {line}"
+            if columns is None:
+                columns = _columns(path, dataset, cells)
+                continue
+            if len(cells) != len(columns):
+                many = len(cells) > len(columns)
+                raise EdjeError(
+                    f"{dataset}: {path}, {place}, has {'more' if many else 'fewer'} fields than "
+                    f"the header has columns ({len(cells)}, {len(columns)}). Put captions that "
+                    f"hold a {records.delimiter!r} in double quotes, and fill every column."
+                )
+            if (inner := _row_within(text, cells, records.delimiter)) is not None:
+                raise EdjeError(
+                    f"{dataset}: {path}, {place}: a quoted field takes in line {line + inner}, "
+                    f"which looks like a row of its own. Close the double quote of {place}, or "
+                    "write the field in one line."
+                )
+            yield place, {name: cell for name, cell in zip(columns, cells, strict=True) if name}
+        if columns is None:
+            raise EdjeError(f"{dataset}: {path} is empty. Expected a header and a row per caption.")
+
+
+def _columns(path: Path, dataset: str, cells: list[str]) -> list[str]:
+    """The names in a header; a column may go without one, as pandas writes its index."""
+    names = [cell.strip() for cell in cells]
+    twice = {name for name in names if name and names.count(name) > 1}
+    if twice:
+        raise EdjeError(
+            f"{dataset}: {path}: the header has two columns {min(twice)!r}. Rename one."
+        )
+    return names
+
+
+class _Records:
+    """The records of a CSV file that hold anything: first line, cells, and the lines as read."""
+
+    def __init__(self, path: Path, dataset: str, lines: Iterator[str]):
+        self.path = path
+        self.dataset = dataset
+        self._taken: list[str] = []  # lines of the record in hand
+        self._read = 0  # lines before it
+        start = []
+        for line in lines:
+            start.append(line)
+            if line.strip():
+                break
+        self.delimiter = _delimiter("".join(start[-1:]), path)
+        self._reader = csv.reader(
+            self._noted(chain(start, lines)),
+            delimiter=self.delimiter,
+            skipinitialspace=self.delimiter != "\t",
+            strict=True,
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, list[str], Sequence[str]]]:
+        while True:
+            self._read += len(self._taken)
+            self._taken.clear()
+            try:
+                cells = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise EdjeError(
+                    f"{self.dataset}: {self.path}, line {self._opened(error)}, is not readable: a "
+                    f"field that starts with a double quote there doesn't end with one ({error}). "
+                    'Close it; a double quote within such a field is written twice ("").'
+                ) from error
+            if any(cell.strip() for cell in cells):
+                yield self._read + 1, cells, self._taken
+
+    def _noted(self, lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            self._taken.append(line)
+            yield line
+
+    def _opened(self, error: csv.Error) -> int:
+        """The line in which the field that is broken starts."""
+        within = self._taken if "end of data" in str(error) else self._taken[:-1]
+        if not within:
+            return self._read + 1
+        (cells,) = csv.reader(within, delimiter=self.delimiter, skipinitialspace=True)
+        return self._read + 1 + len(within) - max(len(_LINE_END.findall(cells[-1])), 1)
+
+
+def _delimiter(header: str, path: Path) -> str:
+    """What stands between the columns: what its name says, else the one other that does."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    found = [one for one in _DELIMITERS if len(_split(header, one)) > 1]
+    return found[0] if len(found) == 1 else usual
+
+
+def _row_within(lines: Sequence[str], cells: list[str], delimiter: str) -> int | None:
+    """Which line of a record, counted from 0, looks like a row that an open quote swallowed.
+
+    It has as many fields, and in a column where the record holds a file's name, another of the
+    same ending.
+    """
+    for number, line in enumerate(lines[1:], start=1):
+        others = _split(line, delimiter)
+        if len(others) == len(cells):
+            for own, other in zip(cells, others, strict=True):
+                ending = None if _LINE_END.search(own) else _ENDING.search(own.strip())
+                if ending and other.strip().lower().endswith(ending[0].lower()):
+                    return number
+    return None
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])

@@ -1,0 +1,1 @@
+"""Services with typed arguments: cache, mine, train, evaluate and compress from Python."""

@@ -1,0 +1,267 @@
+"""One split with everything cached: tokens in their store, features of images and captions."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float, Int
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from edje.backbones.protocol import Backbone, Identity, ImageEncoding
+from edje.captions import clean_caption
+from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
+from edje.data.image_digest import former_images_digest, images_digest
+from edje.data.images import check_images
+from edje.data.sources.source import BadImages, Source
+from edje.errors import EdjeError
+from edje.pipeline.caption_features import caption_features
+from edje.pipeline.devices import TowerPrecision
+from edje.pipeline.finding import find_store, open_store
+from edje.pipeline.writing import Writing, fill_store
+from edje.records import RetrievalSplit
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.matrix_file import rows_at_once
+from edje.tokens.store import TokenStore
+from edje.tokens.text import EmbeddingTable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A split's images and captions, their tokens and unprojected features, by row.
+
+    The features stay in their files until they are asked for: of a large split they are
+    gigabytes.
+    """
+
+    split: RetrievalSplit
+    texts: tuple[str, ...]  # cleaned captions
+    store: TokenStore
+    store_rows: Int[Tensor, "images"]
+    text_table: EmbeddingTable
+    text_rows: Int[Tensor, "captions"]
+
+    @cached_property
+    def image_of_caption(self) -> Int[Tensor, "captions"]:
+        """Row of each caption's image."""
+        return torch.tensor(self.split.image_of_caption())
+
+    @property
+    def image_features(self) -> Float[Tensor, "images features"]:
+        """Features of all images, read now."""
+        return self.store.features()[self.store_rows]
+
+    @property
+    def text_features(self) -> Float[Tensor, "captions text_features"]:
+        """Features of all captions, read now."""
+        return self.text_table.embeddings.read(self.text_rows)
+
+    def text_chunks(self) -> Iterator[Float[Tensor, "some text_features"]]:
+        """The same, some at a time."""
+        table = self.text_table.embeddings
+        for rows in self.text_rows.split(rows_at_once(table.shape[1])):
+            yield table.read(rows)
+
+    def restricted(self, part: RetrievalSplit) -> "Collection":
+        """The same cached data for some of the images."""
+        image_rows = {image.image_id: row for row, image in enumerate(self.split.images)}
+        caption_rows = {item.caption_id: row for row, item in enumerate(self.split.captions)}
+        images = torch.tensor([image_rows[image.image_id] for image in part.images])
+        captions = [caption_rows[item.caption_id] for item in part.captions]
+        return replace(
+            self,
+            split=part,
+            texts=tuple(self.texts[row] for row in captions),
+            store_rows=self.store_rows[images],
+            text_rows=self.text_rows[torch.tensor(captions)],
+        )
+
+
+def cached_collection(
+    cfg: DictConfig,
+    source: Source,
+    backbone: Backbone,
+    split_name: str,
+    *,
+    store: str | None = None,
+    wait: bool = True,
+) -> Collection:
+    """A split with its tokens and features, from the cache or computed now.
+
+    `store`, a folder or a URL, is read in place of the cache's own; it is refused where another
+    backbone made it. A store that another run is writing is waited for, or with `wait` off an
+    error.
+
+    Raises:
+        EdjeError: the data is bad, or a store doesn't match, or can't be written.
+    """
+    split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
+    writing: Writing = instantiate(cfg.writing)
+    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
+    folder, fingerprint = find_store(cache_dir, source.name, split_name, "raw", fingerprints)
+    if store is None:
+        fill_store(
+            folder,
+            fingerprint,
+            make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
+            lambda: VisionWork(
+                check_images(split, source.bad_images), backbone, cfg.backbone, writing.precision
+            ),
+            writing,
+            cfg.trainer,
+            wait=wait,
+        )
+    opened = open_store(store or folder, fingerprints)
+    return collection_of(cfg, source, split, backbone, opened, wait=wait)
+
+
+def raw_fingerprints(
+    split: RetrievalSplit,
+    identity: Identity,
+    codec_name: str,
+    precision: TowerPrecision = "tf32",
+) -> tuple[Fingerprint, ...]:
+    """What makes a split's raw tier: the backbone, the number format, the images.
+
+    A tower in bf16 makes another store; TF32 and float32 make one that counts as the same, as do
+    a GPU and a CPU. The present fingerprint comes first, then those that earlier versions gave
+    the same store.
+    """
+    coarse = {"tower_precision": precision} if precision == "bf16" else {}
+    return tuple(
+        Fingerprint({**identity, **coarse, "codec": codec_name, "images": digest(split)})
+        for digest in (images_digest, former_images_digest)
+    )
+
+
+def collection_of(
+    cfg: DictConfig,
+    source: Source,
+    split: RetrievalSplit,
+    backbone: Backbone,
+    opened: TokenStore,
+    *,
+    wait: bool = True,
+) -> Collection:
+    """A split with the tokens of an open store, raw or compressed, and its captions' features.
+
+    Raises:
+        EdjeError: the store lacks images of the split; or the features of its captions can't be
+            written, or, with `wait` off, are being written.
+    """
+    split = _present(split, opened, source.bad_images)
+    texts = tuple(clean_caption(caption.text) for caption in split.captions)
+    if bare := [
+        item.caption_id for item, text in zip(split.captions, texts, strict=True) if not text
+    ]:
+        log.warning(
+            "%s: cleaning leaves nothing of %d captions of split %s, which stay in it as empty "
+            "texts: %s",
+            split.dataset,
+            len(bare),
+            split.name,
+            ", ".join(bare[:3]) + ("" if len(bare) < 4 else ", …"),
+        )
+    rows = opened.rows_of([image.image_id for image in split.images])
+    return Collection(
+        split=split,
+        texts=texts,
+        store=opened,
+        store_rows=rows,
+        text_table=caption_features(
+            split,
+            texts,
+            backbone,
+            Path(cfg.cache_dir),
+            source.name,
+            cfg.trainer,
+            wait=wait,
+        ),
+        text_rows=torch.arange(len(texts)),
+    )
+
+
+def is_compressed(store: TokenStore) -> bool:
+    """Whether a store is of the compressed tier: an adapter's tokens, not the backbone's."""
+    return "adapter" in store.manifest.fingerprint.fields
+
+
+class VisionWork:
+    """The vision tower over a split's images. Another process builds the tower anew."""
+
+    def __init__(
+        self,
+        split: RetrievalSplit,
+        backbone: Backbone,
+        node: DictConfig,
+        precision: TowerPrecision,
+    ):
+        self.image_ids = [image.image_id for image in split.images]
+        self.description = f"vision tokens of {split.name}"
+        self.feature_width = backbone.feature_width
+        self.precision: TowerPrecision = precision
+        self._paths = [image.path for image in split.images]
+        self._node = OmegaConf.to_container(node, resolve=True)
+        self._backbone: Backbone | None = backbone
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_backbone": None}
+
+    def encoder(self) -> nn.Module:
+        """From pixels to tokens."""
+        return _Tower(self._built())
+
+    def dataset(self) -> PixelRows:
+        """From rows to pixels."""
+        return PixelRows(self._paths, self._built().preprocess)
+
+    def _built(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = instantiate(self._node)
+        return self._backbone
+
+
+class _Tower(nn.Module):
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: ShardBatch) -> ImageEncoding:
+        return self.backbone.encode_images(batch.inputs)
+
+
+def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) -> RetrievalSplit:
+    """The split without the images that were left out when the store was written.
+
+    Raises:
+        EdjeError: some were, and the policy is `error`; or the store is of another split.
+    """
+    stored = set(store.image_ids)
+    absent = [image.image_id for image in split.images if image.image_id not in stored]
+    if not absent:
+        return split
+    if len(absent) == len(split.images):
+        raise EdjeError(
+            f"store={store.folder}: it holds none of the {len(split.images)} images of split "
+            f"{split.name!r} of {split.dataset}. Give the store of that split, or store=null."
+        )
+    if bad_images == "error":
+        raise EdjeError(
+            f"store {store.folder}: it was written with data.bad_images=skip and lacks "
+            f"{len(absent)} unreadable images, such as {absent[0]}. Go on with "
+            "data.bad_images=skip, or mend the images and delete the store."
+        )
+    return replace(
+        split,
+        images=tuple(image for image in split.images if image.image_id in stored),
+        captions=tuple(item for item in split.captions if item.image_id in stored),
+        skipped=tuple(sorted({*split.skipped, *absent})),
+    )

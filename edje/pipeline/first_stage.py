@@ -1,0 +1,117 @@
+"""The first stage of a run: the backbone with its projections, fitted once and shared."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.backbones.protocol import Backbone
+from edje.data.datamodules.batches import each_tensor
+from edje.pipeline.collection import Collection
+from edje.pipeline.kept import kept
+from edje.records import DIRECTIONS, CandidateList, Direction
+from edje.retrieval.candidates import candidate_lists
+from edje.tokens.matrix_file import rows_at_once
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class FittedProjections(Protocol):
+    """A backbone whose projections into the common space are fitted on cached features."""
+
+    def recipe(self) -> dict[str, str | int | float]:
+        """Everything but the data and the seed that the fit depends on."""
+        ...
+
+    def fit(
+        self, image_features: Tensor, text_features: Tensor, image_of_caption: Tensor, *, seed: int
+    ) -> dict[str, float]:
+        """Fit the projections; returns figures of the fit."""
+        ...
+
+    def first_stage_state(self) -> dict[str, Tensor]:
+        """The fitted projections."""
+        ...
+
+    def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
+        """Take fitted projections."""
+        ...
+
+
+def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> None:
+    """Give an aligned backbone its projections: from the cache, or fitted now on `train`.
+
+    The file's name is a hash of everything the fit depends on. Dual encoders need nothing.
+    """
+    if not isinstance(backbone, FittedProjections):
+        return
+    facts = [*map(str, sorted(backbone.identity().items()))]
+    facts += map(str, sorted(backbone.text_identity().items()))
+    facts += map(str, sorted(backbone.recipe().items()))
+    facts += [f"seed {seed}", *(item.caption_id for item in train.split.captions), *train.texts]
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    path = cache_dir / f"{train.split.dataset}-train" / f"aligned-{digest}.safetensors"
+
+    def fitted() -> dict[str, Tensor]:
+        report = backbone.fit(
+            train.image_features, train.text_features, train.image_of_caption, seed=seed
+        )
+        log.info("fitted the first stage: %s", report)
+        return backbone.first_stage_state()
+
+    backbone.load_first_stage_state(kept(path, fitted))
+
+
+def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the first stage; nothing for dual encoders."""
+    return backbone.first_stage_state() if isinstance(backbone, FittedProjections) else {}
+
+
+def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
+    """Take the projections from a checkpoint, so that nothing is fitted again."""
+    if isinstance(backbone, FittedProjections):
+        backbone.load_first_stage_state(state)
+
+
+@torch.inference_mode()
+def embeddings(
+    backbone: Backbone, collection: Collection
+) -> tuple[Float[Tensor, "images embedding"], Float[Tensor, "captions embedding"]]:
+    """L2-normalised first-stage embeddings of a collection's images and captions.
+
+    What is made of them in between takes memory for a chunk of them only.
+    """
+    features, width = collection.image_features, backbone.embedding_width
+    images = torch.empty(len(features), width)
+    for rows in torch.arange(len(features)).split(rows_at_once(features.shape[1])):
+        images[rows] = backbone.project_images(features[rows]).float()
+    del features
+    captions = torch.empty(len(collection.text_rows), width)
+    done = 0
+    for features in collection.text_chunks():
+        captions[done : done + len(features)] = backbone.project_texts(features).float()
+        done += len(features)
+    return images, captions
+
+
+def first_stage_lists(
+    backbone: Backbone,
+    collection: Collection,
+    k: int,
+    directions: Sequence[Direction] = DIRECTIONS,
+    *,
+    device: torch.device,
+) -> list[CandidateList]:
+    """The first stage's lists of each direction, found on a device and given on the CPU."""
+    images, captions, owner = (
+        tensor.to(device)
+        for tensor in (*embeddings(backbone, collection), collection.image_of_caption)
+    )
+    found = (candidate_lists(images, captions, owner, direction, k) for direction in directions)
+    return [each_tensor(one, Tensor.cpu) for one in found]

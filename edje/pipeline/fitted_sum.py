@@ -1,0 +1,104 @@
+"""The weights of score=sum: fitted on dev when a run ends, or later, for a run of another score."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from edje.backbones.protocol import Backbone
+from edje.data.mixture.pretrain import DEV, PretrainSource
+from edje.data.sources.holdout import hold_out
+from edje.data.sources.source import Source
+from edje.errors import EdjeError
+from edje.inference.checkpoint import Checkpoint, budget_mark
+from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
+from edje.pipeline.devices import similarity_device
+from edje.pipeline.finding import find_store, open_store
+from edje.pipeline.first_stage import first_stage_lists
+from edje.pipeline.scoring import Evaluation, fusion_weights, rerank_collection
+from edje.pipeline.writing import Writing
+from edje.tokens.manifest import STORE_FILE
+
+log = logging.getLogger(__name__)
+HELD_BACK = tuple(
+    f"{where}.{what}" for where in ("data", "data.evaluated") for what in ("dev_images", "dev_seed")
+)
+
+
+def fitted_sums(
+    trained: Checkpoint,
+    backbone: Backbone,
+    dev: Collection,
+    evaluation: Evaluation,
+    devices: Sequence[torch.device],
+) -> dict[str, float]:
+    """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
+
+    The model is on the first of the devices, which share the pairs.
+    """
+    adapter: Any = trained.model.adapter
+    every = int(adapter.num_tokens)
+    budgets = {count for count in getattr(adapter, "budgets", None) or () if count < every}
+    first = first_stage_lists(
+        backbone, dev, evaluation.candidates, device=similarity_device(devices[0])
+    )
+    fitted: dict[str, float] = {}
+    for count in sorted({*budgets, every}):
+        adapter.num_tokens = count
+        lists, *_ = rerank_collection(
+            trained, backbone, dev, evaluation, first=first, devices=devices
+        )
+        mark = "" if count == every else budget_mark(count)
+        fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
+    return fitted
+
+
+def dev_to_fit_on(
+    cfg: DictConfig, source: Source, backbone: Backbone, checkpoint: Checkpoint
+) -> Collection:
+    """The images that a checkpoint's run held back, where all that is needed is in the cache.
+
+    Raises:
+        EdjeError: the run held none back, was trained on another data set than the configuration's,
+            or what it encoded of it isn't in the cache; or it wasn't trained for
+            `evaluation.num_tokens`.
+    """
+    budgets = getattr(checkpoint.model.adapter, "budgets", None) or ()
+    all_tokens = checkpoint.adapter.choices.get("num_tokens")
+    if cfg.evaluation.num_tokens not in (None, all_tokens, *budgets):
+        raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")
+    own = OmegaConf.create(checkpoint.config)
+    trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
+    same = [OmegaConf.select(own, key) == OmegaConf.select(cfg, key) for key in HELD_BACK]
+    if checkpoint.label != f"{trained_on} train" or not all(same):
+        raise _not_fitted(checkpoint, "data is not its run's, or dev_images or dev_seed")
+    if not source.dev_images:
+        raise _not_fitted(checkpoint, "its run held back no images to fit one on")
+    name = DEV if isinstance(source, PretrainSource) else "train"
+    try:
+        split = source.read(name)
+    except EdjeError as error:
+        raise _not_fitted(checkpoint, f"there is no split to fit one on ({error})") from error
+    writing: Writing = instantiate(cfg.writing)
+    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
+    folder, _ = find_store(Path(cfg.cache_dir), source.name, name, "raw", fingerprints)
+    if not (folder / STORE_FILE).is_file():
+        raise _not_fitted(checkpoint, f"the tokens of its images held back aren't in {folder}")
+    log.info("score=sum: its weights are fitted now, on the images that the run held back")
+    found = collection_of(cfg, source, split, backbone, open_store(folder, fingerprints))
+    if name == DEV:
+        return found
+    return found.restricted(hold_out(found.split, source.dev_images, source.dev_seed)[1])
+
+
+def _not_fitted(checkpoint: Checkpoint, reason: str) -> EdjeError:
+    tokens = checkpoint.model.adapter.num_tokens
+    return EdjeError(
+        f"score=sum: the checkpoint has no weight fitted with {tokens} tokens, and {reason}. Train "
+        "with score=sum and data.dev_images > 0 (that fits one for each of an adapter's budgets), "
+        "evaluate where its run's cache is, or use score=joint."
+    )

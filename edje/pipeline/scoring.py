@@ -1,0 +1,152 @@
+"""Scoring a cached collection: compressed tokens, first-stage candidates, joint scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from edje.backbones.protocol import Backbone
+from edje.inference.checkpoint import Checkpoint
+from edje.inference.scorer import ScoringSet
+from edje.language_model import tokenize
+from edje.pipeline.collection import Collection
+from edje.pipeline.devices import similarity_device
+from edje.pipeline.first_stage import first_stage_lists
+from edje.pipeline.shares import Scoring, score, scored_in_shares, settled
+from edje.pipeline.visual_tokens import visual_tokens
+from edje.ranges import NonNegativeInt, PositiveInt
+from edje.records import DIRECTIONS, CandidateList, Direction
+from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
+from edje.retrieval.rerank import RerankedList
+from edje.tokens.codec import Codec, CodecName, make_codec
+
+WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
+
+
+class Evaluation:
+    """How candidate lists are made and scored.
+
+    Args:
+        candidates: pool size k of the first stage, per query and direction.
+        batch_size: pairs per call of the joint encoder.
+        codec: number format of the stored (compressed) visual tokens.
+        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
+            with exact products in it (VNNI), and is used where it is faster than bf16 there.
+        dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
+        shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
+            joint encoder reads off the images is gone.
+        num_tokens: serve only the first so many visual tokens, of an adapter trained with
+            budgets; null serves all.
+        examples: example queries drawn in the gallery.
+        compile: the scorer's layers go through torch.compile, on CUDA as graphs. Seconds to
+            minutes for each length of text, so for large evaluations on a GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        candidates: PositiveInt = 20,
+        batch_size: PositiveInt = 1024,
+        codec: CodecName = "bf16",
+        precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
+        dev_every: NonNegativeInt = 0,
+        shuffle_tokens: bool = False,
+        num_tokens: PositiveInt | None = None,
+        examples: NonNegativeInt = 8,
+        compile: bool = False,
+    ):
+        self.candidates = candidates
+        self.batch_size = batch_size
+        self.codec = codec
+        self.precision = {
+            "fp32": torch.float32,
+            "bf16": torch.bfloat16,
+            "fp16": torch.float16,
+            "int8": torch.int8,
+        }[precision]
+        self.dev_every = dev_every
+        self.shuffle_tokens = shuffle_tokens
+        self.num_tokens = num_tokens
+        self.examples = examples
+        self.compile = compile
+
+
+def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Number and width of the tokens that a reranker stores per image."""
+    model = checkpoint.model
+    return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module
+
+
+def rerank_collection(
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    collection: Collection,
+    evaluation: Evaluation,
+    *,
+    directions: Sequence[Direction] = DIRECTIONS,
+    first: Sequence[CandidateList] | None = None,
+    stride: int = 1,
+    devices: Sequence[torch.device] = (),
+) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
+    """Candidates of both directions with their joint scores, codec, pairs per second, precision.
+
+    `first` holds the first stage's lists of the directions, where they are known already.
+    The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
+    every so many-th query only, against the whole gallery. Of several `devices` each has its
+    share of the queries, where there are pairs enough; else the model's own has all.
+    """
+    model = checkpoint.model
+    codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
+    if first is None:
+        device = similarity_device(next(model.parameters()).device)
+        first = first_stage_lists(
+            backbone, collection, evaluation.candidates, directions, device=device
+        )
+    # Several processes share a file or a store, not memory.
+    with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
+        if evaluation.shuffle_tokens:
+            generator = torch.Generator().manual_seed(0)
+            visual = visual.permuted(torch.randperm(len(visual), generator=generator))
+        asked = Scoring(
+            model,
+            ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
+            evaluation.precision,
+            evaluation.batch_size,
+            first,
+            stride,
+            evaluation.compile,
+        )
+        work = settled(asked)
+        with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
+            if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
+                reranked, seconds = scored_in_shares(work, devices, bar.update)
+            else:
+                reranked, seconds = score(work, bar.update)
+    by_direction = {one.first.direction: one for one in reranked}
+    return by_direction, codec, work.num_pairs / seconds, work.precision
+
+
+def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:
+    """score=sum fitted on dev, as the flat numbers that a checkpoint keeps."""
+    weights: dict[str, float] = {}
+    for direction, lists in dev.items():
+        fusion = fit_sum(lists)
+        weights |= {
+            f"{direction}.weight": fusion.weight,
+            f"{direction}.first.mean": fusion.first.mean,
+            f"{direction}.first.std": fusion.first.std,
+            f"{direction}.joint.mean": fusion.joint.mean,
+            f"{direction}.joint.std": fusion.joint.std,
+        }
+    return weights
+
+
+def fusion_of(checkpoint: Checkpoint, direction: Direction) -> SumFusion:
+    """The fitted fusion of one direction."""
+    numbers = checkpoint.fusion
+    return SumFusion(
+        numbers[f"{direction}.weight"],
+        Standardiser(numbers[f"{direction}.first.mean"], numbers[f"{direction}.first.std"]),
+        Standardiser(numbers[f"{direction}.joint.mean"], numbers[f"{direction}.joint.std"]),
+    )

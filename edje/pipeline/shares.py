@@ -1,0 +1,151 @@
+"""Scoring candidate lists, in this process or shared out among one for each device."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edje.data.datamodules.batches import each_tensor
+from edje.inference.device_cells import near
+from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.models.edje import EDJE
+from edje.parallel.processes import in_processes
+from edje.pipeline.devices import make_current
+from edje.records import CandidateList
+from edje.retrieval.rerank import RerankedList, rerank
+
+WORK = "work.pt"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """All that a process needs to score its share.
+
+    `lists` are of one direction each; of their queries 0, stride, 2·stride, … are scored.
+    """
+
+    model: EDJE
+    collection: ScoringSet
+    precision: torch.dtype
+    batch_size: int
+    lists: Sequence[CandidateList]
+    stride: int = 1
+    compiled: bool = False
+    as_given: bool = False  # the precision, without a measurement of int8
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs are scored."""
+        return sum(
+            len(scored_rows(self, lists)) * lists.candidates.shape[1] for lists in self.lists
+        )
+
+
+def score(
+    work: Scoring, progress: Callable[[int], object], share: tuple[int, int] = (0, 1)
+) -> tuple[list[RerankedList], float]:
+    """The lists with their joint scores, on the model's device, and the seconds it took.
+
+    Of `share` (i, n) only those of the i-th of these queries and of every n-th from there.
+    """
+    scorer = scorer_of(work)
+    started = time.perf_counter()
+    text, visual = work.collection.text, work.collection.visual
+    scorer = scorer.on(ScoringSet(text, near(visual, scorer.device)))
+    scored = []
+    for lists in work.lists:
+        rows = scored_rows(work, lists)[share[0] :: share[1]]
+        own = of_queries(lists, rows)
+        scored.append(
+            rerank(own, scorer.launch, work.batch_size, progress, key=scorer.lengths, rows=rows)
+        )
+    return scored, time.perf_counter() - started
+
+
+def settled(work: Scoring) -> Scoring:
+    """The work in the number format that is used: int8 is measured once, here, for every process.
+
+    Raises:
+        EdjeError: int8 is asked of a device or a language model that it isn't made for.
+    """
+    if work.precision != torch.int8 or work.as_given:
+        return work
+    return replace(work, precision=scorer_of(work).precision, as_given=True)
+
+
+def scorer_of(work: Scoring) -> StoredTokenScorer:
+    """What scores it."""
+    return StoredTokenScorer(
+        work.model,
+        work.collection,
+        work.precision,
+        compiled=work.compiled,
+        as_given=work.as_given,
+    )
+
+
+def scored_in_shares(
+    work: Scoring, devices: Sequence[torch.device], progress: Callable[[int], object]
+) -> tuple[list[RerankedList], float]:
+    """What `score` gives, by a process for each device; the seconds are the slowest one's.
+
+    Raises:
+        EdjeError: a process failed.
+    """
+    done = torch.zeros(len(devices), dtype=torch.long).share_memory_()
+    shown = 0
+
+    def show() -> None:
+        nonlocal shown
+        progress(int(done.sum()) - shown)
+        shown = int(done.sum())
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(work, folder / WORK)
+        in_processes(
+            _part,
+            (folder, tuple(devices), done),
+            len(devices),
+            show,
+            doing="scored pairs",
+            advice="Run the same command again, with fewer trainer.devices if it was that.",
+        )
+        parts = [
+            torch.load(_result(folder, index), weights_only=True) for index in range(len(devices))
+        ]
+    reranked = []
+    for number, lists in enumerate(work.lists):
+        own = of_queries(lists, scored_rows(work, lists))
+        joint = torch.empty(own.candidates.shape)
+        for index, (shares, _) in enumerate(parts):
+            joint[index :: len(devices)] = shares[number]
+        reranked.append(RerankedList(own, joint, joint))
+    return reranked, max(seconds for _, seconds in parts)
+
+
+def scored_rows(work: Scoring, lists: CandidateList) -> Int[Tensor, "queries"]:
+    """The queries that are scored."""
+    return torch.arange(0, len(lists.candidates), work.stride)
+
+
+def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateList:
+    """The lists of these queries alone."""
+    return each_tensor(lists, lambda own: own[rows])
+
+
+def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:
+    """What each of several processes does: its share, written where the first one finds it."""
+    work: Scoring = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
+    work.model.to(make_current(devices[index]))
+    scored, seconds = score(work, done[index].add_, (index, len(devices)))
+    torch.save(([lists.joint for lists in scored], seconds), _result(folder, index))
+
+
+def _result(folder: Path, index: int) -> Path:
+    return folder / f"scores_{index}.pt"

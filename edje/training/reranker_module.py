@@ -1,0 +1,188 @@
+"""The LightningModule of the reranker: steps, logging, optimiser. It builds nothing itself."""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from edje.models.adapters import TokenCompressionAdapter
+from edje.models.edje import EDJE
+from edje.objectives.draws import fraction
+from edje.objectives.masked_language import MaskedLanguage
+from edje.objectives.negatives import HardNegatives
+from edje.objectives.outputs import Objective, StepOutputs, mean_of_rows, without_absent
+from edje.parallel.collectives import JoinedPairs, num_ranks, to_common_length
+from edje.records import PairBatch
+from edje.training.counts import StepCounts
+from edje.training.optimisation import Optimisation, seed_step
+from edje.training.step import forward_step, masked_positions
+from edje.training.unread import freeze_unread
+
+log = logging.getLogger(__name__)
+COUNTS = "missing_negatives"  # in training checkpoints: how many, in how many batches
+
+
+class RerankerModule(L.LightningModule):
+    """Trains an EDJE on pairs whose vision tokens are cached.
+
+    Negatives, masks and dropout are functions of (seed, step, sample), so that a run resumed
+    mid-epoch gives bitwise what an uninterrupted one gives. A step is the optimiser's; masks and
+    dropout differ from micro-batch to micro-batch where gradients are accumulated.
+
+    Args:
+        model: the reranker, the only part that is trained and saved.
+        objectives: the terms of the loss by name.
+        negatives: the miner of hard negatives.
+        optimisation: the optimiser and schedule to build.
+        mask_id: word-piece id of [MASK].
+        steps_per_epoch: optimiser steps that one rank alone needs for a pass over the training set.
+        checkpoint_fields: what makes a checkpoint reload alone; added to every one.
+        teacher: a frozen reranker to distil from; neither trained nor saved.
+        seed: seeds every draw.
+    """
+
+    def __init__(
+        self,
+        model: EDJE,
+        objectives: Mapping[str, Objective],
+        negatives: HardNegatives,
+        optimisation: Optimisation,
+        mask_id: int,
+        steps_per_epoch: int,
+        checkpoint_fields: Mapping[str, object],
+        teacher: EDJE | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.model = model.train()
+        self.objectives = dict(objectives)
+        self.negatives = negatives
+        self.optimisation = optimisation
+        self.mask_id = mask_id
+        self.steps_per_epoch = steps_per_epoch
+        self.checkpoint_fields = dict(checkpoint_fields)
+        self.seed = seed
+        self.needs = frozenset().union(*(term.needs for term in self.objectives.values()))
+        freeze_unread(model, self.needs)
+        frozen = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.missing_negatives = 0  # since the run's start
+        self._short_batches = 0
+        self._teacher = [frozen]  # in a list, so that it is no submodule of this one
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device of the model."""
+        self._teacher = [None if t is None else t.to(self.device) for t in self._teacher]
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """The weighted sum of the objectives on one batch of pairs."""
+        micro_batch = batch_idx  # counts from the run's start, resumed or not
+        seed_step(self.seed, micro_batch, self.global_rank)
+        outputs = self.forward(batch, self.global_step, micro_batch)
+        terms = {name: term(outputs) for name, term in self.objectives.items()}
+        loss = torch.stack([self.objectives[name].weight * terms[name] for name in terms]).sum()
+        log = partial(self.log, sync_dist=num_ranks() > 1)
+        with torch.no_grad():
+            if outputs.t2i_logits is not None:
+                first = without_absent(outputs.t2i_logits, outputs.t2i_presence).argmax(1).eq(0)
+                accuracy = mean_of_rows(first.float(), outputs.t2i_presence)
+                log("train/accuracy", accuracy)
+            if outputs.teacher_t2i_logits is not None:
+                log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
+                log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
+        for name, term in terms.items():
+            log(f"train/{name}", term.detach())
+        log("train/loss", loss.detach())
+        return loss
+
+    def forward(self, batch: PairBatch, step: int, micro_batch: int | None = None) -> StepOutputs:
+        """What the objectives read, for this rank's pairs among those of all ranks.
+
+        Masks are drawn by the micro-batch, where a step has several of them.
+        """
+        number = step if micro_batch is None else micro_batch
+        if isinstance(self.model.adapter, TokenCompressionAdapter):
+            self.model.adapter.draw_budget(fraction(self.seed, step, 5))
+        batch = to_common_length(batch)
+        everyone = JoinedPairs.of(batch)
+        mined = negatives = None
+        if "pairs" in self.needs:
+            mined = self.negatives(
+                everyone.image_embeddings,
+                everyone.text_embeddings,
+                everyone.image_ids,
+                everyone.caption_keys,
+                everyone.sample_ids,
+                self.seed,
+                step,
+            )
+            negatives = mined.of_rows(slice(everyone.first, everyone.first + len(batch.tokens)))
+        mask = None
+        text = self.model.joint.cut(batch.text)
+        for term in self.objectives.values():
+            if isinstance(term, MaskedLanguage):
+                mask = masked_positions(text, batch.sample_ids, term.probability, self.seed, number)
+        counts = StepCounts.of(mined, mask, batch.text)
+        if mined is not None:
+            self._count(counts.missing_images + counts.missing_captions, len(mined.images))
+        return forward_step(
+            self.model,
+            batch,
+            negatives,
+            self.needs,
+            mask,
+            self.mask_id,
+            self._teacher[0],
+            everyone,
+            counts,
+        )
+
+    def _count(self, missing: int, pairs: int) -> None:
+        """Count the negatives that batches didn't hold, and say so now and then."""
+        if not missing:
+            return
+        asked = 2 * pairs * self.negatives.count
+        self.missing_negatives += missing
+        self._short_batches += 1
+        if self._short_batches.bit_count() == 1 and self.global_rank == 0:  # 1st, 2nd, 4th, 8th, …
+            log.warning(
+                "short batch no. %d of this run: it holds %d of the %d wrong images and captions "
+                "that its %d pairs ask for (the others are of the same image, or of equal "
+                "captions), and is trained on with these. Raise loader.batch_size or lower "
+                "negatives.count.",
+                self._short_batches,
+                asked - missing,
+                asked,
+                pairs,
+            )
+
+    def on_train_end(self) -> None:
+        """Say how many negatives there weren't."""
+        if self.missing_negatives and self.global_rank == 0:
+            log.warning(
+                "%d negatives were missing in %d short batches of this run",
+                self.missing_negatives,
+                self._short_batches,
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with its per-step schedule."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(self.steps_per_epoch // self.trainer.world_size, 1)
+        optimizer, schedule = self.optimisation.build(self.model, steps, per_epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Add what makes the checkpoint reload with nothing else."""
+        checkpoint.update(self.checkpoint_fields)
+        checkpoint[COUNTS] = [self.missing_negatives, self._short_batches]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on counting where the interrupted run stopped."""
+        self.missing_negatives, self._short_batches = checkpoint.get(COUNTS, (0, 0))

@@ -1,0 +1,187 @@
+"""TimmBackbone gives timm's own features, as tokens."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from edje.backbones.timm_backbone import TimmBackbone
+from edje.errors import EdjeError
+
+CONV = "mobilenetv2_050"
+VIT = "vit_tiny_patch16_224"
+VIT_ARGS = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+@pytest.fixture(scope="module")
+def conv_file(tmp_path_factory):
+    return _save(tmp_path_factory.mktemp("conv"), CONV)
+
+
+@pytest.fixture(scope="module")
+def vit_file(tmp_path_factory):
+    return _save(tmp_path_factory.mktemp("vit"), VIT, **VIT_ARGS)
+
+
+def _save(folder, model, **arguments):
+    torch.manual_seed(0)
+    file = folder / "weights.safetensors"
+    save_file(timm.create_model(model, pretrained=False, **arguments).state_dict(), file)
+    return str(file)
+
+
+def conv(file, **arguments):
+    return TimmBackbone(model=CONV, checkpoint=file, image_size=64, **arguments)
+
+
+def vit(file, **arguments):
+    return TimmBackbone(model=VIT, checkpoint=file, model_args=VIT_ARGS, image_size=32, **arguments)
+
+
+def pixels(side, count=2):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_feature_map_is_flattened_row_by_row(conv_file):
+    backbone = conv(conv_file)
+    encoding = backbone.encode_images(pixels(64))
+    with torch.no_grad():
+        values = backbone.model.forward_features(pixels(64))  # (2, 1280, 2, 2)
+    assert encoding.tokens.shape == (2, backbone.num_tokens, backbone.token_width) == (2, 4, 1280)
+    torch.testing.assert_close(encoding.tokens[:, 2], values[:, :, 1, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoding.features, values.mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_gives_its_patches_without_the_class_token(vit_file):
+    backbone = vit(vit_file)
+    encoding = backbone.encode_images(pixels(32))
+    with torch.no_grad():
+        values = backbone.model.forward_features(pixels(32))
+    torch.testing.assert_close(encoding.tokens, values[:, 1:])
+    torch.testing.assert_close(encoding.features, values[:, 0])
+    assert (backbone.num_tokens, backbone.token_width) == (4, 48)
+
+
+def test_adapters_take_heads_and_epsilon_of_the_tower_or_the_documented_choice(conv_file, vit_file):
+    transformer, convolutional = vit(vit_file), conv(conv_file)
+    assert (transformer.num_heads, transformer.layer_norm_eps) == (3, 1e-6)
+    assert (convolutional.num_heads, convolutional.layer_norm_eps) == (20, 1e-6)
+
+
+def test_a_channels_last_map_is_read_as_one():
+    backbone = TimmBackbone.__new__(TimmBackbone)
+    torch.nn.Module.__init__(backbone)
+    backbone.model = torch.nn.Identity()
+    backbone.model.output_fmt = "NHWC"
+    values = torch.randn(2, 3, 3, 8)
+    torch.testing.assert_close(backbone._tokens(values), values.reshape(2, 9, 8))
+
+
+def test_preprocess_scales_to_the_range_of_the_weights(conv_file):
+    backbone = conv(conv_file)
+    white = backbone.preprocess(Image.new("RGB", (100, 70), (255, 255, 255)))
+    black = backbone.preprocess(Image.new("L", (64, 64), 0))
+    assert white.shape == black.shape == (3, 64, 64)
+    assert white.eq(1).all() and black.eq(-1).all()
+
+
+def test_resize_squashes_or_keeps_the_centre(conv_file):
+    stripes = np.zeros((64, 192, 3), dtype=np.uint8)
+    stripes[:, 64:128] = 255  # the middle third is white
+    image = Image.fromarray(stripes)
+    assert conv(conv_file, resize="crop").preprocess(image).eq(1).all()
+    squashed = conv(conv_file, resize="squash").preprocess(image)
+    assert squashed[:, :, 0].eq(-1).all() and squashed[:, :, 32].eq(1).all()
+
+
+def test_identity_tells_weights_and_preprocessing_apart(conv_file, tmp_path):
+    torch.manual_seed(1)
+    other = tmp_path / "other.safetensors"
+    save_file(timm.create_model(CONV, pretrained=False).state_dict(), other)
+    identity = conv(conv_file).identity()
+    assert identity == conv(conv_file).identity()
+    assert identity["weights"] != conv(str(other)).identity()["weights"]
+    cropped = conv(conv_file, resize="crop").identity()
+    assert identity["preprocessing"] != cropped["preprocessing"]
+    assert identity["weights"] == cropped["weights"]
+
+
+def test_backbone_is_frozen_and_stays_in_evaluation_mode(conv_file):
+    backbone = conv(conv_file).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_a_neighbour_in_the_batch_never_changes_tokens(conv_file):
+    backbone = conv(conv_file)
+    together = backbone.encode_images(pixels(64)).tokens[:1]
+    alone = backbone.encode_images(pixels(64)[:1]).tokens
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_torch_file_is_read_too(conv_file, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": conv(conv_file).model.state_dict()}, file)
+    assert conv(str(file)).identity() == conv(conv_file).identity()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(EdjeError, match=r"nowhere.safetensors' is no file.*Give the path"):
+        conv(str(tmp_path / "nowhere.safetensors"))
+
+
+def test_weights_of_another_model_are_refused(vit_file):
+    with pytest.raises(EdjeError, match=rf"doesn't fit timm's '{CONV}'"):
+        conv(vit_file)
+
+
+def test_an_unknown_model_names_near_ones():
+    with pytest.raises(EdjeError, match=r"'mobilenetv2_1' is no model of timm.*mobilenetv2_100"):
+        TimmBackbone(model="mobilenetv2_1")
+
+
+def test_an_unknown_model_argument_is_refused(conv_file):
+    with pytest.raises(EdjeError, match=r"can't make model.*paddington"):
+        conv(conv_file, model_args={"paddington": 1})
+
+
+def test_an_image_size_that_the_tower_cannot_take_is_refused(vit_file):
+    with pytest.raises(EdjeError, match="doesn't take images of 40 pixels"):
+        TimmBackbone(model=VIT, checkpoint=vit_file, model_args=VIT_ARGS, image_size=40)
+
+
+def test_stages_lie_beside_the_last_map_cell_by_cell(conv_file):
+    backbone = conv(conv_file, stages=[1, 3])
+    plain = conv(conv_file).encode_images(pixels(64))
+    encoding = backbone.encode_images(pixels(64))
+    with torch.no_grad():
+        _, (early, later) = backbone.model.forward_intermediates(pixels(64), indices=[1, 3])
+    widths = (plain.tokens.shape[2], early.shape[1], later.shape[1])
+    assert backbone.token_width == sum(widths)
+    last, first, second = encoding.tokens.split(widths, dim=2)
+    torch.testing.assert_close(last, plain.tokens, rtol=1e-4, atol=1e-5)
+    side = early.shape[3] // 2  # cells of the last map, 2 x 2
+    torch.testing.assert_close(
+        first[:, 1], early[:, :, :side, side:].mean(dim=(2, 3)), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(second[:, 3].shape, later[:, :, 0, 0].shape)
+    torch.testing.assert_close(encoding.features, plain.features, rtol=1e-4, atol=1e-5)
+    assert backbone.identity()["layer"] != conv(conv_file).identity()["layer"]
+
+
+def test_features_can_be_those_of_a_smaller_image(conv_file):
+    both = conv(conv_file, feature_image_size=32).encode_images(pixels(64))
+    large = conv(conv_file).encode_images(pixels(64))
+    small = torch.nn.functional.interpolate(pixels(64), (32, 32), mode="bicubic", antialias=True)
+    expected = TimmBackbone(model=CONV, checkpoint=conv_file, image_size=32).encode_images(small)
+    torch.testing.assert_close(both.tokens, large.tokens)
+    torch.testing.assert_close(both.features, expected.features, rtol=1e-4, atol=1e-5)
+    identities = [conv(conv_file, feature_image_size=side).identity() for side in (None, 32)]
+    assert identities[0]["preprocessing"] != identities[1]["preprocessing"]
+
+
+def test_a_stage_that_the_model_does_not_have_is_refused(conv_file):
+    with pytest.raises(EdjeError, match="stages"):
+        conv(conv_file, stages=[9])

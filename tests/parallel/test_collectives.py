@@ -1,0 +1,74 @@
+"""Two ranks do what one rank does on the joined batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from edje.parallel.collectives import JoinedPairs, join_first, joined, to_common_length
+from tests.parallel.two_ranks import CASES, RANKS, all_pairs, results
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    script = str(ROOT / "tests" / "training" / "two_ranks.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(folder), str(rank)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:  # where one failed, the other waits for it
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.clusters
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_give_what_one_gives_on_the_joined_batch(case, two_ranks):
+    one = results(case, all_pairs(case))
+    parts = [found[case] for found in two_ranks]
+    gradients = [name for name in one if name.startswith("gradient")]
+    assert len(gradients) > 20
+    for name, expected in one.items():
+        both = [part[name] for part in parts]
+        if name == "loss":
+            found = (both[0] + both[1]) / 2
+        elif name in gradients:
+            assert torch.equal(*both), f"the ranks would part: {name}"
+            found = both[0]
+        else:
+            found = torch.cat(both)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=lambda m, n=name: n + m)
+
+
+def test_no_trainable_parameter_is_without_a_gradient():
+    """What DistributedDataParallel waits for; also where an objective is off."""
+    for case in CASES:
+        found = results(case, all_pairs(case))
+        assert not [name for name, value in found.items() if value is None], case
+
+
+def test_one_rank_copies_nothing(pairs):
+    everyone = JoinedPairs.of(pairs)
+    assert everyone.first == 0 and everyone.sample_ids is pairs.sample_ids
+    assert to_common_length(pairs) is pairs
+    assert joined(pairs.tokens) is pairs.tokens
+    assert join_first(pairs.tokens, 3) is pairs.tokens

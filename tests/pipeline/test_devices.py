@@ -1,0 +1,207 @@
+"""Claims about which devices a run uses; the GPUs of these tests are made believe."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tiny import tiny_checkpoint
+
+from edje.errors import EdjeError
+from edje.pipeline import mining, shares
+from edje.pipeline.devices import devices_of, make_current, moved, own_device, similarity_device
+from edje.pipeline.encoding import Encoding
+from edje.tasks import benchmark, evaluate, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """What torch says of itself on a machine with four GPUs; the current one is written down."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+    return current
+
+
+def named(**trainer):
+    return [str(device) for device in devices_of(OmegaConf.create(trainer))]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "right"),
+    [
+        ("auto", 1, ["cuda:0"]),
+        ("gpu", 2, ["cuda:0", "cuda:1"]),
+        ("cuda", [2], ["cuda:2"]),
+        ("auto", [3, 1], ["cuda:3", "cuda:1"]),
+        ("auto", "0,2", ["cuda:0", "cuda:2"]),
+        ("auto", "2,", ["cuda:2"]),
+        ("auto", -1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("auto", "auto", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("cpu", 1, ["cpu"]),
+        ("cpu", 2, ["cpu", "cpu"]),
+        ("cpu", "auto", ["cpu"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+def test_they_are_those_of_the_trainer(four_gpus, accelerator, devices, right):
+    assert named(accelerator=accelerator, devices=devices) == right
+
+
+def test_without_a_gpu_auto_is_the_cpu():
+    assert named(accelerator="auto", devices=1) == named(accelerator="auto") == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices"),
+    [("gpu", 1), ("cuda", [0]), ("cpu", [2]), ("cpu", 0), ("cpu", "0,2"), ("quantum", 1)],
+)
+def test_what_the_machine_has_not_got_is_refused(accelerator, devices):
+    said = rf"trainer\.accelerator={accelerator}, trainer\.devices=.*Take trainer\.accelerator=auto"
+    with pytest.raises(EdjeError, match=said):
+        named(accelerator=accelerator, devices=devices)
+
+
+def test_a_gpu_that_is_not_there_is_refused(four_gpus):
+    with pytest.raises(EdjeError, match=r"trainer\.devices=\[7\]"):
+        named(accelerator="gpu", devices=[7])
+
+
+def test_the_first_is_made_current_for_graphs_and_kernels(four_gpus):
+    assert make_current(torch.device("cuda", 2)) == torch.device("cuda", 2)
+    assert make_current(CPU) == CPU
+    assert four_gpus == ["cuda:2"]
+
+
+def test_each_process_of_a_shared_evaluation_takes_its_own(four_gpus, monkeypatch, tmp_path):
+    moved = []
+
+    class Model:
+        def to(self, device):
+            moved.append((str(device), four_gpus[-1]))
+
+    work = shares.Scoring(Model(), None, torch.float32, 8, [])
+    monkeypatch.setattr(torch, "load", lambda *arguments, **options: work)
+    monkeypatch.setattr(shares, "score", lambda *arguments: ([], 1.0))
+    devices = devices_of(OmegaConf.create({"accelerator": "gpu", "devices": [1, 3]}))
+    for index in range(2):
+        shares._part(index, tmp_path, devices, torch.zeros(2))
+    assert moved == [("cuda:1", "cuda:1"), ("cuda:3", "cuda:3")]
+
+
+def test_stores_are_written_on_all_of_them(four_gpus):
+    trainer = OmegaConf.create({"accelerator": "auto", "devices": [1, 3]})
+    encoding = Encoding.on(trainer, None, None, 8, None)
+    assert [str(device) for device in encoding.devices] == ["cuda:1", "cuda:3"]
+
+
+class Looked(Exception):
+    """Raised once the device is known, with its name."""
+
+
+def look(*arguments, **options):
+    device = next(one for one in arguments if isinstance(one, torch.device))
+    raise Looked(str(device))
+
+
+def test_the_benchmark_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "measure", look)
+    cfg = OmegaConf.create(
+        {
+            "seed": 0,
+            "benchmark": {"_target_": "edje.benchmark.settings.Benchmark"},
+            "trainer": {"accelerator": "gpu", "devices": [2]},
+        }
+    )
+    with pytest.raises(Looked, match="cuda:2"):
+        benchmark.run(cfg, tmp_path)
+    assert four_gpus == ["cuda:2"]
+
+
+def test_a_miner_takes_the_trainer_s(four_gpus, monkeypatch):
+    class Miner:
+        class model:
+            to = staticmethod(look)
+
+    class Train:
+        image_of_caption = torch.arange(3)
+        texts = ("a", "b", "c")
+
+    cfg = OmegaConf.create(
+        {
+            "loader": {"mined_pool": 1, "mined_margin": None},
+            "evaluation": {"_target_": "edje.pipeline.scoring.Evaluation"},
+            "trainer": {"accelerator": "gpu", "devices": [2]},
+        }
+    )
+    monkeypatch.setattr(mining, "similarity_device", lambda device: torch.device("cpu"))
+    with pytest.raises(Looked, match="cuda:2"):
+        mining.mine(cfg, Train(), torch.eye(3), torch.eye(3), Miner())
+
+
+def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
+    class Checkpoint:
+        first_stage = None
+
+        class model:
+            to = staticmethod(look)
+
+    class Chosen:
+        num_tokens = None
+
+    monkeypatch.setattr(evaluate, "instantiate", lambda node: Chosen())
+    for name in ("check_fit", "restore_first_stage", "compressed_collection"):
+        monkeypatch.setattr(evaluate, name, lambda *arguments: "there")
+    cfg = {"data": None, "evaluation": None, "score": "joint", "store": None}
+    cfg |= {"trainer": {"accelerator": "gpu", "devices": [2, 3]}}
+    with pytest.raises(Looked, match="cuda:2"):
+        evaluate.evaluate_checkpoint(OmegaConf.create(cfg), tmp_path, Checkpoint(), None)
+
+
+def test_captions_similarities_and_sums_take_the_trainer_s(four_gpus, monkeypatch):
+    trainer = OmegaConf.create({"accelerator": "gpu", "devices": [2, 3]})
+    assert own_device(trainer) == torch.device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(trainer) == torch.device("cuda:3")
+    assert similarity_device(own_device(trainer)) == torch.device("cuda:3")
+    for other in ("cpu", "mps"):
+        assert similarity_device(torch.device(other)) == torch.device("cpu")
+
+
+def test_a_backbone_is_back_on_the_cpu_whatever_happens():
+    places = []
+
+    class Backbone(torch.nn.Module):
+        def to(self, device):
+            places.append(device.type)
+
+    with pytest.raises(Looked), moved(Backbone(), torch.device("meta")):
+        assert places == ["meta"]
+        look(torch.device("meta"))
+    assert places == ["meta", "cpu"]
+    with moved(object(), torch.device("meta")):  # one without weights has no place
+        pass
+
+
+def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
+    four_gpus, monkeypatch, tmp_path
+):
+    trained = tiny_checkpoint()
+    moves, asked, dev = [], [], object()
+    monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
+    monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
+
+    def fitted(*given):
+        asked.append(given[-1])
+        return {"t2i.weight": 1.0}
+
+    monkeypatch.setattr(train, "fitted_sums", fitted)
+    cfg = OmegaConf.create({"score": "sum", "trainer": {"accelerator": "gpu", "devices": [2, 3]}})
+    done = train.finish(cfg, trained, None, dev, None, tmp_path)
+    assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
+    assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
+    for score in ("joint", "residual"):
+        cfg.score = score
+        assert train.finish(cfg, trained, None, dev, None, tmp_path).fusion == {}
+    assert len(asked) == 1

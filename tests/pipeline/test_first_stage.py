@@ -1,0 +1,206 @@
+"""What a run makes of captions and of its first stage: where, how often, and of how much."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_stores
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from tiny import tiny_reranker
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edje.models.edje import EDJE
+from edje.pipeline import caption_features, first_stage
+from edje.pipeline import collection as collections
+from edje.pipeline import statistics as fixed
+from edje.pipeline.collection import Collection, collection_of
+from edje.pipeline.first_stage import embeddings
+from edje.pipeline.kept import kept
+from edje.pipeline.statistics import evenly, fix_statistics
+from edje.records import DIRECTIONS, CaptionRecord, ImageRecord, RetrievalSplit
+from edje.retrieval.candidates import candidate_lists
+from edje.tokens.lock import writer_lock
+from edje.tokens.store import TokenStore
+
+CPU = torch.device("cpu")
+TEXTS = [f"{'a' * (row % 7)} {row}" for row in range(100)]  # two of each image
+
+
+class Words(nn.Module):
+    """A backbone that makes features of captions' lengths, and notes where it does so."""
+
+    text_width, embedding_width = 3, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at, self.worked_at = "cpu", []
+
+    def to(self, device: torch.device) -> "Words":  # type: ignore[override]
+        self.at = str(device)
+        return self
+
+    def text_identity(self) -> dict[str, str]:
+        return {"text_encoder": "Words"}
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        self.worked_at.append(self.at)
+        return torch.tensor([[len(text), 1.0, sum(map(ord, text))] for text in texts])
+
+    def project_images(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=1)
+
+    project_texts = project_images
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return TokenStore.open(tiny_stores.make_store(tmp_path_factory.mktemp("store") / "raw"))
+
+
+def collected(store: TokenStore, cache: Path, backbone: Words) -> Collection:
+    captions = [
+        CaptionRecord(f"{row:03d}", store.image_ids[row // 2], text)
+        for row, text in enumerate(TEXTS)
+    ]
+    images = [ImageRecord(name, name) for name in store.image_ids]
+    split = RetrievalSplit("tiny", "train", tuple(images), tuple(captions))
+    cfg = OmegaConf.create({"cache_dir": str(cache), "trainer": {"accelerator": "cpu"}})
+    source: Any = SimpleNamespace(name="tiny", bad_images="error")
+    return collection_of(cfg, source, split, backbone, store)  # type: ignore[arg-type]
+
+
+def test_captions_are_read_on_the_run_s_device_once(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption_features, "own_device", lambda trainer: torch.device("meta"))
+    monkeypatch.setattr(caption_features, "TEXT_BATCH", 30)
+    backbone = Words()
+    found = collected(store, tmp_path, backbone)
+    assert backbone.worked_at == ["meta"] * 4
+    assert backbone.at == "cpu"  # where the caching of stores expects it
+    assert torch.equal(found.text_features, Words().encode_texts(list(found.texts)))
+    collected(store, tmp_path, backbone)
+    assert len(backbone.worked_at) == 4
+
+
+def test_a_part_of_a_collection_has_its_own_rows(store: TokenStore, tmp_path: Path) -> None:
+    whole = collected(store, tmp_path, Words())
+    some = [3, 17, 40]
+    captions = [row for row, image in enumerate(whole.image_of_caption.tolist()) if image in some]
+    part = whole.restricted(
+        RetrievalSplit(
+            "tiny",
+            "dev",
+            tuple(whole.split.images[row] for row in some),
+            tuple(whole.split.captions[row] for row in captions),
+        )
+    )
+    assert torch.equal(part.image_features, whole.image_features[some])
+    assert torch.equal(part.text_features, whole.text_features[captions])
+    assert part.image_of_caption.tolist() == [0, 0, 1, 1, 2, 2]
+    assert part.text_table is whole.text_table
+
+
+def test_embeddings_are_the_same_whatever_the_chunks(
+    store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Words()
+    found = collected(store, tmp_path, backbone)
+    expected = (
+        backbone.project_images(found.image_features),
+        backbone.project_texts(found.text_features),
+    )
+    for rows in (1, 7, 1000):
+        for module in (first_stage, collections):
+            monkeypatch.setattr(module, "rows_at_once", lambda width, rows=rows: rows)
+        for one, other in zip(embeddings(backbone, found), expected, strict=True):  # type: ignore[arg-type]
+            assert torch.equal(one, other)
+
+
+def drawn(images: int = 30, captions: int = 90) -> tuple[Tensor, Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    sides = (torch.randn(n, 8, generator=draws) for n in (images, captions))
+    one, other = (F.normalize(side, dim=1) for side in sides)
+    return one, other, torch.arange(captions) % images
+
+
+def statistics(model: EDJE) -> list[float]:
+    return [*model.first_stage_mean.tolist(), *model.first_stage_deviation.tolist()]
+
+
+def test_statistics_are_fixed_for_a_residual_model_alone(tmp_path: Path) -> None:
+    joint, residual = tiny_reranker(), tiny_reranker(residual=True)
+    fix_statistics(joint, *drawn(), tmp_path / "cache", CPU)
+    assert not joint.has_first_stage_statistics and not (tmp_path / "cache").exists()
+    fix_statistics(residual, *drawn(), tmp_path / "cache", CPU)
+    scores = [candidate_lists(*drawn(), direction, 100).scores for direction in DIRECTIONS]
+    assert statistics(residual) == [  # all training queries where they are few, to the last bit
+        *(one.mean().item() for one in scores),
+        *(one.std().item() for one in scores),
+    ]
+
+
+def test_statistics_are_taken_once_and_anew_for_another_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_reranker(residual=True)
+    images, captions, owner = drawn()
+    fix_statistics(model, images, captions, owner, tmp_path, CPU)
+    before = statistics(model)
+    with monkeypatch.context() as patched:
+        patched.setattr(fixed, "candidate_lists", None)
+        again = tiny_reranker(residual=True)
+        fix_statistics(again, images, captions, owner, tmp_path, CPU)
+        assert statistics(again) == before
+    for changed in (
+        (images.flip(0), captions, owner),
+        (images, captions, owner.flip(0)),
+        (images, captions * 2, owner),
+    ):
+        fix_statistics(model, *changed, tmp_path, CPU)
+    assert len(list(tmp_path.glob("statistics-*.safetensors"))) == 4
+    assert statistics(model) != before
+
+
+def test_statistics_of_many_queries_are_those_of_some_spread_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evenly(10, 20_000).tolist() == list(range(10))
+    assert evenly(10, 4).tolist() == [0, 2, 5, 7]
+    assert len(evenly(566_747, 20_000).unique()) == 20_000
+    assert evenly(0, 5).tolist() == []
+    monkeypatch.setattr(fixed, "STATISTICS_QUERIES", 40)
+    model = tiny_reranker(residual=True)
+    fix_statistics(model, *drawn(), tmp_path, CPU)
+    some = candidate_lists(*drawn(), "t2i", 100).scores[torch.arange(40) * 90 // 40]
+    every = candidate_lists(*drawn(), "i2t", 100).scores
+    assert statistics(model)[:2] == [some.mean().item(), every.mean().item()]
+
+
+def test_what_is_kept_is_computed_by_one_and_the_others_wait(tmp_path: Path) -> None:
+    path, calls = tmp_path / "some" / "file.safetensors", []
+
+    def compute() -> dict[str, Tensor]:
+        calls.append(1)
+        return {"found": torch.arange(3)}
+
+    assert kept(path, compute)["found"].tolist() == [0, 1, 2]
+    assert load_file(path)["found"].tolist() == [0, 1, 2]
+    with writer_lock(path.parent):  # what is there is read without it
+        assert kept(path, compute)["found"].tolist() == [0, 1, 2]
+    assert len(calls) == 1
+    other = tmp_path / "elsewhere" / "file.safetensors"
+    other.parent.mkdir()
+    with tiny_stores.locked_elsewhere(other.parent) as process:
+        waiting = threading.Thread(target=kept, args=(other, compute))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive() and len(calls) == 1
+        process.communicate()
+        waiting.join(20)
+    assert len(calls) == 2 and other.is_file()

@@ -1,0 +1,201 @@
+"""Claims about filling a store through Lightning's predict loop."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tiny_stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
+from tiny_work import TinyWork
+from world import make_images, make_siglip
+
+from edje.backbones.huggingface import HuggingFaceBackbone
+from edje.data.sources.folder import FolderSource
+from edje.errors import EdjeError
+from edje.pipeline.collection import VisionWork, raw_fingerprints
+from edje.pipeline.devices import products_in
+from edje.pipeline.writing import Writing, fill_store
+from edje.tokens.codec import make_codec
+from edje.tokens.store import TokenStore
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::UserWarning",
+    "ignore:.*LeafSpec.*:FutureWarning",  # Lightning on a newer torch than it knows
+)
+
+
+def fill(folder: Path, work: TinyWork, devices: int = 1, **settings: Any) -> Path:
+    writing = Writing(**({"batch_size": 3, "num_workers": 0} | settings))
+    trainer = OmegaConf.create({"accelerator": "cpu", "devices": devices})
+    codec = make_codec("fp16", NUM_TOKENS, WIDTH)
+    fill_store(folder, FINGERPRINT, codec, lambda: work, writing, trainer)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edje.tokens.writer._SHARD_ROWS", 8)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_predict_loop_writes_what_the_writer_alone_writes(
+    tmp_path: Path, num_workers: int
+) -> None:
+    filled = fill(tmp_path / "a", TinyWork(), num_workers=num_workers)
+    assert contents(filled) == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.clusters
+def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
+    filled = fill(tmp_path / "a", TinyWork(), devices=2)
+    assert contents(filled) == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.clusters
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [("error", r"^image 020\.jpg is not readable"), ("kill", "ended from outside .* is kept")],
+)
+def test_a_failing_process_gives_one_message_and_the_store_can_be_continued(
+    tmp_path: Path, does: str, message: str
+) -> None:
+    with pytest.raises(EdjeError, match=message):
+        fill(tmp_path / "a", TinyWork(20, does), devices=2)
+    assert not (tmp_path / "a" / "store.json").exists()
+    fill(tmp_path / "a", TinyWork())
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("does", "raised"),
+    [("error", EdjeError), ("interrupt", KeyboardInterrupt), ("terminate", SystemExit)],
+)
+def test_a_stopped_writer_raises_what_the_command_line_expects_and_is_continued(
+    tmp_path: Path, does: str, raised: type[BaseException]
+) -> None:
+    with pytest.raises(raised) as stopped:
+        fill(tmp_path / "a", TinyWork(20, does))
+    assert does != "terminate" or stopped.value.code == 143  # type: ignore[attr-defined]
+    assert (tmp_path / "a" / "shard-00001.arrow").exists()
+    assert not (tmp_path / "a" / "store.json").exists()
+    fill(tmp_path / "a", TinyWork(3, "error"))  # row 3 is not encoded again
+    assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
+
+
+def test_an_error_in_a_loading_process_keeps_its_words(tmp_path: Path) -> None:
+    with pytest.raises(EdjeError, match=r"^image 020\.jpg is not readable\. Mend it\.$"):
+        fill(tmp_path, TinyWork(20, "error"), num_workers=1)
+
+
+@pytest.mark.clusters
+def test_a_run_that_joins_writes_what_the_leading_run_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    leader = run_script("lead", str(folder))
+    try:
+        fill(folder, TinyWork(), join=True)
+    finally:
+        leader.communicate(timeout=60)
+    assert contents(folder) == contents(make_store(tmp_path / "b"))
+
+
+def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    codec = make_codec("fp16", NUM_TOKENS, WIDTH)
+    trainer = OmegaConf.create({})
+    fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Writing(), trainer)
+
+
+def test_another_process_gets_no_weights_and_encodes_the_same(tmp_path: Path) -> None:
+    make_images(tmp_path)
+    split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
+    node = {
+        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
+        "pretrained": str(make_siglip(tmp_path / "siglip")),
+    }
+    work = VisionWork(split, instantiate(node), OmegaConf.create(node), "tf32")
+    sent = pickle.dumps(work)
+    assert len(sent) < 5000
+    first, second = (one.encoder()(one.dataset()[range(3)]) for one in (work, pickle.loads(sent)))
+    assert torch.equal(first.tokens, second.tokens) and first.tokens.shape == (3, 16, 32)
+    assert torch.equal(first.features, second.features)
+
+
+def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_path: Path) -> None:
+    make_images(tmp_path)
+    split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
+    plain, other = (make_siglip(tmp_path / f"siglip{seed}", seed) for seed in (0, 1))
+    identity = HuggingFaceBackbone(pretrained=str(plain)).identity()
+    stored = raw_fingerprints(split, identity, "bf16")[0]
+    make_store(tmp_path / "store", "bf16", fingerprint=stored)
+    TokenStore.open(tmp_path / "store", stored)
+    coarse = raw_fingerprints(split, identity, "bf16", "bf16")[0]
+    with pytest.raises(EdjeError, match=r"tower_precision: store has .*, run asks for bf16"):
+        TokenStore.open(tmp_path / "store", coarse)
+    TokenStore.open(tmp_path / "store", raw_fingerprints(split, identity, "bf16", "fp32")[0])
+    for backbone, codec, difference in (
+        (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run asks"),
+        (HuggingFaceBackbone(pretrained=str(plain), layer=-2), "bf16", "layer: store has last"),
+        (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run asks .*24"),
+        (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run asks for"),
+    ):
+        asked = raw_fingerprints(split, backbone.identity(), codec)[0]
+        with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):
+            TokenStore.open(tmp_path / "store", asked)
+
+
+def test_a_tower_computes_in_bf16_when_it_is_asked_to(tmp_path: Path) -> None:
+    """Whose tokens differ from those of float32 by a fraction of their deviation, and only then."""
+    make_images(tmp_path)
+    source = FolderSource(name="folder", root=str(tmp_path), images="images")
+    split = source.read("val")
+    node = {
+        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
+        "pretrained": str(make_siglip(tmp_path / "siglip")),
+    }
+    backbone = instantiate(node)
+    stores = {}
+    for precision in ("fp32", "tf32", "bf16"):
+        work = VisionWork(split, backbone, OmegaConf.create(node), precision)
+        stores[precision] = tmp_path / precision
+        fill_store(
+            stores[precision],
+            raw_fingerprints(split, backbone.identity(), "fp16", precision)[0],
+            make_codec("fp16", backbone.num_tokens, backbone.token_width),
+            lambda work=work: work,
+            Writing(precision=precision, num_workers=0),
+            OmegaConf.create({"accelerator": "cpu", "devices": 1}),
+        )
+    read = {key: TokenStore.open(folder).read(torch.arange(3)) for key, folder in stores.items()}
+    assert torch.equal(read["fp32"], read["tf32"])
+    error = (read["bf16"] - read["fp32"]).square().mean().sqrt() / read["fp32"].std()
+    assert 1e-4 < error < 0.02
+
+
+def test_tf32_is_for_the_work_on_a_gpu_alone() -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+    def settings() -> list[str]:
+        return [backend.fp32_precision for backend in backends]
+
+    before = settings()
+    with products_in("tf32", torch.device("cpu")):
+        assert settings() == before
+    for precision in ("tf32", "bf16"):
+        with products_in(precision, torch.device("cuda", 0)):
+            assert settings() == ["tf32", "tf32"]
+    with products_in("fp32", torch.device("cuda", 0)):
+        assert settings() == ["ieee", "ieee"]
+    with pytest.raises(RuntimeError), products_in("tf32", torch.device("cuda", 0)):
+        raise RuntimeError
+    assert settings() == before
+
+
+def with_resolution(folder: Path, side: int) -> HuggingFaceBackbone:
+    backbone = HuggingFaceBackbone(pretrained=str(folder))
+    backbone.image_processor.size = {"height": side, "width": side}
+    return backbone
