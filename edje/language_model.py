@@ -24,7 +24,7 @@ from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import TextBatch
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
 MAX_TRAINING_TOKENS = 64  # text recovery reads the text alone, up to 62 word pieces of it
@@ -136,7 +136,7 @@ def pretrained_language_model(
             "or a hub name that this machine can reach."
         ) from error
     if head is None:
-        logger.info("%s: the masked-language head starts fresh", pretrained)
+        log.info("%s: the masked-language head starts fresh", pretrained)
     if num_layers is not None:
         set_depth(encoder, num_layers)
     return LanguageModel(

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "errors": set(),
     "identity": set(),
     "captions": set(),
+    "quiet": set(),
     "durable": {"errors"},
     "pretrained_head": set(),
     "language_model": {"ranges", "records", "errors", "pretrained_head"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "retrieval": {"records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "data": {"ranges", "records", "errors", "captions", "durable", "tokens"},
-    "parallel": {"records", "errors", "objectives", "tasks.console"},
+    "parallel": {"errors", "quiet"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
@@ -44,7 +45,7 @@ MAY_IMPORT = {
         "parallel", "config",
     },
     "tasks": {
-        "records", "errors", "captions", "durable", "identity", "language_model",
+        "quiet", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
         "benchmark", "analysis", "config", "parallel", "pipeline",
     },

@@ -31,7 +31,7 @@ from edje.backbones.protocol import Identity, ImageEncoding
 from edje.errors import EdjeError
 from edje.identity import canonical_pixels
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LAST = "last_hidden_state"
 
@@ -275,7 +275,7 @@ def _image_processor(pretrained: str, config: Any, family: _Family, library: str
         )
     side = config.vision_config.image_size
     kind = family.image_processors[library]
-    logger.warning("%s has no %s: using %s at %d pixels", pretrained, files[0], kind.__name__, side)
+    log.warning("%s has no %s: using %s at %d pixels", pretrained, files[0], kind.__name__, side)
     square = {"height": side, "width": side}
     if family.class_tokens:
         return kind(size={"shortest_edge": side}, crop_size=square)

@@ -15,7 +15,7 @@ from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
 from edje.records import ImageRecord, RetrievalSplit
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
@@ -71,7 +71,7 @@ def check_images(
             f"{split.dataset}: {summary} are not readable, such as {first} ({broken[first]}). "
             "Mend or replace them, or leave them out with data.bad_images=skip."
         )
-    logger.warning("%s: left out %s: %s", split.dataset, summary, ", ".join(broken))
+    log.warning("%s: left out %s: %s", split.dataset, summary, ", ".join(broken))
     return replace(
         split,
         images=tuple(image for image in split.images if image.image_id not in broken),
@@ -103,7 +103,7 @@ def _decoded(path: str | Path, content: bytes | None = None, *, draft: bool = Fa
         try:
             turn = orientation(image)
         except Exception as error:  # its parsers raise anything, and the pixels are sound
-            logger.info("%s: its EXIF block is passed over (%s)", path, _brief(error))
+            log.info("%s: its EXIF block is passed over (%s)", path, _brief(error))
             turn = None
         rgb = to_rgb(image)
         return rgb if turn is None else rgb.transpose(turn)

@@ -9,7 +9,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
 from edje.errors import EdjeError
-from edje.tasks.console import quiet_libraries
+from edje.quiet import quiet_libraries
 
 SHOW_SECONDS = 0.5
 

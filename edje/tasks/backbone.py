@@ -18,10 +18,10 @@ from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
 from edje.parallel.launch import fit
 from edje.pipeline.trainer import check_training, make_trainer, run_logger
+from edje.quiet import quiet_libraries
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
-from edje.tasks.console import quiet_libraries
 from edje.tasks.train import progress
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split

@@ -16,7 +16,8 @@ from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.store_benchmark import OURS, StoreBenchmark, measure_store
 from edje.pipeline.devices import devices_of, make_current
-from edje.tasks.console import quiet_libraries, show
+from edje.quiet import quiet_libraries
+from edje.tasks.console import show
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from edje.data.sources.source import Source
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.devices import own_device, similarity_device
 from edje.pipeline.first_stage import align, first_stage_lists
+from edje.quiet import quiet_libraries
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
-from edje.tasks.console import quiet_libraries
 from edje.tasks.train import training_collections
 
 log = logging.getLogger(__name__)

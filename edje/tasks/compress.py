@@ -25,8 +25,8 @@ from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.scoring import Evaluation, visual_shape
 from edje.pipeline.trained import load_trained, trained_file
 from edje.pipeline.writing import Writing, fill_store, wait_until_written
+from edje.quiet import quiet_libraries
 from edje.records import RetrievalSplit
-from edje.tasks.console import quiet_libraries
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE

@@ -26,10 +26,11 @@ from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.pipeline.results import write_results
 from edje.pipeline.scoring import Evaluation, fusion_of, rerank_collection
 from edje.pipeline.trained import load_trained
+from edje.quiet import quiet_libraries
 from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.compress import compressed_collection
-from edje.tasks.console import quiet_libraries, show
+from edje.tasks.console import show
 
 log = logging.getLogger(__name__)
 MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so

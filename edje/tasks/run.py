@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from edje.config.resumption import is_finished, steps_trained
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.pipeline.trainer import check_training
-from edje.tasks.console import quiet_libraries
+from edje.quiet import quiet_libraries
 from edje.tasks.evaluate import evaluate_checkpoint
 from edje.tasks.train import train_reranker
 

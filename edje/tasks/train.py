@@ -49,9 +49,9 @@ from edje.pipeline.scoring import Evaluation, rerank_collection
 from edje.pipeline.statistics import fix_statistics
 from edje.pipeline.trained import check_early, facts_of, load_trained, trained_content
 from edje.pipeline.trainer import check_training, make_trainer, run_logger
+from edje.quiet import quiet_libraries
 from edje.records import CandidateList
 from edje.tasks.compress import compressed_fingerprints
-from edje.tasks.console import quiet_libraries
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress

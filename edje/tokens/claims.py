@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edje.tokens.lock import is_being_written
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CLAIMS_FILE = "claims.lock"  # byte k is locked by the process that writes shard k
 _POLL_SECONDS = 0.2
@@ -50,7 +50,7 @@ def wait_until_alone(folder: Path) -> None:
     try:
         while not _lock(descriptor, 0, 0):
             if not announced:
-                logger.info("waiting for processes of an ended run that still write %s", folder)
+                log.info("waiting for processes of an ended run that still write %s", folder)
                 announced = True
             time.sleep(_POLL_SECONDS)
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from edje.durable import writing_to
 from edje.errors import EdjeError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 # The kernel's lock keeps processes apart, not parts of one. What is forked holds nothing: its
@@ -91,7 +91,7 @@ def _acquire(path: Path, folder: Path, wait: bool) -> int:
                     "Wait until it is done, or end that process, then run this again."
                 ) from None
             if not announced:
-                logger.info("waiting for %s, which writes %s", _holder(descriptor), folder)
+                log.info("waiting for %s, which writes %s", _holder(descriptor), folder)
                 announced = True
         except BaseException:
             os.close(descriptor)

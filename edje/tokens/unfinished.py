@@ -22,7 +22,7 @@ from edje.tokens.manifest import (
 )
 from edje.tokens.shard import ShardFile
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class UnfinishedStore:
@@ -53,7 +53,7 @@ class UnfinishedStore:
             self._adopt_folder()
         kept = self.plan.num_shards - len(self.pending())
         if kept:
-            logger.info("%s: keeping %d finished shards", self.folder, kept)
+            log.info("%s: keeping %d finished shards", self.folder, kept)
 
     def pending(self, among: Iterable[int] | None = None) -> list[int]:
         """Shards (of some, or of all) that are still to be written, in order; none if not begun."""
@@ -144,7 +144,7 @@ class UnfinishedStore:
             differences = earlier.fingerprint.differences(self.plan.fingerprint)
             if differences:
                 raise foreign_store(self.folder, differences)
-            logger.warning("%s: begun again, the images or shards changed", self.folder)
+            log.warning("%s: begun again, the images or shards changed", self.folder)
         for old in self.folder.glob("shard-*"):
             old.unlink()
         self.plan.write(self.folder / PLAN_FILE)

@@ -15,9 +15,10 @@ from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective, StepOutputs, mean_of_rows, without_absent
-from edje.parallel.collectives import JoinedPairs, num_ranks, to_common_length
+from edje.parallel.collectives import num_ranks
 from edje.records import PairBatch
 from edje.training.counts import StepCounts
+from edje.training.joined_pairs import JoinedPairs, to_common_length
 from edje.training.optimisation import Optimisation, seed_step
 from edje.training.step import forward_step, masked_positions
 from edje.training.unread import freeze_unread

@@ -12,9 +12,10 @@ from edje.models.heads import word_positions
 from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives, similarities
 from edje.objectives.outputs import Part, Presence, StepOutputs
-from edje.parallel.collectives import JoinedPairs, join_first, joined, mean_over_ranks, num_ranks
+from edje.parallel.collectives import join_first, joined, mean_over_ranks, num_ranks
 from edje.records import PairBatch, TextBatch
 from edje.training.counts import StepCounts, places_of
+from edje.training.joined_pairs import JoinedPairs
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gpu_training import training_figures
 from rich.console import Console
 
 from edje.benchmark.measure import name_of
-from edje.tasks.console import quiet_libraries
+from edje.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
 Part = Callable[[torch.device, bool], list[Figure]]

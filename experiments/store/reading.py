@@ -64,17 +64,17 @@ class MemoryMaps:
         ]
         self.was_read = np.zeros(len(store), bool)
 
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Copies of the cells of rows."""
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Copies of the cells of rows, in `out` where it is given."""
         for row in rows[~self.was_read[rows]].tolist():
             shard, place = divmod(row, self.shard_rows)
             read_ahead(self.maps[shard].ctypes.data, self.cell_bytes, [place])
         self.was_read[rows] = True
-        return self.copies(rows)
+        out = np.empty((len(rows), self.cell_bytes), np.uint8) if out is None else out
+        return self.copies(rows, out)
 
-    def copies(self, rows: np.ndarray) -> np.ndarray:
+    def copies(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """A fancy index for each shard."""
-        out = np.empty((len(rows), self.cell_bytes), np.uint8)
         shards, places = np.divmod(rows, self.shard_rows)
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
@@ -85,9 +85,8 @@ class MemoryMaps:
 class MemoryMapsByRow(MemoryMaps):
     """The same, a row at a time, which copies each once."""
 
-    def copies(self, rows: np.ndarray) -> np.ndarray:
+    def copies(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """A plain index for each row."""
-        out = np.empty((len(rows), self.cell_bytes), np.uint8)
         for number, row in enumerate(rows.tolist()):
             shard, place = divmod(row, self.shard_rows)
             out[number] = self.maps[shard][place]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from edje.parallel.collectives import JoinedPairs, join_first, joined, to_common_length
+from edje.parallel.collectives import join_first, joined
+from edje.training.joined_pairs import JoinedPairs, to_common_length
 from tests.parallel.two_ranks import CASES, RANKS, all_pairs, results
 
 ROOT = Path(__file__).parents[2]

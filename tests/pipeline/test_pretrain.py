@@ -18,8 +18,8 @@ from edje.data.mixture.streamed_pairs import DecodedPairs, StreamSampler
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint
 from edje.pipeline.feed import streamed_feed
+from edje.quiet import quiet_libraries
 from edje.records import PairBatch
-from edje.tasks.console import quiet_libraries
 from edje.tasks.train import cached_feed
 from tests.data.mixture.test_pairs import write_tar
 

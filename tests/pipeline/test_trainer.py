@@ -28,7 +28,7 @@ from edje.pipeline.trainer import (
     misunderstood,
     run_logger,
 )
-from edje.tasks.console import quiet_libraries
+from edje.quiet import quiet_libraries
 from edje.tasks.train import progress
 from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from tests.training.test_training import module, pytestmark, training_set  # noqa: F401

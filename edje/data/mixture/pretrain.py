@@ -17,7 +17,7 @@ from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
 DEV = "dev"
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class PretrainSource:
                 first += rows
                 left_out += len(without)
         if judged:
-            logger.info("%d pairs are not trained on: their images are held back", left_out)
+            log.info("%d pairs are not trained on: their images are held back", left_out)
         return Mixture(tuple(tables), roots, tuple(blocks))
 
     def _judged_on(self) -> frozenset[str]:
@@ -150,9 +150,7 @@ def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
     try:
         source.splits()
     except EdjeError as error:
-        logger.warning(
-            "%s: no image is held back, as no run can choose on this set: %s", key, error
-        )
+        log.warning("%s: no image is held back, as no run can choose on this set: %s", key, error)
         return []
     try:
         return never_trained_on(source)

@@ -18,7 +18,7 @@ from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ANNOTATIONS = "dataset_shapes.json"
 GENERATOR = 2  # raise it when the same recipe would give other images or captions
@@ -125,7 +125,7 @@ class ShapesSource(KarpathySource):
             self._require_recipe()
         else:
             started = time.perf_counter()
-            logger.info("rendering %d images into %s", sum(self.sizes.values()), self.root)
+            log.info("rendering %d images into %s", sum(self.sizes.values()), self.root)
             try:
                 self._write()
             except OSError as error:
@@ -133,7 +133,7 @@ class ShapesSource(KarpathySource):
                     f"{self.name}: can't write the rendered images to {self.root} ({error}). "
                     "Make room there, or set data.root=<a folder to write to>."
                 ) from error
-            logger.info("rendered in %.1f s", time.perf_counter() - started)
+            log.info("rendered in %.1f s", time.perf_counter() - started)
         self._rendered = True
 
     def scenes(self, split: str) -> list[Scene]:

@@ -13,7 +13,7 @@ from edje.data.sources.text_file import not_utf8, open_text
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class FolderListing:
@@ -188,7 +188,7 @@ def assemble_split(
             f"caption: {_few(silent)}. Add captions, or leave them out with data.bad_images=skip."
         )
     if bad_captions:
-        logger.warning(
+        log.warning(
             "%s: left out %d bad captions of split %s: %s",
             dataset,
             len(bad_captions),
@@ -197,7 +197,7 @@ def assemble_split(
         )
     skipped = sorted({*missing, *silent})
     if skipped:
-        logger.warning(
+        log.warning(
             "%s: left out %d bad images of split %s: %s",
             dataset,
             len(skipped),

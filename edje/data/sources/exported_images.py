@@ -8,7 +8,7 @@ from pathlib import Path
 from edje.durable import new_file
 from edje.errors import EdjeError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def export_images(
@@ -30,7 +30,7 @@ def export_images(
     if not missing:
         return
     started = time.perf_counter()
-    logger.info("%s: writing %d images below %s", dataset, len(missing), root)
+    log.info("%s: writing %d images below %s", dataset, len(missing), root)
     try:
         for location in missing:
             folder, _, row = location.rpartition("/")
@@ -45,4 +45,4 @@ def export_images(
             f"{dataset}: can't write its images below {root} ({error}). Make room there, or set "
             "cache_dir=<a folder to write to>."
         ) from error
-    logger.info("%s: wrote them in %.1f s", dataset, time.perf_counter() - started)
+    log.info("%s: wrote them in %.1f s", dataset, time.perf_counter() - started)

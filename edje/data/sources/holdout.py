@@ -8,7 +8,7 @@ from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSplit, RetrievalSplit]:
@@ -50,7 +50,7 @@ def never_trained_on(source: Source) -> list[RetrievalSplit]:
         try:
             splits.append(source.read(name))
         except EdjeError as error:
-            logger.warning("none of its images is held back: %s", error)
+            log.warning("none of its images is held back: %s", error)
     if source.dev_images and "train" in there:
         splits.append(hold_out(source.read("train"), source.dev_images, source.dev_seed)[1])
     return splits

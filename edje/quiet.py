@@ -1,0 +1,29 @@
+"""What the libraries say while a run shows its own progress: next to nothing."""
+
+import logging
+import warnings
+
+from huggingface_hub.utils import disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+TALKATIVE = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning.pytorch.utilities.rank_zero",
+)
+
+
+def quiet_libraries() -> None:
+    """Leave the console to the run's own progress: no tips, no loading bars, no device notes."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Ours: the reader gathers whole batches from memory maps, which workers rarely speed up.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning looks for Slurm in every loop, whatever environment its Trainer was given.
+    warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
+    # Lightning on a newer torch than it knows.
+    warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")
