@@ -16,7 +16,7 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
 from edje.identity import canonical_identity, canonical_pixels
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
-from edje.tasks.evaluate import check_fit
+from edje.pipeline.evaluation import check_fit
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable

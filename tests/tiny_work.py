@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from tiny_stores import FEATURE_WIDTH, IDS, features_of, tokens_of
-from torch import nn
 from torch.utils.data import Dataset
 
 from edje.backbones.protocol import ImageEncoding
 from edje.data.datamodules.shard_datamodule import ShardBatch
 from edje.errors import EdjeError
-from edje.pipeline.devices import TowerPrecision
+from edje.pipeline.encoding import Encoder
+from edje.pipeline.storage import TowerPrecision
 
 
 class TinyWork:
@@ -27,7 +27,7 @@ class TinyWork:
         self.row = row
         self.does = does
 
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         return _Encoder()
 
     def dataset(self) -> Dataset[ShardBatch]:
@@ -45,8 +45,8 @@ class TinyWork:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Encoder(nn.Module):
-    def forward(self, batch: ShardBatch) -> ImageEncoding:
+class _Encoder(Encoder):
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
         rows = batch.inputs.tolist()
         return ImageEncoding(tokens_of(rows), features_of(rows))
 

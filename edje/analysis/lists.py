@@ -11,7 +11,7 @@ import torch
 from edje.analysis.runs import read_metrics
 from edje.errors import EdjeError
 from edje.records import DIRECTIONS, CandidateList, Direction
-from edje.retrieval.report import CUTOFFS, evaluate
+from edje.retrieval.report import CUTOFFS, retrieval_metrics
 from edje.retrieval.rerank import RerankedList
 
 QUERY_COLUMNS = ("direction", "query_id", "image_id", "num_relevant")
@@ -50,7 +50,7 @@ def recompute_metrics(
         for direction, lists in stored.items()
     }
     reranked = {direction: lists.reranked for direction, lists in stored.items()}
-    return evaluate(reranked, images, ks=ks, seed=seed, resamples=resamples)
+    return retrieval_metrics(reranked, images, ks=ks, seed=seed, resamples=resamples)
 
 
 def read_lists(run_folder: str | Path) -> dict[Direction, StoredLists]:

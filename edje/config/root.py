@@ -8,7 +8,7 @@ from edje.ranges import PositiveInt
 Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
-    "run": "edje.tasks.run",
+    "run": "edje.tasks.train",
     "cache": "edje.tasks.cache",
     "train": "edje.tasks.train",
     "evaluate": "edje.tasks.evaluate",

@@ -22,19 +22,6 @@ SET_FOR_RANKS = (
 )
 
 
-def fit(
-    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, folder: Path
-) -> bool:
-    """Train, from the run folder's last checkpoint on where it has one.
-
-    Returns whether this process goes on with the run: rank 0 does, any other has done its part.
-    """
-    last = folder / "checkpoints" / "last.ckpt"
-    with other_ranks(trainer, folder):
-        trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    return trainer.is_global_zero
-
-
 @contextmanager
 def other_ranks(trainer: L.Trainer, folder: Path) -> Iterator[None]:
     """Let the ranks started within find the run folder; leave none of them, nor their traces.

@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.protocol import TextEncoder
-from edje.pipeline.devices import moved, own_device, products_in
+from edje.pipeline.devices import moved, products_in
 from edje.records import RetrievalSplit
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.text import TABLE_FILE, EmbeddingTable
@@ -26,12 +25,13 @@ def caption_features(
     encoder: TextEncoder,
     cache_dir: Path,
     dataset: str,
-    trainer: DictConfig,
+    device: torch.device,
     *,
     wait: bool = True,
 ) -> EmbeddingTable:
-    """Features of the cleaned captions, in their order; what is missing is made on the trainer's
-    device, by one process, which the others wait for.
+    """Features of the cleaned captions, in their order.
+
+    What is missing is made on the device, by one process, which the others wait for.
 
     Raises:
         EdjeError: they can't be written, or, with `wait` off, are being written.
@@ -43,7 +43,7 @@ def caption_features(
     if not (folder / TABLE_FILE).is_file():
         order = torch.tensor(sorted(range(len(texts)), key=lambda row: len(texts[row])))
         batches = order.split(TEXT_BATCH)  # of like length
-        encoding = _encoding(encoder, texts, own_device(trainer), split.name)
+        encoding = _encoding(encoder, texts, device, split.name)
         fill_table(folder, fingerprint, ids, encoder.text_width, batches, encoding, wait=wait)
     return EmbeddingTable.open(folder, fingerprint)
 

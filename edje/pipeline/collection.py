@@ -1,17 +1,15 @@
 """One split with everything cached: tokens in their store, features of images and captions."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float, Int
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
@@ -20,10 +18,12 @@ from edje.data.image_digest import former_images_digest, images_digest
 from edje.data.images import check_images
 from edje.data.sources.source import BadImages, Source
 from edje.errors import EdjeError
+from edje.pipeline.cache import Cache
 from edje.pipeline.caption_features import caption_features
-from edje.pipeline.devices import TowerPrecision
+from edje.pipeline.encoding import Encoder
 from edje.pipeline.finding import find_store, open_store
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage, TowerPrecision
+from edje.pipeline.writing import fill_store
 from edje.records import RetrievalSplit
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
@@ -86,48 +86,46 @@ class Collection:
 
 
 def cached_collection(
-    cfg: DictConfig,
+    cache: Cache,
     source: Source,
     backbone: Backbone,
     split_name: str,
     *,
-    store: str | None = None,
+    store: str | Path | None = None,
     wait: bool = True,
+    rebuild: Callable[[], Backbone] | None = None,
 ) -> Collection:
     """A split with its tokens and features, from the cache or computed now.
 
     `store`, a folder or a URL, is read in place of the cache's own; it is refused where another
     backbone made it. A store that another run is writing is waited for, or with `wait` off an
-    error.
+    error. With several devices each process builds the backbone by `rebuild`, a function that can
+    be pickled, or without it is sent the backbone.
 
     Raises:
         EdjeError: the data is bad, or a store doesn't match, or can't be written.
     """
-    split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
-    writing: Writing = instantiate(cfg.writing)
-    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
-    folder, fingerprint = find_store(cache_dir, source.name, split_name, "raw", fingerprints)
+    split, storage = source.read(split_name), cache.storage
+    fingerprints = raw_fingerprints(split, backbone.identity(), storage)
+    folder, fingerprint = find_store(cache.folder, source.name, split_name, "raw", fingerprints)
     if store is None:
         fill_store(
             folder,
             fingerprint,
-            make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
+            make_codec(storage.raw_codec, backbone.num_tokens, backbone.token_width),
             lambda: VisionWork(
-                check_images(split, source.bad_images), backbone, cfg.backbone, writing.precision
+                check_images(split, source.bad_images), backbone, storage.tower_precision, rebuild
             ),
-            writing,
-            cfg.trainer,
+            storage,
+            cache.devices,
             wait=wait,
         )
     opened = open_store(store or folder, fingerprints)
-    return collection_of(cfg, source, split, backbone, opened, wait=wait)
+    return collection_of(cache, source, split, backbone, opened, wait=wait)
 
 
 def raw_fingerprints(
-    split: RetrievalSplit,
-    identity: Identity,
-    codec_name: str,
-    precision: TowerPrecision = "tf32",
+    split: RetrievalSplit, identity: Identity, storage: Storage
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's raw tier: the backbone, the number format, the images.
 
@@ -135,15 +133,16 @@ def raw_fingerprints(
     a GPU and a CPU. The present fingerprint comes first, then those that earlier versions gave
     the same store.
     """
+    precision = storage.tower_precision
     coarse = {"tower_precision": precision} if precision == "bf16" else {}
     return tuple(
-        Fingerprint({**identity, **coarse, "codec": codec_name, "images": digest(split)})
+        Fingerprint({**identity, **coarse, "codec": storage.raw_codec, "images": digest(split)})
         for digest in (images_digest, former_images_digest)
     )
 
 
 def collection_of(
-    cfg: DictConfig,
+    cache: Cache,
     source: Source,
     split: RetrievalSplit,
     backbone: Backbone,
@@ -180,9 +179,9 @@ def collection_of(
             split,
             texts,
             backbone,
-            Path(cfg.cache_dir),
+            cache.folder,
             source.name,
-            cfg.trainer,
+            cache.device,
             wait=wait,
         ),
         text_rows=torch.arange(len(texts)),
@@ -195,27 +194,30 @@ def is_compressed(store: TokenStore) -> bool:
 
 
 class VisionWork:
-    """The vision tower over a split's images. Another process builds the tower anew."""
+    """The vision tower over a split's images.
+
+    Another process builds the tower by `rebuild`; without it the tower is pickled.
+    """
 
     def __init__(
         self,
         split: RetrievalSplit,
         backbone: Backbone,
-        node: DictConfig,
         precision: TowerPrecision,
+        rebuild: Callable[[], Backbone] | None = None,
     ):
         self.image_ids = [image.image_id for image in split.images]
         self.description = f"vision tokens of {split.name}"
         self.feature_width = backbone.feature_width
         self.precision: TowerPrecision = precision
         self._paths = [image.path for image in split.images]
-        self._node = OmegaConf.to_container(node, resolve=True)
+        self._rebuild = rebuild
         self._backbone: Backbone | None = backbone
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_backbone": None}
+        return self.__dict__ if self._rebuild is None else self.__dict__ | {"_backbone": None}
 
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """From pixels to tokens."""
         return _Tower(self._built())
 
@@ -225,16 +227,17 @@ class VisionWork:
 
     def _built(self) -> Backbone:
         if self._backbone is None:
-            self._backbone = instantiate(self._node)
+            assert self._rebuild is not None  # else it was pickled
+            self._backbone = self._rebuild()
         return self._backbone
 
 
-class _Tower(nn.Module):
+class _Tower(Encoder):
     def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, batch: ShardBatch) -> ImageEncoding:
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
         return self.backbone.encode_images(batch.inputs)
 
 

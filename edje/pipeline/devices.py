@@ -1,6 +1,6 @@
-"""Which devices a run uses: those of its trainer, whatever the work."""
+"""Which devices a run uses, as Lightning's arguments name them, whatever the work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -8,27 +8,22 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from edje.errors import EdjeError
 from edje.parallel.environment import own_rank
+from edje.pipeline.storage import TowerPrecision
 from edje.retrieval.exact import float32_as
 
-TowerPrecision = Literal["fp32", "tf32", "bf16"]
 
-
-def devices_of(trainer: DictConfig) -> tuple[torch.device, ...]:
-    """The devices that the trainer is configured for, as Lightning understands its arguments.
+def devices_of(accelerator: str = "auto", devices: Any = 1) -> tuple[torch.device, ...]:
+    """The devices that a Trainer of these arguments has.
 
     On a CPU the one device, as many times as there are to be processes.
 
     Raises:
         EdjeError: this machine hasn't got them.
     """
-    asked = OmegaConf.to_container(trainer, resolve=True)
-    assert isinstance(asked, dict)
-    accelerator, devices = asked.get("accelerator", "auto"), asked.get("devices", "auto")
     try:
         resolved = one_device_trainer(accelerator, devices)
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -63,13 +58,8 @@ def products_in(precision: TowerPrecision, device: torch.device) -> AbstractCont
     return float32_as(own, torch.backends.cuda.matmul, cudnn.conv)
 
 
-def own_device(trainer: DictConfig) -> torch.device:
-    """The device on which this process of a run works; on the first one, where there is one only.
-
-    Raises:
-        EdjeError: this machine hasn't got it.
-    """
-    devices = devices_of(trainer)
+def of_this_process(devices: Sequence[torch.device]) -> torch.device:
+    """The device on which this process of a run works; the first one, where there is one only."""
     return devices[own_rank() % len(devices)]
 
 

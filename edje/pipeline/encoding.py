@@ -1,4 +1,4 @@
-"""Lightning's predict loop over what is left of a store, in a process for each device."""
+"""Lightning's predict loop over what is left of a store, on one device or a process for each."""
 
 import signal
 import sys
@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
-from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -18,11 +16,20 @@ from edje.data.datamodules.shard_datamodule import ShardBatch, ShardDataModule
 from edje.data.datamodules.workers import share_of_cores
 from edje.errors import EdjeError
 from edje.parallel.processes import in_processes
-from edje.pipeline.devices import TowerPrecision, devices_of, one_device_trainer, products_in
+from edje.pipeline.devices import one_device_trainer, products_in
+from edje.pipeline.storage import Storage, TowerPrecision
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
 
 _MOST_WORKERS = 16  # they decode images
+
+
+class Encoder(L.LightningModule):
+    """A frozen encoder in Lightning's predict loop."""
+
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
+        """Tokens and features of a batch, on the device that the encoder was moved to."""
+        raise NotImplementedError
 
 
 class Work(Protocol):
@@ -37,8 +44,8 @@ class Work(Protocol):
         """Ids of the images, sorted."""
         ...
 
-    def encoder(self) -> nn.Module:
-        """Maps a ShardBatch to an ImageEncoding, on the device that it is moved to."""
+    def encoder(self) -> Encoder:
+        """What encodes the dataset's batches."""
         ...
 
     def dataset(self) -> Dataset[ShardBatch]:
@@ -57,52 +64,44 @@ class Encoding:
     num_workers: int
 
     @classmethod
-    def on(
+    def of(
         cls,
-        trainer: DictConfig,
         work: Work,
         unfinished: UnfinishedStore,
-        batch_size: int,
-        num_workers: int | None,
+        storage: Storage,
+        devices: Sequence[torch.device],
     ) -> "Encoding":
-        """On the accelerator and all devices that a trainer is configured for."""
-        devices = devices_of(trainer)
+        """With as many loading processes as the storage says, or as this machine can have."""
+        num_workers = storage.num_workers
         if num_workers is None:
             share = share_of_cores(len(devices), _MOST_WORKERS)
             num_workers = 1 if devices[0].type == "cpu" else share
-        return cls(work, unfinished, devices, batch_size, num_workers)
+        return cls(work, unfinished, tuple(devices), storage.batch_size, num_workers)
 
-    def run(self) -> None:
-        """Write what nobody else is writing: in this process, or in one for each device.
 
-        Raises:
-            EdjeError: a process failed.
-        """
-        store = self.unfinished
-        total, done = store.plan.num_images, store.finished_images()
-        with tqdm(total=total, initial=done, desc=self.work.description, unit="image") as bar:
-            if len(self.devices) == 1:
-                _predict(self, self.devices[0], bar.update)
-            else:
-                self._run_processes(lambda: bar.update(store.finished_images() - bar.n))
+def encode_in_processes(encoding: Encoding, bar: tqdm) -> None:
+    """Encode and write, in a process for each device; the bar shows what all have finished.
 
-    def _run_processes(self, show: Callable[[], object]) -> None:
-        in_processes(
-            _part,
-            (self,),
-            len(self.devices),
-            show,
-            doing=f"wrote {self.unfinished.folder}",
-            advice="Run the same command again: what was finished is kept.",
-        )
+    Raises:
+        EdjeError: a process failed.
+    """
+    unfinished = encoding.unfinished
+    in_processes(
+        _part,
+        (encoding,),
+        len(encoding.devices),
+        lambda: bar.update(unfinished.finished_images() - bar.n),
+        doing=f"wrote {unfinished.folder}",
+        advice="Run the same command again: what was finished is kept.",
+    )
 
 
 def _part(index: int, encoding: Encoding) -> None:
     """What each of several processes does."""
-    _predict(encoding, encoding.devices[index], lambda _: None)
+    encode(encoding, encoding.devices[index], lambda _: None)
 
 
-def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int], object]) -> None:
+def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], object]) -> None:
     """Encode and write in this process, until every shard is finished or another's.
 
     Raises:
@@ -125,9 +124,7 @@ def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int],
         before = signal.getsignal(signal.SIGINT)
         try:
             with products_in(encoding.work.precision, device):
-                trainer.predict(
-                    _Prediction(encoding.work.encoder()), data, return_predictions=False
-                )
+                trainer.predict(encoding.work.encoder(), data, return_predictions=False)
         except EdjeError as error:  # of a loading process: within a traceback
             raise EdjeError(str(error).rpartition("EdjeError: ")[2].strip()) from error
         except SystemExit as stop:
@@ -135,18 +132,6 @@ def _predict(encoding: Encoding, device: torch.device, progress: Callable[[int],
                 raise
             signal.signal(signal.SIGINT, before)  # Lightning has silenced it
             raise KeyboardInterrupt from None
-
-
-class _Prediction(L.LightningModule):
-    """A frozen encoder in Lightning's predict loop."""
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
-        """Tokens and features of a batch."""
-        return self.encoder(batch)
 
 
 class _Writes(L.Callback):

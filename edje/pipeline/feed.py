@@ -1,63 +1,154 @@
-"""Training on a mixture that is encoded on the fly: what takes the place of a cached split."""
+"""What a reranker is trained on: a cached split, or a mixture that is encoded on the fly."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
-from omegaconf import DictConfig
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.data.datamodules.batches import each_tensor
-from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, caption_keys
+from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.data.datamodules.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.data.mixture.pretrain import DEV, PretrainSource
-from edje.inference.checkpoint import Checkpoint
+from edje.data.sources.holdout import hold_out
+from edje.data.sources.source import Source
+from edje.errors import EdjeError
 from edje.inference.pinned import sent
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
+from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, cached_collection
+from edje.pipeline.compression import stored_tokens
 from edje.pipeline.devices import move
-from edje.pipeline.first_stage import embeddings
+from edje.pipeline.first_stage import align, embeddings
+from edje.pipeline.mining import mined_images
+from edje.pipeline.preparation import Prepared, Training
+
+log = logging.getLogger(__name__)
+StreamLoading = Callable[..., StreamDataModule]  # of a mixture, a backbone and the like
 
 
 @dataclass(frozen=True)
 class Feed:
     """What a reranker is trained on and chosen by."""
 
+    datamodule: CachedTokenDataModule | StreamDataModule
     train: Collection | None  # None where it is not cached
+    dev: Collection | None
     num_pairs: int  # of one pass
     first_stage: tuple[Tensor, Tensor, Tensor] | None  # embeddings and image of each caption
-    dev: Collection | None
-    datamodule: Callable[
-        [LanguageModel, Checkpoint | None], CachedTokenDataModule | StreamDataModule
-    ]
+
+    @property
+    def known(self) -> Collection | None:
+        """The images and captions whose first stage is known."""
+        return self.train or self.dev
 
 
-def streamed_feed(cfg: DictConfig, source: PretrainSource, backbone: Backbone) -> Feed:
+def check_size(source: Source, batch_size: int) -> None:
+    """Refuse a training split smaller than a batch, before anything is encoded.
+
+    Raises:
+        EdjeError: it is.
+    """
+    split = source.read("train")
+    if source.dev_images:
+        split, _ = hold_out(split, source.dev_images, source.dev_seed)
+    if len(split.captions) < batch_size:
+        raise EdjeError(
+            f"loader.batch_size={batch_size}: {source.name} has {len(split.captions)} captions to "
+            "train on. Lower loader.batch_size."
+        )
+
+
+def train_and_dev(source: Source, whole: Collection) -> tuple[Collection, Collection | None]:
+    """The train split without its dev images, and dev (None where no images are held back)."""
+    if source.dev_images == 0:
+        return whole, None
+    rest, dev = hold_out(whole.split, source.dev_images, source.dev_seed)
+    return whole.restricted(rest), whole.restricted(dev)
+
+
+def cached_feed(
+    cache: Cache,
+    source: Source,
+    backbone: Backbone,
+    training: Training,
+    prepared: Prepared,
+    *,
+    rebuild: Callable[[], Backbone] | None = None,
+) -> Feed:
+    """The train split from its stores, the first stage fitted where it needs to be.
+
+    A teacher's stored tokens are read where there are any. `rebuild` as in `cached_collection`.
+
+    Raises:
+        EdjeError: the data is bad, too small for a batch, or a store can't be written.
+    """
+    check_size(source, training.loading.batch_size)
+    whole = cached_collection(cache, source, backbone, "train", rebuild=rebuild)
+    train, dev = train_and_dev(source, whole)
+    align(backbone, train, cache, source.dev_seed)
+    images, captions = embeddings(backbone, train)
+    loading, scoring = training.loading, training.scoring
+    mined = mined_images(cache, loading, scoring, train, images, captions, prepared.miner)
+    taught = None
+    if prepared.teacher is not None:
+        taught = stored_tokens(cache, source, "train", prepared.teacher)
+    if taught is not None:
+        log.info("the teacher's tokens come from %s; its adapter doesn't run", taught.folder)
+    ids = [image.image_id for image in train.split.images]
+    tokenizer = prepared.checkpoint.language_model.tokenizer
+    pairs = TrainingSet(
+        store=train.store,
+        store_rows=train.store_rows,
+        text=tokenize(tokenizer, train.texts, MAX_TRAINING_TOKENS),
+        image_of_caption=train.image_of_caption,
+        caption_keys=caption_keys(train.texts),
+        image_embeddings=images,
+        text_embeddings=captions,
+        teacher=taught,
+        teacher_rows=None if taught is None else taught.rows_of(ids),
+    )
+    return Feed(
+        datamodule=CachedTokenDataModule(pairs, mined, training.seed, loading),
+        train=train,
+        dev=dev,
+        num_pairs=len(train.texts),
+        first_stage=(images, captions, train.image_of_caption),
+    )
+
+
+def streamed_feed(
+    cache: Cache,
+    source: PretrainSource,
+    backbone: Backbone,
+    training: Training,
+    prepared: Prepared,
+    loading: StreamLoading,
+    *,
+    rebuild: Callable[[], Backbone] | None = None,
+) -> Feed:
     """The mixture, encoded on the fly; dev and the statistics from the cached evaluated source.
+
+    `loading` is StreamDataModule with its options, as of functools.partial.
 
     Raises:
         EdjeError: annotations, tars, images or the evaluated source are missing or broken.
     """
     dev = None
     if source.dev_images:
-        dev = cached_collection(cfg, source, backbone, DEV)
+        dev = cached_collection(cache, source, backbone, DEV, rebuild=rebuild)
     mixture = source.mixture()
+    encoder = FrozenEncoder(backbone, prepared.checkpoint.language_model)
     return Feed(
+        datamodule=loading(mixture, backbone.preprocess, encoder, source.bad_pairs, training.seed),
         train=None,
+        dev=dev,
         num_pairs=sum(block.visits for block in mixture.blocks),
         first_stage=None if dev is None else (*embeddings(backbone, dev), dev.image_of_caption),
-        dev=dev,
-        datamodule=lambda language_model, _: instantiate(
-            cfg.loader,
-            mixture,
-            backbone.preprocess,
-            FrozenEncoder(backbone, language_model),
-            source.bad_pairs,
-            cfg.seed,
-        ),
     )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.data.datamodules.batches import each_tensor
+from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection
 from edje.pipeline.kept import kept
 from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
+from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tokens.matrix_file import rows_at_once
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class FittedProjections(Protocol):
         ...
 
 
-def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> None:
+def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> None:
     """Give an aligned backbone its projections: from the cache, or fitted now on `train`.
 
     The file's name is a hash of everything the fit depends on. Dual encoders need nothing.
@@ -56,7 +57,7 @@ def align(backbone: Backbone, train: Collection, cache_dir: Path, seed: int) -> 
     facts += map(str, sorted(backbone.recipe().items()))
     facts += [f"seed {seed}", *(item.caption_id for item in train.split.captions), *train.texts]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    path = cache_dir / f"{train.split.dataset}-train" / f"aligned-{digest}.safetensors"
+    path = cache.split_folder(train.split.dataset, "train") / f"aligned-{digest}.safetensors"
 
     def fitted() -> dict[str, Tensor]:
         report = backbone.fit(
@@ -115,3 +116,14 @@ def first_stage_lists(
     )
     found = (candidate_lists(images, captions, owner, direction, k) for direction in directions)
     return [each_tensor(one, Tensor.cpu) for one in found]
+
+
+def first_stage_recall(
+    backbone: Backbone, collection: Collection, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Recall of the first stage alone, in percent, per direction."""
+    recalls: dict[str, dict[str, float]] = {}
+    for lists in first_stage_lists(backbone, collection, 50, device=device):
+        at = recall_at_k(first_hit_ranks(lists.scores, lists.relevant), (1, 5, 10, 20, 50))
+        recalls[lists.direction] = {f"recall@{k}": round(100 * share, 2) for k, share in at.items()}
+    return recalls

@@ -2,38 +2,36 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
 from edje.backbones.protocol import Backbone
-from edje.data.mixture.pretrain import DEV, PretrainSource
+from edje.data.mixture.pretrain import DEV, PretrainSource, trained_on
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, budget_mark
+from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.first_stage import first_stage_lists
-from edje.pipeline.scoring import Evaluation, fusion_weights, rerank_collection
-from edje.pipeline.writing import Writing
+from edje.pipeline.scoring import Scoring, fusion_weights, rerank_collection
+from edje.tokens.codec import CodecName
 from edje.tokens.manifest import STORE_FILE
 
 log = logging.getLogger(__name__)
-HELD_BACK = tuple(
-    f"{where}.{what}" for where in ("data", "data.evaluated") for what in ("dev_images", "dev_seed")
-)
+HELD_BACK = ("dev_images", "dev_seed")
 
 
 def fitted_sums(
     trained: Checkpoint,
     backbone: Backbone,
     dev: Collection,
-    evaluation: Evaluation,
+    scoring: Scoring,
+    codec: CodecName,
     devices: Sequence[torch.device],
 ) -> dict[str, float]:
     """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
@@ -44,13 +42,13 @@ def fitted_sums(
     every = int(adapter.num_tokens)
     budgets = {count for count in getattr(adapter, "budgets", None) or () if count < every}
     first = first_stage_lists(
-        backbone, dev, evaluation.candidates, device=similarity_device(devices[0])
+        backbone, dev, scoring.candidates, device=similarity_device(devices[0])
     )
     fitted: dict[str, float] = {}
     for count in sorted({*budgets, every}):
         adapter.num_tokens = count
         lists, *_ = rerank_collection(
-            trained, backbone, dev, evaluation, first=first, devices=devices
+            trained, backbone, dev, scoring, codec, first=first, devices=devices
         )
         mark = "" if count == every else budget_mark(count)
         fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
@@ -58,23 +56,20 @@ def fitted_sums(
 
 
 def dev_to_fit_on(
-    cfg: DictConfig, source: Source, backbone: Backbone, checkpoint: Checkpoint
+    cache: Cache, source: Source, backbone: Backbone, checkpoint: Checkpoint, scoring: Scoring
 ) -> Collection:
     """The images that a checkpoint's run held back, where all that is needed is in the cache.
 
     Raises:
         EdjeError: the run held none back, was trained on another data set than the configuration's,
             or what it encoded of it isn't in the cache; or it wasn't trained for
-            `evaluation.num_tokens`.
+            `scoring.num_tokens`.
     """
     budgets = getattr(checkpoint.model.adapter, "budgets", None) or ()
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
-    if cfg.evaluation.num_tokens not in (None, all_tokens, *budgets):
+    if scoring.num_tokens not in (None, all_tokens, *budgets):
         raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")
-    own = OmegaConf.create(checkpoint.config)
-    trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
-    same = [OmegaConf.select(own, key) == OmegaConf.select(cfg, key) for key in HELD_BACK]
-    if checkpoint.label != f"{trained_on} train" or not all(same):
+    if checkpoint.label != f"{trained_on(source)} train" or not _same_held_back(checkpoint, source):
         raise _not_fitted(checkpoint, "data is not its run's, or dev_images or dev_seed")
     if not source.dev_images:
         raise _not_fitted(checkpoint, "its run held back no images to fit one on")
@@ -83,16 +78,22 @@ def dev_to_fit_on(
         split = source.read(name)
     except EdjeError as error:
         raise _not_fitted(checkpoint, f"there is no split to fit one on ({error})") from error
-    writing: Writing = instantiate(cfg.writing)
-    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
-    folder, _ = find_store(Path(cfg.cache_dir), source.name, name, "raw", fingerprints)
+    fingerprints = raw_fingerprints(split, backbone.identity(), cache.storage)
+    folder, _ = find_store(cache.folder, source.name, name, "raw", fingerprints)
     if not (folder / STORE_FILE).is_file():
         raise _not_fitted(checkpoint, f"the tokens of its images held back aren't in {folder}")
     log.info("score=sum: its weights are fitted now, on the images that the run held back")
-    found = collection_of(cfg, source, split, backbone, open_store(folder, fingerprints))
+    found = collection_of(cache, source, split, backbone, open_store(folder, fingerprints))
     if name == DEV:
         return found
     return found.restricted(hold_out(found.split, source.dev_images, source.dev_seed)[1])
+
+
+def _same_held_back(checkpoint: Checkpoint, source: Source) -> bool:
+    """Whether a checkpoint's run held the images back that this source does."""
+    data = (yaml.safe_load(checkpoint.config) or {}).get("data") or {}
+    evaluated = data.get("evaluated") or data  # of a mixture
+    return all(evaluated.get(name) == getattr(source, name) for name in HELD_BACK)
 
 
 def _not_fitted(checkpoint: Checkpoint, reason: str) -> EdjeError:

@@ -2,27 +2,22 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.pretrained import weights_digest
-from edje.backbones.protocol import Backbone
-from edje.data.datamodules.cached_datamodule import caption_keys
-from edje.errors import EdjeError
+from edje.data.datamodules.cached_datamodule import CachedLoading, caption_keys
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
+from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection
-from edje.pipeline.devices import make_current, own_device, similarity_device
+from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.kept import Facts, kept
-from edje.pipeline.scoring import Evaluation, visual_shape
-from edje.pipeline.trained import load_trained
+from edje.pipeline.scoring import Scoring, visual_shape
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.records import CandidateList
 from edje.retrieval.rerank import rerank
@@ -34,43 +29,49 @@ MINER_POOL = 2  # a miner scores so many times as many candidates as are kept
 
 
 def mined_images(
-    cfg: DictConfig,
+    cache: Cache,
+    loading: CachedLoading,
+    scoring: Scoring,
     train: Collection,
     images: Tensor,
     captions: Tensor,
-    backbone: Backbone,
+    miner: Checkpoint | None,
 ) -> Tensor | None:
     """Similar images of each training image, (images, pool); None where the loader wants none.
 
-    By the first stage, or with `miner` by what that reranker makes of the first stage's. Kept in
-    the cache under a hash of all they depend on: a changed first stage or another miner gives new
-    lists.
+    By the first stage, whose embeddings of images and captions are given, or by what a miner makes
+    of the first stage's. Kept in the cache under a hash of all they depend on: a changed first
+    stage or another miner gives new lists.
 
     Raises:
-        EdjeError: a miner without neighbours, or of another backbone; a margin that leaves too few.
+        EdjeError: a margin that leaves too few.
     """
-    if not cfg.loader.neighbours:
-        if cfg.miner is not None:
-            raise EdjeError(
-                f"miner={cfg.miner}: loader.neighbours=0 draws none of the images it would mine. "
-                "Use loader=neighbours, or leave miner out."
-            )
+    if not loading.neighbours:
         return None
-    miner = None if cfg.miner is None else load_trained(cfg, "miner", backbone)
-    digest = lists_digest(cfg, train, images, captions, miner)
-    path = Path(cfg.cache_dir) / f"{train.split.dataset}-train" / f"mined-{digest}.safetensors"
-    return kept(path, lambda: {"similar": mine(cfg, train, images, captions, miner)})["similar"]
+    digest = lists_digest(cache, loading, scoring, train, images, captions, miner)
+    path = cache.split_folder(train.split.dataset, "train") / f"mined-{digest}.safetensors"
+
+    def computed() -> dict[str, Tensor]:
+        return {"similar": mine(cache, loading, scoring, train, images, captions, miner)}
+
+    return kept(path, computed)["similar"]
 
 
 def mine(
-    cfg: DictConfig, train: Collection, images: Tensor, captions: Tensor, miner: Checkpoint | None
+    cache: Cache,
+    loading: CachedLoading,
+    scoring: Scoring,
+    train: Collection,
+    images: Tensor,
+    captions: Tensor,
+    miner: Checkpoint | None,
 ) -> Tensor:
     """The lists, computed."""
-    pool, margin = cfg.loader.mined_pool, cfg.loader.mined_margin
-    margin = None if margin is None else float(margin)
+    pool = loading.mined_pool
+    margin = None if loading.mined_margin is None else float(loading.mined_margin)
     owner = train.image_of_caption
     keys = None if margin is None else caption_keys(train.texts)
-    device = own_device(cfg.trainer)
+    device = cache.device
     place = similarity_device(device)
     first_stage = partial(
         similar_images,
@@ -90,9 +91,8 @@ def mine(
             for rows in torch.arange(len(listed)).split(1024)
         ]
     )
-    evaluation: Evaluation = instantiate(cfg.evaluation)
     model = miner.model.to(make_current(device))
-    codec = make_codec(evaluation.codec, *visual_shape(miner))
+    codec = make_codec(cache.storage.compressed_codec, *visual_shape(miner))
     text = tokenize(miner.language_model.tokenizer, train.texts)
     first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
     with (
@@ -100,23 +100,30 @@ def mine(
         tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
     ):
         stored = ScoringSet(text, near(visual, device))
-        scorer = StoredTokenScorer(model, stored, evaluation.precision)
+        scorer = StoredTokenScorer(model, stored, scoring.precision)
         scores = rerank(
-            first, scorer.launch, evaluation.batch_size, bar.update, key=scorer.lengths
+            first, scorer.launch, scoring.batch_size, bar.update, key=scorer.lengths
         ).joint
     return hardest_by_scores(found, scores[:, 1:], scores[:, :1], owner, pool, margin=margin)
 
 
 def lists_digest(
-    cfg: DictConfig, train: Collection, images: Tensor, captions: Tensor, miner: Checkpoint | None
+    cache: Cache,
+    loading: CachedLoading,
+    scoring: Scoring,
+    train: Collection,
+    images: Tensor,
+    captions: Tensor,
+    miner: Checkpoint | None,
 ) -> str:
     """A hash of what the lists depend on."""
     facts = Facts()
     for tensor in (images, captions, train.image_of_caption):
         facts.tensor(tensor)
     facts.text("\n".join(train.texts))
-    chosen = [cfg.loader.mined_pool, cfg.loader.mined_margin]
+    chosen: list[object] = [loading.mined_pool, loading.mined_margin]
     if miner is not None:
-        chosen += [weights_digest(miner.model), cfg.evaluation.codec, cfg.evaluation.precision]
+        chosen += [weights_digest(miner.model), cache.storage.compressed_codec]
+        chosen.append(scoring.precision_name)
     facts.text(str(chosen))
     return str(facts)

@@ -1,6 +1,7 @@
 """Scoring a cached collection: compressed tokens, first-stage candidates, joint scores."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.first_stage import first_stage_lists
-from edje.pipeline.shares import Scoring, score, scored_in_shares, settled
+from edje.pipeline.shares import ScoringWork, score, scored_in_shares, settled
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, CandidateList, Direction
@@ -21,16 +22,21 @@ from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tokens.codec import Codec, CodecName, make_codec
 
+PRECISIONS = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
 
 
-class Evaluation:
+class Scoring:
     """How candidate lists are made and scored.
 
     Args:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
-        codec: number format of the stored (compressed) visual tokens.
         precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
             with exact products in it (VNNI), and is used where it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
@@ -48,7 +54,6 @@ class Evaluation:
         *,
         candidates: PositiveInt = 20,
         batch_size: PositiveInt = 1024,
-        codec: CodecName = "bf16",
         precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
         dev_every: NonNegativeInt = 0,
         shuffle_tokens: bool = False,
@@ -58,18 +63,23 @@ class Evaluation:
     ):
         self.candidates = candidates
         self.batch_size = batch_size
-        self.codec = codec
-        self.precision = {
-            "fp32": torch.float32,
-            "bf16": torch.bfloat16,
-            "fp16": torch.float16,
-            "int8": torch.int8,
-        }[precision]
+        self.precision_name = precision
         self.dev_every = dev_every
         self.shuffle_tokens = shuffle_tokens
         self.num_tokens = num_tokens
         self.examples = examples
         self.compile = compile
+
+    def unshuffled(self) -> "Scoring":
+        """The same without the control."""
+        other = copy(self)
+        other.shuffle_tokens = False
+        return other
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Number format of the products that is asked for."""
+        return PRECISIONS[self.precision_name]
 
 
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -82,7 +92,8 @@ def rerank_collection(
     checkpoint: Checkpoint,
     backbone: Backbone,
     collection: Collection,
-    evaluation: Evaluation,
+    scoring: Scoring,
+    codec_name: CodecName,
     *,
     directions: Sequence[Direction] = DIRECTIONS,
     first: Sequence[CandidateList] | None = None,
@@ -97,25 +108,25 @@ def rerank_collection(
     share of the queries, where there are pairs enough; else the model's own has all.
     """
     model = checkpoint.model
-    codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
+    codec = make_codec(codec_name, *visual_shape(checkpoint))
     if first is None:
         device = similarity_device(next(model.parameters()).device)
         first = first_stage_lists(
-            backbone, collection, evaluation.candidates, directions, device=device
+            backbone, collection, scoring.candidates, directions, device=device
         )
     # Several processes share a file or a store, not memory.
     with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
-        if evaluation.shuffle_tokens:
+        if scoring.shuffle_tokens:
             generator = torch.Generator().manual_seed(0)
             visual = visual.permuted(torch.randperm(len(visual), generator=generator))
-        asked = Scoring(
+        asked = ScoringWork(
             model,
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
-            evaluation.precision,
-            evaluation.batch_size,
+            scoring.precision,
+            scoring.batch_size,
             first,
             stride,
-            evaluation.compile,
+            scoring.compile,
         )
         work = settled(asked)
         with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:

@@ -1,4 +1,4 @@
-"""Scoring candidate lists, in this process or shared out among one for each device."""
+"""ScoringWork candidate lists, in this process or shared out among one for each device."""
 
 import tempfile
 import time
@@ -23,7 +23,7 @@ WORK = "work.pt"
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ScoringWork:
     """All that a process needs to score its share.
 
     `lists` are of one direction each; of their queries 0, stride, 2·stride, … are scored.
@@ -47,7 +47,7 @@ class Scoring:
 
 
 def score(
-    work: Scoring, progress: Callable[[int], object], share: tuple[int, int] = (0, 1)
+    work: ScoringWork, progress: Callable[[int], object], share: tuple[int, int] = (0, 1)
 ) -> tuple[list[RerankedList], float]:
     """The lists with their joint scores, on the model's device, and the seconds it took.
 
@@ -67,7 +67,7 @@ def score(
     return scored, time.perf_counter() - started
 
 
-def settled(work: Scoring) -> Scoring:
+def settled(work: ScoringWork) -> ScoringWork:
     """The work in the number format that is used: int8 is measured once, here, for every process.
 
     Raises:
@@ -78,7 +78,7 @@ def settled(work: Scoring) -> Scoring:
     return replace(work, precision=scorer_of(work).precision, as_given=True)
 
 
-def scorer_of(work: Scoring) -> StoredTokenScorer:
+def scorer_of(work: ScoringWork) -> StoredTokenScorer:
     """What scores it."""
     return StoredTokenScorer(
         work.model,
@@ -90,7 +90,7 @@ def scorer_of(work: Scoring) -> StoredTokenScorer:
 
 
 def scored_in_shares(
-    work: Scoring, devices: Sequence[torch.device], progress: Callable[[int], object]
+    work: ScoringWork, devices: Sequence[torch.device], progress: Callable[[int], object]
 ) -> tuple[list[RerankedList], float]:
     """What `score` gives, by a process for each device; the seconds are the slowest one's.
 
@@ -129,7 +129,7 @@ def scored_in_shares(
     return reranked, max(seconds for _, seconds in parts)
 
 
-def scored_rows(work: Scoring, lists: CandidateList) -> Int[Tensor, "queries"]:
+def scored_rows(work: ScoringWork, lists: CandidateList) -> Int[Tensor, "queries"]:
     """The queries that are scored."""
     return torch.arange(0, len(lists.candidates), work.stride)
 
@@ -141,7 +141,7 @@ def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateL
 
 def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:
     """What each of several processes does: its share, written where the first one finds it."""
-    work: Scoring = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
+    work: ScoringWork = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
     work.model.to(make_current(devices[index]))
     scored, seconds = score(work, done[index].add_, (index, len(devices)))
     torch.save(([lists.joint for lists in scored], seconds), _result(folder, index))

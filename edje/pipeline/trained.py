@@ -1,18 +1,14 @@
-"""Trained rerankers that a configuration names, as ours or published, for the run's backbone."""
+"""Trained rerankers by the name that a user gives, ours or published, for a run's backbone."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
-from edje.config.choices import STARTS
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
@@ -32,35 +28,52 @@ from edje.inference.published import (
     shared_towers,
 )
 from edje.inference.reference import reference_checkpoint
+from edje.language_model import Attention
 from edje.pipeline.first_stage import FittedProjections
 
 log = logging.getLogger(__name__)
 
 
-def load_trained(cfg: DictConfig, key: str, backbone: Backbone | None = None) -> Checkpoint:
-    """The reranker that `cfg[key]` names: a checkpoint of ours, or one of the published format.
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a published checkpoint leaves open, for where one is named.
 
-    One that doesn't say whose tokens it reads is bound to the run's backbone, which is built
-    for it where it isn't given, once all is compared that can be.
+    Args:
+        language_model: folder or hub name of the one that it was trained with; its tokenizer.
+        attention: transformers' implementation of it.
+        vision_tower: folder or hub name of the tower, for messages.
+        config: the run's configuration as YAML, which a checkpoint that is evaluated takes over.
+    """
+
+    language_model: str | None = None
+    attention: Attention = "sdpa"
+    vision_tower: str = "the backbone"
+    config: str = ""
+
+
+def load_trained(
+    given: str, key: str, backbone: Callable[[], Backbone], published: Published
+) -> Checkpoint:
+    """The reranker that `given` names: a checkpoint of ours, or one of the published format.
+
+    One that doesn't say whose tokens it reads is bound to the run's backbone, which is asked for
+    then only. `key` is the user's word for what is given, such as teacher.
 
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
     """
-    given = str(cfg[key])
-    published = is_published(find_checkpoint(Path(given)))
-    if not published:
+    is_others = is_published(find_checkpoint(Path(given)))
+    if not is_others:
         checkpoint = load_checkpoint(Path(given))
         if knows_its_backbone(checkpoint.backbone):
             return checkpoint
-    if backbone is None:
-        backbone = instantiate(cfg.backbone)
-        assert backbone is not None
+    own = backbone()
     compared = ""
-    if published:
-        same = check_published(given, key, backbone)
+    if is_others:
+        same = check_published(given, key, own)
         compared = f", {same} tensors of the towers are the same" if same else ""
-        checkpoint = trained_file(cfg, key, facts_of(backbone))()
-    checkpoint = bound(checkpoint, backbone, cfg, key)
+        checkpoint = trained_file(given, key, facts_of(own), published)()
+    checkpoint = bound(checkpoint, own, given, key, published)
     log.info(
         "%s=%s is bound to this run's backbone: the widths fit%s; nothing in it says which layer "
         "and which preprocessing it was trained with",
@@ -71,22 +84,19 @@ def load_trained(cfg: DictConfig, key: str, backbone: Backbone | None = None) ->
     return checkpoint
 
 
-def check_early(cfg: DictConfig, backbone: Backbone) -> None:
-    """Look at what a training run starts from and learns from, before anything is computed.
+def check_named(named: Mapping[str, str | None], backbone: Backbone) -> None:
+    """Look at the rerankers that a training run names, by key, before anything is computed.
 
     Raises:
         EdjeError: there is no such checkpoint, or it reads the tokens of another backbone.
     """
-    named = {"initial": cfg.initial if cfg.initial not in STARTS else None, "miner": cfg.miner}
-    if cfg.objective.get("distillation") is not None:
-        named["teacher"] = cfg.teacher
     for key, given in named.items():
         if given is None:
             continue
         if is_published(find_checkpoint(Path(given))):
-            check_published(str(given), key, backbone)
+            check_published(given, key, backbone)
         else:
-            check_own(str(given), key, backbone)
+            check_own(given, key, backbone)
 
 
 def check_own(given: str, key: str, backbone: Backbone) -> None:
@@ -106,35 +116,46 @@ def check_own(given: str, key: str, backbone: Backbone) -> None:
         )
 
 
-def trained_file(cfg: DictConfig, key: str, facts: BackboneFacts) -> Callable[[], Checkpoint]:
-    """What reads the reranker that `cfg[key]` names, in another process too, and binds nothing."""
-    given = str(cfg[key])
+def trained_file(
+    given: str, key: str, facts: BackboneFacts, published: Published
+) -> Callable[[], Checkpoint]:
+    """What reads the reranker of this name, in another process too, and binds nothing.
+
+    Raises:
+        EdjeError: it is a published one, and there is no language model to read its words with.
+    """
     if not is_published(find_checkpoint(Path(given))):
         return partial(load_checkpoint, Path(given))
-    pretrained = cfg.joint.get("pretrained")
-    if pretrained is None:
+    if published.language_model is None:
         raise EdjeError(
             f"{key}={given}: a published checkpoint holds no tokenizer, and joint has no "
             "pretrained to take it from. Give joint=minilm, or joint.pretrained=<folder or hub "
             "name of the language model that it was trained with>."
         )
-    tower = str(cfg.backbone.get("pretrained", cfg.backbone._target_))
-    attention = cfg.joint.get("attention", "sdpa")
-    return partial(reference_checkpoint, given, str(pretrained), facts, tower, attention)
+    return partial(
+        reference_checkpoint,
+        given,
+        published.language_model,
+        facts,
+        published.vision_tower,
+        published.attention,
+    )
 
 
-def trained_content(cfg: DictConfig, key: str, backbone: Backbone) -> dict[str, Any]:
+def trained_content(
+    given: str, key: str, backbone: Backbone, published: Published
+) -> dict[str, Any]:
     """What `read_checkpoint` gives of a checkpoint of ours, also of a published one.
 
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
     """
-    path = Path(str(cfg[key]))
+    path = Path(given)
     if not is_published(find_checkpoint(path)):
         content = read_checkpoint(path)
         if knows_its_backbone(content["edje"]["backbone"]):
             return content
-    checkpoint = load_trained(cfg, key, backbone)
+    checkpoint = load_trained(given, key, lambda: backbone, published)
     state = {PREFIX + name: tensor for name, tensor in checkpoint.model.state_dict().items()}
     return {"state_dict": state, **checkpoint_fields(checkpoint)}
 
@@ -164,7 +185,9 @@ def check_published(given: str, key: str, backbone: Backbone) -> int:
     return len(shared_towers(state, towers))
 
 
-def bound(checkpoint: Checkpoint, backbone: Backbone, cfg: DictConfig, key: str) -> Checkpoint:
+def bound(
+    checkpoint: Checkpoint, backbone: Backbone, given: str, key: str, published: Published
+) -> Checkpoint:
     """A checkpoint that doesn't say whose tokens it reads, now with this backbone's identity.
 
     Where it is the run's own checkpoint, it carries the run's configuration too: saved, it is
@@ -175,18 +198,18 @@ def bound(checkpoint: Checkpoint, backbone: Backbone, cfg: DictConfig, key: str)
     """
     if isinstance(backbone, FittedProjections):
         raise EdjeError(
-            f"{key}={cfg[key]}: it holds no first stage, and that of backbone="
+            f"{key}={given}: it holds no first stage, and that of backbone="
             f"{type(backbone).__name__} is fitted by a training run. Take a dual encoder."
         )
-    made_for, given = asdict(checkpoint.facts), asdict(facts_of(backbone))
+    made_for, here = asdict(checkpoint.facts), asdict(facts_of(backbone))
     differing = (
-        f"{name} is {made_for[name]} in it, {given[name]} in the backbone"
-        for name in given
-        if made_for[name] != given[name]
+        f"{name} is {made_for[name]} in it, {here[name]} in the backbone"
+        for name in here
+        if made_for[name] != here[name]
     )
-    refuse(differing, key, str(cfg[key]))
-    own = OmegaConf.to_yaml(cfg, resolve=False) if key == "checkpoint" else checkpoint.config
-    return replace(checkpoint, backbone=backbone.identity(), config=own)
+    refuse(differing, key, given)
+    config = published.config if key == "checkpoint" else checkpoint.config
+    return replace(checkpoint, backbone=backbone.identity(), config=config)
 
 
 def refuse(differences: Iterator[str], key: str, given: str) -> None:

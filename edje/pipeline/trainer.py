@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy
 
 from edje.config.problems import Problem, shown
 from edje.errors import EdjeError
@@ -62,7 +62,7 @@ def one_machine_s(strategy: Any) -> bool:
     if isinstance(strategy, Mapping):
         is_ddp = str(strategy.get("_target_")).rpartition(".")[2] == DDP_STRATEGY
         return is_ddp and not {*RESOLVED_ELSEWHERE, "start_method"} & strategy.keys()
-    return strategy in ("auto", *DDP)
+    return isinstance(strategy, DDPStrategy) or strategy in ("auto", *DDP)
 
 
 # Of each argument: which values are taken, and what is said of any other.
@@ -127,7 +127,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inference_mode": (only(True), NO_VALIDATION),
     "use_distributed_sampler": (only(False), "the loader gives each rank its batches. Set false."),
     "profiler": (
-        lambda value: isinstance(value, Mapping) or value in PROFILERS,
+        lambda value: isinstance(value, Mapping | Profiler) or value in PROFILERS,
         "expected simple, advanced, pytorch, null, or a component.",
     ),
     "detect_anomaly": (any_value, ""),
@@ -145,43 +145,56 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_training(cfg: DictConfig) -> None:
-    """Refuse what the training would stumble over, or pass by, before any data is read.
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse what means nothing, or something else, in a run.
+
+    Components may be given as they are, or as mappings with their `_target_`.
 
     Raises:
-        EdjeError: naming the key, and what to set instead.
+        EdjeError: naming the arguments, and what to set instead.
     """
-    problems = list(misunderstood(cfg.trainer))
+    problems = list(misunderstood(arguments))
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise EdjeError(f"Arguments of the trainer that a run can't follow:{lines}")
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Refuse what the training would stumble over, or pass by, before any data is read.
+
+    Raises:
+        EdjeError: naming the argument, and what to set instead.
+    """
+    check_arguments(arguments)
     check_launcher()
-    device = devices_of(cfg.trainer)[0]  # first, as its message says what to take
-    precision = cfg.trainer.get("precision")
+    device = trainer_devices(arguments)[0]  # first, as its message says what to take
+    precision = arguments.get("precision")
     if device.type == "cpu" and precision in FLOAT16:
         raise EdjeError(
             f"trainer.precision={precision}: a CPU has no mixed training in float16. Take "
             "trainer.precision=bf16-mixed."
         )
-    tried = make_trainer(cfg, Path(), False, [], deterministic=None, benchmark=None)
+    tried = make_trainer(arguments, Path(), False, [], deterministic=None, benchmark=None)
     for timer in tried.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (timer.time_remaining() or 0) <= 0:
-            raise EdjeError(f"trainer.max_time={cfg.trainer.max_time}: expected more than none.")
-    if cfg.checkpoint_every < 1:
-        raise EdjeError(f"checkpoint_every={cfg.checkpoint_every}: expected steps, at least 1.")
-    for node in (cfg.optim, cfg.negatives, *cfg.objective.values()):
-        instantiate(node)
+            raise EdjeError(f"trainer.max_time={arguments['max_time']}: expected more than none.")
 
 
-def misunderstood(trainer: DictConfig) -> Iterator[Problem]:
+def trainer_devices(arguments: Mapping[str, Any]) -> tuple[torch.device, ...]:
+    """The devices that a Trainer of these arguments trains on.
+
+    Raises:
+        EdjeError: this machine hasn't got them.
+    """
+    return devices_of(arguments.get("accelerator", "auto"), arguments.get("devices", "auto"))
+
+
+def misunderstood(arguments: Mapping[str, Any]) -> Iterator[Problem]:
     """The arguments whose values mean nothing, or something else, in a run."""
-    given = OmegaConf.to_container(trainer, resolve=True)
-    assert isinstance(given, dict)
-    if "max_steps" not in given:
+    if "max_steps" not in arguments:
         yield Problem("trainer.max_steps", f" is missing: {ARGUMENTS['max_steps'][1]}")
     known = inspect.signature(L.Trainer).parameters
-    for key, value in given.items():
-        name = str(key)
+    for name, value in arguments.items():
         if name in ARGUMENTS:
             taken, otherwise = ARGUMENTS[name]
             if not taken(value):
@@ -218,55 +231,61 @@ class OneMachine(LightningEnvironment):
         return self._is_started
 
 
+# What a run's own callbacks, loaders and loops take the place of.
+REPLACED = {
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
+
+
 def make_trainer(
-    cfg: DictConfig,
+    arguments: Mapping[str, Any],
     folder: Path,
     logger: Logger | bool,
     callbacks: Sequence[L.Callback],
     **other: Any,
 ) -> L.Trainer:
-    """The configured Trainer, in a run folder, with some arguments other than configured.
+    """A Trainer of these arguments, in a run folder, with some others than given.
 
     What a profiler reports goes to logs/fit-profile.txt, if it doesn't say where itself.
 
     Raises:
         EdjeError: Lightning refuses an argument.
     """
+    own = {
+        "logger": logger,
+        "callbacks": list(callbacks),
+        "default_root_dir": str(folder),
+        "plugins": [OneMachine()],
+    }
     try:
-        trainer: L.Trainer = instantiate(
-            cfg.trainer,
-            _convert_="all",
-            logger=logger,
-            callbacks=list(callbacks),
-            default_root_dir=str(folder),
-            plugins=[OneMachine()],
-            **other,
-        )
-    except InstantiationException as error:
-        said = " ".join(str(error.__cause__ or error).split())
+        trainer = L.Trainer(**{**REPLACED, **arguments, **own, **other})
+    except Exception as error:  # of whatever kind: they are Lightning's words about an argument
+        said = " ".join(str(error).split())
         raise EdjeError(f"trainer: Lightning can't follow its arguments: {said}") from error
     profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-    if cfg.trainer.get("profiler") is not None and profiler.filename is None:
+    if arguments.get("profiler") is not None and profiler.filename is None:
         profiler.dirpath, profiler.filename = folder / "logs", "profile"
     return trainer
 
 
-def run_logger(cfg: DictConfig, folder: Path) -> Logger | bool:
-    """The configured logger in `logs/`; a resumed run writes beside its earlier part.
+def run_logger(make: Callable[..., Logger] | None, folder: Path) -> Logger | bool:
+    """A logger, made for `logs/`; a resumed run writes beside its earlier part.
 
     Raises:
         EdjeError: its package isn't installed.
     """
-    if cfg.logger is None:
+    if make is None:
         return False
     parts = len(list((folder / "logs").glob("part_*")))
     try:
-        return instantiate(cfg.logger, save_dir=str(folder), name="logs", version=f"part_{parts}")
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, ImportError):
-            raise
-        said = " ".join(str(error.__cause__).split())
+        return make(save_dir=str(folder), name="logs", version=f"part_{parts}")
+    except ImportError as error:
+        kind = getattr(make, "func", make)  # of a partial
+        said = " ".join(str(error).split())
         raise EdjeError(
-            f"logger={cfg.logger._target_}: a package that it needs isn't installed ({said}). "
-            "Install it, or take logger=csv or logger=null."
+            f"logger={getattr(kind, '__name__', kind)}: a package that it needs isn't installed "
+            f"({said}). Install it, or take logger=csv or logger=null."
         ) from error

@@ -1,17 +1,17 @@
-"""Filling token stores through Lightning's predict loop, on every device of the trainer."""
+"""Filling token stores through Lightning's predict loop, on every device there is."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from omegaconf import DictConfig
+import torch
+from tqdm import tqdm
 
 from edje.durable import writing_to
-from edje.pipeline.devices import TowerPrecision
-from edje.pipeline.encoding import Encoding, Work
-from edje.ranges import NonNegativeInt, PositiveInt
+from edje.pipeline.encoding import Encoding, Work, encode, encode_in_processes
+from edje.pipeline.storage import Storage
 from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import is_being_written, writer_lock
@@ -23,49 +23,21 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 
 
-class Writing:
-    """How token stores are written.
-
-    Args:
-        batch_size: images encoded at once. Batches don't cross shards; another size may change
-            the last bits of the tokens.
-        num_workers: processes per device that read and decode images; null is one per core, up
-            to 16, on an accelerator, and 1 on a CPU, whose cores the tower needs.
-        join: help a run on another machine that writes the same store into a shared folder.
-        precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more than a
-            bf16 cell's 8, and is float32 elsewhere; fp32 is float32 everywhere; bf16 is autocast,
-            about twice as fast again on a GPU, and its stores are others than those of tf32.
-    """
-
-    def __init__(
-        self,
-        *,
-        batch_size: PositiveInt = 64,
-        num_workers: NonNegativeInt | None = None,
-        join: bool = False,
-        precision: TowerPrecision = "tf32",
-    ):
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.join = join
-        self.precision: TowerPrecision = precision
-
-
 def fill_store(
     folder: Path,
     fingerprint: Fingerprint,
     codec: Codec,
     prepare: Callable[[], Work],
-    writing: Writing,
-    trainer: DictConfig,
+    storage: Storage,
+    devices: Sequence[torch.device],
     *,
     wait: bool = True,
 ) -> None:
-    """Write a store where there is none, on the accelerator and all devices of the trainer.
+    """Write a store where there is none.
 
     Processes, one per device, claim shards; the bytes don't depend on their number. A killed run
-    is continued, the finished shards are kept. Another run that writes the store is waited for.
-    `prepare` is called where there is something to write.
+    is continued, the finished shards are kept. Another run that writes the store is waited for, or
+    with `storage.join` helped. `prepare` is called where there is something to write.
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
@@ -75,17 +47,29 @@ def fill_store(
         return
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if writing.join else writer_lock(folder, wait=wait):
+    with nullcontext() if storage.join else writer_lock(folder, wait=wait):
         if (folder / STORE_FILE).is_file():  # by the run that was waited for
             return
         work = prepare()
         plan = make_plan(fingerprint, work.image_ids, codec, work.feature_width)
         unfinished = UnfinishedStore(folder, plan, work.image_ids)
-        encoding = Encoding.on(trainer, work, unfinished, writing.batch_size, writing.num_workers)
-        if writing.join:
-            _follow(unfinished, encoding)
+        encoding = Encoding.of(work, unfinished, storage, devices)
+        if storage.join:
+            log.info("joining the run that writes %s", folder)
         else:
-            _lead(unfinished, encoding)
+            unfinished.begin()
+        while _is_unwritten(unfinished, storage.join):
+            if not _has_work(unfinished, storage.join):  # other runs have the rest
+                time.sleep(_POLL_SECONDS)
+                continue
+            total, done = plan.num_images, unfinished.finished_images()
+            with tqdm(total=total, initial=done, desc=work.description, unit="image") as bar:
+                if len(devices) == 1:
+                    encode(encoding, devices[0], bar.update)
+                else:
+                    encode_in_processes(encoding, bar)
+        if not storage.join:
+            unfinished.finish()
 
 
 def wait_until_written(folder: Path) -> None:
@@ -98,21 +82,13 @@ def wait_until_written(folder: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _lead(unfinished: UnfinishedStore, encoding: Encoding) -> None:
-    unfinished.begin()
-    while unfinished.pending():
-        if unfinished.unclaimed():
-            encoding.run()
-        else:  # runs that joined have the rest
-            time.sleep(_POLL_SECONDS)
-    unfinished.finish()
+def _is_unwritten(unfinished: UnfinishedStore, joined: bool) -> bool:
+    """Whether shards are left; to a run that joined another, whether that one isn't done."""
+    if joined:
+        return not (unfinished.folder / STORE_FILE).is_file()
+    return bool(unfinished.pending())
 
 
-def _follow(unfinished: UnfinishedStore, encoding: Encoding) -> None:
-    """Take part in a store that another run leads, until it is complete."""
-    folder = unfinished.folder
-    log.info("joining the run that writes %s", folder)
-    while not (folder / STORE_FILE).is_file():
-        if is_being_written(folder) and unfinished.unclaimed():
-            encoding.run()
-        time.sleep(_POLL_SECONDS)
+def _has_work(unfinished: UnfinishedStore, joined: bool) -> bool:
+    """Whether there is something to do now: joined runs begin after the one that leads."""
+    return (not joined or is_being_written(unfinished.folder)) and bool(unfinished.unclaimed())

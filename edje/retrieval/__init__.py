@@ -4,7 +4,7 @@ from edje.retrieval.candidates import candidate_lists, first_stage_candidates
 from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum, fit_sum_weight
 from edje.retrieval.intervals import Estimate, interval, paired_interval
 from edje.retrieval.metrics import first_hit_ranks, hits_at_k, recall_at_k
-from edje.retrieval.report import candidate_columns, evaluate, query_columns
+from edje.retrieval.report import candidate_columns, query_columns, retrieval_metrics
 from edje.retrieval.rerank import PairScorer, RerankedList, rerank, share_of_ties
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "SumFusion",
     "candidate_columns",
     "candidate_lists",
-    "evaluate",
     "first_hit_ranks",
     "first_stage_candidates",
     "fit_sum",
@@ -26,5 +25,6 @@ __all__ = [
     "query_columns",
     "recall_at_k",
     "rerank",
+    "retrieval_metrics",
     "share_of_ties",
 ]

@@ -17,7 +17,7 @@ CUTOFFS = (1, 5, 10)
 STAGES = ("first_stage", "reranked", "ceiling", "gain")
 
 
-def evaluate(
+def retrieval_metrics(
     reranked: Mapping[Direction, RerankedList],
     image_of_query: Mapping[Direction, Int[Tensor, "queries"]],
     *,

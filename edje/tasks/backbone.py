@@ -16,13 +16,14 @@ from edje.data.datamodules.pixel_datamodule import PixelDataModule, PixelSet
 from edje.data.images import check_images, open_image
 from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
-from edje.parallel.launch import fit
-from edje.pipeline.trainer import check_training, make_trainer, run_logger
+from edje.parallel.launch import other_ranks
+from edje.pipeline.trainer import check_trainer, make_trainer, run_logger
+from edje.pipeline.training import last_checkpoint, progress
 from edje.quiet import quiet_libraries
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
-from edje.tasks.train import progress
+from edje.tasks.wiring import logger_of, trainer_arguments
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
 
@@ -41,8 +42,9 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         EdjeError: the captions of the images are not equal in number.
     """
     quiet_libraries()
-    check_training(cfg)
-    logger = run_logger(cfg, folder)
+    arguments = trainer_arguments(cfg)
+    check_trainer(arguments)
+    logger = run_logger(logger_of(cfg), folder)
     source: Source = instantiate(cfg.data)
     splits = {
         name: check_images(source.read(name), source.bad_images) for name in ("train", source.split)
@@ -65,18 +67,21 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         cfg.seed,
     )
     callbacks: list[L.Callback] = [
-        *progress(cfg),
+        *progress(arguments),
         DevelopmentScore(
             lambda: recall(module, held_out)["t2i"]["recall@1"],
             lambda: None,
-            cfg.evaluation.dev_every or cfg.trainer.max_steps,
+            cfg.scoring.dev_every or cfg.trainer.max_steps,
             f"{source.split}/recall@1",
         ),
         ResumableCheckpoint(
             folder / "checkpoints", cfg.checkpoint_every, f"python run.py resume={folder}"
         ),
     ]
-    if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
+    trainer = make_trainer(arguments, folder, logger, callbacks)
+    with other_ranks(trainer, folder):
+        trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
+    if not trainer.is_global_zero:
         return None
 
     encoder.save(folder / "backbone")

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import torch
 from gpu_figures import Figure, Lane, Work, in_turns, of_a_run
-from omegaconf import DictConfig
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
 from edje.backbones.huggingface import HuggingFaceBackbone
@@ -18,7 +17,9 @@ from edje.backbones.protocol import ImageEncoding
 from edje.benchmark.flops import count_flops
 from edje.benchmark.peers import made_up_words
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.encoding import Encoder
+from edje.pipeline.storage import Storage
+from edje.pipeline.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 
@@ -103,12 +104,12 @@ def _backbone(sizes: EncodingSizes, folder: Path) -> HuggingFaceBackbone:
     return HuggingFaceBackbone(pretrained=str(folder))
 
 
-class _Tower(nn.Module):
+class _Tower(Encoder):
     def __init__(self, backbone: HuggingFaceBackbone):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, batch: ShardBatch) -> ImageEncoding:
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
         return self.backbone.encode_images(batch.inputs)
 
 
@@ -133,14 +134,13 @@ def _filled(
     )
     codec = make_codec("bf16", backbone.num_tokens, backbone.token_width)
     fingerprint = Fingerprint({"backbone": "random"})
-    trainer = {"accelerator": "gpu" if device.type == "cuda" else "cpu", "devices": 1}
     started = time.perf_counter()
     fill_store(
         folder / "store",
         fingerprint,
         codec,
         lambda: work,
-        Writing(batch_size=sizes.batch),
-        DictConfig(trainer),
+        Storage(batch_size=sizes.batch),
+        [device],
     )
     return time.perf_counter() - started

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from edje.benchmark.flops import count_flops
-from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.inference.turns import synchronise
 from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
@@ -285,7 +285,8 @@ def _loop(
         use_distributed_sampler=False,
         callbacks=[windows],
     )
-    data = CachedTokenDataModule(training, None, 0, batch_size=sizes.batch, num_workers=workers)
+    loading = CachedLoading(batch_size=sizes.batch, num_workers=workers)
+    data = CachedTokenDataModule(training, None, 0, loading)
     trainer.fit(module, data)
     return windows.seconds
 

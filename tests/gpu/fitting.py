@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 
-from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.models.edje import EDJE
 from edje.objectives.alignment import Alignment
@@ -96,7 +96,8 @@ def fit(
         default_root_dir=str(folder),
         callbacks=list(callbacks),
     )
-    data = CachedTokenDataModule(training_set(raw), None, 0, batch_size=batch, num_workers=workers)
+    loading = CachedLoading(batch_size=batch, num_workers=workers)
+    data = CachedTokenDataModule(training_set(raw), None, 0, loading)
     trainer.fit(module, data)
     after = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
     return Fitted(

@@ -4,15 +4,16 @@ import types
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from PIL import Image
-from torch import nn
 
 import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import ImageEncoding
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.devices import devices_of
+from edje.pipeline.encoding import Encoder
+from edje.pipeline.storage import Storage
+from edje.pipeline.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -29,12 +30,12 @@ pytestmark = [
 IMAGES, BATCH = (200, 64) if ON_GPU else (6, 4)
 
 
-class Tower(nn.Module):
+class Tower(Encoder):
     def __init__(self, backbone: HuggingFaceBackbone):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, batch: ShardBatch) -> ImageEncoding:
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
         return self.backbone.encode_images(batch.inputs)
 
 
@@ -63,8 +64,8 @@ def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
         Fingerprint({"backbone": "shapes"}),
         codec,
         lambda: work,
-        Writing(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
-        DictConfig({"accelerator": ACCELERATOR, "devices": 1}),
+        Storage(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
+        devices_of(ACCELERATOR),
     )
     found = TokenStore.open(folder).read(torch.arange(4))
     pixels = torch.stack([backbone.preprocess(Image.open(path).convert("RGB")) for path in paths])

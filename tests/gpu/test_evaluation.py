@@ -5,10 +5,10 @@ import torch
 
 from edje.inference import device_cells
 from edje.inference.scorer import ScoringSet
-from edje.pipeline.shares import Scoring, score, scored_in_shares
+from edje.pipeline.shares import ScoringWork, score, scored_in_shares
 from edje.records import CandidateList
 from edje.retrieval.candidates import candidate_lists
-from edje.retrieval.report import evaluate
+from edje.retrieval.report import retrieval_metrics
 from edje.retrieval.rerank import rerank
 from tests.gpu.sizes import DEVICE, ON_GPU, collection, embeddings, packed, reranker
 
@@ -30,7 +30,7 @@ def test_a_device_lists_the_candidates_of_the_cpu_and_a_ranking_of_them_is_evalu
     assert (found.candidates.cpu() == expected.candidates).float().mean() > 0.99
     kept = rerank(found, lambda direction, queries, candidates, first: 2 * first.cpu(), 1000)
     owner = torch.arange(2 * IMAGES, device=DEVICE) // 2
-    gain = evaluate({"t2i": kept}, {"t2i": owner})["t2i"]["gain"]
+    gain = retrieval_metrics({"t2i": kept}, {"t2i": owner})["t2i"]["gain"]
     assert {figure["value"] for figure in gain.values()} == {0.0}  # twice as high, in one order
 
 
@@ -45,7 +45,7 @@ def test_scores_are_those_of_tokens_in_memory_wherever_the_cells_are_kept(
     stored = packed(2 * IMAGES, IMAGES, tmp_path / "store" if place == "store" else None)
     floats = ScoringSet(stored.text, stored.visual.read(torch.arange(IMAGES)))
     (found,), (expected,) = (
-        score(Scoring(model, one, torch.float32, 64, [lists_on("cpu")]), lambda _: None)[0]
+        score(ScoringWork(model, one, torch.float32, 64, [lists_on("cpu")]), lambda _: None)[0]
         for one in (stored, floats)
     )
     torch.testing.assert_close(found.joint, expected.joint, rtol=0, atol=1e-5)
@@ -55,7 +55,7 @@ def test_scores_are_those_of_tokens_in_memory_wherever_the_cells_are_kept(
 def test_two_processes_on_one_device_give_the_scores_of_one():
     model, stored = reranker().to(DEVICE).eval(), collection(2 * IMAGES, IMAGES)
     precision = torch.bfloat16 if ON_GPU else torch.float32
-    work = Scoring(model, stored, precision, 64, [lists_on("cpu")])
+    work = ScoringWork(model, stored, precision, 64, [lists_on("cpu")])
     (alone,), _ = score(work, lambda _: None)
     (shared,), seconds = scored_in_shares(work, [torch.device(DEVICE.type, 0)] * 2, lambda _: None)
     # In bf16 a pair's last bits depend on how many are scored with it.

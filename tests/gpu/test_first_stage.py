@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from tiny import WORDS
 from world import make_siglip
 
@@ -16,7 +15,7 @@ from edje.pipeline.statistics import fix_statistics
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.similar_images import similar_images
-from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU, embeddings, reranker
+from tests.gpu.sizes import DEVICE, ON_GPU, embeddings, reranker
 
 pytestmark = pytest.mark.gpu
 IMAGES, WIDE = (20_000, 100) if ON_GPU else (60, 20)
@@ -51,11 +50,8 @@ def test_captions_are_read_on_the_device(tmp_path: Path, monkeypatch: pytest.Mon
         return encode(texts)
 
     monkeypatch.setattr(backbone, "encode_texts", watched)
-    trainer = {"accelerator": ACCELERATOR, "devices": 1}
     split = RetrievalSplit("tiny", "train", tuple(images), tuple(captions))
-    table = caption_features(
-        split, texts, backbone, tmp_path / "cache", "tiny", OmegaConf.create(trainer)
-    )
+    table = caption_features(split, texts, backbone, tmp_path / "cache", "tiny", DEVICE)
     assert places == [DEVICE.type] and backbone.model.device.type == "cpu"
     # In TF32, where it is allowed: ten bits of each product's factors.
     tolerance = 1e-2 if ON_GPU else 1e-6

@@ -5,7 +5,7 @@ import torch
 
 from edje.inference import device_cells
 from edje.inference.scorer import StoredTokenScorer
-from edje.pipeline.shares import Scoring, score
+from edje.pipeline.shares import ScoringWork, score
 from edje.records import CandidateList
 from tests.gpu.fitting import fit
 from tests.gpu.sizes import (
@@ -63,7 +63,7 @@ def test_ten_times_the_images_of_a_store_take_no_more_memory_where_they_are_not_
         lists = CandidateList(
             "t2i", candidates, torch.zeros(4, 64), torch.zeros(4, 64) > 0, torch.ones(4).long()
         )
-        work = Scoring(model, packed(4, images, folder), torch.bfloat16, 64, [lists])
+        work = ScoringWork(model, packed(4, images, folder), torch.bfloat16, 64, [lists])
         return peak_of(lambda: score(work, lambda _: None))
 
     scored(64, 0.0)  # the libraries' own memory

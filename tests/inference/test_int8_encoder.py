@@ -10,7 +10,7 @@ from edje.errors import EdjeError
 from edje.inference import int8_encoder as int8
 from edje.inference.cpu import Int8Dense, has_int8_products
 from edje.inference.scorer import StoredTokenScorer
-from edje.pipeline.shares import Scoring, score, settled
+from edje.pipeline.shares import ScoringWork, score, settled
 from tests.inference.test_scorer import all_pairs, collection, reranker_of
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="no exact products in int8 here")
@@ -108,10 +108,10 @@ def test_an_evaluation_measures_int8_once_and_says_what_it_used(monkeypatch):
     """What several processes are given is decided; they don't decide anew."""
     asked = []
     monkeypatch.setattr("edje.inference.scorer.is_worth_it", lambda *_: asked.append(1) or False)
-    work = settled(Scoring(reranker_of("bert"), collection(), torch.int8, 8, []))
+    work = settled(ScoringWork(reranker_of("bert"), collection(), torch.int8, 8, []))
     assert work.precision == torch.bfloat16 and asked == [1]
     assert settled(work) == work and score(work, lambda _: None)[0] == [] and asked == [1]
     monkeypatch.setattr("edje.inference.scorer.is_worth_it", lambda *_: asked.append(1) or True)
-    work = settled(Scoring(reranker_of("bert"), collection(), torch.int8, 8, []))
+    work = settled(ScoringWork(reranker_of("bert"), collection(), torch.int8, 8, []))
     assert score(work, lambda _: None)[0] == [] and work.precision == torch.int8
     assert asked == [1, 1]

@@ -1,15 +1,23 @@
 """Claims about which devices a run uses; the GPUs of these tests are made believe."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 from tiny import tiny_checkpoint
 
+from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.errors import EdjeError
-from edje.pipeline import mining, shares
-from edje.pipeline.devices import devices_of, make_current, moved, own_device, similarity_device
+from edje.pipeline import evaluation, mining, shares, training
+from edje.pipeline.cache import Cache
+from edje.pipeline.devices import devices_of, make_current, moved, similarity_device
 from edje.pipeline.encoding import Encoding
-from edje.tasks import benchmark, evaluate, train
+from edje.pipeline.scoring import Scoring
+from edje.pipeline.storage import Storage
+from edje.pipeline.trainer import trainer_devices
+from edje.tasks import benchmark
 
 CPU = torch.device("cpu")
 
@@ -25,7 +33,7 @@ def four_gpus(monkeypatch):
 
 
 def named(**trainer):
-    return [str(device) for device in devices_of(OmegaConf.create(trainer))]
+    return [str(device) for device in trainer_devices(trainer)]
 
 
 @pytest.mark.parametrize(
@@ -81,18 +89,17 @@ def test_each_process_of_a_shared_evaluation_takes_its_own(four_gpus, monkeypatc
         def to(self, device):
             moved.append((str(device), four_gpus[-1]))
 
-    work = shares.Scoring(Model(), None, torch.float32, 8, [])
+    work = shares.ScoringWork(Model(), None, torch.float32, 8, [])
     monkeypatch.setattr(torch, "load", lambda *arguments, **options: work)
     monkeypatch.setattr(shares, "score", lambda *arguments: ([], 1.0))
-    devices = devices_of(OmegaConf.create({"accelerator": "gpu", "devices": [1, 3]}))
+    devices = devices_of("gpu", [1, 3])
     for index in range(2):
         shares._part(index, tmp_path, devices, torch.zeros(2))
     assert moved == [("cuda:1", "cuda:1"), ("cuda:3", "cuda:3")]
 
 
 def test_stores_are_written_on_all_of_them(four_gpus):
-    trainer = OmegaConf.create({"accelerator": "auto", "devices": [1, 3]})
-    encoding = Encoding.on(trainer, None, None, 8, None)
+    encoding = Encoding.of(None, None, Storage(), devices_of("auto", [1, 3]))
     assert [str(device) for device in encoding.devices] == ["cuda:1", "cuda:3"]
 
 
@@ -128,16 +135,10 @@ def test_a_miner_takes_the_trainer_s(four_gpus, monkeypatch):
         image_of_caption = torch.arange(3)
         texts = ("a", "b", "c")
 
-    cfg = OmegaConf.create(
-        {
-            "loader": {"mined_pool": 1, "mined_margin": None},
-            "evaluation": {"_target_": "edje.pipeline.scoring.Evaluation"},
-            "trainer": {"accelerator": "gpu", "devices": [2]},
-        }
-    )
     monkeypatch.setattr(mining, "similarity_device", lambda device: torch.device("cpu"))
+    cache, loading = Cache(Path(), devices=devices_of("gpu", [2])), CachedLoading(mined_pool=1)
     with pytest.raises(Looked, match="cuda:2"):
-        mining.mine(cfg, Train(), torch.eye(3), torch.eye(3), Miner())
+        mining.mine(cache, loading, Scoring(), Train(), torch.eye(3), torch.eye(3), Miner())
 
 
 def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
@@ -147,24 +148,19 @@ def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
         class model:
             to = staticmethod(look)
 
-    class Chosen:
-        num_tokens = None
-
-    monkeypatch.setattr(evaluate, "instantiate", lambda node: Chosen())
     for name in ("check_fit", "restore_first_stage", "compressed_collection"):
-        monkeypatch.setattr(evaluate, name, lambda *arguments: "there")
-    cfg = {"data": None, "evaluation": None, "score": "joint", "store": None}
-    cfg |= {"trainer": {"accelerator": "gpu", "devices": [2, 3]}}
+        monkeypatch.setattr(evaluation, name, lambda *arguments, **options: "there")
+    cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
     with pytest.raises(Looked, match="cuda:2"):
-        evaluate.evaluate_checkpoint(OmegaConf.create(cfg), tmp_path, Checkpoint(), None)
+        evaluation.evaluated(Checkpoint(), None, None, cache, Scoring(), "joint", 0)
 
 
 def test_captions_similarities_and_sums_take_the_trainer_s(four_gpus, monkeypatch):
-    trainer = OmegaConf.create({"accelerator": "gpu", "devices": [2, 3]})
-    assert own_device(trainer) == torch.device("cuda:2")
+    cache = Cache(Path(), devices=devices_of("gpu", [2, 3]))
+    assert cache.device == torch.device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert own_device(trainer) == torch.device("cuda:3")
-    assert similarity_device(own_device(trainer)) == torch.device("cuda:3")
+    assert cache.device == torch.device("cuda:3")
+    assert similarity_device(cache.device) == torch.device("cuda:3")
     for other in ("cpu", "mps"):
         assert similarity_device(torch.device(other)) == torch.device("cpu")
 
@@ -196,12 +192,14 @@ def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
         asked.append(given[-1])
         return {"t2i.weight": 1.0}
 
-    monkeypatch.setattr(train, "fitted_sums", fitted)
-    cfg = OmegaConf.create({"score": "sum", "trainer": {"accelerator": "gpu", "devices": [2, 3]}})
-    done = train.finish(cfg, trained, None, dev, None, tmp_path)
+    monkeypatch.setattr(training, "fitted_sums", fitted)
+    (tmp_path / "checkpoints").mkdir()
+    cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
+    chosen = SimpleNamespace(score="sum", scoring=None)
+    done = training.finish(chosen, trained, None, dev, cache, tmp_path)
     assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
     assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
     for score in ("joint", "residual"):
-        cfg.score = score
-        assert train.finish(cfg, trained, None, dev, None, tmp_path).fusion == {}
+        chosen.score = score
+        assert training.finish(chosen, trained, None, dev, cache, tmp_path).fusion == {}
     assert len(asked) == 1

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import tiny_stores
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tiny import tiny_reranker
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from edje.models.edje import EDJE
 from edje.pipeline import caption_features, first_stage
 from edje.pipeline import collection as collections
 from edje.pipeline import statistics as fixed
+from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, collection_of
 from edje.pipeline.first_stage import embeddings
 from edje.pipeline.kept import kept
@@ -62,29 +62,30 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     return TokenStore.open(tiny_stores.make_store(tmp_path_factory.mktemp("store") / "raw"))
 
 
-def collected(store: TokenStore, cache: Path, backbone: Words) -> Collection:
+def collected(
+    store: TokenStore, folder: Path, backbone: Words, device: torch.device = CPU
+) -> Collection:
     captions = [
         CaptionRecord(f"{row:03d}", store.image_ids[row // 2], text)
         for row, text in enumerate(TEXTS)
     ]
     images = [ImageRecord(name, name) for name in store.image_ids]
     split = RetrievalSplit("tiny", "train", tuple(images), tuple(captions))
-    cfg = OmegaConf.create({"cache_dir": str(cache), "trainer": {"accelerator": "cpu"}})
+    place = Cache(folder, devices=(device,))
     source: Any = SimpleNamespace(name="tiny", bad_images="error")
-    return collection_of(cfg, source, split, backbone, store)  # type: ignore[arg-type]
+    return collection_of(place, source, split, backbone, store)  # type: ignore[arg-type]
 
 
 def test_captions_are_read_on_the_run_s_device_once(
     store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caption_features, "own_device", lambda trainer: torch.device("meta"))
     monkeypatch.setattr(caption_features, "TEXT_BATCH", 30)
     backbone = Words()
-    found = collected(store, tmp_path, backbone)
+    found = collected(store, tmp_path, backbone, torch.device("meta"))
     assert backbone.worked_at == ["meta"] * 4
     assert backbone.at == "cpu"  # where the caching of stores expects it
     assert torch.equal(found.text_features, Words().encode_texts(list(found.texts)))
-    collected(store, tmp_path, backbone)
+    collected(store, tmp_path, backbone, torch.device("meta"))
     assert len(backbone.worked_at) == 4
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +14,16 @@ from omegaconf import OmegaConf
 from world import make_world
 
 from edje.cli import run
+from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.data.datamodules.stored_pairs import PairDataset
 from edje.data.mixture.streamed_pairs import DecodedPairs, StreamSampler
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint
-from edje.pipeline.feed import streamed_feed
+from edje.pipeline.feed import cached_feed, streamed_feed
+from edje.pipeline.preparation import Prepared
 from edje.quiet import quiet_libraries
 from edje.records import PairBatch
-from edje.tasks.train import cached_feed
+from edje.tasks.wiring import cache_of, training_of
 from tests.data.mixture.test_pairs import write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -107,29 +110,28 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
     root, _ = world
     quiet_libraries()
     cfg = OmegaConf.load(root / "run" / "config.yaml")
-    cfg.loader.precision = "fp32"
+    cfg.loader.tower_precision = "fp32"
     cfg.data.evaluated.dev_images = 0
     backbone = instantiate(cfg.backbone)
-    words = load_checkpoint(root / "run").language_model
+    prepared = Prepared(load_checkpoint(root / "run"), None, None)
     source = instantiate(cfg.data)
-    stream = streamed_feed(cfg, source, backbone).datamodule(words, None)
+    feed = streamed_feed(
+        cache_of(cfg),
+        source,
+        backbone,
+        training_of(cfg, source),
+        prepared,
+        instantiate(cfg.loader, _partial_=True),
+    )
+    stream = feed.datamodule
     place = next(iter(StreamSampler(stream.order, 8, 1, 0, 0, 1)))
     decoded = stream.pairs[place]
     assert isinstance(decoded, DecodedPairs)
     streamed = stream.on_after_batch_transfer(decoded, 0)
 
-    cached_cfg = OmegaConf.load(root / "run" / "config.yaml")
-    cached_cfg.data = cached_cfg.data.evaluated
-    cached_cfg.data.dev_images = 0
-    cached_cfg.loader = {
-        "_target_": "edje.data.datamodules.cached_datamodule.CachedTokenDataModule",
-        "batch_size": 8,
-        "neighbours": 0,
-    }
-    folder = instantiate(cached_cfg.data)
-    cached = cached_feed(
-        cached_cfg, folder, backbone, instantiate(cached_cfg.evaluation)
-    ).datamodule(words, None)
+    folder = source.evaluated
+    chosen = replace(training_of(cfg, source), loading=CachedLoading(batch_size=8))
+    cached = cached_feed(cache_of(cfg), folder, backbone, chosen, prepared).datamodule
     split = folder.read("train")
     names = [image.image_id for image in split.images]
     owners = split.image_of_caption()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edje.pipeline.shares import Scoring, score
+from edje.pipeline.shares import ScoringWork, score
 from edje.records import CandidateList
 from tests.inference.test_scorer import collection, reranker_of
 
@@ -17,7 +17,7 @@ def test_a_part_of_the_queries_gets_the_scores_that_it_has_among_all(share):
     lists = CandidateList(
         "t2i", candidates, torch.rand(12, 5), torch.rand(12, 5) > 0.5, torch.ones(12).long()
     )
-    work = [Scoring(model, stored, torch.float32, 16, [lists], stride) for stride in (1, 2)]
+    work = [ScoringWork(model, stored, torch.float32, 16, [lists], stride) for stride in (1, 2)]
     (every,), _ = score(work[0], lambda _: None)
     (some,), _ = score(work[1], lambda _: None, share)
     queries = torch.arange(0, 12, 2)[share[0] :: share[1]]

@@ -21,7 +21,7 @@ from edje.models.edje import EDJE
 from edje.pipeline import shares
 from edje.pipeline import visual_tokens as module
 from edje.pipeline.collection import Collection
-from edje.pipeline.shares import WORK, Scoring, score
+from edje.pipeline.shares import WORK, ScoringWork, score
 from edje.pipeline.visual_tokens import available_bytes, visual_tokens
 from edje.records import CandidateList, RetrievalSplit
 from edje.tokens.codec import CodecName, make_codec
@@ -193,14 +193,14 @@ def grows_less_than(megabytes: float) -> Iterator[None]:
 IMAGES = 4000  # of which 13 MB of cells, 27 MB of tokens in float32 are read
 
 
-def work_on(model: EDJE, visual: object) -> Scoring:
+def work_on(model: EDJE, visual: object) -> ScoringWork:
     """300 images from all over, as candidates of ten captions."""
     text = tokenize(tiny_tokenizer(), tiny_captions(10))
     candidates = torch.linspace(0, len(visual) - 1, 300).long().view(10, 30)
     lists = CandidateList(
         "t2i", candidates, torch.zeros(10, 30), torch.zeros(10, 30).bool(), torch.ones(10).long()
     )
-    return Scoring(model, ScoringSet(text, visual), torch.float32, 25, [lists])
+    return ScoringWork(model, ScoringSet(text, visual), torch.float32, 25, [lists])
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tiny_stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
 from tiny_work import TinyWork
 from world import make_images, make_siglip
@@ -17,7 +15,8 @@ from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.pipeline.collection import VisionWork, raw_fingerprints
 from edje.pipeline.devices import products_in
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage
+from edje.pipeline.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 
@@ -29,10 +28,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def fill(folder: Path, work: TinyWork, devices: int = 1, **settings: Any) -> Path:
-    writing = Writing(**({"batch_size": 3, "num_workers": 0} | settings))
-    trainer = OmegaConf.create({"accelerator": "cpu", "devices": devices})
+    storage = Storage(**({"batch_size": 3, "num_workers": 0} | settings))
     codec = make_codec("fp16", NUM_TOKENS, WIDTH)
-    fill_store(folder, FINGERPRINT, codec, lambda: work, writing, trainer)
+    fill_store(folder, FINGERPRINT, codec, lambda: work, storage, [CPU] * devices)
     return folder
 
 
@@ -106,21 +104,19 @@ def test_a_run_that_joins_writes_what_the_leading_run_leaves(tmp_path: Path) -> 
 def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:
     make_store(tmp_path)
     codec = make_codec("fp16", NUM_TOKENS, WIDTH)
-    trainer = OmegaConf.create({})
-    fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Writing(), trainer)
+    fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Storage(), [CPU])
 
 
 def test_another_process_gets_no_weights_and_encodes_the_same(tmp_path: Path) -> None:
     make_images(tmp_path)
     split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
-    node = {
-        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
-        "pretrained": str(make_siglip(tmp_path / "siglip")),
-    }
-    work = VisionWork(split, instantiate(node), OmegaConf.create(node), "tf32")
+    rebuild = partial(HuggingFaceBackbone, pretrained=str(make_siglip(tmp_path / "siglip")))
+    work = VisionWork(split, rebuild(), "tf32", rebuild)
     sent = pickle.dumps(work)
     assert len(sent) < 5000
-    first, second = (one.encoder()(one.dataset()[range(3)]) for one in (work, pickle.loads(sent)))
+    first, second = (
+        one.encoder().predict_step(one.dataset()[range(3)], 0) for one in (work, pickle.loads(sent))
+    )
     assert torch.equal(first.tokens, second.tokens) and first.tokens.shape == (3, 16, 32)
     assert torch.equal(first.features, second.features)
 
@@ -130,20 +126,21 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
     split = FolderSource(name="folder", root=str(tmp_path), images="images").read("val")
     plain, other = (make_siglip(tmp_path / f"siglip{seed}", seed) for seed in (0, 1))
     identity = HuggingFaceBackbone(pretrained=str(plain)).identity()
-    stored = raw_fingerprints(split, identity, "bf16")[0]
+    stored = raw_fingerprints(split, identity, Storage())[0]
     make_store(tmp_path / "store", "bf16", fingerprint=stored)
     TokenStore.open(tmp_path / "store", stored)
-    coarse = raw_fingerprints(split, identity, "bf16", "bf16")[0]
+    coarse = raw_fingerprints(split, identity, Storage(tower_precision="bf16"))[0]
     with pytest.raises(EdjeError, match=r"tower_precision: store has .*, run asks for bf16"):
         TokenStore.open(tmp_path / "store", coarse)
-    TokenStore.open(tmp_path / "store", raw_fingerprints(split, identity, "bf16", "fp32")[0])
+    exact = raw_fingerprints(split, identity, Storage(tower_precision="fp32"))[0]
+    TokenStore.open(tmp_path / "store", exact)
     for backbone, codec, difference in (
         (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run asks"),
         (HuggingFaceBackbone(pretrained=str(plain), layer=-2), "bf16", "layer: store has last"),
         (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run asks .*24"),
         (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run asks for"),
     ):
-        asked = raw_fingerprints(split, backbone.identity(), codec)[0]
+        asked = raw_fingerprints(split, backbone.identity(), Storage(raw_codec=codec))[0]
         with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):
             TokenStore.open(tmp_path / "store", asked)
 
@@ -153,22 +150,19 @@ def test_a_tower_computes_in_bf16_when_it_is_asked_to(tmp_path: Path) -> None:
     make_images(tmp_path)
     source = FolderSource(name="folder", root=str(tmp_path), images="images")
     split = source.read("val")
-    node = {
-        "_target_": "edje.backbones.huggingface.HuggingFaceBackbone",
-        "pretrained": str(make_siglip(tmp_path / "siglip")),
-    }
-    backbone = instantiate(node)
+    backbone = HuggingFaceBackbone(pretrained=str(make_siglip(tmp_path / "siglip")))
     stores = {}
     for precision in ("fp32", "tf32", "bf16"):
-        work = VisionWork(split, backbone, OmegaConf.create(node), precision)
+        work = VisionWork(split, backbone, precision)
+        storage = Storage(raw_codec="fp16", tower_precision=precision, num_workers=0)
         stores[precision] = tmp_path / precision
         fill_store(
             stores[precision],
-            raw_fingerprints(split, backbone.identity(), "fp16", precision)[0],
+            raw_fingerprints(split, backbone.identity(), storage)[0],
             make_codec("fp16", backbone.num_tokens, backbone.token_width),
             lambda work=work: work,
-            Writing(precision=precision, num_workers=0),
-            OmegaConf.create({"accelerator": "cpu", "devices": 1}),
+            storage,
+            [CPU],
         )
     read = {key: TokenStore.open(folder).read(torch.arange(3)) for key, folder in stores.items()}
     assert torch.equal(read["fp32"], read["tf32"])

@@ -3,7 +3,7 @@ import torch
 
 from edje.records import CandidateList
 from edje.retrieval.recall_metric import RerankedRecall
-from edje.retrieval.report import candidate_columns, evaluate, query_columns
+from edje.retrieval.report import candidate_columns, query_columns, retrieval_metrics
 from edje.retrieval.rerank import RerankedList
 
 # Four captions of two images; the pool holds two of three images.
@@ -24,7 +24,7 @@ def values(results, stage):
 
 
 def test_the_report_of_four_captions_worked_by_hand():
-    results = evaluate({"t2i": RERANKED}, {"t2i": IMAGES})
+    results = retrieval_metrics({"t2i": RERANKED}, {"t2i": IMAGES})
     assert values(results, "first_stage") == [25.0, 75.0, 75.0]
     assert values(results, "reranked") == [75.0, 75.0, 75.0]
     assert values(results, "ceiling") == [75.0, 75.0, 75.0]
@@ -34,7 +34,7 @@ def test_the_report_of_four_captions_worked_by_hand():
 
 
 def test_intervals_enclose_their_values_and_k_above_the_pool_sees_the_pool():
-    results = evaluate({"t2i": RERANKED}, {"t2i": IMAGES})["t2i"]
+    results = retrieval_metrics({"t2i": RERANKED}, {"t2i": IMAGES})["t2i"]
     for stage in results.values():
         for estimate in stage.values():
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
@@ -45,7 +45,7 @@ def test_reranking_never_passes_the_ceiling():
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         joint = torch.randn(4, 2, generator=generator)
-        results = evaluate({"t2i": RerankedList(FIRST, joint, joint)}, {"t2i": IMAGES})
+        results = retrieval_metrics({"t2i": RerankedList(FIRST, joint, joint)}, {"t2i": IMAGES})
         assert values(results, "reranked")[0] <= values(results, "ceiling")[0]
 
 
@@ -75,7 +75,8 @@ def test_the_metric_agrees_with_the_report_however_the_lists_are_split():
             ),
         )
         metric.update(RerankedList(part, JOINT[rows], JOINT[rows]))
-    results, expected = metric.compute(), evaluate({"t2i": RERANKED}, {"t2i": IMAGES})["t2i"]
+    results = metric.compute()
+    expected = retrieval_metrics({"t2i": RERANKED}, {"t2i": IMAGES})["t2i"]
     for stage in ("first_stage", "reranked", "gain"):
         for k in (1, 5, 10):
             value = expected[stage][f"recall@{k}"]["value"]

@@ -24,7 +24,8 @@ from edje.config.of_published import config_of_published
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
-from edje.pipeline.trained import check_early, facts_of, load_trained, trained_file
+from edje.pipeline.trained import check_named, facts_of, load_trained, trained_file
+from edje.tasks.wiring import backbone_builder, published_of
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 from tests.backbones.tiny_models import save_siglip
@@ -205,8 +206,14 @@ def composed(root: Path, **values: object) -> OmegaConf:
     return OmegaConf.create({"name": "x", "backbone": backbone, "joint": joint, **values})
 
 
+def loaded(cfg, key: str, backbone=None):
+    """What a run of this configuration gets of a reranker that it names."""
+    built = backbone_builder(cfg) if backbone is None else lambda: backbone
+    return load_trained(cfg[key], key, built, published_of(cfg))
+
+
 def test_saved_once_bound_it_is_a_checkpoint_of_ours(own, done, lists, tmp_path) -> None:
-    checkpoint = load_trained(OmegaConf.load(done / "config.yaml"), "checkpoint")
+    checkpoint = loaded(OmegaConf.load(done / "config.yaml"), "checkpoint")
     backbone = HuggingFaceBackbone(pretrained=str(own / "vision_tower"))
     assert checkpoint.backbone == backbone.identity()
     path = tmp_path / "model.ckpt"
@@ -231,20 +238,20 @@ def test_saved_with_the_name_of_its_tower_alone_it_is_bound_when_it_is_read(
     pd.testing.assert_frame_equal(evaluated(own, path, tmp_path / "b"), lists)
     other = HuggingFaceBackbone(pretrained=str(save_siglip(tmp_path / "other", image_size=32)))
     with pytest.raises(EdjeError, match=r"num_tokens is 4 in it, 16 in the backbone"):
-        load_trained(composed(own, miner=str(path)), "miner", other)
+        loaded(composed(own, miner=str(path)), "miner", other)
 
 
 def test_what_could_be_compared_and_what_not_is_logged(own, tmp_path, caplog) -> None:
     backbone = HuggingFaceBackbone(pretrained=str(own / "vision_tower"))
     cfg = composed(own, teacher=str(own / "local.pth"))
     with caplog.at_level(logging.INFO, "edje"):
-        load_trained(cfg, "teacher", backbone)
+        loaded(cfg, "teacher", backbone)
     compared = [t for t in backbone.model.state_dict().values() if t.numel() > 1]
     floating = sum(tensor.is_floating_point() for tensor in compared)
     assert f", {floating} tensors of the towers are the same; " in caplog.messages[-1]
     cfg.teacher = str(changed(own, "local", tmp_path, without_towers))
     with caplog.at_level(logging.INFO, "edje"):
-        load_trained(cfg, "teacher", backbone)
+        loaded(cfg, "teacher", backbone)
     assert "the widths fit; nothing in it says which layer" in caplog.messages[-1]
 
 
@@ -269,7 +276,7 @@ def test_another_backbone_is_refused_before_anything_is_computed(own, tmp_path, 
 
     path = changed(own, "compressed", tmp_path, in_16_bits)
     cfg = composed(own, checkpoint=str(path))
-    assert load_trained(cfg, "checkpoint").backbone["num_tokens"] == 4
+    assert loaded(cfg, "checkpoint").backbone["num_tokens"] == 4
     others = {
         "width": (make_siglip(tmp_path / "width", width=24), "width 32, the backbone's have 24"),
         "tokens": (save_siglip(tmp_path / "tokens", 0, 32), r"position_embedding\.weight is \(4"),
@@ -278,7 +285,7 @@ def test_another_backbone_is_refused_before_anything_is_computed(own, tmp_path, 
     for other, message in others.values():
         backbone = HuggingFaceBackbone(pretrained=str(other))
         with pytest.raises(EdjeError, match=rf"another backbone's tokens.*{message}"):
-            load_trained(cfg, "checkpoint", backbone)
+            loaded(cfg, "checkpoint", backbone)
     changes = [f"backbone.pretrained={other}", f"cache_dir={tmp_path / 'cache'}"]
     with pytest.raises(EdjeError, match="another backbone's tokens"):
         evaluated(own, path, tmp_path / "a", *changes)
@@ -290,10 +297,10 @@ def test_without_its_towers_the_shapes_still_tell_a_wrong_backbone(own, tmp_path
     cfg = composed(own, teacher=str(path))
     narrow = make_siglip(tmp_path / "narrow", width=24)
     with pytest.raises(EdjeError, match=r"tokens of width 32, the backbone's have 24"):
-        load_trained(cfg, "teacher", HuggingFaceBackbone(pretrained=str(narrow)))
+        loaded(cfg, "teacher", HuggingFaceBackbone(pretrained=str(narrow)))
     many = save_siglip(tmp_path / "many", image_size=32)
     with pytest.raises(EdjeError, match=r"68 positions were made for 4 vision .*gives 16"):
-        load_trained(cfg, "teacher", HuggingFaceBackbone(pretrained=str(many)))
+        loaded(cfg, "teacher", HuggingFaceBackbone(pretrained=str(many)))
 
 
 def test_a_fitted_first_stage_is_refused(own) -> None:
@@ -312,7 +319,7 @@ def test_a_fitted_first_stage_is_refused(own) -> None:
 
     cfg = composed(own, checkpoint=str(own / "local.pth"))
     with pytest.raises(EdjeError, match=r"holds no first stage, and that of backbone=Fitted"):
-        load_trained(cfg, "checkpoint", Fitted(pretrained=str(own / "vision_tower")))
+        loaded(cfg, "checkpoint", Fitted(pretrained=str(own / "vision_tower")))
 
 
 def test_it_compresses_and_is_evaluated_from_the_compressed_store(own, lists, tmp_path) -> None:
@@ -329,8 +336,12 @@ def test_it_compresses_and_is_evaluated_from_the_compressed_store(own, lists, tm
 def test_another_process_reads_the_same_adapter(own) -> None:
     backbone = HuggingFaceBackbone(pretrained=str(own / "vision_tower"))
     cfg = composed(own, checkpoint=str(own / "compressed.pth"))
-    here = load_trained(cfg, "checkpoint", backbone).model.state_dict()
-    again = pickle.loads(pickle.dumps(trained_file(cfg, "checkpoint", facts_of(backbone))))()
+    here = loaded(cfg, "checkpoint", backbone).model.state_dict()
+    again = pickle.loads(
+        pickle.dumps(
+            trained_file(cfg.checkpoint, "checkpoint", facts_of(backbone), published_of(cfg))
+        )
+    )()
     assert all(torch.equal(tensor, here[name]) for name, tensor in again.model.state_dict().items())
 
 
@@ -373,7 +384,7 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
     logged = pd.read_csv(tmp_path / "run" / "logs" / "part_0" / "metrics.csv")
     assert logged["train/distillation"].notna().any()
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "model.ckpt")
-    published = load_trained(composed(own, initial=str(own / "compressed.pth")), "initial").model
+    published = loaded(composed(own, teacher=str(own / "compressed.pth")), "teacher").model
     for name, tensor in published.state_dict().items():
         if not name.startswith("first_stage"):  # one step of at most 1e-6, where warm-up begins
             torch.testing.assert_close(trained.model.state_dict()[name], tensor, atol=3e-6, rtol=0)
@@ -382,12 +393,11 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
 def test_a_run_with_another_backbone_refuses_it_before_anything_is_computed(own, tmp_path) -> None:
     other = save_siglip(tmp_path / "other", seed=1)
     backbone = HuggingFaceBackbone(pretrained=str(other))
-    terms = {"objective": {"distillation": {}}, "teacher": None, "initial": None, "miner": None}
-    for key in ("teacher", "initial", "miner"):
-        cfg = composed(own, **terms | {key: str(own / "local.pth")})
+    for key in ("teacher", "start.path", "miner"):
+        named = {"nothing": None, key: str(own / "local.pth")}
         with pytest.raises(EdjeError, match=rf"{key}=.*local\.pth: it was trained on another"):
-            check_early(cfg, backbone)
-        check_early(cfg, HuggingFaceBackbone(pretrained=str(own / "vision_tower")))
+            check_named(named, backbone)
+        check_named(named, HuggingFaceBackbone(pretrained=str(own / "vision_tower")))
     changes = [f"initial={own / 'local.pth'}", f"backbone.pretrained={other}"]
     with pytest.raises(EdjeError, match="it was trained on another backbone"):
         run(training(own, tmp_path / "run", *changes, f"cache_dir={tmp_path / 'cache'}"))
@@ -404,10 +414,10 @@ def test_what_it_has_not_got_cannot_be_asked_of_it(own, tmp_path) -> None:
         config_of_published(cfg, [])
     cfg.joint = {"pretrained": "nowhere"}
     with pytest.raises(EdjeError, match="language_model=nowhere: no configuration and tokenizer"):
-        load_trained(cfg, "checkpoint")
+        loaded(cfg, "checkpoint")
     cfg.joint = {"tokenizer": "nowhere"}
     with pytest.raises(EdjeError, match="holds no tokenizer, and joint has no pretrained"):
-        load_trained(cfg, "checkpoint")
+        loaded(cfg, "checkpoint")
     with pytest.raises(EdjeError, match="adapter=local: the checkpoint"):
         evaluated(own, own / "compressed.pth", tmp_path / "a", "adapter=local")
 

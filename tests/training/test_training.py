@@ -28,7 +28,11 @@ from tiny import (
 )
 from torch.nn import functional as F
 
-from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, NeighbourhoodSampler
+from edje.data.datamodules.cached_datamodule import (
+    CachedLoading,
+    CachedTokenDataModule,
+    NeighbourhoodSampler,
+)
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
@@ -128,9 +132,8 @@ def fit(
     trained = module(steps, **choices)
     if backend:
         compile_layers(trained.model, backend)
-    data = CachedTokenDataModule(
-        training_set(), None, 5, batch_size=batch_size, num_workers=workers, neighbours=0
-    )
+    loading = CachedLoading(batch_size=batch_size, num_workers=workers)
+    data = CachedTokenDataModule(training_set(), None, 5, loading)
     trainer = L.Trainer(
         max_steps=steps,
         accelerator="cpu",

@@ -104,16 +104,10 @@ class ResumableLoader(DataLoader):
         """Nothing to restore."""
 
 
-class CachedTokenDataModule(L.LightningDataModule):
-    """Serves pair batches from a token store for training.
-
-    The whole run is one pass of Lightning's loop, `trainer.max_steps` long; epochs over the data
-    are counted by the sampler.
+class CachedLoading:
+    """How pair batches are made of a token store.
 
     Args:
-        training: the pairs.
-        mined: similar images of each image (needed where `neighbours` > 0).
-        seed: seeds the order.
         batch_size: pairs per optimiser micro-step and rank.
         num_workers: processes of each rank that read the store; 0 reads in the training process.
             null is none on a CPU, whose cores the training needs, and up to 4 on an accelerator,
@@ -127,9 +121,6 @@ class CachedTokenDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        training: TrainingSet,
-        mined: Int[Tensor, "images similar"] | None,
-        seed: int,
         *,
         batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt | None = None,
@@ -137,7 +128,38 @@ class CachedTokenDataModule(L.LightningDataModule):
         mined_pool: PositiveInt = 10,
         mined_margin: float | None = None,
     ):
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.neighbours = neighbours
+        self.mined_pool = mined_pool
+        self.mined_margin = mined_margin
+
+
+class CachedTokenDataModule(L.LightningDataModule):
+    """Serves pair batches from a token store for training.
+
+    The whole run is one pass of Lightning's loop, `trainer.max_steps` long; epochs over the data
+    are counted by the sampler.
+
+    Args:
+        training: the pairs.
+        mined: similar images of each image (needed where there are neighbours to draw).
+        seed: seeds the order.
+        loading: how the batches are made.
+
+    Raises:
+        EdjeError: batch, neighbours and training set don't fit each other.
+    """
+
+    def __init__(
+        self,
+        training: TrainingSet,
+        mined: Int[Tensor, "images similar"] | None,
+        seed: int,
+        loading: CachedLoading,
+    ):
         super().__init__()
+        batch_size, neighbours = loading.batch_size, loading.neighbours
         if batch_size % (neighbours + 1):
             raise EdjeError(
                 f"loader.batch_size={batch_size} is not a multiple of loader.neighbours + 1 = "
@@ -158,11 +180,8 @@ class CachedTokenDataModule(L.LightningDataModule):
         self.training = training
         self.mined = mined
         self.seed = seed
+        self.loading = loading
         self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.neighbours = neighbours
-        self.mined_pool = mined_pool
-        self.mined_margin = mined_margin
 
     def train_dataloader(self) -> ResumableLoader:
         """The batches that are left of the run."""
@@ -173,7 +192,7 @@ class CachedTokenDataModule(L.LightningDataModule):
             self.training.image_of_caption,
             self.mined,
             self.batch_size,
-            self.neighbours,
+            self.loading.neighbours,
             trainer.max_steps * accumulate,
             trainer.global_step * accumulate,
             self.seed,
@@ -191,8 +210,8 @@ class CachedTokenDataModule(L.LightningDataModule):
 
     def _workers(self, trainer: L.Trainer) -> int:
         """As many as were asked for, or as this machine can have."""
-        if self.num_workers is not None:
-            return self.num_workers
+        if self.loading.num_workers is not None:
+            return self.loading.num_workers
         if trainer.strategy.root_device.type == "cpu":
             return 0
         training, ranks = self.training, trainer.world_size  # all on this machine

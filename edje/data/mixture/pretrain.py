@@ -144,6 +144,11 @@ class PretrainSource:
         return frozenset(_true_place(image.path) for split in splits for image in split.images)
 
 
+def trained_on(source: Source) -> str:
+    """What a run on a source is trained on, by name."""
+    return source.trained_on if isinstance(source, PretrainSource) else source.name
+
+
 def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
     """The splits of a source's cached set that are not trained on; none where it isn't there."""
     key = f"data.sources.{name}.held_back"

@@ -12,7 +12,7 @@ from tiny_stores import IDS, make_store
 from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from edje.data.datamodules.cached_datamodule import CachedTokenDataModule
+from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.data.datamodules.stored_pairs import PairDataset, StoredPairs, TrainingSet
 from edje.language_model import tokenize
 from edje.records import PairBatch
@@ -53,7 +53,7 @@ def tensors(record: Any) -> dict[str, Tensor]:
 
 def datamodule(training: TrainingSet, device: str = "cpu", ranks: int = 1, **choices: Any) -> Any:
     """With a trainer that is on this device."""
-    data = CachedTokenDataModule(training, None, 5, batch_size=BATCH, **choices)
+    data = CachedTokenDataModule(training, None, 5, CachedLoading(batch_size=BATCH, **choices))
     data.trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device(device)),
         accumulate_grad_batches=1, max_steps=9, global_step=0, global_rank=0, world_size=ranks,

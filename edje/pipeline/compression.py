@@ -1,0 +1,205 @@
+"""The compressed tier: a trained adapter's tokens of every image, made from the raw tier."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from edje.backbones.pretrained import weights_digest
+from edje.backbones.protocol import Backbone, ImageEncoding
+from edje.data.datamodules.shard_datamodule import ShardBatch
+from edje.data.sources.source import Source
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens
+from edje.models.edje import EDJE
+from edje.pipeline.cache import Cache
+from edje.pipeline.collection import Collection, collection_of, is_compressed, raw_fingerprints
+from edje.pipeline.encoding import Encoder
+from edje.pipeline.finding import find_store, open_store
+from edje.pipeline.scoring import visual_shape
+from edje.pipeline.storage import TowerPrecision
+from edje.pipeline.writing import fill_store, wait_until_written
+from edje.records import RetrievalSplit
+from edje.tokens.codec import CodecName, make_codec
+from edje.tokens.fingerprint import Fingerprint, store_folder
+from edje.tokens.manifest import STORE_FILE
+from edje.tokens.store import REBUILD, TokenStore
+
+log = logging.getLogger(__name__)
+
+
+def compress(
+    cache: Cache,
+    source: Source,
+    checkpoint: Checkpoint,
+    *,
+    store: str | Path | None = None,
+    load: Callable[[], Checkpoint] | None = None,
+    num_tokens: int | None = None,
+) -> TokenStore:
+    """Fill the compressed tier of the source's evaluated split; no vision tower is run.
+
+    `store` is a raw store to be read in place of the cache's own. `num_tokens` is how many of an
+    adapter's nested tokens the checkpoint is set to, if not all. With several devices each process
+    reads the checkpoint by `load`, a function that can be pickled, or without it is sent it.
+
+    Raises:
+        EdjeError: there is no raw store of the checkpoint's backbone and these images, or the
+            compressed one can't be written or is being written.
+    """
+    split, codec = source.read(source.split), cache.storage.compressed_codec
+    expected = raw_fingerprints(split, checkpoint.backbone, cache.storage)
+    raw_folder, _ = find_store(cache.folder, source.name, source.split, "raw", expected)
+    if store is None:
+        wait_until_written(raw_folder)
+    raw = open_store(store or raw_folder, expected)
+    fingerprint = compressed_fingerprint(checkpoint, raw.manifest.fingerprint, codec)
+    target = store_folder(cache.folder, source.name, source.split, "compressed", fingerprint)
+    fill_store(
+        target,
+        fingerprint,
+        make_codec(codec, *visual_shape(checkpoint)),
+        lambda: _CompressionWork(checkpoint, raw, load, num_tokens),
+        cache.storage,
+        cache.devices,
+        wait=False,
+    )
+    return TokenStore.open(target, fingerprint)
+
+
+class _CompressionWork:
+    """A checkpoint's adapter over a raw store. Another process loads the checkpoint by `load`."""
+
+    description = "compress"
+    precision: TowerPrecision = "fp32"  # as where raw tokens are compressed to be scored at once
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        raw: TokenStore,
+        load: Callable[[], Checkpoint] | None,
+        num_tokens: int | None,
+    ):
+        self.image_ids = raw.image_ids
+        self.feature_width = raw.manifest.feature_width
+        self._load = load
+        self._num_tokens = num_tokens
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._raw = raw
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self._load is None else self.__dict__ | {"_checkpoint": None}
+
+    def encoder(self) -> Encoder:
+        """From stored raw tokens to the adapter's."""
+        if self._checkpoint is None:
+            assert self._load is not None  # else it was pickled
+            self._checkpoint = self._load()
+            if self._num_tokens is not None:
+                keep_first_tokens(self._checkpoint, self._num_tokens)
+        return _Adapter(self._checkpoint.model, self._raw)
+
+    def dataset(self) -> "_RawRows":
+        """From rows to stored raw tokens."""
+        return _RawRows(self._raw)
+
+
+class _Adapter(Encoder):
+    def __init__(self, model: EDJE, raw: TokenStore):
+        super().__init__()
+        self.model = model
+        self.codec = raw.manifest.make_codec()
+        self.features = raw.features()
+
+    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
+        raw = self.codec.decode(batch.inputs, device=batch.inputs.device)
+        features = self.features[batch.rows.start : batch.rows.stop]
+        return ImageEncoding(self.model.compress(raw).float(), features)
+
+
+class _RawRows(Dataset[ShardBatch]):
+    def __init__(self, raw: TokenStore):
+        self.raw = raw
+
+    def __getitem__(self, rows: range) -> ShardBatch:
+        cells = self.raw.read_cells(np.arange(rows.start, rows.stop))
+        return ShardBatch(rows, torch.from_numpy(cells))
+
+
+def compressed_fingerprints(
+    cache: Cache, checkpoint: Checkpoint, split: RetrievalSplit
+) -> tuple[Fingerprint, ...]:
+    """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
+    raw = raw_fingerprints(split, checkpoint.backbone, cache.storage)
+    codec = cache.storage.compressed_codec
+    return tuple(compressed_fingerprint(checkpoint, one, codec) for one in raw)
+
+
+def compressed_fingerprint(
+    checkpoint: Checkpoint, raw: Fingerprint, codec: CodecName
+) -> Fingerprint:
+    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format."""
+    num_tokens, width = visual_shape(checkpoint)
+    return Fingerprint(
+        {
+            **raw.fields,
+            "raw_codec": raw.fields["codec"],
+            "codec": codec,
+            "adapter": checkpoint.adapter.target,
+            "adapter_choices": json.dumps(dict(checkpoint.adapter.choices), sort_keys=True),
+            "adapter_weights": weights_digest(checkpoint.model.adapter),
+            "visual_tokens": num_tokens,
+            "visual_width": width,
+        }
+    )
+
+
+def stored_tokens(
+    cache: Cache,
+    source: Source,
+    split_name: str,
+    checkpoint: Checkpoint,
+    *,
+    store: str | Path | None = None,
+    rebuild: str = REBUILD,
+) -> TokenStore | None:
+    """The compressed tier of a split, if there is one: in the cache, or the given store.
+
+    `rebuild` is the command that a message names.
+
+    Raises:
+        EdjeError: the given store is of another adapter, codec, backbone or other images.
+    """
+    split = source.read(split_name)
+    fingerprints = compressed_fingerprints(cache, checkpoint, split)
+    if store is None:
+        folder, _ = find_store(cache.folder, source.name, split_name, "compressed", fingerprints)
+        return open_store(folder, fingerprints) if (folder / STORE_FILE).is_file() else None
+    if not is_compressed(TokenStore.open(store)):
+        return None
+    return open_store(store, fingerprints, rebuild=rebuild)
+
+
+def compressed_collection(
+    cache: Cache,
+    source: Source,
+    backbone: Backbone,
+    checkpoint: Checkpoint,
+    *,
+    store: str | Path | None = None,
+    rebuild: str = REBUILD,
+) -> Collection | None:
+    """The evaluated split with the checkpoint's compressed tokens; None where only raw ones are.
+
+    Raises:
+        EdjeError: as `stored_tokens`.
+    """
+    found = stored_tokens(cache, source, source.split, checkpoint, store=store, rebuild=rebuild)
+    if found is None:
+        return None
+    log.info("reading the compressed tokens of %s", found.folder)
+    return collection_of(cache, source, source.read(source.split), backbone, found)

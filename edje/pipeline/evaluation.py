@@ -1,0 +1,233 @@
+"""Evaluation: first-stage candidates, reranked, as recall with intervals."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from edje.backbones.protocol import Backbone
+from edje.data.datamodules.cached_datamodule import caption_keys
+from edje.data.sources.source import Source, split_digest
+from edje.errors import EdjeError
+from edje.identity import canonical_identity
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.reranker import Reranker
+from edje.pipeline.cache import Cache
+from edje.pipeline.collection import Collection, cached_collection
+from edje.pipeline.compression import compressed_collection
+from edje.pipeline.devices import make_current
+from edje.pipeline.first_stage import restore_first_stage
+from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
+from edje.pipeline.preparation import Score
+from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
+from edje.records import Direction
+from edje.retrieval.report import retrieval_metrics
+from edje.retrieval.rerank import RerankedList
+from edje.tokens.store import REBUILD
+
+log = logging.getLogger(__name__)
+MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation gives: the content of metrics.json, every score, and what was scored."""
+
+    metrics: dict[str, Any]
+    reranked: dict[Direction, RerankedList]
+    collection: Collection
+
+
+def evaluate(
+    checkpoint: Checkpoint | Reranker | str | Path,
+    source: Source,
+    *,
+    backbone: Backbone | None = None,
+    cache: Cache | None = None,
+    scoring: Scoring | None = None,
+    score: Score | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+) -> dict[str, Any]:
+    """Rerank a source's evaluated split: recall with intervals, the content of metrics.json.
+
+    What isn't cached is encoded.
+
+    Args:
+        checkpoint: a trained reranker, or the run folder or .ckpt of one.
+        source: whose `split` is evaluated.
+        backbone: the one that it was trained with; by default built as its run's configuration
+            says.
+        cache: where stores lie; by default the folder `cache`.
+        scoring: candidates, number format and the like.
+        score: joint, residual or sum; by default residual where it was trained so, else joint.
+        seed: of the intervals' resampling.
+        store: a token store, by folder or URL, to read instead of the cache's.
+
+    Raises:
+        EdjeError: data, store, backbone or checkpoint don't fit each other, or the score asked for.
+    """
+    if isinstance(checkpoint, Reranker):
+        checkpoint = checkpoint.checkpoint
+    elif not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(Path(checkpoint))
+    if backbone is None:
+        backbone = backbone_of(checkpoint)
+    if score is None:
+        score = "joint" if checkpoint.model.residual is None else "residual"
+    return evaluated(
+        checkpoint,
+        source,
+        backbone,
+        Cache(Path("cache")) if cache is None else cache,
+        Scoring() if scoring is None else scoring,
+        score,
+        seed,
+        store=store,
+    ).metrics
+
+
+def backbone_of(checkpoint: Checkpoint) -> Backbone:
+    """The backbone that a checkpoint's run was configured with.
+
+    Raises:
+        EdjeError: it carries no configuration of one, or that can't be built here.
+    """
+    from edje.backbones.loading import load_backbone
+
+    node = (yaml.safe_load(checkpoint.config) or {}).get("backbone")
+    if node is None:
+        raise EdjeError(
+            "evaluate: the checkpoint doesn't say how its backbone is built. Pass backbone, such "
+            'as edje.load_backbone("siglip2_l16_384").'
+        )
+    return load_backbone(node)
+
+
+def evaluated(
+    checkpoint: Checkpoint,
+    source: Source,
+    backbone: Backbone,
+    cache: Cache,
+    scoring: Scoring,
+    score: Score,
+    seed: int,
+    *,
+    store: str | Path | None = None,
+    rebuild: Callable[[], Backbone] | None = None,
+    rebuild_command: str = REBUILD,
+) -> Evaluated:
+    """Rerank a source's evaluated split, with every score.
+
+    `rebuild` as in `cached_collection`; `rebuild_command` is what a message about a compressed
+    store names.
+
+    Raises:
+        EdjeError: data, store, backbone or checkpoint don't fit each other, or the score asked for.
+    """
+    if scoring.num_tokens is not None:
+        keep_first_tokens(checkpoint, scoring.num_tokens)
+    check_fit(checkpoint, backbone, score)
+    dev = None
+    if score == "sum" and not checkpoint.fusion:
+        dev = dev_to_fit_on(cache, source, backbone, checkpoint, scoring)
+    restore_first_stage(backbone, checkpoint.first_stage)
+    collection = compressed_collection(
+        cache, source, backbone, checkpoint, store=store, rebuild=rebuild_command
+    ) or cached_collection(cache, source, backbone, source.split, store=store, rebuild=rebuild)
+    devices, codec_name = cache.devices, cache.storage.compressed_codec
+    checkpoint.model.to(make_current(devices[0]))
+    reranked, codec, pairs_per_second, precision = rerank_collection(
+        checkpoint, backbone, collection, scoring, codec_name, devices=devices
+    )
+    if dev is not None:
+        honest = scoring.unshuffled()  # as at the end of a training run
+        sums = fitted_sums(checkpoint, backbone, dev, honest, codec_name, devices)
+        checkpoint = replace(checkpoint, fusion=sums)
+    if score == "sum":
+        reranked = {
+            direction: fusion_of(checkpoint, direction)(lists)
+            for direction, lists in reranked.items()
+        }
+    metrics = retrieval_metrics(
+        reranked,
+        image_of_query(collection),
+        kinds={"i2t": caption_keys(collection.texts)},
+        seed=seed,
+    )
+    metrics |= {
+        "dataset": source.name,
+        "split": source.split,
+        "split_digest": split_digest(collection.split),
+        "seed": seed,
+        "score": score,
+        "label": checkpoint.label,
+        "shuffled_tokens": scoring.shuffle_tokens,
+        "num_images": len(collection.split.images),
+        "num_captions": len(collection.split.captions),
+        "num_skipped_images": len(collection.split.skipped),
+        "storage_bytes_per_image": codec.cell_bytes,
+        "scored_pairs_per_second": pairs_per_second,
+        "device": devices[0].type,
+        "dtype": str(precision).removeprefix("torch."),
+    }
+    warn_of_ties(metrics["share_of_ties"])
+    return Evaluated(metrics, reranked, collection)
+
+
+def warn_of_ties(shares: Mapping[str, float]) -> None:
+    """Log the directions in which more candidates tie than a number format should make."""
+    for direction, share in shares.items():
+        if share > MOST_TIES:
+            log.warning(
+                "%s: %.2f%% of the candidates tie with another of their list, expected at most "
+                "%.1f%%. Try a finer scoring.precision; if that doesn't help, the model gives "
+                "everything the same score.",
+                direction,
+                100 * share,
+                100 * MOST_TIES,
+            )
+
+
+def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
+    """Refuse a checkpoint whose backbone or score is another than what is asked for.
+
+    Raises:
+        EdjeError: naming what differs.
+    """
+    given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
+    trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}
+    differing = [
+        f"{key}: trained on {trained.get(key)}, given {given.get(key)}"
+        for key in sorted(given.keys() | trained.keys())
+        if given.get(key) != trained.get(key)
+    ]
+    if differing:
+        raise EdjeError(
+            f"the checkpoint was trained on another backbone's tokens ({'; '.join(differing)}). "
+            "Evaluate with the backbone of its run."
+        )
+    residual = checkpoint.model.residual is not None
+    if residual and score == "joint":
+        raise EdjeError(
+            "score=joint: the checkpoint was trained with score=residual and can't score without "
+            "the first-stage score. Use score=residual or score=sum."
+        )
+    if score == "residual" and not residual:
+        raise EdjeError(
+            "score=residual: the checkpoint was trained without a residual of the first-stage "
+            "score. Use score=joint or score=sum, or train with score=residual."
+        )
+
+
+def image_of_query(collection: Collection) -> dict[Direction, Tensor]:
+    """Image row of every query, by which intervals are resampled."""
+    return {
+        "t2i": collection.image_of_caption,
+        "i2t": torch.arange(len(collection.split.images)),
+    }

@@ -1,0 +1,166 @@
+"""What a training needs but data: its choices, and the rerankers that are made and read first."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import Logger
+
+from edje.backbones.protocol import Backbone
+from edje.data.datamodules.cached_datamodule import CachedLoading
+from edje.data.mixture.pretrain import trained_on
+from edje.data.sources.source import Source
+from edje.errors import EdjeError
+from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
+from edje.language_model import LanguageModel
+from edje.objectives.negatives import HardNegatives
+from edje.objectives.outputs import Objective
+from edje.pipeline.scoring import Scoring
+from edje.pipeline.start import FreshStart, Start
+from edje.pipeline.trained import Published, check_named, facts_of, load_trained
+from edje.pipeline.trainer import check_trainer, trainer_devices
+from edje.training.compilation import compile_layers
+from edje.training.gradient_checkpointing import checkpoint_layers
+from edje.training.optimisation import Optimisation
+
+log = logging.getLogger(__name__)
+Score = Literal["joint", "residual", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a reranker is made and trained.
+
+    Args:
+        language_model: builds the joint encoder's; its fresh weights are a function of the seed.
+        adapter: which adapter, and its choices.
+        objectives: the terms of the loss by name.
+        negatives: the miner of hard negatives inside a batch.
+        optimisation: the optimiser and its schedule.
+        trainer: arguments of lightning.Trainer; `max_steps` is needed. Refused are those that a
+            run can't follow.
+        loading: how batches are made of a token store.
+        scoring: how dev is scored while training.
+        score: joint; residual adds the first-stage score to the match logit; sum fits a weight of
+            both on dev.
+        start: what the weights start from.
+        teacher: names a reranker to distil from.
+        miner: names a reranker whose hardest images are the neighbours that batches draw.
+        seed: of weights, order, masks and dropout.
+        checkpoint_every: optimiser steps between two checkpoints to resume from.
+        compile_training: a backend of torch.compile.
+        gradient_checkpointing: layers are run again in the backward pass.
+        logger: makes Lightning's logger, given save_dir, name and version.
+        config: YAML that the checkpoint carries.
+        published: what is to be known where a published checkpoint is named.
+    """
+
+    language_model: Callable[[], LanguageModel]
+    adapter: AdapterSpecification
+    objectives: Mapping[str, Objective]
+    optimisation: Optimisation
+    trainer: Mapping[str, Any]
+    negatives: HardNegatives
+    loading: CachedLoading = field(default_factory=CachedLoading)
+    scoring: Scoring = field(default_factory=Scoring)
+    score: Score = "joint"
+    start: Start = field(default_factory=FreshStart)
+    teacher: str | None = None
+    miner: str | None = None
+    seed: int = 0
+    checkpoint_every: int = 200
+    compile_training: str | None = None
+    gradient_checkpointing: bool = False
+    logger: Callable[..., Logger] | None = None
+    config: str = "{}"
+    published: Published = field(default_factory=Published)
+
+    @property
+    def distils(self) -> bool:
+        """Whether an objective asks for a teacher."""
+        return any("teacher" in term.needs for term in self.objectives.values())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A new reranker, and the trained ones that it learns from."""
+
+    checkpoint: Checkpoint
+    teacher: Checkpoint | None
+    miner: Checkpoint | None
+
+
+def prepare(training: Training, backbone: Backbone, source: Source) -> Prepared:
+    """Make the reranker, and read those that are named: whatever can be refused is refused here.
+
+    Raises:
+        EdjeError: options, checkpoints, backbone or this machine don't fit each other.
+    """
+    check_trainer(training.trainer)
+    if training.miner is not None and not training.loading.neighbours:
+        raise EdjeError(
+            f"miner={training.miner}: loader.neighbours=0 draws none of the images it would mine. "
+            "Use loader=neighbours, or leave miner out."
+        )
+    named = {"start.path": training.start.path, "miner": training.miner}
+    if training.distils:
+        named["teacher"] = training.teacher
+    check_named(named, backbone)
+    torch.manual_seed(training.seed)  # fresh weights are a function of the seed
+    new = new_checkpoint(training, backbone, trained_on(source))
+    training.start.load(new, backbone, training.published)
+    if training.gradient_checkpointing:
+        checkpoint_layers(new.model)
+    if training.compile_training is not None:
+        device = trainer_devices(training.trainer)[0]
+        compile_layers(new.model, training.compile_training, device)
+    teacher, miner = frozen_teacher(training, new, backbone), None
+    if training.miner is not None:
+        miner = load_trained(training.miner, "miner", lambda: backbone, training.published)
+    return Prepared(new, teacher, miner)
+
+
+def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:
+    """A reranker with fresh weights, and all that its checkpoints will carry."""
+    facts = facts_of(backbone)
+    language_model = training.language_model()
+    return Checkpoint(
+        model=build_reranker(training.adapter, facts, language_model, training.score == "residual"),
+        language_model=language_model,
+        facts=facts,
+        adapter=training.adapter,
+        config=training.config,
+        backbone=backbone.identity(),
+        label=f"{dataset} train",
+        first_stage={},
+        fusion={},
+    )
+
+
+def frozen_teacher(
+    training: Training, student: Checkpoint, backbone: Backbone
+) -> Checkpoint | None:
+    """The teacher to distil from; None where no objective asks for one.
+
+    Raises:
+        EdjeError: distillation without a teacher, or a teacher of other tokens or words.
+    """
+    if not training.distils:
+        return None
+    if training.teacher is None:
+        raise EdjeError(
+            "objective.distillation needs teacher=<run folder or .ckpt of a trained reranker>. "
+            "Give one, or leave distillation out: objective=[matching,masked_language,…]."
+        )
+    teacher = load_trained(training.teacher, "teacher", lambda: backbone, training.published)
+    words = [one.language_model.tokenizer.get_vocab() for one in (teacher, student)]
+    if words[0] != words[1]:
+        raise EdjeError(
+            f"teacher={training.teacher}: its tokenizer differs from joint's, so it can't read "
+            "this run's captions. Use a language model with the same tokenizer."
+        )
+    if teacher.model.residual is not None:
+        log.info("the teacher adds the first-stage score to its logits")
+    return teacher

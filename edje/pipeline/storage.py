@@ -1,0 +1,43 @@
+"""How token stores are written: number formats, batches, processes."""
+
+from typing import Literal
+
+from edje.ranges import NonNegativeInt, PositiveInt
+from edje.tokens.codec import CodecName
+
+TowerPrecision = Literal["fp32", "tf32", "bf16"]
+
+
+class Storage:
+    """How token stores are written.
+
+    Args:
+        raw_codec: number format of the backbone's tokens.
+        compressed_codec: number format of an adapter's tokens, those that are scored.
+        batch_size: images encoded at once. Batches don't cross shards; another size may change
+            the last bits of the tokens.
+        num_workers: processes per device that read and decode images; null is one per core, up
+            to 16, on an accelerator, and 1 on a CPU, whose cores the tower needs.
+        join: help a run on another machine that writes the same store into a shared folder.
+        tower_precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more
+            than a bf16 cell's 8, and is float32 elsewhere; fp32 is float32 everywhere; bf16 is
+            autocast, about twice as fast again on a GPU, and its stores are others than those of
+            tf32.
+    """
+
+    def __init__(
+        self,
+        *,
+        raw_codec: CodecName = "bf16",
+        compressed_codec: CodecName = "bf16",
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt | None = None,
+        join: bool = False,
+        tower_precision: TowerPrecision = "tf32",
+    ):
+        self.raw_codec: CodecName = raw_codec
+        self.compressed_codec: CodecName = compressed_codec
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.join = join
+        self.tower_precision: TowerPrecision = tower_precision

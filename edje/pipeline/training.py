@@ -1,0 +1,200 @@
+"""Training a prepared reranker on its feed, into a folder of checkpoints."""
+
+import gc
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from edje.backbones.protocol import Backbone
+from edje.inference.checkpoint import (
+    Checkpoint,
+    checkpoint_fields,
+    load_checkpoint,
+    save_checkpoint,
+)
+from edje.parallel.launch import other_ranks
+from edje.pipeline.cache import Cache
+from edje.pipeline.collection import Collection
+from edje.pipeline.devices import make_current, similarity_device
+from edje.pipeline.feed import Feed
+from edje.pipeline.first_stage import first_stage_lists, first_stage_state
+from edje.pipeline.fitted_sum import fitted_sums
+from edje.pipeline.preparation import Prepared, Training
+from edje.pipeline.scoring import Scoring, rerank_collection
+from edje.pipeline.statistics import fix_statistics
+from edje.pipeline.trainer import make_trainer, run_logger
+from edje.records import CandidateList
+from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.tokens.codec import CodecName
+from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.data_wait import DataWait
+from edje.training.reranker_module import RerankerModule
+
+DEV_STRIDE = 3  # while training, dev is scored on every third caption
+DEV_FIGURE = "dev/t2i_recall@1"
+SHOWN = ("train/accuracy", "train/loss", DEV_FIGURE)  # beside the bar
+
+
+def train_reranker(
+    training: Training,
+    prepared: Prepared,
+    feed: Feed,
+    backbone: Backbone,
+    cache: Cache,
+    folder: Path,
+) -> Checkpoint | None:
+    """Train, or continue what checkpoints/last.ckpt of the folder holds; the last step is kept.
+
+    Returns the reranker as it is after the last step, for `finish`; on several devices rank 0 does
+    so, the other ranks get None.
+
+    Raises:
+        EdjeError: another rank failed, or nothing can be written.
+        TrainingInterrupted: a signal ended the training; the last step is kept.
+    """
+    new = replace(prepared.checkpoint, first_stage=first_stage_state(backbone))
+    last = last_checkpoint(folder)
+    fit_start(training, new, feed, cache, resumed=last is not None)
+    module = RerankerModule(
+        new.model,
+        training.objectives,
+        training.negatives,
+        training.optimisation,
+        new.language_model.tokenizer.mask_token_id,
+        steps_per_epoch(feed, training.trainer),
+        checkpoint_fields(new),
+        None if prepared.teacher is None else prepared.teacher.model,
+        training.seed,
+    )
+    callbacks = callbacks_of(training, new, feed, backbone, cache, folder / "checkpoints")
+    logger = run_logger(training.logger, folder)
+    trainer = make_trainer(training.trainer, folder, logger, callbacks)
+    with other_ranks(trainer, folder):
+        trainer.fit(module, feed.datamodule, ckpt_path=last, weights_only=True)
+    return new if trainer.is_global_zero else None
+
+
+def fit_start(
+    training: Training, new: Checkpoint, feed: Feed, cache: Cache, *, resumed: bool
+) -> None:
+    """What a reranker takes from its training set before the first step.
+
+    Where a training is resumed, the weights come from its last checkpoint.
+    """
+    if feed.first_stage is not None:
+        assert feed.known is not None
+        split = feed.known.split
+        at = cache.split_folder(split.dataset, split.name)
+        fix_statistics(new.model, *feed.first_stage, at, similarity_device(cache.device))
+    if feed.train is not None and not resumed:
+        training.start.fit(new, feed.train, training.seed, cache.device)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """What a training in this folder goes on from; None where it starts."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def steps_per_epoch(feed: Feed, trainer: Mapping[str, Any]) -> int:
+    """Optimiser steps that one rank alone needs for a pass over the training set."""
+    micro_batches = trainer.get("accumulate_grad_batches", 1)
+    return max(feed.num_pairs // feed.datamodule.batch_size // micro_batches, 1)
+
+
+def callbacks_of(
+    training: Training,
+    new: Checkpoint,
+    feed: Feed,
+    backbone: Backbone,
+    cache: Cache,
+    checkpoints: Path,
+) -> list[L.Callback]:
+    """Checkpoints to resume from, the bar, the log of waiting, and where it is asked for dev."""
+    command = f"python run.py resume={checkpoints.parent}"
+    callbacks: list[L.Callback] = [
+        ResumableCheckpoint(checkpoints, training.checkpoint_every, command),
+        *progress(training.trainer),
+        DataWait(),
+    ]
+    if feed.dev is not None and training.scoring.dev_every:
+        codec, best = cache.storage.compressed_codec, checkpoints / "best.ckpt"
+        scored = development_score(new, backbone, feed.dev, training.scoring, codec, best)
+        callbacks.insert(0, scored)
+    return callbacks
+
+
+def progress(trainer: Mapping[str, Any]) -> list[L.Callback]:
+    """The bar of a training, unless the trainer is told to show none."""
+    return [] if trainer.get("enable_progress_bar") is False else [StepProgress(SHOWN)]
+
+
+def development_score(
+    current: Checkpoint,
+    backbone: Backbone,
+    dev: Collection,
+    scoring: Scoring,
+    codec: CodecName,
+    path: Path,
+) -> DevelopmentScore:
+    """A callback that keeps the weights of best t2i recall@1 on dev."""
+
+    @cache
+    def first() -> list[CandidateList]:  # they are the same each time
+        device = similarity_device(next(current.model.parameters()).device)
+        return first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
+
+    def score() -> float:
+        reranked, *_ = rerank_collection(
+            current,
+            backbone,
+            dev,
+            scoring,
+            codec,
+            directions=("t2i",),
+            first=first(),
+            stride=DEV_STRIDE,
+        )
+        lists = reranked["t2i"]
+        return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
+
+    def keep() -> None:
+        save_checkpoint(current, path)
+
+    return DevelopmentScore(score, keep, scoring.dev_every, DEV_FIGURE)
+
+
+def finish(
+    training: Training,
+    trained: Checkpoint,
+    backbone: Backbone,
+    dev: Collection | None,
+    cache: Cache,
+    folder: Path,
+) -> Checkpoint:
+    """Write checkpoints/model.ckpt: the best weights on dev, or else the last.
+
+    For score=sum the weights of both scores are fitted. The caller should hold the feed no longer:
+    it is gigabytes.
+    """
+    gc.collect()  # a Trainer is part of circles, and holds the training set
+    checkpoints = folder / "checkpoints"
+    best = checkpoints / "best.ckpt"
+    if best.is_file():
+        trained = load_checkpoint(best)
+    trained.model.eval()
+    if dev is not None and training.score == "sum":
+        trained.model.to(make_current(cache.devices[0]))  # Lightning took it back to the CPU
+        codec = cache.storage.compressed_codec
+        sums = fitted_sums(trained, backbone, dev, training.scoring, codec, cache.devices)
+        trained = replace(trained, fusion=sums)
+        trained.model.cpu()
+    save_checkpoint(trained, checkpoints / "model.ckpt")
+    if best.is_file():
+        shutil.copyfile(checkpoints / "model.ckpt", best)
+    return trained

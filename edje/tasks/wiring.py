@@ -1,0 +1,127 @@
+"""From a configuration to what the services take: typed records, and objects that Hydra builds."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from edje.backbones.protocol import Backbone
+from edje.data.datamodules.cached_datamodule import CachedLoading
+from edje.data.mixture.pretrain import PretrainSource
+from edje.data.sources.source import Source
+from edje.errors import EdjeError
+from edje.inference.checkpoint import AdapterSpecification
+from edje.pipeline.cache import Cache
+from edje.pipeline.preparation import Training
+from edje.pipeline.trained import Published
+from edje.pipeline.trainer import check_arguments, trainer_devices
+
+
+def cache_of(cfg: DictConfig) -> Cache:
+    """The stores' folder, how they are written, and on which devices.
+
+    Raises:
+        EdjeError: this machine hasn't got the trainer's devices.
+    """
+    return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), trainer_devices(plain(cfg.trainer)))
+
+
+def published_of(cfg: DictConfig) -> Published:
+    """What a published checkpoint leaves open and the configuration says."""
+    return Published(
+        language_model=cfg.joint.get("pretrained"),
+        attention=cfg.joint.get("attention", "sdpa"),
+        vision_tower=str(cfg.backbone.get("pretrained", cfg.backbone._target_)),
+        config=OmegaConf.to_yaml(cfg, resolve=False),
+    )
+
+
+def backbone_builder(cfg: DictConfig) -> "partial[Backbone]":
+    """What builds the backbone, in another process too."""
+    return partial(instantiate, plain(cfg.backbone))
+
+
+def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
+    """What `evaluated` is to do, beside checkpoint, source and backbone."""
+    return {
+        "cache": cache_of(cfg),
+        "scoring": instantiate(cfg.scoring),
+        "score": cfg.score,
+        "seed": cfg.seed,
+        "store": cfg.store,
+        "rebuild": backbone_builder(cfg),
+        "rebuild_command": (
+            f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"
+        ),
+    }
+
+
+def training_of(cfg: DictConfig, source: Source) -> Training:
+    """How the configured reranker is made and trained, whatever feeds it.
+
+    Raises:
+        EdjeError: an argument of the trainer, or an option, is one that a run can't follow.
+    """
+    choices = plain(cfg.adapter)
+    terms = {name: node for name, node in cfg.objective.items() if node is not None}
+    stored = not isinstance(source, PretrainSource)
+    return Training(
+        language_model=partial(instantiate, cfg.joint),
+        adapter=AdapterSpecification(choices.pop("_target_"), choices),
+        objectives={str(name): instantiate(node) for name, node in terms.items()},
+        negatives=instantiate(cfg.negatives),
+        optimisation=instantiate(cfg.optim),
+        trainer=trainer_arguments(cfg),
+        loading=instantiate(cfg.loader) if stored else CachedLoading(),
+        scoring=instantiate(cfg.scoring),
+        score=cfg.score,
+        start=instantiate(cfg.start),
+        teacher=cfg.teacher,
+        miner=cfg.miner,
+        seed=cfg.seed,
+        checkpoint_every=cfg.checkpoint_every,
+        compile_training=cfg.compile_training,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        logger=logger_of(cfg),
+        config=OmegaConf.to_yaml(cfg, resolve=False),
+        published=published_of(cfg),
+    )
+
+
+def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of lightning.Trainer, components among them built.
+
+    Raises:
+        EdjeError: a run can't follow one of them.
+    """
+    arguments = plain(cfg.trainer)
+    check_arguments({name: value for name, value in arguments.items() if name != "_target_"})
+    try:
+        made = instantiate(cfg.trainer, _convert_="all", _partial_=True)
+    except InstantiationException as error:
+        said = " ".join(str(error.__cause__ or error).split())
+        raise EdjeError(f"trainer: Lightning can't follow its arguments: {said}") from error
+    if made.func is not L.Trainer:
+        raise EdjeError(
+            f"trainer._target_={arguments['_target_']}: a run is trained by lightning.Trainer. "
+            "Leave trainer._target_ out."
+        )
+    return dict(made.keywords)
+
+
+def logger_of(cfg: DictConfig) -> Callable[..., Logger] | None:
+    """What makes the configured logger; None where there is to be none."""
+    return None if cfg.logger is None else instantiate(cfg.logger, _partial_=True)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as a dictionary of its own, every interpolation resolved."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
