@@ -31,13 +31,18 @@ def test_few_frames_lie_between_the_command_line_and_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[list[str]]] = {name: [] for name in MOST}
-    for owner, name in ((RerankerModule, "training_step"), (HuggingFaceBackbone, "encode_images")):
 
-        def watched(self, *arguments, original=getattr(owner, name), name=name):
+    def watch(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def watched(self, *arguments):
             seen[name].append(above(sys._getframe(1)))
             return original(self, *arguments)
 
         monkeypatch.setattr(owner, name, watched)
+
+    watch(RerankerModule, "training_step")
+    watch(HuggingFaceBackbone, "encode_images")
     folder = f"hydra.run.dir={tmp_path / 'run'}"
     overrides = with_changes(make_world(tmp_path), "trainer.max_steps=1", folder)
     monkeypatch.setattr(sys, "argv", ["run.py", *overrides])

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from edje.objectives.outputs import Objective
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.start import FreshStart, Start
 from edje.pipeline.trained import Published, check_named, facts_of, load_trained
-from edje.pipeline.trainer import check_trainer, trainer_devices
+from edje.pipeline.trainer import check_trainer, run_logger, trainer_devices
 from edje.training.compilation import compile_layers
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.optimisation import Optimisation
@@ -77,6 +78,12 @@ class Training:
     config: str = "{}"
     published: Published = field(default_factory=Published)
 
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise EdjeError(
+                f"checkpoint_every={self.checkpoint_every}: expected steps, at least 1."
+            )
+
     @property
     def distils(self) -> bool:
         """Whether an objective asks for a teacher."""
@@ -85,15 +92,18 @@ class Training:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A new reranker, and the trained ones that it learns from."""
+    """A new reranker, the trained ones that it learns from, and the log."""
 
     checkpoint: Checkpoint
-    teacher: Checkpoint | None
-    miner: Checkpoint | None
+    teacher: Checkpoint | None = None
+    miner: Checkpoint | None = None
+    logger: Logger | bool = False
 
 
-def prepare(training: Training, backbone: Backbone, source: Source) -> Prepared:
+def prepare(training: Training, backbone: Backbone, source: Source, folder: Path) -> Prepared:
     """Make the reranker, and read those that are named: whatever can be refused is refused here.
+
+    The log is begun in the folder.
 
     Raises:
         EdjeError: options, checkpoints, backbone or this machine don't fit each other.
@@ -108,6 +118,7 @@ def prepare(training: Training, backbone: Backbone, source: Source) -> Prepared:
     if training.distils:
         named["teacher"] = training.teacher
     check_named(named, backbone)
+    logger = run_logger(training.logger, folder)
     torch.manual_seed(training.seed)  # fresh weights are a function of the seed
     new = new_checkpoint(training, backbone, trained_on(source))
     training.start.load(new, backbone, training.published)
@@ -119,7 +130,7 @@ def prepare(training: Training, backbone: Backbone, source: Source) -> Prepared:
     teacher, miner = frozen_teacher(training, new, backbone), None
     if training.miner is not None:
         miner = load_trained(training.miner, "miner", lambda: backbone, training.published)
-    return Prepared(new, teacher, miner)
+    return Prepared(new, teacher, miner, logger)
 
 
 def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:

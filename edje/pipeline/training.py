@@ -27,7 +27,7 @@ from edje.pipeline.fitted_sum import fitted_sums
 from edje.pipeline.preparation import Prepared, Training
 from edje.pipeline.scoring import Scoring, rerank_collection
 from edje.pipeline.statistics import fix_statistics
-from edje.pipeline.trainer import make_trainer, run_logger
+from edje.pipeline.trainer import make_trainer
 from edje.records import CandidateList
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.tokens.codec import CodecName
@@ -72,8 +72,7 @@ def train_reranker(
         training.seed,
     )
     callbacks = callbacks_of(training, new, feed, backbone, cache, folder / "checkpoints")
-    logger = run_logger(training.logger, folder)
-    trainer = make_trainer(training.trainer, folder, logger, callbacks)
+    trainer = make_trainer(training.trainer, folder, prepared.logger, callbacks)
     with other_ranks(trainer, folder):
         trainer.fit(module, feed.datamodule, ckpt_path=last, weights_only=True)
     return new if trainer.is_global_zero else None

@@ -15,9 +15,10 @@ from edje.analysis.store_speed import store_table
 from edje.benchmark.measure import measure
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.store_benchmark import OURS, StoreBenchmark, measure_store
-from edje.pipeline.devices import devices_of, make_current
+from edje.pipeline.devices import make_current
 from edje.quiet import quiet_libraries
 from edje.tasks.console import show
+from edje.tasks.wiring import devices_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     torch.manual_seed(cfg.seed)
     if isinstance(sizes, StoreBenchmark):
         return benchmark_store(sizes, folder)
-    return benchmark_scoring(sizes, folder, devices_of(cfg.trainer)[0])
+    return benchmark_scoring(sizes, folder, devices_of(cfg)[0])
 
 
 def benchmark_scoring(sizes: Benchmark, folder: Path, device: torch.device) -> float:

@@ -39,7 +39,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     if cfg.task == "run" and is_trained(folder, cfg.trainer.max_steps):  # resumed
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
-        prepared = prepare(training, backbone, source)
+        prepared = prepare(training, backbone, source, folder)
         # All that can be refused has been: now what takes hours, the evaluated split first.
         cache, rebuild = cache_of(cfg), backbone_builder(cfg)
         if cfg.task == "run" and own_rank() == 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
@@ -29,7 +30,16 @@ def cache_of(cfg: DictConfig) -> Cache:
     Raises:
         EdjeError: this machine hasn't got the trainer's devices.
     """
-    return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), trainer_devices(plain(cfg.trainer)))
+    return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), devices_of(cfg))
+
+
+def devices_of(cfg: DictConfig) -> tuple[torch.device, ...]:
+    """The devices that the trainer is configured for, whatever the task.
+
+    Raises:
+        EdjeError: this machine hasn't got them.
+    """
+    return trainer_devices(plain(cfg.trainer))
 
 
 def published_of(cfg: DictConfig) -> Published:

@@ -113,7 +113,7 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
     cfg.loader.tower_precision = "fp32"
     cfg.data.evaluated.dev_images = 0
     backbone = instantiate(cfg.backbone)
-    prepared = Prepared(load_checkpoint(root / "run"), None, None)
+    prepared = Prepared(load_checkpoint(root / "run"))
     source = instantiate(cfg.data)
     feed = streamed_feed(
         cache_of(cfg),

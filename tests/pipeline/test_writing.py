@@ -26,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.*:FutureWarning",  # Lightning on a newer torch than it knows
 )
 
+CPU = torch.device("cpu")
+
 
 def fill(folder: Path, work: TinyWork, devices: int = 1, **settings: Any) -> Path:
     storage = Storage(**({"batch_size": 3, "num_workers": 0} | settings))

@@ -22,7 +22,6 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
 from edje.pipeline import fitted_sum, scoring
-from edje.tasks import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
