@@ -23,7 +23,7 @@ from edje.errors import EdjeError
 from edje.pipeline.caption_features import caption_features
 from edje.pipeline.devices import TowerPrecision
 from edje.pipeline.finding import find_store, open_store
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage, fill_store
 from edje.records import RetrievalSplit
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
@@ -104,18 +104,19 @@ def cached_collection(
         EdjeError: the data is bad, or a store doesn't match, or can't be written.
     """
     split, cache_dir = source.read(split_name), Path(cfg.cache_dir)
-    writing: Writing = instantiate(cfg.writing)
-    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
+    storage: Storage = instantiate(cfg.storage)
+    codec, precision = storage.raw_codec, storage.tower_precision
+    fingerprints = raw_fingerprints(split, backbone.identity(), codec, precision)
     folder, fingerprint = find_store(cache_dir, source.name, split_name, "raw", fingerprints)
     if store is None:
         fill_store(
             folder,
             fingerprint,
-            make_codec(cfg.store_codec, backbone.num_tokens, backbone.token_width),
+            make_codec(codec, backbone.num_tokens, backbone.token_width),
             lambda: VisionWork(
-                check_images(split, source.bad_images), backbone, cfg.backbone, writing.precision
+                check_images(split, source.bad_images), backbone, cfg.backbone, precision
             ),
-            writing,
+            storage,
             cfg.trainer,
             wait=wait,
         )

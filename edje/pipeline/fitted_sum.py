@@ -19,8 +19,9 @@ from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.first_stage import first_stage_lists
-from edje.pipeline.scoring import Evaluation, fusion_weights, rerank_collection
-from edje.pipeline.writing import Writing
+from edje.pipeline.scoring import Scoring, fusion_weights, rerank_collection
+from edje.pipeline.storage import Storage
+from edje.tokens.codec import CodecName
 from edje.tokens.manifest import STORE_FILE
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def fitted_sums(
     trained: Checkpoint,
     backbone: Backbone,
     dev: Collection,
-    evaluation: Evaluation,
+    scoring: Scoring,
+    codec: CodecName,
     devices: Sequence[torch.device],
 ) -> dict[str, float]:
     """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
@@ -44,13 +46,13 @@ def fitted_sums(
     every = int(adapter.num_tokens)
     budgets = {count for count in getattr(adapter, "budgets", None) or () if count < every}
     first = first_stage_lists(
-        backbone, dev, evaluation.candidates, device=similarity_device(devices[0])
+        backbone, dev, scoring.candidates, device=similarity_device(devices[0])
     )
     fitted: dict[str, float] = {}
     for count in sorted({*budgets, every}):
         adapter.num_tokens = count
         lists, *_ = rerank_collection(
-            trained, backbone, dev, evaluation, first=first, devices=devices
+            trained, backbone, dev, scoring, codec, first=first, devices=devices
         )
         mark = "" if count == every else budget_mark(count)
         fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
@@ -65,11 +67,11 @@ def dev_to_fit_on(
     Raises:
         EdjeError: the run held none back, was trained on another data set than the configuration's,
             or what it encoded of it isn't in the cache; or it wasn't trained for
-            `evaluation.num_tokens`.
+            `scoring.num_tokens`.
     """
     budgets = getattr(checkpoint.model.adapter, "budgets", None) or ()
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
-    if cfg.evaluation.num_tokens not in (None, all_tokens, *budgets):
+    if cfg.scoring.num_tokens not in (None, all_tokens, *budgets):
         raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")
     own = OmegaConf.create(checkpoint.config)
     trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
@@ -83,8 +85,10 @@ def dev_to_fit_on(
         split = source.read(name)
     except EdjeError as error:
         raise _not_fitted(checkpoint, f"there is no split to fit one on ({error})") from error
-    writing: Writing = instantiate(cfg.writing)
-    fingerprints = raw_fingerprints(split, backbone.identity(), cfg.store_codec, writing.precision)
+    storage: Storage = instantiate(cfg.storage)
+    identity = backbone.identity()
+    made = (storage.raw_codec, storage.tower_precision)
+    fingerprints = raw_fingerprints(split, identity, *made)
     folder, _ = find_store(Path(cfg.cache_dir), source.name, name, "raw", fingerprints)
     if not (folder / STORE_FILE).is_file():
         raise _not_fitted(checkpoint, f"the tokens of its images held back aren't in {folder}")

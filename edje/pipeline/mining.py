@@ -21,7 +21,7 @@ from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import make_current, own_device, similarity_device
 from edje.pipeline.kept import Facts, kept
-from edje.pipeline.scoring import Evaluation, visual_shape
+from edje.pipeline.scoring import Scoring, visual_shape
 from edje.pipeline.trained import load_trained
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.records import CandidateList
@@ -90,9 +90,9 @@ def mine(
             for rows in torch.arange(len(listed)).split(1024)
         ]
     )
-    evaluation: Evaluation = instantiate(cfg.evaluation)
+    scoring: Scoring = instantiate(cfg.scoring)
     model = miner.model.to(make_current(device))
-    codec = make_codec(evaluation.codec, *visual_shape(miner))
+    codec = make_codec(cfg.storage.compressed_codec, *visual_shape(miner))
     text = tokenize(miner.language_model.tokenizer, train.texts)
     first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
     with (
@@ -100,9 +100,9 @@ def mine(
         tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
     ):
         stored = ScoringSet(text, near(visual, device))
-        scorer = StoredTokenScorer(model, stored, evaluation.precision)
+        scorer = StoredTokenScorer(model, stored, scoring.precision)
         scores = rerank(
-            first, scorer.launch, evaluation.batch_size, bar.update, key=scorer.lengths
+            first, scorer.launch, scoring.batch_size, bar.update, key=scorer.lengths
         ).joint
     return hardest_by_scores(found, scores[:, 1:], scores[:, :1], owner, pool, margin=margin)
 
@@ -117,6 +117,7 @@ def lists_digest(
     facts.text("\n".join(train.texts))
     chosen = [cfg.loader.mined_pool, cfg.loader.mined_margin]
     if miner is not None:
-        chosen += [weights_digest(miner.model), cfg.evaluation.codec, cfg.evaluation.precision]
+        codec, precision = cfg.storage.compressed_codec, cfg.scoring.precision
+        chosen += [weights_digest(miner.model), codec, precision]
     facts.text(str(chosen))
     return str(facts)

@@ -10,10 +10,11 @@ from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
+from edje.pipeline import shares
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.first_stage import first_stage_lists
-from edje.pipeline.shares import Scoring, score, scored_in_shares, settled
+from edje.pipeline.shares import score, scored_in_shares, settled
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, CandidateList, Direction
@@ -24,13 +25,12 @@ from edje.tokens.codec import Codec, CodecName, make_codec
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
 
 
-class Evaluation:
+class Scoring:
     """How candidate lists are made and scored.
 
     Args:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
-        codec: number format of the stored (compressed) visual tokens.
         precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
             with exact products in it (VNNI), and is used where it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
@@ -48,7 +48,6 @@ class Evaluation:
         *,
         candidates: PositiveInt = 20,
         batch_size: PositiveInt = 1024,
-        codec: CodecName = "bf16",
         precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
         dev_every: NonNegativeInt = 0,
         shuffle_tokens: bool = False,
@@ -58,7 +57,6 @@ class Evaluation:
     ):
         self.candidates = candidates
         self.batch_size = batch_size
-        self.codec = codec
         self.precision = {
             "fp32": torch.float32,
             "bf16": torch.bfloat16,
@@ -82,7 +80,8 @@ def rerank_collection(
     checkpoint: Checkpoint,
     backbone: Backbone,
     collection: Collection,
-    evaluation: Evaluation,
+    scoring: Scoring,
+    codec_name: CodecName,
     *,
     directions: Sequence[Direction] = DIRECTIONS,
     first: Sequence[CandidateList] | None = None,
@@ -97,25 +96,25 @@ def rerank_collection(
     share of the queries, where there are pairs enough; else the model's own has all.
     """
     model = checkpoint.model
-    codec = make_codec(evaluation.codec, *visual_shape(checkpoint))
+    codec = make_codec(codec_name, *visual_shape(checkpoint))
     if first is None:
         device = similarity_device(next(model.parameters()).device)
         first = first_stage_lists(
-            backbone, collection, evaluation.candidates, directions, device=device
+            backbone, collection, scoring.candidates, directions, device=device
         )
     # Several processes share a file or a store, not memory.
     with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
-        if evaluation.shuffle_tokens:
+        if scoring.shuffle_tokens:
             generator = torch.Generator().manual_seed(0)
             visual = visual.permuted(torch.randperm(len(visual), generator=generator))
-        asked = Scoring(
+        asked = shares.Scoring(
             model,
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
-            evaluation.precision,
-            evaluation.batch_size,
+            scoring.precision,
+            scoring.batch_size,
             first,
             stride,
-            evaluation.compile,
+            scoring.compile,
         )
         work = settled(asked)
         with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
-from edje.config.choices import STARTS
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
@@ -46,7 +45,7 @@ def load_trained(cfg: DictConfig, key: str, backbone: Backbone | None = None) ->
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
     """
-    given = str(cfg[key])
+    given = str(OmegaConf.select(cfg, key))
     published = is_published(find_checkpoint(Path(given)))
     if not published:
         checkpoint = load_checkpoint(Path(given))
@@ -77,7 +76,7 @@ def check_early(cfg: DictConfig, backbone: Backbone) -> None:
     Raises:
         EdjeError: there is no such checkpoint, or it reads the tokens of another backbone.
     """
-    named = {"initial": cfg.initial if cfg.initial not in STARTS else None, "miner": cfg.miner}
+    named = {"start.path": cfg.start.get("path"), "miner": cfg.miner}
     if cfg.objective.get("distillation") is not None:
         named["teacher"] = cfg.teacher
     for key, given in named.items():
@@ -102,13 +101,13 @@ def check_own(given: str, key: str, backbone: Backbone) -> None:
         raise EdjeError(
             f"{key}={given}: it reads the tokens of another backbone, or of another layer, than "
             f"this run's (their {', '.join(differing)} differ). Give one of a run on the same "
-            f"backbone, or leave {key} out."
+            f"backbone, or leave {key.split('.')[0]} out."
         )
 
 
 def trained_file(cfg: DictConfig, key: str, facts: BackboneFacts) -> Callable[[], Checkpoint]:
     """What reads the reranker that `cfg[key]` names, in another process too, and binds nothing."""
-    given = str(cfg[key])
+    given = str(OmegaConf.select(cfg, key))
     if not is_published(find_checkpoint(Path(given))):
         return partial(load_checkpoint, Path(given))
     pretrained = cfg.joint.get("pretrained")
@@ -129,7 +128,7 @@ def trained_content(cfg: DictConfig, key: str, backbone: Backbone) -> dict[str, 
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
     """
-    path = Path(str(cfg[key]))
+    path = Path(str(OmegaConf.select(cfg, key)))
     if not is_published(find_checkpoint(path)):
         content = read_checkpoint(path)
         if knows_its_backbone(content["edje"]["backbone"]):

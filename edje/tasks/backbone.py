@@ -69,7 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         DevelopmentScore(
             lambda: recall(module, held_out)["t2i"]["recall@1"],
             lambda: None,
-            cfg.evaluation.dev_every or cfg.trainer.max_steps,
+            cfg.scoring.dev_every or cfg.trainer.max_steps,
             f"{source.split}/recall@1",
         ),
         ResumableCheckpoint(

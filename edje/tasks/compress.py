@@ -22,9 +22,9 @@ from edje.models.edje import EDJE
 from edje.pipeline.collection import Collection, collection_of, is_compressed, raw_fingerprints
 from edje.pipeline.devices import TowerPrecision
 from edje.pipeline.finding import find_store, open_store
-from edje.pipeline.scoring import Evaluation, visual_shape
+from edje.pipeline.scoring import Scoring, visual_shape
+from edje.pipeline.storage import Storage, fill_store, wait_until_written
 from edje.pipeline.trained import load_trained, trained_file
-from edje.pipeline.writing import Writing, fill_store, wait_until_written
 from edje.quiet import quiet_libraries
 from edje.records import RetrievalSplit
 from edje.tokens.codec import make_codec
@@ -50,26 +50,27 @@ def run(cfg: DictConfig, folder: Path) -> None:
     quiet_libraries()
     checkpoint = load_trained(cfg, "checkpoint")
     source: Source = instantiate(cfg.data)
-    evaluation: Evaluation = instantiate(cfg.evaluation)
-    if evaluation.num_tokens is not None:
-        keep_first_tokens(checkpoint, evaluation.num_tokens)
+    scoring: Scoring = instantiate(cfg.scoring)
+    if scoring.num_tokens is not None:
+        keep_first_tokens(checkpoint, scoring.num_tokens)
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    writing: Writing = instantiate(cfg.writing)
-    expected = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, writing.precision)
+    storage: Storage = instantiate(cfg.storage)
+    codec, precision = storage.raw_codec, storage.tower_precision
+    expected = raw_fingerprints(split, checkpoint.backbone, codec, precision)
     raw_folder, _ = find_store(cache_dir, source.name, source.split, "raw", expected)
     if cfg.store is None:
         wait_until_written(raw_folder)
     raw = open_store(cfg.store or raw_folder, expected)
-    fingerprint = _compressed(checkpoint, raw.manifest.fingerprint, evaluation.codec)
+    fingerprint = _compressed(checkpoint, raw.manifest.fingerprint, storage.compressed_codec)
     target = store_folder(cache_dir, source.name, source.split, "compressed", fingerprint)
     load = trained_file(cfg, "checkpoint", checkpoint.facts)
     fill_store(
         target,
         fingerprint,
-        make_codec(evaluation.codec, *visual_shape(checkpoint)),
-        lambda: _CompressionWork(load, evaluation.num_tokens, checkpoint, raw),
-        writing,
+        make_codec(storage.compressed_codec, *visual_shape(checkpoint)),
+        lambda: _CompressionWork(load, scoring.num_tokens, checkpoint, raw),
+        storage,
         cfg.trainer,
         wait=False,
     )
@@ -142,12 +143,13 @@ class _RawRows(Dataset[ShardBatch]):
 
 
 def compressed_fingerprints(
-    cfg: DictConfig, checkpoint: Checkpoint, split: RetrievalSplit, codec: str
+    cfg: DictConfig, checkpoint: Checkpoint, split: RetrievalSplit
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
-    writing: Writing = instantiate(cfg.writing)
-    raw = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, writing.precision)
-    return tuple(_compressed(checkpoint, one, codec) for one in raw)
+    storage: Storage = instantiate(cfg.storage)
+    codec, precision = storage.raw_codec, storage.tower_precision
+    raw = raw_fingerprints(split, checkpoint.backbone, codec, precision)
+    return tuple(_compressed(checkpoint, one, storage.compressed_codec) for one in raw)
 
 
 def _compressed(checkpoint: Checkpoint, raw: Fingerprint, codec: str) -> Fingerprint:
@@ -172,7 +174,6 @@ def compressed_collection(
     source: Source,
     backbone: Backbone,
     checkpoint: Checkpoint,
-    evaluation: Evaluation,
 ) -> Collection | None:
     """The evaluated split with the checkpoint's compressed tokens; None where only raw ones are.
 
@@ -183,7 +184,7 @@ def compressed_collection(
     """
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
-    fingerprints = compressed_fingerprints(cfg, checkpoint, split, evaluation.codec)
+    fingerprints = compressed_fingerprints(cfg, checkpoint, split)
     if cfg.store is None:
         folder, _ = find_store(cache_dir, source.name, source.split, "compressed", fingerprints)
         if not (folder / STORE_FILE).is_file():

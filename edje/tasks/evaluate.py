@@ -24,13 +24,14 @@ from edje.pipeline.devices import devices_of, make_current
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.pipeline.results import write_results
-from edje.pipeline.scoring import Evaluation, fusion_of, rerank_collection
+from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.pipeline.trained import load_trained
 from edje.quiet import quiet_libraries
 from edje.records import Direction
 from edje.retrieval.report import evaluate
 from edje.tasks.compress import compressed_collection
 from edje.tasks.console import show
+from edje.tokens.codec import CodecName
 
 log = logging.getLogger(__name__)
 MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so
@@ -58,25 +59,26 @@ def evaluate_checkpoint(
     """
     devices = devices_of(cfg.trainer)
     source: Source = instantiate(cfg.data)
-    evaluation: Evaluation = instantiate(cfg.evaluation)
-    if evaluation.num_tokens is not None:
-        keep_first_tokens(checkpoint, evaluation.num_tokens)
+    scoring: Scoring = instantiate(cfg.scoring)
+    compressed: CodecName = cfg.storage.compressed_codec
+    if scoring.num_tokens is not None:
+        keep_first_tokens(checkpoint, scoring.num_tokens)
     check_fit(checkpoint, backbone, cfg.score)
     dev = None
     if cfg.score == "sum" and not checkpoint.fusion:
         dev = dev_to_fit_on(cfg, source, backbone, checkpoint)
     restore_first_stage(backbone, checkpoint.first_stage)
-    collection = compressed_collection(
-        cfg, source, backbone, checkpoint, evaluation
-    ) or cached_collection(cfg, source, backbone, source.split, store=cfg.store)
+    collection = compressed_collection(cfg, source, backbone, checkpoint) or cached_collection(
+        cfg, source, backbone, source.split, store=cfg.store
+    )
     checkpoint.model.to(make_current(devices[0]))
     reranked, codec, pairs_per_second, precision = rerank_collection(
-        checkpoint, backbone, collection, evaluation, devices=devices
+        checkpoint, backbone, collection, scoring, compressed, devices=devices
     )
     if dev is not None:
-        honest = copy.copy(evaluation)
+        honest = copy.copy(scoring)
         honest.shuffle_tokens = False  # as at the end of a training run
-        sums = fitted_sums(checkpoint, backbone, dev, honest, devices)
+        sums = fitted_sums(checkpoint, backbone, dev, honest, compressed, devices)
         checkpoint = replace(checkpoint, fusion=sums)
     if cfg.score == "sum":
         reranked = {
@@ -96,7 +98,7 @@ def evaluate_checkpoint(
         "seed": cfg.seed,
         "score": cfg.score,
         "label": checkpoint.label,
-        "shuffled_tokens": evaluation.shuffle_tokens,
+        "shuffled_tokens": scoring.shuffle_tokens,
         "num_images": len(collection.split.images),
         "num_captions": len(collection.split.captions),
         "num_skipped_images": len(collection.split.skipped),
@@ -107,7 +109,7 @@ def evaluate_checkpoint(
     }
     tell_of_ties(metrics["share_of_ties"])
     write_results(folder, metrics, reranked, collection)
-    save_plots(folder, examples=evaluation.examples)
+    save_plots(folder, examples=scoring.examples)
     show(metrics_table(metrics))
     return metrics["t2i"]["reranked"]["recall@1"]["value"]
 
@@ -118,7 +120,7 @@ def tell_of_ties(shares: Mapping[str, float]) -> None:
         if share > MOST_TIES:
             log.warning(
                 "%s: %.2f%% of the candidates tie with another of their list, expected at most "
-                "%.1f%%. Try a finer evaluation.precision; if that doesn't help, the model gives "
+                "%.1f%%. Try a finer scoring.precision; if that doesn't help, the model gives "
                 "everything the same score.",
                 direction,
                 100 * share,

@@ -13,7 +13,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
-from edje.config.choices import STARTS
 from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, caption_keys
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.data.mixture.pretrain import PretrainSource
@@ -45,13 +44,15 @@ from edje.pipeline.first_stage import (
 )
 from edje.pipeline.fitted_sum import fitted_sums
 from edje.pipeline.mining import mined_images
-from edje.pipeline.scoring import Evaluation, rerank_collection
+from edje.pipeline.scoring import Scoring, rerank_collection
+from edje.pipeline.start import CanonicalStart, CheckpointStart, ContrastiveStart
 from edje.pipeline.statistics import fix_statistics
 from edje.pipeline.trained import check_early, facts_of, load_trained, trained_content
 from edje.pipeline.trainer import check_training, make_trainer, run_logger
 from edje.quiet import quiet_libraries
 from edje.records import CandidateList
 from edje.tasks.compress import compressed_fingerprints
+from edje.tokens.codec import CodecName
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
@@ -96,9 +97,7 @@ def training_collections(
     return train.restricted(rest), train.restricted(dev)
 
 
-def cached_feed(
-    cfg: DictConfig, source: Source, backbone: Backbone, evaluation: Evaluation
-) -> Feed:
+def cached_feed(cfg: DictConfig, source: Source, backbone: Backbone, scoring: Scoring) -> Feed:
     """The train split from its stores, the first stage fitted where it needs to be."""
     train, dev = training_collections(cfg, source, backbone)
     align(backbone, train, Path(cfg.cache_dir), source.dev_seed)
@@ -106,7 +105,7 @@ def cached_feed(
 
     def batches(words: LanguageModel, teacher: Checkpoint | None) -> CachedTokenDataModule:
         mined = mined_images(cfg, train, images, captions, backbone)
-        taught = None if teacher is None else teacher_tokens(cfg, source, teacher, evaluation)
+        taught = None if teacher is None else teacher_tokens(cfg, source, teacher)
         return datamodule(cfg, train, words, images, captions, mined, taught)
 
     return Feed(
@@ -126,17 +125,17 @@ def train_reranker(cfg: DictConfig, folder: Path, backbone: Backbone) -> Checkpo
     Raises:
         EdjeError: data, stores, teacher or options don't fit each other.
     """
-    evaluation: Evaluation = instantiate(cfg.evaluation)
-    trained = trained_on_all_ranks(cfg, folder, backbone, evaluation)
+    scoring: Scoring = instantiate(cfg.scoring)
+    trained = trained_on_all_ranks(cfg, folder, backbone, scoring)
     if trained is None:
         return None
     gc.collect()  # a Trainer is part of circles, and holds the training set: gigabytes
     checkpoint, dev = trained
-    return finish(cfg, checkpoint, backbone, dev, evaluation, folder / "checkpoints")
+    return finish(cfg, checkpoint, backbone, dev, scoring, folder / "checkpoints")
 
 
 def trained_on_all_ranks(
-    cfg: DictConfig, folder: Path, backbone: Backbone, evaluation: Evaluation
+    cfg: DictConfig, folder: Path, backbone: Backbone, scoring: Scoring
 ) -> tuple[Checkpoint, Collection | None] | None:
     """The reranker after its last step, and dev to choose on; None on ranks other than 0.
 
@@ -149,15 +148,16 @@ def trained_on_all_ranks(
     trained_on = source.trained_on if isinstance(source, PretrainSource) else source.name
     torch.manual_seed(cfg.seed)  # fresh weights are a function of the seed
     start = new_checkpoint(cfg, backbone, trained_on)
-    if cfg.initial is not None and cfg.initial not in STARTS:
-        content = trained_content(cfg, "initial", backbone)
-        fresh = warm_start(start.model, Path(cfg.initial), content)
+    chosen = instantiate(cfg.start)
+    if isinstance(chosen, CheckpointStart):
+        content = trained_content(cfg, "start.path", backbone)
+        fresh = warm_start(start.model, Path(chosen.path), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
-        log.info("warm start from %s; fresh: %s", cfg.initial, ", ".join(parts) or "nothing")
+        log.info("warm start from %s; fresh: %s", chosen.path, ", ".join(parts) or "nothing")
     if cfg.gradient_checkpointing:
         checkpoint_layers(start.model)
-    if cfg.compile is not None:
-        compile_layers(start.model, cfg.compile, devices_of(cfg.trainer)[0])
+    if cfg.compile_training is not None:
+        compile_layers(start.model, cfg.compile_training, devices_of(cfg.trainer)[0])
     teacher = frozen_teacher(cfg, start, backbone)
 
     # All that can be refused has been: now what takes hours, the evaluated split first.
@@ -166,7 +166,7 @@ def trained_on_all_ranks(
     if isinstance(source, PretrainSource):
         feed = streamed_feed(cfg, source, backbone)
     else:
-        feed = cached_feed(cfg, source, backbone, evaluation)
+        feed = cached_feed(cfg, source, backbone, scoring)
     start = replace(start, first_stage=first_stage_state(backbone))
     if feed.first_stage is not None:
         known = feed.train or feed.dev
@@ -174,10 +174,10 @@ def trained_on_all_ranks(
         folder_of = Path(cfg.cache_dir) / f"{known.split.dataset}-{known.split.name}"
         device = similarity_device(own_device(cfg.trainer))
         fix_statistics(start.model, *feed.first_stage, folder_of, device)
-    if cfg.initial in STARTS:
+    if isinstance(chosen, CanonicalStart | ContrastiveStart):
         assert feed.train is not None  # check_choices
         if not (checkpoints / "last.ckpt").is_file():  # whose weights would replace it
-            seed = cfg.seed if cfg.initial == "contrastive" else None
+            seed = cfg.seed if isinstance(chosen, ContrastiveStart) else None
             canonical_start(start, feed.train, seed, own_device(cfg.trainer))
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
@@ -195,10 +195,9 @@ def trained_on_all_ranks(
         ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
     ]
     callbacks += [*progress(cfg), DataWait()]
-    if feed.dev is not None and evaluation.dev_every:
-        callbacks.insert(
-            0, development_score(start, backbone, feed.dev, evaluation, checkpoints / "best.ckpt")
-        )
+    if feed.dev is not None and scoring.dev_every:
+        codec, best = cfg.storage.compressed_codec, checkpoints / "best.ckpt"
+        callbacks.insert(0, development_score(start, backbone, feed.dev, scoring, codec, best))
     if not fit(make_trainer(cfg, folder, logger, callbacks), module, data, folder):
         return None
     return start, feed.dev
@@ -285,12 +284,10 @@ def frozen_teacher(cfg: DictConfig, student: Checkpoint, backbone: Backbone) -> 
     return teacher
 
 
-def teacher_tokens(
-    cfg: DictConfig, source: Source, teacher: Checkpoint, evaluation: Evaluation
-) -> TokenStore | None:
+def teacher_tokens(cfg: DictConfig, source: Source, teacher: Checkpoint) -> TokenStore | None:
     """The teacher's own tokens of the train split, if task=compress has stored them."""
     split = source.read("train")
-    fingerprints = compressed_fingerprints(cfg, teacher, split, evaluation.codec)
+    fingerprints = compressed_fingerprints(cfg, teacher, split)
     folder, _ = find_store(Path(cfg.cache_dir), source.name, split.name, "compressed", fingerprints)
     if not (folder / STORE_FILE).is_file():
         return None
@@ -299,7 +296,12 @@ def teacher_tokens(
 
 
 def development_score(
-    current: Checkpoint, backbone: Backbone, dev: Collection, evaluation: Evaluation, path: Path
+    current: Checkpoint,
+    backbone: Backbone,
+    dev: Collection,
+    scoring: Scoring,
+    codec: CodecName,
+    path: Path,
 ) -> DevelopmentScore:
     """A callback that keeps the weights of best t2i recall@1 on dev."""
     from edje.retrieval.metrics import first_hit_ranks, recall_at_k
@@ -307,14 +309,15 @@ def development_score(
     @cache
     def first() -> list[CandidateList]:  # they are the same each time
         device = similarity_device(next(current.model.parameters()).device)
-        return first_stage_lists(backbone, dev, evaluation.candidates, ("t2i",), device=device)
+        return first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
 
     def score() -> float:
         reranked, *_ = rerank_collection(
             current,
             backbone,
             dev,
-            evaluation,
+            scoring,
+            codec,
             directions=("t2i",),
             first=first(),
             stride=DEV_STRIDE,
@@ -325,7 +328,7 @@ def development_score(
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentScore(score, keep, evaluation.dev_every, DEV_FIGURE)
+    return DevelopmentScore(score, keep, scoring.dev_every, DEV_FIGURE)
 
 
 def finish(
@@ -333,7 +336,7 @@ def finish(
     trained: Checkpoint,
     backbone: Backbone,
     dev: Collection | None,
-    evaluation: Evaluation,
+    scoring: Scoring,
     checkpoints: Path,
 ) -> Checkpoint:
     """Write model.ckpt: the best weights on dev or else the last; for score=sum its weights too."""
@@ -344,7 +347,7 @@ def finish(
     if dev is not None and cfg.score == "sum":
         devices = devices_of(cfg.trainer)
         trained.model.to(make_current(devices[0]))  # Lightning took it back to the CPU
-        sums = fitted_sums(trained, backbone, dev, evaluation, devices)
+        sums = fitted_sums(trained, backbone, dev, scoring, cfg.storage.compressed_codec, devices)
         trained = replace(trained, fusion=sums)
         trained.model.cpu()
     save_checkpoint(trained, checkpoints / "model.ckpt")

@@ -18,7 +18,7 @@ from edje.backbones.protocol import ImageEncoding
 from edje.benchmark.flops import count_flops
 from edje.benchmark.peers import made_up_words
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 
@@ -140,7 +140,7 @@ def _filled(
         fingerprint,
         codec,
         lambda: work,
-        Writing(batch_size=sizes.batch),
+        Storage(batch_size=sizes.batch),
         DictConfig(trainer),
     )
     return time.perf_counter() - started

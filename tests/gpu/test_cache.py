@@ -12,7 +12,7 @@ import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import ImageEncoding
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
@@ -63,7 +63,7 @@ def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
         Fingerprint({"backbone": "shapes"}),
         codec,
         lambda: work,
-        Writing(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
+        Storage(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
         DictConfig({"accelerator": ACCELERATOR, "devices": 1}),
     )
     found = TokenStore.open(folder).read(torch.arange(4))

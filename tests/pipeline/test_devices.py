@@ -131,7 +131,8 @@ def test_a_miner_takes_the_trainer_s(four_gpus, monkeypatch):
     cfg = OmegaConf.create(
         {
             "loader": {"mined_pool": 1, "mined_margin": None},
-            "evaluation": {"_target_": "edje.pipeline.scoring.Evaluation"},
+            "storage": {"compressed_codec": "bf16"},
+            "scoring": {"_target_": "edje.pipeline.scoring.Scoring"},
             "trainer": {"accelerator": "gpu", "devices": [2]},
         }
     )
@@ -153,7 +154,13 @@ def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "instantiate", lambda node: Chosen())
     for name in ("check_fit", "restore_first_stage", "compressed_collection"):
         monkeypatch.setattr(evaluate, name, lambda *arguments: "there")
-    cfg = {"data": None, "evaluation": None, "score": "joint", "store": None}
+    cfg = {
+        "data": None,
+        "scoring": None,
+        "storage": {"compressed_codec": "bf16"},
+        "score": "joint",
+        "store": None,
+    }
     cfg |= {"trainer": {"accelerator": "gpu", "devices": [2, 3]}}
     with pytest.raises(Looked, match="cuda:2"):
         evaluate.evaluate_checkpoint(OmegaConf.create(cfg), tmp_path, Checkpoint(), None)
@@ -197,7 +204,9 @@ def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
         return {"t2i.weight": 1.0}
 
     monkeypatch.setattr(train, "fitted_sums", fitted)
-    cfg = OmegaConf.create({"score": "sum", "trainer": {"accelerator": "gpu", "devices": [2, 3]}})
+    trainer = {"accelerator": "gpu", "devices": [2, 3]}
+    storage = {"compressed_codec": "bf16"}
+    cfg = OmegaConf.create({"score": "sum", "trainer": trainer, "storage": storage})
     done = train.finish(cfg, trained, None, dev, None, tmp_path)
     assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
     assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]

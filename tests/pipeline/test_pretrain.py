@@ -55,7 +55,7 @@ def pretraining(root: Path) -> list[str]:
         *left_out,
         "loader.batch_size=8",
         "loader.num_workers=0",
-        "evaluation.dev_every=2",
+        "scoring.dev_every=2",
         "score=residual",  # whose statistics are those of the held-out images
     ]
 
@@ -107,7 +107,7 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
     root, _ = world
     quiet_libraries()
     cfg = OmegaConf.load(root / "run" / "config.yaml")
-    cfg.loader.precision = "fp32"
+    cfg.loader.tower_precision = "fp32"
     cfg.data.evaluated.dev_images = 0
     backbone = instantiate(cfg.backbone)
     words = load_checkpoint(root / "run").language_model

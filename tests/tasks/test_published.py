@@ -108,9 +108,9 @@ def command(root: Path, checkpoint: object, folder: Path, *changes: str) -> list
             "data.caption_counts=null",
             f"backbone.pretrained={root / 'vision_tower'}",
             f"joint.pretrained={root / 'language_model'}",
-            "evaluation.precision=fp32",
-            "evaluation.candidates=4",
-            "evaluation.examples=0",
+            "scoring.precision=fp32",
+            "scoring.candidates=4",
+            "scoring.examples=0",
             "trainer.accelerator=cpu",
             f"cache_dir={root / 'cache'}",
             f"hydra.run.dir={folder}",
@@ -363,7 +363,8 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
             tmp_path / "run",
             "objective=[matching,distillation]",
             f"teacher={own / 'local.pth'}",
-            f"initial={own / 'compressed.pth'}",
+            "start=checkpoint",
+            f"start.path={own / 'compressed.pth'}",
             f"miner={own / 'compressed.pth'}",
             "loader=neighbours",
             "loader.neighbours=1",
@@ -373,7 +374,9 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
     logged = pd.read_csv(tmp_path / "run" / "logs" / "part_0" / "metrics.csv")
     assert logged["train/distillation"].notna().any()
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "model.ckpt")
-    published = load_trained(composed(own, initial=str(own / "compressed.pth")), "initial").model
+    published = load_trained(
+        composed(own, start={"path": str(own / "compressed.pth")}), "start.path"
+    ).model
     for name, tensor in published.state_dict().items():
         if not name.startswith("first_stage"):  # one step of at most 1e-6, where warm-up begins
             torch.testing.assert_close(trained.model.state_dict()[name], tensor, atol=3e-6, rtol=0)
@@ -382,13 +385,18 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
 def test_a_run_with_another_backbone_refuses_it_before_anything_is_computed(own, tmp_path) -> None:
     other = save_siglip(tmp_path / "other", seed=1)
     backbone = HuggingFaceBackbone(pretrained=str(other))
-    terms = {"objective": {"distillation": {}}, "teacher": None, "initial": None, "miner": None}
-    for key in ("teacher", "initial", "miner"):
-        cfg = composed(own, **terms | {key: str(own / "local.pth")})
+    terms = {"objective": {"distillation": {}}, "teacher": None, "start": {}, "miner": None}
+    for key in ("teacher", "start.path", "miner"):
+        cfg = composed(own, **terms)
+        OmegaConf.update(cfg, key, str(own / "local.pth"))
         with pytest.raises(EdjeError, match=rf"{key}=.*local\.pth: it was trained on another"):
             check_early(cfg, backbone)
         check_early(cfg, HuggingFaceBackbone(pretrained=str(own / "vision_tower")))
-    changes = [f"initial={own / 'local.pth'}", f"backbone.pretrained={other}"]
+    changes = [
+        "start=checkpoint",
+        f"start.path={own / 'local.pth'}",
+        f"backbone.pretrained={other}",
+    ]
     with pytest.raises(EdjeError, match="it was trained on another backbone"):
         run(training(own, tmp_path / "run", *changes, f"cache_dir={tmp_path / 'cache'}"))
     assert not (tmp_path / "cache").exists()
@@ -417,4 +425,4 @@ def test_what_the_hub_refuses_is_one_message(own, tmp_path, hub) -> None:
     with pytest.raises(EdjeError, match=rf"checkpoint={misspelt}: no file or folder lies there"):
         evaluated(own, misspelt, tmp_path / "a")
     with pytest.raises(EdjeError, match="no file or folder lies there"):
-        run(training(own, tmp_path / "b", f"initial={misspelt}"))
+        run(training(own, tmp_path / "b", "start=checkpoint", f"start.path={misspelt}"))

@@ -12,7 +12,7 @@ from edje.durable import writing_to
 from edje.pipeline.devices import TowerPrecision
 from edje.pipeline.encoding import Encoding, Work
 from edje.ranges import NonNegativeInt, PositiveInt
-from edje.tokens.codec import Codec
+from edje.tokens.codec import Codec, CodecName
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import is_being_written, writer_lock
 from edje.tokens.manifest import STORE_FILE
@@ -23,32 +23,40 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 
 
-class Writing:
-    """How token stores are written.
+class Storage:
+    """In which number format tokens are stored, and how token stores are written.
 
     Args:
+        raw_codec: number format of the backbone's tokens.
+        compressed_codec: number format of the adapter's tokens, also where they are compressed to
+            be scored at once.
         batch_size: images encoded at once. Batches don't cross shards; another size may change
             the last bits of the tokens.
         num_workers: processes per device that read and decode images; null is one per core, up
             to 16, on an accelerator, and 1 on a CPU, whose cores the tower needs.
         join: help a run on another machine that writes the same store into a shared folder.
-        precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more than a
-            bf16 cell's 8, and is float32 elsewhere; fp32 is float32 everywhere; bf16 is autocast,
-            about twice as fast again on a GPU, and its stores are others than those of tf32.
+        tower_precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more
+            than a bf16 cell's 8, and is float32 elsewhere; fp32 is float32 everywhere; bf16 is
+            autocast, about twice as fast again on a GPU, and its stores are others than those of
+            tf32.
     """
 
     def __init__(
         self,
         *,
+        raw_codec: CodecName = "bf16",
+        compressed_codec: CodecName = "bf16",
         batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt | None = None,
         join: bool = False,
-        precision: TowerPrecision = "tf32",
+        tower_precision: TowerPrecision = "tf32",
     ):
+        self.raw_codec = raw_codec
+        self.compressed_codec = compressed_codec
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.join = join
-        self.precision: TowerPrecision = precision
+        self.tower_precision: TowerPrecision = tower_precision
 
 
 def fill_store(
@@ -56,7 +64,7 @@ def fill_store(
     fingerprint: Fingerprint,
     codec: Codec,
     prepare: Callable[[], Work],
-    writing: Writing,
+    storage: Storage,
     trainer: DictConfig,
     *,
     wait: bool = True,
@@ -75,14 +83,14 @@ def fill_store(
         return
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if writing.join else writer_lock(folder, wait=wait):
+    with nullcontext() if storage.join else writer_lock(folder, wait=wait):
         if (folder / STORE_FILE).is_file():  # by the run that was waited for
             return
         work = prepare()
         plan = make_plan(fingerprint, work.image_ids, codec, work.feature_width)
         unfinished = UnfinishedStore(folder, plan, work.image_ids)
-        encoding = Encoding.on(trainer, work, unfinished, writing.batch_size, writing.num_workers)
-        if writing.join:
+        encoding = Encoding.on(trainer, work, unfinished, storage.batch_size, storage.num_workers)
+        if storage.join:
             _follow(unfinished, encoding)
         else:
             _lead(unfinished, encoding)

@@ -17,7 +17,7 @@ from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.pipeline.collection import VisionWork, raw_fingerprints
 from edje.pipeline.devices import products_in
-from edje.pipeline.writing import Writing, fill_store
+from edje.pipeline.storage import Storage, fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def fill(folder: Path, work: TinyWork, devices: int = 1, **settings: Any) -> Path:
-    writing = Writing(**({"batch_size": 3, "num_workers": 0} | settings))
+    storage = Storage(**({"batch_size": 3, "num_workers": 0} | settings))
     trainer = OmegaConf.create({"accelerator": "cpu", "devices": devices})
     codec = make_codec("fp16", NUM_TOKENS, WIDTH)
-    fill_store(folder, FINGERPRINT, codec, lambda: work, writing, trainer)
+    fill_store(folder, FINGERPRINT, codec, lambda: work, storage, trainer)
     return folder
 
 
@@ -107,7 +107,7 @@ def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:
     make_store(tmp_path)
     codec = make_codec("fp16", NUM_TOKENS, WIDTH)
     trainer = OmegaConf.create({})
-    fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Writing(), trainer)
+    fill_store(tmp_path, FINGERPRINT, codec, pytest.fail, Storage(), trainer)
 
 
 def test_another_process_gets_no_weights_and_encodes_the_same(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_tower_computes_in_bf16_when_it_is_asked_to(tmp_path: Path) -> None:
             raw_fingerprints(split, backbone.identity(), "fp16", precision)[0],
             make_codec("fp16", backbone.num_tokens, backbone.token_width),
             lambda work=work: work,
-            Writing(precision=precision, num_workers=0),
+            Storage(tower_precision=precision, num_workers=0),
             OmegaConf.create({"accelerator": "cpu", "devices": 1}),
         )
     read = {key: TokenStore.open(folder).read(torch.arange(3)) for key, folder in stores.items()}
