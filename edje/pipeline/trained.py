@@ -174,7 +174,7 @@ def bound(checkpoint: Checkpoint, backbone: Backbone, cfg: DictConfig, key: str)
     """
     if isinstance(backbone, FittedProjections):
         raise EdjeError(
-            f"{key}={cfg[key]}: it holds no first stage, and that of backbone="
+            f"{key}={OmegaConf.select(cfg, key)}: it holds no first stage, and that of backbone="
             f"{type(backbone).__name__} is fitted by a training run. Take a dual encoder."
         )
     made_for, given = asdict(checkpoint.facts), asdict(facts_of(backbone))
@@ -183,7 +183,7 @@ def bound(checkpoint: Checkpoint, backbone: Backbone, cfg: DictConfig, key: str)
         for name in given
         if made_for[name] != given[name]
     )
-    refuse(differing, key, str(cfg[key]))
+    refuse(differing, key, str(OmegaConf.select(cfg, key)))
     own = OmegaConf.to_yaml(cfg, resolve=False) if key == "checkpoint" else checkpoint.config
     return replace(checkpoint, backbone=backbone.identity(), config=own)
 
