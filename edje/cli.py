@@ -28,7 +28,7 @@ from edje.config.continued import (
 )
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.of_published import composition_for
-from edje.config.overrides import forced, quoted, readable, value_given
+from edje.config.overrides import forced, quoted, readable, refuse_former_names, value_given
 from edje.config.resolution import expand_home
 from edje.config.resumption import check_changes
 from edje.config.root import TASKS
@@ -89,6 +89,7 @@ def run(arguments: list[str]) -> None:
     """
     register_resolvers()
     conf = conf_folder()
+    refuse_former_names(arguments)
     job = Job([])
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
     with hydra_arguments(prepared(forced(readable(arguments), conf))):

@@ -54,7 +54,7 @@ CONF = {
     "optim/adamw": "_target_: torch.optim.AdamW\nlr: 0.1\n",
     "trainer/default": "_target_: lightning.Trainer\nmax_steps: 5\nprecision: bf16-mixed\n",
     "logger/csv": "_target_: edje.sample_parts.Part\n",
-    "evaluation/default": "_target_: edje.sample_parts.Part\n",
+    "scoring/default": "_target_: edje.sample_parts.Part\n",
     "benchmark/default": "_target_: edje.sample_parts.Part\n",
     "experiment/bigger": """
         # @package _global_

@@ -82,9 +82,9 @@ def make_world(root: Path) -> list[str]:
         "trainer.accelerator=cpu",
         "trainer.enable_progress_bar=false",
         "trainer.log_every_n_steps=1",
-        "evaluation.candidates=5",
+        "scoring.candidates=5",
         "teacher=null",
-        "initial=null",
+        "start=fresh",
         f"hydra.run.dir={root / 'run'}",
         f"hydra.sweep.dir={root / 'sweep'}",
     ]

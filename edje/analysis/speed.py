@@ -202,7 +202,7 @@ def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
 def _row_of(run: Mapping[str, Any]) -> tuple[str, int, int]:
     """Lane, tokens and k by which the benchmark knows a run; -1 where the run doesn't say."""
     layer = _whole(run.get("joint.fusion_layer"), 0)
-    served = _whole(run.get("evaluation.num_tokens"), 0)
+    served = _whole(run.get("scoring.num_tokens"), 0)
     return (
         f"ours, fusion at {layer}" if layer else "ours",
         served or _whole(run.get("adapter.num_tokens"), -1),

@@ -14,7 +14,10 @@ STREAM_LOADER = "edje.data.datamodules.stream_datamodule.StreamDataModule"
 FITTED = "edje.backbones.aligned.AlignedBackbone"
 CACHED_ONLY = ("cache", "backbone")  # tasks that read a training split as a whole
 TRAINING = ("run", "train")
-STARTS = ("canonical", "contrastive")  # of `initial`: names, where else it is a path
+WHOLE_SET_STARTS = {  # computed from the stored tokens of all training images
+    "edje.pipeline.start.CanonicalStart": "canonical",
+    "edje.pipeline.start.ContrastiveStart": "contrastive",
+}
 SCORING = ("run", "evaluate", "compress")
 
 
@@ -34,10 +37,11 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     """What is wrong with a composed tree, choice by choice."""
     task, data = tree.get("task"), tree.get("data") or {}
     yield from late_misfits(tree)
-    if task in TRAINING and tree.get("gradient_checkpointing") and tree.get("compile") is not None:
+    compiled = tree.get("compile_training")
+    if task in TRAINING and tree.get("gradient_checkpointing") and compiled is not None:
         what = (
-            f": with compile={tree['compile']} dropout would be drawn otherwise when layers are "
-            "run again. Take compile=null, or gradient_checkpointing=false."
+            f": with compile_training={compiled} dropout would be drawn otherwise when layers are "
+            "run again. Take compile_training=null, or gradient_checkpointing=false."
         )
         yield Problem("gradient_checkpointing", what)
     if data.get("_target_") != STREAMED:
@@ -70,12 +74,12 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             "mixture for pretraining has none. Take a dual encoder, as backbone=siglip2_b16_384."
         )
         yield Problem("backbone", what)
-    if tree.get("initial") in STARTS:
+    if start := WHOLE_SET_STARTS.get(str(target(tree, "start"))):
         what = (
-            f"={tree['initial']}: it is computed from the stored tokens of the whole training set, "
-            "and a mixture for pretraining has none. Take initial=null or a checkpoint."
+            f"={start}: it is computed from the stored tokens of the whole training set, and a "
+            "mixture for pretraining has none. Take start=fresh or start=checkpoint."
         )
-        yield Problem("initial", what)
+        yield Problem("start", what)
     if tree.get("miner") is not None:
         what = (
             ": it looks for similar images among stored tokens, and a mixture for pretraining has "
@@ -101,7 +105,7 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("seed", f"={seed}: expected a number from 0, as random generators take it.")
     if task not in TRAINING:
         return
-    evaluation, loader = tree.get("evaluation") or {}, tree.get("loader") or {}
+    scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
     if data.get("dev_images") == 0:
         if score == "sum":
             what = (
@@ -109,24 +113,24 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
                 "data.dev_images=0 holds none back. Set data.dev_images, or take score=joint."
             )
             yield Problem("score", what)
-        if every := evaluation.get("dev_every"):
+        if every := scoring.get("dev_every"):
             what = (
                 f"={every} scores images held back from training, and data.dev_images=0 holds "
-                "none back. Set data.dev_images, or evaluation.dev_every=0."
+                "none back. Set data.dev_images, or scoring.dev_every=0."
             )
-            yield Problem("evaluation.dev_every", what)
+            yield Problem("scoring.dev_every", what)
     adapter = tree.get("adapter") or {}
-    asked, most = evaluation.get("num_tokens"), adapter.get("num_tokens")
+    asked, most = scoring.get("num_tokens"), adapter.get("num_tokens")
     if task == "run" and asked is not None:
         if not adapter.get("budgets"):
             what = (
                 f"={asked}: the adapter is trained for all of its tokens together. Take "
-                "adapter=compression_nested, or evaluation.num_tokens=null."
+                "adapter=compression_nested, or scoring.num_tokens=null."
             )
-            yield Problem("evaluation.num_tokens", what)
+            yield Problem("scoring.num_tokens", what)
         elif most is not None and asked > most:
             what = f"={asked}: the adapter gives {most} tokens. Ask for fewer."
-            yield Problem("evaluation.num_tokens", what)
+            yield Problem("scoring.num_tokens", what)
     pairs, neighbours = loader.get("batch_size"), loader.get("neighbours") or 0
     most = loader.get("mined_pool")
     if most is not None and neighbours > most:

@@ -16,6 +16,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edje.config.renames import advice
 from edje.config.signatures import signature_of
 from edje.errors import EdjeError
 
@@ -69,10 +70,14 @@ def explained(error: Exception, conf: Path) -> EdjeError:
             f'"{key}=[{value}]" for a list, or \'{key}="{value}"\' for a text with a comma.'
         )
     if unknown := re.search(r"Could not override '(\S+?)'\. To append", text):
+        if said := advice(unknown[1]):
+            return EdjeError(said)
         close = get_close_matches(unknown[1], known_keys(conf), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return EdjeError(f"{unknown[1]} is no key of the configuration.{hint}")
     if override := re.search(r"Could not override '([\w/]+)'\. No match", text):
+        if said := advice(override[1].lstrip("/")):
+            return EdjeError(f"{text} {said}")
         groups = [path.name for path in conf.iterdir() if path.is_dir()]
         close = get_close_matches(override[1].lstrip("/"), groups, n=1)
         text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
@@ -112,6 +117,8 @@ def unknown_option(config: str, conf: Path) -> EdjeError:
         return EdjeError(
             f"{group}={option}: this plugin of Hydra is not installed. pip install {package}."
         )
+    if said := advice(group, option):
+        return EdjeError(said)
     options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
     close = get_close_matches(option, options, n=1, cutoff=0.5)
     hint = f" Did you mean {group}={close[0]}?" if close else ""

@@ -15,10 +15,13 @@ from edje.errors import EdjeError
 
 TASKS_ON_CHECKPOINT = ("evaluate", "compress")  # their configuration is the checkpoint's
 OF_THE_PRESENT = (
-    *("task", "checkpoint", "resume", "store", "trainer", "writing", "logger", "benchmark"),
+    *("task", "checkpoint", "resume", "store", "trainer", "logger", "benchmark"),
+    *("storage.batch_size", "storage.num_workers", "storage.join", "storage.tower_precision"),
 )
-OF_THE_EXPERIMENT = ("data", "evaluation", "cache_dir")  # where experiment= is given as well
-CHOOSABLE = ("data", "trainer", "writing", "logger", "evaluation", "experiment")
+OF_THE_EXPERIMENT = (  # where experiment= is given as well
+    *("data", "scoring", "storage.compressed_codec", "cache_dir"),
+)
+CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "experiment")
 
 
 def resumable(folder: Path) -> Path:
@@ -98,12 +101,21 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
 
 
 def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> DictConfig:
-    """The stored configuration with some root keys, and those it lacks, of the present one."""
+    """The stored configuration with some values, and root keys that it lacks, of the present one.
+
+    `taken` has root keys, and names within a component of one (`storage.join`).
+    """
     kept = [str(key) for key in stored if key not in taken]
     new = [str(key) for key in cfg if key not in kept and key in RootConfig.__dataclass_fields__]
     merged = OmegaConf.merge(OmegaConf.masked_copy(stored, kept), OmegaConf.masked_copy(cfg, new))
     assert isinstance(merged, DictConfig)
     OmegaConf.set_struct(merged, False)
+    present = OmegaConf.to_container(cfg)
+    assert isinstance(present, dict)
+    for key in taken:
+        root, _, name = key.partition(".")
+        if name and name in present.get(root, {}):
+            merged[root][name] = present[root][name]
     return merged
 
 

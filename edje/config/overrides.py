@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from edje.config.renames import advice
 from edje.errors import EdjeError
 
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
@@ -20,6 +21,17 @@ def key_of(override: str) -> str:
     """The key that an override sets, without its prefix."""
     found = KEY.match(override)
     return found["key"] if found else override
+
+
+def refuse_former_names(arguments: list[str]) -> None:
+    """Tell of keys and groups of earlier versions what they are now.
+
+    Raises:
+        EdjeError: naming every former one, and what to give in its place.
+    """
+    given = ((key_of(a), a.partition("=")[2] or None) for a in arguments if a[:1] != "-")
+    if told := [said for key, value in given if (said := advice(key, value))]:
+        raise EdjeError(" ".join(told))
 
 
 def is_group(key: str, conf: Path) -> bool:

@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from edje.config.problems import UNKNOWN, Problem
+from edje.config.renames import present_reference
 
 NEEDED = re.compile(r"\$\{needed:\s*\}")
 
@@ -29,7 +30,9 @@ def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> A
             return UNKNOWN  # the missing value itself is reported
         except (OmegaConfBaseException, RecursionError) as error:
             reason = str(error).strip().split("\n")[0]
-            problems.append(Problem(at, f"={text} can't be resolved: {reason}."))
+            present = present_reference(text)
+            hint = "" if present == text else f" It is {present} now."
+            problems.append(Problem(at, f"={text} can't be resolved: {reason}.{hint}"))
             return UNKNOWN
         if value == MISSING:
             return UNKNOWN  # copied from such a one

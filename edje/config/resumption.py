@@ -14,8 +14,9 @@ from edje.errors import EdjeError
 
 # Keys, and the beginnings of keys, that nothing but training reads.
 OF_TRAINING = (
-    *("seed", "teacher", "initial", "miner", "store_codec", "compile", "objective.", "negatives."),
-    *("loader.", "optim.", "evaluation.dev_every", "data.dev_images", "data.dev_seed"),
+    *("seed", "teacher", "start.", "miner", "storage.raw_codec", "compile_training"),
+    *("objective.", "negatives.", "loader.", "optim."),
+    *("scoring.dev_every", "data.dev_images", "data.dev_seed"),
     *("trainer.precision", "trainer.gradient_clip_", "trainer.accumulate_grad_batches"),
     *("trainer.max_", "trainer.min_"),
 )

@@ -36,11 +36,9 @@ class RootConfig:
     score: Literal["joint", "residual", "sum"]
     cache_dir: str
     teacher: str | None
-    initial: str | None
     miner: str | None
-    store_codec: Literal["fp16", "bf16", "fp8", "int8", "int4"]
     checkpoint_every: PositiveInt
-    compile: str | None
+    compile_training: str | None
     gradient_checkpointing: bool
 
     data: Component
@@ -49,10 +47,11 @@ class RootConfig:
     joint: Component
     objective: dict[str, Component]
     negatives: Component | None
+    start: Component
     loader: Component
     optim: Component
     trainer: Component
     logger: Component | None
-    writing: Component
-    evaluation: Component
+    storage: Component
+    scoring: Component
     benchmark: Component

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.config.renames import with_present_targets
+from edje.config.renames import present_configuration
 from edje.errors import EdjeError
 
 HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"
@@ -31,7 +31,7 @@ def to_text(cfg: DictConfig) -> str:
 def from_text(text: str, source: str) -> DictConfig:
     """The configuration that `to_text` wrote, with its interpolations; `source` is for messages.
 
-    Former names of components are brought to the present ones.
+    Former names are brought to the present ones.
 
     Raises:
         EdjeError: the text is no YAML mapping.
@@ -42,11 +42,10 @@ def from_text(text: str, source: str) -> DictConfig:
         raise EdjeError(f"{source}: can't be read as a configuration: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise EdjeError(f"{source}: expected the configuration of a run, got a {type(text)}.")
-    cfg = OmegaConf.create(with_present_targets(OmegaConf.to_container(cfg)))
     for line in text.splitlines():
         if link := LINK.match(line):
             OmegaConf.update(cfg, link["key"], link["text"], merge=False)
-    return cfg
+    return OmegaConf.create(present_configuration(OmegaConf.to_container(cfg)))
 
 
 def interpolations(cfg: DictConfig) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig
 
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
+from edje.config.renames import advice
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError, signature_of
@@ -41,6 +42,8 @@ def problems_of(cfg: DictConfig, root: type = RootConfig) -> list[Problem]:
     for name, value in tree.items():
         if name in fields:
             problems += check_root_value(name, value, fields[name])
+        elif former := list(former_names(str(name), value)):
+            problems += former
         else:
             close = nearest(str(name), fields)
             known = "" if close else f" It has {listed(fields)}."
@@ -51,6 +54,15 @@ def problems_of(cfg: DictConfig, root: type = RootConfig) -> list[Problem]:
             what = f" is missing: expected {expected(annotation)}."
             problems.append(Problem(name, what))
     return problems
+
+
+def former_names(key: str, value: Any) -> Iterable[Problem]:
+    """A problem for every value that an earlier version's key holds; none for other keys."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from former_names(f"{key}.{name}", inner)
+    elif said := advice(key, None if value is UNKNOWN else shown(value).removeprefix("=")):
+        yield Problem(key, said.removeprefix(key))
 
 
 def check_root_value(key: str, value: Any, annotation: Any) -> list[Problem]:
@@ -115,6 +127,8 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
     """Problems of one value given to a component."""
     parameter = signature.parameters.get(name)
     if parameter is None and not signature.is_open:
+        if said := advice(key, shown(value).removeprefix("=") or None, target=signature.target):
+            return [Problem(key, said.removeprefix(key))]
         names = signature.settable()
         close = nearest(name, names)
         taken = listed(names) if len(names) <= MANY or not close else "no such argument"

@@ -311,7 +311,7 @@ def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None
             taken[name] = torch.cat([other[:rows], tensor[rows:]])
         elif name.startswith(("joint.", "match.")):
             raise EdjeError(
-                f"initial={path}: its joint encoder differs at {name} "
+                f"start.path={path}: its joint encoder differs at {name} "
                 f"({'absent' if other is None else tuple(other.shape)}, this model has "
                 f"{tuple(tensor.shape)}). Use the same joint options as that run."
             )

@@ -1,4 +1,4 @@
-"""initial=canonical and =contrastive: adapter and evidence start from whole-set statistics."""
+"""start=canonical and =contrastive: adapter and evidence start from whole-set statistics."""
 
 import logging
 
@@ -36,7 +36,7 @@ def canonical_start(
     their captions' words, where the visual tokens join them: mean token and mean word agree from
     the start, and token by token it is the start of a late interaction.
 
-    With a seed (initial=contrastive) the maps are then trained on the same means: symmetric
+    With a seed (start=contrastive) the maps are then trained on the same means: symmetric
     InfoNCE over 1,000 images at a time, 80 epochs, the adapter's and the evidence's dropout of
     channels. As no tower is run, that takes a minute for some thousands of images, and so large
     batches are affordable where those of the training steps are not.
@@ -52,7 +52,7 @@ def canonical_start(
     width, channels = model.joint.width, start.facts.token_width
     if not isinstance(adapter, LinearPoolingAdapter) or evidence is None or channels < width:
         raise EdjeError(
-            f"initial=canonical and =contrastive: they need adapter=linear_pooling (this is "
+            f"start=canonical and =contrastive: they need adapter=linear_pooling (this is "
             f"{type(adapter).__name__}), joint.evidence=true (this is {evidence is not None}) and "
             f"tokens of at least the joint encoder's {width} channels (these have {channels})."
         )

@@ -112,7 +112,7 @@ def check_own(given: str, key: str, backbone: Backbone) -> None:
         raise EdjeError(
             f"{key}={given}: it reads the tokens of another backbone, or of another layer, than "
             f"this run's (their {', '.join(differing)} differ). Give one of a run on the same "
-            f"backbone, or leave {key} out."
+            f"backbone, or leave {key.split('.')[0]} out."
         )
 
 

@@ -33,7 +33,7 @@ PRECISIONS = (None, 32, "32", "32-true", "bf16", "bf16-mixed", *FLOAT16)
 PROFILERS = (None, "simple", "advanced", "pytorch")
 NO_VALIDATION = (
     "a run has no loop for validation or test of Lightning's: dev is scored every "
-    "evaluation.dev_every steps, then data.split is evaluated. Leave it out."
+    "scoring.dev_every steps, then data.split is evaluated. Leave it out."
 )
 NO_EPOCHS = (
     "a run is counted in optimiser steps. Leave it out and set trainer.max_steps: a pass over the "
@@ -86,7 +86,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logger": (only(None), "it is a group of its own. Use logger=csv or logger=null."),
     "callbacks": (
         lambda value: value is None or value == [],
-        "a run brings its own: checkpoint_every and evaluation.dev_every set them. Leave it out.",
+        "a run brings its own: checkpoint_every and scoring.dev_every set them. Leave it out.",
     ),
     "fast_dev_run": (only(False, 0), "use trainer.max_steps=1 instead."),
     "max_epochs": (only(None, -1), NO_EPOCHS),

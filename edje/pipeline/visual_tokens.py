@@ -103,7 +103,7 @@ def _temporary_folder(store: Path | RemoteFolder, size: int) -> Iterator[Path]:
             f"the visual tokens take {size / 1e9:.1f} GB, more than a quarter of this machine's "
             f"memory or for several processes, and {beside} has {free / 1e9:.1f} GB left for a "
             "temporary file. Free some space, or take fewer bytes per image: "
-            "evaluation.codec=int8, evaluation.num_tokens."
+            "storage.compressed_codec=int8, scoring.num_tokens."
         )
     with writing_to(beside):
         folder = tempfile.TemporaryDirectory(prefix="visual-", dir=beside)

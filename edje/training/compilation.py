@@ -25,14 +25,14 @@ def compile_layers(model: EDJE, backend: str, device: torch.device = CPU) -> Non
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise EdjeError(
-            f"compile={backend}: torch.compile knows no such backend; expected one of "
+            f"compile_training={backend}: torch.compile knows no such backend; expected one of "
             f"{', '.join(known)}, or null to run as it is."
         )
     compiler = os.environ.get("CXX", "g++")
     if backend == "inductor" and device.type == "cpu" and not shutil.which(compiler):
         raise EdjeError(
-            f"compile=inductor: on a CPU it needs a C++ compiler, and {compiler} is not found. "
-            "Install g++, name another compiler in CXX, or leave compile=null."
+            f"compile_training=inductor: on a CPU it needs a C++ compiler, and {compiler} is not "
+            "found. Install g++, name another compiler in CXX, or leave compile_training=null."
         )
     language_model = model.joint.language_model
     stack = getattr(getattr(language_model, "encoder", None), "layer", None)

@@ -21,13 +21,13 @@ from coco_shaped import make_data, make_tower
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MODEL = [
-    "evaluation.candidates=20",
+    "scoring.candidates=20",
     "backbone=clip_b16",
     "adapter=compression_8",
     "adapter.num_tokens=16",
     "objective=[matching,masked_language,text_recovery]",
     "teacher=null",
-    "initial=null",
+    "start=fresh",
     "optim.warmup_steps=20",
     "name=scale",
 ]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from edje.analysis import load_runs
 from edje.analysis.style import RC
 
-CHOICES = {"tokens": "evaluation.num_tokens", "codec": "evaluation.codec"}
+CHOICES = {"tokens": "scoring.num_tokens", "codec": "storage.compressed_codec"}
 BYTES = "storage_bytes_per_image"
 RECALLS = {"t2i": "t2i.reranked.recall@1", "i2t": "i2t.reranked.recall@1"}
 

@@ -32,7 +32,8 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target = folder / "hydra" / kind / "edje.yaml"
         target.parent.mkdir(parents=True)
         target.write_text((real / "hydra" / kind / "edje.yaml").read_text())
-    write_yaml(folder / "writing/default.yaml", (real / "writing/default.yaml").read_text())
+    for option in ("storage/default", "start/fresh", "start/checkpoint", "start/canonical"):
+        write_yaml(folder / f"{option}.yaml", (real / f"{option}.yaml").read_text())
     run = OmegaConf.load(real / "run.yaml")
     assert isinstance(run, DictConfig)
     options = {
@@ -46,7 +47,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "optim": "adamw",
         "trainer": "default",
         "logger": "csv",
-        "evaluation": "default",
+        "scoring": "default",
         "benchmark": "default",
     }
     kept = [

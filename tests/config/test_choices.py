@@ -41,7 +41,7 @@ def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
         (["data.evaluated=null"], "data.evaluated=null: task=run scores a cached set"),
         (["data.evaluated=null", "task=train", "score=sum"], "score=sum fixes its scale"),
         (["data.evaluated.dev_images=0", "score=residual"], "score=residual fixes its scale"),
-        (["initial=canonical"], "initial=canonical: it is computed from the stored tokens"),
+        (["start=canonical"], "start=canonical: it is computed from the stored tokens"),
         (["data=coco"], "loader streams a mixture, and data is a cached set"),
     ],
 )
@@ -73,13 +73,13 @@ FOLDER = ["experiment=folder", "data.root=photos"]
     [
         (["score=sum", "data.dev_images=0"], "score=sum: its weight is fitted on images held back"),
         (
-            ["evaluation.dev_every=10", "data.dev_images=0"],
-            "evaluation.dev_every=10 scores images held back",
+            ["scoring.dev_every=10", "data.dev_images=0"],
+            "scoring.dev_every=10 scores images held back",
         ),
-        (["evaluation.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
+        (["scoring.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
         (
-            ["adapter=compression_nested", "evaluation.num_tokens=65"],
-            "evaluation.num_tokens=65: the adapter gives 64 tokens",
+            ["adapter=compression_nested", "scoring.num_tokens=65"],
+            "scoring.num_tokens=65: the adapter gives 64 tokens",
         ),
         (
             ["loader=neighbours", "loader.batch_size=63"],
@@ -103,8 +103,8 @@ def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], mes
     [
         ["score=sum"],
         ["score=sum", "data.dev_images=0", "task=evaluate"],
-        ["evaluation.num_tokens=2", "task=evaluate"],
-        ["adapter=compression_nested", "evaluation.num_tokens=16"],
+        ["scoring.num_tokens=2", "task=evaluate"],
+        ["adapter=compression_nested", "scoring.num_tokens=16"],
         ["loader.batch_size=1", "objective=[masked_language]"],
         ["loader.batch_size=1", "trainer.devices=8"],
     ],
@@ -116,16 +116,16 @@ def test_what_fits_is_let_through(overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "evaluation.candidates=0",
-        "evaluation.batch_size=0",
-        "evaluation.num_tokens=0",
-        "evaluation.dev_every=-1",
-        "evaluation.examples=-1",
+        "scoring.candidates=0",
+        "scoring.batch_size=0",
+        "scoring.num_tokens=0",
+        "scoring.dev_every=-1",
+        "scoring.examples=-1",
         "loader.batch_size=0",
         "loader.num_workers=-1",
         "loader.mined_pool=0",
-        "writing.batch_size=0",
-        "writing.num_workers=-1",
+        "storage.batch_size=0",
+        "storage.num_workers=-1",
         "adapter.num_tokens=0",
         "adapter.hidden_width=0",
         "joint.num_layers=0",
@@ -142,9 +142,12 @@ def test_a_number_out_of_its_range_is_refused_with_the_range(override: str) -> N
     assert ("from 0" if "-1" in override else "above 0") in str(problem)
 
 
-@pytest.mark.parametrize("given", ["gradient_checkpointing=true", "compile=inductor"])
+@pytest.mark.parametrize("given", ["gradient_checkpointing=true", "compile_training=inductor"])
 def test_layers_are_compiled_or_run_again_not_both(given: str) -> None:
     assert told(given) == ""
-    both = told("gradient_checkpointing=true", "compile=inductor")
-    assert "gradient_checkpointing: with compile=inductor dropout would be drawn otherwise" in both
-    assert told("task=evaluate", "gradient_checkpointing=true", "compile=inductor") == ""
+    both = told("gradient_checkpointing=true", "compile_training=inductor")
+    assert (
+        "gradient_checkpointing: with compile_training=inductor dropout would be drawn otherwise"
+        in both
+    )
+    assert told("task=evaluate", "gradient_checkpointing=true", "compile_training=inductor") == ""

@@ -62,7 +62,7 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
          "data.root=<value>."),
         (["seed=1,2"], "seed=1,2 gives several values: add -m"),
         (["name=a=b"], "Can't read the override 'name=a=b'"),
-        (["evaluation=null"], "A group was given no option"),
+        (["scoring=null"], "A group was given no option"),
         (["adapter._target_=edje.sample_parts.Adaptor"],
          "edje.sample_parts has no Adaptor. Did you mean edje.sample_parts.Adapter?"),
         (["adapter._target_=edje.sample_part.Adapter"],

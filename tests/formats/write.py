@@ -31,7 +31,7 @@ COMMON = [
     "backbone.pretrained=tower",
     "objective=[matching,masked_language]",
     "teacher=null",
-    "initial=null",
+    "start=fresh",
     "adapter.hidden_width=16",
     "joint.tokenizer=words",
     "joint.width=16",
@@ -53,9 +53,9 @@ COMMON = [
     "optim.warmup_steps=5",
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
-    "evaluation.candidates=5",
-    "evaluation.precision=fp32",
-    "evaluation.examples=0",
+    "scoring.candidates=5",
+    "scoring.precision=fp32",
+    "scoring.examples=0",
     "cache_dir=cache",
 ]
 OPTIONS = {
@@ -87,7 +87,7 @@ def main(work: Path) -> None:
         shutil.copytree(part, target / part)
     for codec in CODECS:
         before = set(Path("cache/shapes-test").glob("raw-*"))
-        call("task=cache", f"store_codec={codec}", f"hydra.run.dir=cached_{codec}")
+        call("task=cache", f"storage.raw_codec={codec}", f"hydra.run.dir=cached_{codec}")
         (made,) = set(Path("cache/shapes-test").glob("raw-*")) - before
         shutil.copytree(made, target / "stores" / codec)
     (table,) = Path("cache/shapes-test").glob("text-*")

@@ -59,7 +59,7 @@ def troubled(trouble: str, rank: int, folder: Path) -> list[str]:
 def test_a_sweep_of_two_processes_makes_one_run_of_each_job(world, tmp_path):
     """The second job's only objective reads a part of the model: no gradient may be missing."""
     choices = f"{OBJECTIVES},[alignment]"
-    changes = [choices, "evaluation.dev_every=2", f"hydra.sweep.dir={tmp_path}"]
+    changes = [choices, "scoring.dev_every=2", f"hydra.sweep.dir={tmp_path}"]
     status, said, complained = start("-m", *with_changes(world, *changes))
     assert status == 0, complained
     assert "Traceback" not in complained and "warning" not in complained.lower()

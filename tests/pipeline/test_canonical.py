@@ -1,4 +1,4 @@
-"""initial=canonical and =contrastive: what a reranker knows before any training step."""
+"""start=canonical and =contrastive: what a reranker knows before any training step."""
 
 from types import SimpleNamespace
 

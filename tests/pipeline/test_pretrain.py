@@ -58,7 +58,7 @@ def pretraining(root: Path) -> list[str]:
         *left_out,
         "loader.batch_size=8",
         "loader.num_workers=0",
-        "evaluation.dev_every=2",
+        "scoring.dev_every=2",
         "score=residual",  # whose statistics are those of the held-out images
     ]
 

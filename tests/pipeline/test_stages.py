@@ -28,7 +28,7 @@ def stage(root):
         line
         for line in make_world(root)
         if line.split("=")[0]
-        not in ("experiment", "name", "objective", "adapter.num_tokens", "teacher", "initial")
+        not in ("experiment", "name", "objective", "adapter.num_tokens", "teacher", "start")
     ]
 
     def train(name: str, *changes: str) -> Path:
@@ -77,7 +77,7 @@ def test_the_three_stages_follow_each_other(stage, root, pretrained):
         atol=5e-3,
     )
 
-    tuned = stage("finetune", f"initial={distilled}", few)
+    tuned = stage("finetune", f"start.path={distilled}", few)
     assert "fresh: nothing" in (tuned / "logs" / "run.log").read_text()
     assert {name for name in logged(tuned) if name in ("train/matching", "train/distillation")} == {
         "train/matching"
@@ -96,14 +96,14 @@ def test_fine_tuning_takes_a_teacher_too(stage, pretrained):
         "objective=[matching,distillation]",
         "adapter=local",
         f"teacher={pretrained}",
-        f"initial={pretrained}",
+        f"start.path={pretrained}",
     )
     assert logged(folder)["train/distillation"].notna().all()
 
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("pretrain", "trainer.max_steps"), ("distil", "teacher"), ("finetune", "initial")],
+    [("pretrain", "trainer.max_steps"), ("distil", "teacher"), ("finetune", "start.path")],
 )
 def test_a_stage_asks_for_the_one_before_and_for_its_length(name, missing):
     with pytest.raises(EdjeError, match=rf"{missing} has no value yet"):
@@ -162,7 +162,10 @@ def test_the_first_stage_s_statistics_are_this_run_s_own(stage, root, pretrained
         start.model.set_first_stage_statistics(direction, 7.0, 3.0)
     save_checkpoint(start, tmp_path / "elsewhere.ckpt")
     folder = stage(
-        "pretrain_from_elsewhere", f"initial={tmp_path / 'elsewhere.ckpt'}", "score=residual"
+        "pretrain_from_elsewhere",
+        "start=checkpoint",
+        f"start.path={tmp_path / 'elsewhere.ckpt'}",
+        "score=residual",
     )
     assert "fresh: residual\n" in (folder / "logs" / "run.log").read_text()
     trained = load_checkpoint(folder).model
@@ -180,6 +183,8 @@ def test_weights_of_another_backbone_or_layer_are_no_start(stage, pretrained, tm
         (f"backbone.pretrained={other}", "weights"),
         ("backbone.layer=1", "layer"),
     ):
-        with pytest.raises(EdjeError, match=rf"initial=.* another layer.* \(their {differing} "):
-            stage(f"finetune_{differing}", f"initial={pretrained}", "adapter=local", change, empty)
+        with pytest.raises(EdjeError, match=rf"start.path=.* another layer.* \(their {differing} "):
+            stage(
+                f"finetune_{differing}", f"start.path={pretrained}", "adapter=local", change, empty
+            )
     assert not (tmp_path / "cache").exists()

@@ -40,7 +40,7 @@ def configuration(root: Path, *overrides: str) -> DictConfig:
                 "trainer.precision=32-true",
                 "trainer.log_every_n_steps=1",
                 "+trainer.enable_progress_bar=false",
-                "evaluation.dev_every=2",
+                "scoring.dev_every=2",
                 *overrides,
             ],
         )

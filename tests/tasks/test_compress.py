@@ -140,8 +140,8 @@ def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("evaluation.codec=int8", "codec: store has bf16, run asks for int8"),
-        ("store_codec=fp16", "raw_codec: store has bf16, run asks for fp16"),
+        ("storage.compressed_codec=int8", "codec: store has bf16, run asks for int8"),
+        ("storage.raw_codec=fp16", "raw_codec: store has bf16, run asks for fp16"),
         ("data.split=train", "images: store has"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_compressed_store_of_another_adapter_is_refused_and_not_found(
 
 
 def test_a_compressed_store_that_is_being_written_is_an_error(root: Path) -> None:
-    folder = compress(root, "int8", "evaluation.codec=int8")
+    folder = compress(root, "int8", "storage.compressed_codec=int8")
     shutil.rmtree(folder)
     folder.mkdir()
     other = run_script("lead", str(folder))
@@ -177,7 +177,7 @@ def test_a_compressed_store_that_is_being_written_is_an_error(root: Path) -> Non
         while not is_being_written(folder):
             time.sleep(0.05)
         with pytest.raises(EdjeError, match=rf"is being written by process {other.pid} on"):
-            compress(root, "int8_again", "evaluation.codec=int8")
+            compress(root, "int8_again", "storage.compressed_codec=int8")
     finally:
         other.kill()
         other.communicate()

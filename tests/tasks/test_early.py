@@ -51,8 +51,8 @@ def test_an_unreadable_image_of_the_evaluated_split(world: list[str], tmp_path: 
     [
         ("data.dev_images=16", r"can't hold out 16 of the 16 images of split 'train'"),
         ("loader.batch_size=25", r"loader\.batch_size=25: folder has 24 captions to train on"),
-        ("evaluation.candidates=0", r"evaluation\.candidates=0 \(int\): expected int above 0"),
-        ("evaluation.num_tokens=2", r"evaluation\.num_tokens=2: the adapter is trained for all"),
+        ("scoring.candidates=0", r"scoring\.candidates=0 \(int\): expected int above 0"),
+        ("scoring.num_tokens=2", r"scoring\.num_tokens=2: the adapter is trained for all"),
     ],
 )
 def test_numbers_that_the_data_or_the_model_can_t_meet(
@@ -61,11 +61,13 @@ def test_numbers_that_the_data_or_the_model_can_t_meet(
     refused(with_changes(world, change), said, tmp_path)
 
 
-@pytest.mark.parametrize("key", ["teacher", "initial", "miner", "store"])
+@pytest.mark.parametrize("key", ["teacher", "start.path", "miner", "store"])
 def test_a_path_to_nothing(world: list[str], tmp_path: Path, key: str) -> None:
     changes = [f"{key}={tmp_path / 'nowhere'}"]
     if key == "teacher":
         changes.append("objective=[matching,distillation]")
+    if key == "start.path":
+        changes.append("start=checkpoint")
     if key == "miner":
         changes.append("loader.neighbours=1")
     refused(with_changes(world, *changes), "nowhere", tmp_path)
@@ -77,7 +79,7 @@ def test_a_path_to_nothing(world: list[str], tmp_path: Path, key: str) -> None:
     [
         ("joint.fusion_layer=7", r"joint\.fusion_layer=7: this language model has 2 layers"),
         ("joint.num_heads=5", r"not a multiple of the number of attention heads"),
-        ("compile=fast", r"compile=fast: torch\.compile knows no such backend"),
+        ("compile_training=fast", r"compile_training=fast: torch\.compile knows no such backend"),
     ],
 )
 def test_a_model_that_can_t_be_built(

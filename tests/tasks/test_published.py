@@ -109,9 +109,9 @@ def command(root: Path, checkpoint: object, folder: Path, *changes: str) -> list
             "data.caption_counts=null",
             f"backbone.pretrained={root / 'vision_tower'}",
             f"joint.pretrained={root / 'language_model'}",
-            "evaluation.precision=fp32",
-            "evaluation.candidates=4",
-            "evaluation.examples=0",
+            "scoring.precision=fp32",
+            "scoring.candidates=4",
+            "scoring.examples=0",
             "trainer.accelerator=cpu",
             f"cache_dir={root / 'cache'}",
             f"hydra.run.dir={folder}",
@@ -374,7 +374,8 @@ def test_it_teaches_starts_and_mines_a_run(own, tmp_path) -> None:
             tmp_path / "run",
             "objective=[matching,distillation]",
             f"teacher={own / 'local.pth'}",
-            f"initial={own / 'compressed.pth'}",
+            "start=checkpoint",
+            f"start.path={own / 'compressed.pth'}",
             f"miner={own / 'compressed.pth'}",
             "loader=neighbours",
             "loader.neighbours=1",
@@ -398,7 +399,11 @@ def test_a_run_with_another_backbone_refuses_it_before_anything_is_computed(own,
         with pytest.raises(EdjeError, match=rf"{key}=.*local\.pth: it was trained on another"):
             check_named(named, backbone)
         check_named(named, HuggingFaceBackbone(pretrained=str(own / "vision_tower")))
-    changes = [f"initial={own / 'local.pth'}", f"backbone.pretrained={other}"]
+    changes = [
+        "start=checkpoint",
+        f"start.path={own / 'local.pth'}",
+        f"backbone.pretrained={other}",
+    ]
     with pytest.raises(EdjeError, match="it was trained on another backbone"):
         run(training(own, tmp_path / "run", *changes, f"cache_dir={tmp_path / 'cache'}"))
     assert not (tmp_path / "cache").exists()
@@ -427,4 +432,4 @@ def test_what_the_hub_refuses_is_one_message(own, tmp_path, hub) -> None:
     with pytest.raises(EdjeError, match=rf"checkpoint={misspelt}: no file or folder lies there"):
         evaluated(own, misspelt, tmp_path / "a")
     with pytest.raises(EdjeError, match="no file or folder lies there"):
-        run(training(own, tmp_path / "b", f"initial={misspelt}"))
+        run(training(own, tmp_path / "b", "start=checkpoint", f"start.path={misspelt}"))

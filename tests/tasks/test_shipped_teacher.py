@@ -49,7 +49,7 @@ def test_it_beats_the_first_stage_by_far(evaluate) -> None:
 
 
 def test_with_the_tokens_of_other_images_the_gain_is_gone(evaluate) -> None:
-    figures = evaluate("shuffled", "evaluation.shuffle_tokens=true")
+    figures = evaluate("shuffled", "scoring.shuffle_tokens=true")
     for direction in ("t2i", "i2t"):
         gain = figures[direction]["gain"]["recall@1"]
         assert gain["low"] < 0 and gain["value"] < 3

@@ -104,7 +104,7 @@ def test_a_run_folder_holds_what_is_promised(root):
 def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world, root, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(root / "run", folder)
-    run([f"resume={folder}", "evaluation.candidates=4"])
+    run([f"resume={folder}", "scoring.candidates=4"])
     assert json.loads((folder / "metrics.json").read_text())["num_candidates"]["t2i"] == 4
     last = folder / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 4
@@ -125,7 +125,7 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
     run(with_changes(nested, f"hydra.run.dir={root / 'nested'}"))
     few = [
         "task=evaluate",
-        "evaluation.num_tokens=2",
+        "scoring.num_tokens=2",
         f"data.root={root / 'data'}",
         f"cache_dir={root / 'cache'}",
         f"hydra.run.dir={root / 'few'}",
@@ -153,7 +153,7 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
             with_changes(
                 few,
                 "score=sum",
-                "evaluation.num_tokens=3",
+                "scoring.num_tokens=3",
                 f"checkpoint={root / 'nested'}",
                 f"hydra.run.dir={root / 'three'}",
             )
@@ -355,7 +355,7 @@ def test_distillation_follows_a_teacher_and_needs_one(world, root, tmp_path):
             world,
             terms,
             f"teacher={root / 'run'}",
-            f"initial={root / 'run'}",
+            "start=teacher",
             f"hydra.run.dir={tmp_path / 'student'}",
         )
     )

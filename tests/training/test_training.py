@@ -555,7 +555,7 @@ def test_compiled_layers_train_as_plain_ones_and_keep_the_names(tmp_path, backen
 
 
 def test_an_unknown_compiler_is_refused(reranker):
-    with pytest.raises(EdjeError, match=r"compile=fast: .* expected one of .*inductor"):
+    with pytest.raises(EdjeError, match=r"compile_training=fast: .* expected one of .*inductor"):
         compile_layers(reranker, "fast")
 
 

@@ -65,7 +65,7 @@ class StreamDataModule(L.LightningDataModule):
         num_workers: processes that read and decode; 0 does so in the training process.
         window: how many blocks (tars, or ten thousand pairs of a list) are shuffled together.
         max_bad: bad pairs of one rank, from the run's start, beyond which it stops.
-        precision: of the backbone's matrix products.
+        tower_precision: of the backbone's matrix products.
 
     Raises:
         EdjeError: a window of no blocks, or a pass with fewer pairs than a batch.
@@ -83,7 +83,7 @@ class StreamDataModule(L.LightningDataModule):
         num_workers: NonNegativeInt = 4,
         window: PositiveInt = 16,
         max_bad: NonNegativeInt = 10_000,
-        precision: Literal["fp32", "bf16"] = "bf16",
+        tower_precision: Literal["fp32", "bf16"] = "bf16",
     ):
         super().__init__()
         if window < 1:
@@ -100,7 +100,7 @@ class StreamDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.max_bad = max_bad
-        self.half = precision == "bf16"
+        self.half = tower_precision == "bf16"
         self.num_bad = 0
 
     def train_dataloader(self) -> ResumableLoader:

@@ -12,7 +12,7 @@ from edje.ranges import PositiveInt
 class LinearPoolingAdapter(GridPoolingAdapter):
     """Averages the grid as `GridPoolingAdapter`, standardises and projects by one linear map.
 
-    `initial=canonical` sets moments and map from canonical correlations of images and captions.
+    `start=canonical` sets moments and map from canonical correlations of images and captions.
     With few training images a large `dropout` is what makes such a map general.
 
     Args:

@@ -106,7 +106,7 @@ class Encoder:
 
 
 def datamodule(mixture: Mixture, policy: str = "skip", **options: Any) -> StreamDataModule:
-    options = {"batch_size": 6, "num_workers": 0, "window": 2, "precision": "fp32"} | options
+    options = {"batch_size": 6, "num_workers": 0, "window": 2, "tower_precision": "fp32"} | options
     return StreamDataModule(mixture, preprocess, Encoder(), policy, 5, **options)
 
 
@@ -216,7 +216,7 @@ def test_two_ranks_see_what_one_sees_in_turns(
 
 def test_half_precision_stays_near_and_gives_float32(mixture: Mixture, tmp_path: Path) -> None:
     (exact,) = batches(datamodule(mixture), tmp_path, 1)
-    (half,) = batches(datamodule(mixture, precision="bf16"), tmp_path, 1)
+    (half,) = batches(datamodule(mixture, tower_precision="bf16"), tmp_path, 1)
     assert half.tokens.dtype == half.image_embeddings.dtype == torch.float32
     assert not torch.equal(half.tokens, exact.tokens)
     torch.testing.assert_close(half.tokens, exact.tokens, rtol=0.02, atol=0.02)
