@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.errors import EdjeError
 from edje.parallel.environment import RUN_FOLDER
+from edje.parallel.launch import other_ranks
 from edje.pipeline.devices import one_device_trainer
 from edje.pipeline.trainer import (
     ARGUMENTS,

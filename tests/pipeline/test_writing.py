@@ -1,6 +1,7 @@
 """Claims about filling a store through Lightning's predict loop."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -250,7 +250,7 @@ def test_a_run_of_another_score_gets_the_weights_of_a_sum_where_its_cache_is(
         asked.append(tuple(devices))
         return scoring.rerank_collection(*arguments, devices=devices, **more)
 
-    for module in (fitted_sum, evaluate):
+    for module in (fitted_sum, evaluation):
         monkeypatch.setattr(module, "rerank_collection", watched)
     run(with_changes(world, "score=sum", f"hydra.run.dir={tmp_path / 'sum'}"))
     assert asked == [(torch.device("cpu"),)] * 2
