@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.config.renames import with_present_targets
 from edje.errors import EdjeError
+from edje.renames import with_present_targets
 
 HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"
 LINK = re.compile(r"^#   (?P<key>\S+): (?P<text>.*)$")
