@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
         "tokens",
     },
+    "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval", "data.images"},
     "config": {
