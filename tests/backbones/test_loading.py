@@ -17,6 +17,8 @@ from edje.backbones.loading import load_backbone
 from edje.backbones.option_values import option_values, resolved, with_given
 from edje.config.locations import register_resolvers
 from edje.errors import EdjeError
+from edje.identity import canonical_identity
+from edje.inference.reranker import Reranker
 from edje.installed import conf_folder
 from tests.backbones.tiny_models import save_siglip
 
@@ -82,6 +84,14 @@ def test_a_saved_mapping_builds_its_nested_towers_under_former_names(
     assert (loaded.num_tokens, loaded.vision.image_size) == (4, 64)
     assert loaded.shrinkage == (3.0, 2.0) and not loaded.training
     assert saved["vision"] is vision and vision["image_size"] == 32  # what was given is unchanged
+
+
+def test_a_checkpoints_configuration_gives_the_encoder_that_it_reads() -> None:
+    made = Path(__file__).parents[1] / "formats" / "0.1.0"
+    checkpoint = Reranker.load(made / "checkpoints" / "joint.ckpt").checkpoint
+    saved = yaml.safe_load(checkpoint.config)["backbone"]
+    loaded = load_backbone(saved, pretrained=str(made / "tower"))  # it was a relative path
+    assert canonical_identity(loaded.identity()) == checkpoint.backbone
 
 
 def save_sentence_encoder(folder: Path, tokenizer_of: Path) -> Path:
