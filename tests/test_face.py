@@ -21,7 +21,7 @@ def python(code: str) -> str:
     """What a fresh interpreter prints, somewhere else than in the checkout's folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        [sys.executable, "-c", code],
         env=environment,
         cwd=ROOT.anchor,
         capture_output=True,
