@@ -1,3 +1,43 @@
-"""EDJE: efficient vision-language rerankers, from images to a reranked recall table."""
+"""EDJE: efficient vision-language rerankers, from images to a reranked recall table.
 
-__version__ = "0.1.0"
+The names below are what a program needs. Each is imported when it is first used, so that
+`import edje` takes no time and a program that scores never imports what training needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers, the same names as in the table below: a test compares them
+    from edje.backbones.loading import load_backbone as load_backbone
+    from edje.errors import EdjeError as EdjeError
+    from edje.index.image_index import ImageIndex as ImageIndex
+    from edje.inference.reference import load_reference_checkpoint as load_reference_checkpoint
+    from edje.inference.reranker import Reranker as Reranker
+    from edje.pipeline.evaluation import evaluate as evaluate
+    from edje.tokens.store import TokenStore as TokenStore
+
+__version__ = "0.2.0.dev0"  # its only place; what is built reads it from here
+
+_HOMES = {
+    "EdjeError": "edje.errors",
+    "ImageIndex": "edje.index.image_index",
+    "Reranker": "edje.inference.reranker",
+    "TokenStore": "edje.tokens.store",
+    "evaluate": "edje.pipeline.evaluation",
+    "load_backbone": "edje.backbones.loading",
+    "load_reference_checkpoint": "edje.inference.reference",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # asked for once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

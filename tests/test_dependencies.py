@@ -1,5 +1,7 @@
 """Claims about what pyproject.toml declares."""
 
+import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -7,12 +9,19 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from test_layers import MODULES, imports
 
+import edje
+from edje.tokens.remote import EXTRAS
+
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, TOOL = DECLARED["project"], DECLARED["tool"]
 PARTS = {"pydantic_core"}  # of pydantic, which fixes its version
-OPTIONAL = {"sentence_transformers"}  # a lane of the benchmark, left out where it isn't installed
+OPTIONAL = {
+    "sentence_transformers": "benchmark"
+}  # of which extra, inside the function that needs it
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -25,8 +34,47 @@ def test_what_is_imported_is_declared() -> None:
         for path in [*MODULES.values(), ROOT / "run.py"]
         for name in imports(path)
     }
-    others = imported - set(sys.stdlib_module_names) - OPTIONAL - PARTS - {"edje", "__future__"}
+    others = (
+        imported - set(sys.stdlib_module_names) - set(OPTIONAL) - PARTS - {"edje", "__future__"}
+    )
     owners = packages_distributions()
     declared = names(PROJECT["dependencies"])
     missing = {name for name in others if not declared & names(owners.get(name, [name]))}
     assert not missing, f"imported, but not among the dependencies: {sorted(missing)}"
+
+
+def test_what_only_some_need_is_an_extra_and_imported_where_it_is_needed() -> None:
+    for module, extra in OPTIONAL.items():
+        assert canonicalize_name(module) in names(PROJECT["optional-dependencies"][extra])
+        for path in MODULES.values():
+            assert not outside_functions(path) & {module}, f"{path} imports {module} on import"
+
+
+def outside_functions(path: Path) -> set[str]:
+    """The packages that are imported as soon as a file is."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    found = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).partition(".")[0])
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_an_extra_that_a_message_recommends_is_declared() -> None:
+    extras = {
+        extra
+        for path in [*MODULES.values(), *(ROOT / "conf").rglob("*.yaml"), ROOT / "README.md"]
+        for extra in re.findall(r"edje\[(\w+)\]", path.read_text())
+    } | set(EXTRAS.values())
+    assert {"siglip", "s3", "benchmark"} <= extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_version_has_one_place() -> None:
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert TOOL["hatch"]["version"]["path"] == "edje/__init__.py"
+    assert str(Version(edje.__version__)) == edje.__version__

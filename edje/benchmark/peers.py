@@ -146,7 +146,10 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
     try:
         from sentence_transformers import CrossEncoder
     except ImportError:
-        log.warning("lane cross_encoder is skipped: sentence-transformers is not installed.")
+        log.warning(
+            "lane cross_encoder is skipped: sentence-transformers is not installed. "
+            "pip install 'edje[benchmark]'."
+        )
         return None
     config = language_model_config(sizes, tokens)
     config.num_labels = 1

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.config.renames import present_configuration
+from edje.renames import present_configuration
 from edje.errors import EdjeError
 
 HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"

@@ -13,8 +13,8 @@ from pkgutil import iter_modules
 from typing import Any, get_type_hints
 
 from edje.config.annotations import meaning
-from edje.config.renames import present_target
 from edje.config.source_code import Definition, Module, find, locate, module_named
+from edje.renames import present_target
 
 OWN = "edje"
 

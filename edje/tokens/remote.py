@@ -18,6 +18,7 @@ from edje.tokens.shard import read_stream
 
 _THREADS = 16
 _LARGEST_READ = 8 << 20  # bytes; neighbouring cells are read together up to this
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # of edje, by the scheme that needs it
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -86,8 +87,10 @@ class RemoteFolder:
         except (FileNotFoundError, EdjeError):
             raise
         except ImportError as error:
+            extra = EXTRAS.get(self.url.partition("://")[0])
             raise EdjeError(
                 f"{self.url} needs a Python package that is not there: {error}."
+                + (f" Install it: pip install 'edje[{extra}]'." if extra else "")
             ) from error
         except Exception as error:  # every file system has its own
             raise EdjeError(

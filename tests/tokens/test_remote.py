@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -169,6 +170,14 @@ def test_a_server_that_is_gone_is_named(folder: Path) -> None:
     next(serving, None)
     with pytest.raises(EdjeError, match=r"^http://127.*/store can't be read \(.*Check the address"):
         store.read(torch.tensor([0]))
+
+
+def test_a_package_that_an_address_needs_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(EdjeError, match=r"s3://bucket/store needs .*s3fs.*'edje\[s3\]'"):
+        TokenStore.open("s3://bucket/store")
 
 
 def test_a_server_without_ranges_is_named_with_the_way_out(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Frozen encoders by name: an option of conf/backbone, or what a saved configuration says."""
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from torch import nn
+
+import edje.backbones
+from edje.backbones.option_values import option_values, resolved, with_given
+from edje.backbones.protocol import Backbone
+from edje.errors import EdjeError
+from edje.renames import present_target
+
+HOME = "edje.backbones"
+DUAL = ("encode_images", "encode_texts", "project_images", "project_texts")
+
+
+def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
+    """A frozen dual encoder on the CPU, in evaluation mode, as a run would build it.
+
+    >>> load_backbone("shapes").num_tokens                                # doctest: +SKIP
+    16
+    >>> load_backbone("siglip2_b16_384", pretrained="<folder>")           # doctest: +SKIP
+    >>> config = yaml.safe_load(reranker.checkpoint.config)               # doctest: +SKIP
+    >>> load_backbone(config["backbone"])                                 # doctest: +SKIP
+
+    Args:
+        choice: an option of conf/backbone; or a mapping with `_target_`, as a run's config.yaml
+            and a checkpoint's configuration hold under `backbone`. Former names are understood.
+        given: values in place of the option's; mappings are merged, so that
+            `vision={"image_size": 384}` leaves the rest of the vision tower as it is.
+
+    An aligned pair of towers comes without its fitted projections.
+
+    Raises:
+        EdjeError: there is no such option, a value is missing, unknown or refers to nothing, a
+            `_target_` is no backbone of edje, or there is nothing to load under the given name.
+    """
+    if isinstance(choice, str):
+        where, values = f"load_backbone({choice!r})", option_values(choice)
+    else:
+        where, values = "load_backbone(<mapping>)", dict(choice)
+        if "_target_" not in values:
+            raise EdjeError(
+                f"{where}: expected a key _target_, got {sorted(map(str, values)) or 'none'}. Give "
+                "what a run's config.yaml holds under `backbone`, or the name of an option."
+            )
+    backbone = _built(resolved(with_given(values, given), where), where)
+    lacking = [name for name in DUAL if not hasattr(backbone, name)]
+    if lacking:
+        raise EdjeError(
+            f"{where}: {type(backbone).__name__} is one tower of a dual encoder, it lacks "
+            f"{', '.join(lacking)}. Put it beside the other one in an AlignedBackbone."
+        )
+    encoder: Backbone = backbone.eval()
+    return encoder
+
+
+def backbone_class(target: str, where: str) -> type[nn.Module]:
+    """The class of a tower or dual encoder that a dotted name, present or former, stands for.
+
+    Nothing is imported that isn't ours: a file that names it may come from anywhere.
+
+    Raises:
+        EdjeError: it is no class of a module in edje/backbones.
+    """
+    module, _, name = present_target(target).rpartition(".")
+    modules = [f"{HOME}.{info.name}" for info in iter_modules(edje.backbones.__path__)]
+    if module not in modules:
+        close = get_close_matches(module, modules, n=1)
+        hint = f" Did you mean {close[0]}.{name}?" if close else ""
+        raise EdjeError(
+            f"{where}: _target_={target} is no backbone of edje; expected a class of a module in "
+            f"{HOME}, such as {HOME}.huggingface.HuggingFaceBackbone.{hint}"
+        )
+    found = vars(import_module(module))
+    classes = [
+        key
+        for key, value in found.items()
+        if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == module
+    ]
+    if name not in classes:
+        raise EdjeError(
+            f"{where}: _target_={target} is no frozen encoder; {module} has "
+            f"{', '.join(classes) or 'none'}."
+        )
+    cls: type[nn.Module] = found[name]
+    return cls
+
+
+def _built(node: Any, where: str) -> Any:
+    """Plain values as they are, and what each mapping with a `_target_` describes, inside out."""
+    if isinstance(node, list):
+        return [_built(inner, where) for inner in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: _built(inner, where) for key, inner in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return values
+    cls = backbone_class(str(node["_target_"]), where)
+    parameters = inspect.signature(cls).parameters
+    required = {name for name, one in parameters.items() if one.default is one.empty}
+    for problem, names in (
+        ("has no", sorted(values.keys() - parameters.keys())),
+        ("needs", sorted(required - values.keys())),
+    ):
+        if names:
+            raise EdjeError(
+                f"{where}: {cls.__name__} {problem} {', '.join(map(str, names))}. Its parameters: "
+                f"{', '.join(parameters)}."
+            )
+    return cls(**values)

@@ -1,0 +1,116 @@
+"""The values of a backbone's option, read from conf/backbone as they are composed for a run.
+
+Hydra composes a run; a backbone alone needs a mapping, some keys of it given anew, and the two
+interpolations that the options use: `${backbone.<key>}` and `${asset:<path>}`.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+from edje.errors import EdjeError
+from edje.installed import asset, conf_folder
+
+MISSING = "???"
+_NOTHING = object()
+INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 5e-4 is a number, as Hydra reads it and YAML 1.1 doesn't."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def option_values(name: str) -> dict[str, Any]:
+    """What the file of an option says, interpolations as they stand.
+
+    Raises:
+        EdjeError: conf/backbone has no such option, or its file is no plain mapping.
+    """
+    folder = conf_folder() / "backbone"
+    options = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in options:
+        close = get_close_matches(name, options, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise EdjeError(
+            f"load_backbone({name!r}): no such option of conf/backbone, which has "
+            f"{', '.join(options)}.{hint} What a saved configuration holds under `backbone` can "
+            "be given as a mapping."
+        )
+    file = folder / f"{name}.yaml"
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise EdjeError(f"load_backbone({name!r}): {file} is no valid YAML: {error}.") from error
+    if not isinstance(values, dict) or "defaults" in values:
+        raise EdjeError(
+            f"load_backbone({name!r}): expected {file} to be one mapping without a defaults list, "
+            "which only the command line composes. Write its values out."
+        )
+    return values
+
+
+def with_given(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with those given in their place; mappings without a `_target_` are merged."""
+    merged = dict(values)
+    for key, value in given.items():
+        before = merged.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and "_target_" not in value:
+            value = with_given(before, value)
+        merged[key] = value
+    return merged
+
+
+def resolved(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values with every interpolation replaced by what it stands for.
+
+    Raises:
+        EdjeError: a value must be given and isn't, or an interpolation names something else than
+            a key of the backbone or a shipped asset.
+    """
+
+    def value_of(node: Any, path: tuple[str, ...], asked: tuple[str, ...]) -> Any:
+        if isinstance(node, Mapping):
+            return {key: value_of(inner, (*path, str(key)), asked) for key, inner in node.items()}
+        if isinstance(node, list | tuple):
+            return [value_of(inner, (*path, str(row)), asked) for row, inner in enumerate(node)]
+        if node == MISSING:
+            raise EdjeError(f"{where}: {'.'.join(path)} has no value. Give it: {path[0]}=….")
+        if not isinstance(node, str):
+            return node
+        whole = INTERPOLATION.fullmatch(node)
+        if whole:
+            return meant(whole[1], path, asked)
+        return INTERPOLATION.sub(lambda found: str(meant(found[1], path, asked)), node)
+
+    def meant(text: str, path: tuple[str, ...], asked: tuple[str, ...]) -> Any:
+        """What an interpolation at `path` stands for; `asked` are those that it was met in."""
+        if text.startswith("asset:"):
+            return asset(text.removeprefix("asset:"))
+        root, *keys = text.split(".")
+        known = root == "backbone" and keys and text not in asked
+        node = _at(values, keys) if known else _NOTHING
+        if node is _NOTHING:
+            raise EdjeError(
+                f"{where}: {'.'.join(path)} is ${{{text}}}, which stands for nothing here; "
+                "expected ${backbone.<another key>} or ${asset:<path>}. Give the value itself: "
+                f"{path[0]}=…."
+            )
+        return value_of(node, tuple(keys), (*asked, text))
+
+    return {key: value_of(node, (str(key),), ()) for key, node in values.items()}
+
+
+def _at(node: Any, keys: list[str]) -> Any:
+    for key in keys:
+        if not (isinstance(node, Mapping) and key in node):
+            return _NOTHING
+        node = node[key]
+    return node
