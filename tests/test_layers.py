@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "tokens",
     },
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "retrieval", "data.images"},
+    "analysis": {"records", "errors", "retrieval", "data.images", "config.renames"},
     "config": {
         "ranges", "errors", "durable", "inference.checkpoint", "inference.location",
         "inference.reference",
