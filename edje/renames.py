@@ -32,16 +32,18 @@ MOVED_CLASSES = {
     "edje.tasks.writing.Writing": "edje.pipeline.storage.Storage",
     "edje.pipeline.writing.Writing": "edje.pipeline.storage.Storage",
 }
-KEYS = {  # full keys, and groups with all that is in them
+KEYS = {  # full keys, and components with all that is in them
     "compile": "compile_training",
     "evaluation": "scoring",
     "evaluation.codec": "storage.compressed_codec",
+    "loader.precision": "loader.tower_precision",
     "store_codec": "storage.raw_codec",
     "writing": "storage",
     "writing.precision": "storage.tower_precision",
 }
-ARGUMENTS = {  # of a component, by its class
-    "edje.data.datamodules.stream_datamodule.StreamDataModule": {"precision": "tower_precision"},
+COMPONENTS = {  # which a former root key has become a part of
+    "scoring": "edje.pipeline.scoring.Scoring",
+    "storage": "edje.pipeline.storage.Storage",
 }
 INITIAL = "initial"  # a path or a magic word, where there is a group of components now
 STARTS = {
@@ -50,10 +52,6 @@ STARTS = {
     "contrastive": "edje.pipeline.start.ContrastiveStart",
 }
 CHECKPOINT_START = "edje.pipeline.start.CheckpointStart"
-COMPONENTS = {  # which a former root key may have become a part of
-    "storage": "edje.pipeline.storage.Storage",
-    "scoring": "edje.pipeline.scoring.Scoring",
-}
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # an interpolation of a full key
 
 
@@ -66,13 +64,21 @@ def present_target(target: str) -> str:
 
 
 def present_key(key: str) -> str:
-    """The present full key, given it or a former one; those of components by their class aside."""
+    """The present full key, given it or a former one."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         former = ".".join(parts[:length])
         if former in KEYS:
             return ".".join([KEYS[former], *parts[length:]])
     return "start.path" if key == INITIAL else key
+
+
+def present_override(override: str) -> str:
+    """An override of the command line, given as now or as formerly; both of a start's where two."""
+    key, equals, value = override.partition("=")
+    if key == INITIAL and equals:
+        return _start_overrides(value)
+    return f"{present_key(key)}{equals}{value}"
 
 
 def present_reference(text: str) -> str:
@@ -86,24 +92,40 @@ def present_configuration(tree: Mapping[str, Any]) -> dict[str, Any]:
     It may hold interpolations. What has present names already is given back as it is.
     """
     present: dict[str, Any] = {}
+    renamed = {former.split(".")[0] for former in KEYS}
     for key, value in _present(tree).items():
         if key == INITIAL:
             present["start"] = _start(value, tree)
             continue
         values = {key: value}
-        if key in KEYS and isinstance(value, Mapping):
+        if value and isinstance(value, dict) and key in renamed:
             values = {f"{key}.{name}": inner for name, inner in value.items()}
         for former, inner in values.items():
-            root, _, name = present_key(former).partition(".")
+            root, _, name = present_key(str(former)).partition(".")
             if name:
-                present.setdefault(root, {"_target_": COMPONENTS[root]})[name] = inner
+                fresh = {"_target_": COMPONENTS[root]} if root in COMPONENTS else {}
+                present.setdefault(root, fresh)[name] = inner
             else:
                 present[root] = inner
     return present
 
 
+def advice(key: str, value: str | None = None) -> str | None:
+    """What to give in place of a former key, as a sentence; None where the key is no former one.
+
+    `value` is what is given to it, as it would be on the command line, where that is known.
+    """
+    if key == INITIAL:
+        ways = "start=fresh, canonical or contrastive, or start=checkpoint start.path=<path>"
+        return f"initial is start now: give {ways if value is None else _start_overrides(value)}."
+    present = present_key(key)
+    if present == key:
+        return None
+    return f"{key} is {present} now: give {present}={'<value>' if value is None else value}."
+
+
 def _start(initial: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The component that the former `initial` has become."""
+    """The component that the former `initial` has become, where it is an interpolation too."""
     found = REFERENCE.fullmatch(str(initial))
     value = tree.get(found[1], initial) if found else initial
     if value in STARTS:
@@ -111,46 +133,21 @@ def _start(initial: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": CHECKPOINT_START, "path": initial}
 
 
+def _start_overrides(initial: str) -> str:
+    if initial in ("null", "canonical", "contrastive"):
+        return f"start={'fresh' if initial == 'null' else initial}"
+    return f"start=checkpoint start.path={initial}"
+
+
 def _present(value: Any) -> Any:
-    """A value, and all within it, with present names of components, arguments and keys."""
+    """A value, and all within it, with the present names of components, and in interpolations."""
     if isinstance(value, list):
         return [_present(inner) for inner in value]
-    if isinstance(value, str):
-        return present_reference(value)
-    if not isinstance(value, Mapping):
-        return value
-    target = value.get("_target_")
-    target = present_target(target) if isinstance(target, str) else target
-    renamed = ARGUMENTS.get(target, {}) if isinstance(target, str) else {}
-    present = {renamed.get(name, name): _present(inner) for name, inner in value.items()}
-    return present if target is None else {**present, "_target_": target}
-
-
-def advice(key: str, value: Any = None, *, target: str = "") -> str | None:
-    """What to give in place of a former key, as a sentence; None where the key is no former one.
-
-    Args:
-        key: full key, or the group of an option.
-        value: the text given to it, as on the command line, if one is known.
-        target: class of the component that the key is an argument of.
-    """
-    if key == INITIAL or key.startswith(f"{INITIAL}."):
-        return f"{key} is start now: give {_start_option(value)}."
-    argument = key.rpartition(".")[2]
-    if new := ARGUMENTS.get(target, {}).get(argument):
-        present = f"{key.removesuffix(argument)}{new}"
-    else:
-        present = present_key(key)
-    if present == key:
-        return None
-    given = "<value>" if value is None else value
-    return f"{key} is {present} now: give {present}={given}."
-
-
-def _start_option(value: Any) -> str:
-    """The overrides that do what `initial=<value>` did; all of them where no value is known."""
-    if value is None:
-        return "start=fresh, canonical or contrastive, or start=checkpoint start.path=<path>"
-    if value in ("null", "canonical", "contrastive"):
-        return f"start={'fresh' if value == 'null' else value}"
-    return f"start=checkpoint start.path={value}"
+    if isinstance(value, Mapping):
+        return {
+            key: present_target(inner)
+            if key == "_target_" and isinstance(inner, str)
+            else _present(inner)
+            for key, inner in value.items()
+        }
+    return present_reference(value) if isinstance(value, str) else value

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "retrieval", "data.images"},
+    "analysis": {"records", "errors", "retrieval", "data.images", "renames"},
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference",
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
-        "parallel", "config",
+        "parallel", "config.problems",
     },
     "tasks": {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",
@@ -103,7 +103,7 @@ def test_a_layer_imports_only_what_lies_below_it(module: str) -> None:
 def test_libraries_stay_in_their_layers(module: str) -> None:
     layer = module.split(".")[0]
     used = {name.split(".")[0] for name in imports(MODULES[module])}
-    if layer not in ("config", "cli", "tasks", "pipeline"):
+    if layer not in ("config", "cli", "tasks", "sweeps"):
         assert not used & {"hydra", "omegaconf"}
     trains = ("training", "tasks", "pipeline", "parallel")
     if layer not in trains and not module.startswith("data.datamodules."):
@@ -118,7 +118,7 @@ def test_objects_are_wired_together_in_tasks_only() -> None:
     for module, path in MODULES.items():
         names = set(imports(path))
         if "hydra.utils.instantiate" in names or "hydra.utils.call" in names:
-            assert module.startswith(("tasks.", "pipeline.")), f"edje.{module} instantiates"
+            assert module.startswith("tasks."), f"edje.{module} instantiates"
 
 
 def test_loading_and_scoring_need_neither_hydra_nor_lightning() -> None:

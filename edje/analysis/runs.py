@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from edje.errors import EdjeError
+from edje.renames import present_configuration
 
 RUN_FILES = frozenset({"config.yaml", "overrides.yaml", "environment.json", "metrics.json"})
 ERROR_FILE = "error.txt"
@@ -23,7 +24,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     dotted names (`adapter.num_tokens`), and metrics.json likewise: `t2i.reranked.recall@1` in
     percent, its interval in `t2i.reranked.recall@1.low` and `….high`. Where both name a column
     (`seed`, `score`) it is what was measured. Lists become JSON text, so that every column can
-    be grouped by.
+    be grouped by. Runs of earlier versions have the present names.
 
     `status` is done (metrics.json is there), failed (`error.txt` says why: `message`) or
     incomplete (still running, killed, or a file of it can't be read: `message`).
@@ -98,7 +99,7 @@ def _read_config(run: Path) -> dict[str, Any]:
         raise EdjeError(f"{path} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise EdjeError(f"{path} holds no mapping.")
-    return config
+    return present_configuration(config)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

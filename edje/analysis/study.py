@@ -16,6 +16,7 @@ from edje.analysis.runs import load_runs
 from edje.analysis.style import AFTER, INK, QUIET, RC
 from edje.errors import EdjeError
 from edje.records import DIRECTIONS, Direction
+from edje.renames import present_override
 from edje.retrieval.metrics import first_hit_ranks
 
 NOT_A_CHOICE = ("seed", "checkpoint", "cache_dir", "resume")
@@ -180,5 +181,7 @@ def _recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
 def _overrides(run: Path) -> list[str]:
     texts = yaml.safe_load((run / "overrides.yaml").read_text(encoding="utf-8")) or []
     return [
-        text for text in texts if not text.startswith((*(f"{k}=" for k in NOT_A_CHOICE), "hydra"))
+        present_override(text)
+        for text in texts
+        if not text.startswith((*(f"{k}=" for k in NOT_A_CHOICE), "hydra"))
     ]

@@ -16,9 +16,9 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.config.renames import advice
 from edje.config.signatures import signature_of
 from edje.errors import EdjeError
+from edje.renames import advice
 
 PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
     "joblib": "hydra-joblib-launcher",

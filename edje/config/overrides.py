@@ -7,8 +7,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from edje.config.renames import advice
 from edje.errors import EdjeError
+from edje.renames import advice
 
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
 HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")

@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from edje.config.problems import UNKNOWN, Problem
-from edje.config.renames import present_reference
+from edje.renames import present_reference
 
 NEEDED = re.compile(r"\$\{needed:\s*\}")
 

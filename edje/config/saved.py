@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.renames import present_configuration
 from edje.errors import EdjeError
+from edje.renames import present_configuration
 
 HEADER = "# Interpolations, resolved above; `resume=` and `checkpoint=` restore them:"
 LINK = re.compile(r"^#   (?P<key>\S+): (?P<text>.*)$")
@@ -45,7 +45,8 @@ def from_text(text: str, source: str) -> DictConfig:
     for line in text.splitlines():
         if link := LINK.match(line):
             OmegaConf.update(cfg, link["key"], link["text"], merge=False)
-    return OmegaConf.create(present_configuration(OmegaConf.to_container(cfg)))
+    former: Any = OmegaConf.to_container(cfg)
+    return OmegaConf.create(present_configuration(former))
 
 
 def interpolations(cfg: DictConfig) -> list[tuple[str, str]]:

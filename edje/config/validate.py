@@ -10,12 +10,12 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig
 
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
-from edje.config.renames import advice
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError, signature_of
 from edje.config.value_types import choices, describe, fits, is_plain
 from edje.errors import EdjeError
+from edje.renames import advice
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 MANY = 12  # names, beyond which a message shows only the nearest
@@ -61,7 +61,7 @@ def former_names(key: str, value: Any) -> Iterable[Problem]:
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
             yield from former_names(f"{key}.{name}", inner)
-    elif said := advice(key, None if value is UNKNOWN else shown(value).removeprefix("=")):
+    elif said := advice(key, shown(value).removeprefix("=") or None):
         yield Problem(key, said.removeprefix(key))
 
 
@@ -127,7 +127,7 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
     """Problems of one value given to a component."""
     parameter = signature.parameters.get(name)
     if parameter is None and not signature.is_open:
-        if said := advice(key, shown(value).removeprefix("=") or None, target=signature.target):
+        if said := advice(key, shown(value).removeprefix("=") or None):
             return [Problem(key, said.removeprefix(key))]
         names = signature.settable()
         close = nearest(name, names)

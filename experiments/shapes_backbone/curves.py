@@ -10,9 +10,9 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
+from edje.analysis.runs import load_runs
 from edje.analysis.style import RC
 
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ def curve(run: Path) -> pd.DataFrame:
     name = next(column for column in table if column.endswith("/recall@1"))
     points = table[["step", name]].dropna().rename(columns={name: "recall@1"})
     points["step"] += 1
-    every = yaml.safe_load((run / "config.yaml").read_text())["evaluation"]["dev_every"]
+    every = load_runs(run)["scoring.dev_every"].iloc[0]
     points = points[points["step"] % every == 0]  # between two scores the log repeats the last
     return points.assign(run_steps=int(points["step"].max())).astype({"step": int})
 

@@ -84,3 +84,27 @@ def test_metrics_that_are_missing_or_no_metrics_are_refused(tmp_path):
 def test_metrics_that_an_editor_saved_with_a_mark_are_read(tmp_path):
     (tmp_path / "metrics.json").write_text('\ufeff{"seed": 3}', encoding="utf-8")
     assert read_metrics(tmp_path) == {"seed": 3}
+
+
+def test_runs_of_earlier_versions_have_the_present_columns(tmp_path, make_run):
+    """So that one table compares them with runs of today."""
+    make_run(tmp_path / "now")
+    make_run(tmp_path / "then")
+    (tmp_path / "now" / "config.yaml").write_text(
+        "scoring: {candidates: 50, num_tokens: 4}\n"
+        "storage: {compressed_codec: int8, raw_codec: bf16, tower_precision: tf32}\n"
+        "start: {_target_: edje.pipeline.start.CheckpointStart, path: runs/a}\n"
+    )
+    (tmp_path / "then" / "config.yaml").write_text(
+        "evaluation: {codec: int8, candidates: 50, num_tokens: 4}\n"
+        "writing: {precision: tf32}\nstore_codec: bf16\ninitial: runs/a\n"
+    )
+    table = load_runs(tmp_path).set_index("run")
+    columns = [
+        *("scoring.candidates", "scoring.num_tokens", "start._target_", "start.path"),
+        *("storage.compressed_codec", "storage.raw_codec", "storage.tower_precision"),
+    ]
+    assert table.loc["now", columns].tolist() == table.loc["then", columns].tolist()
+    assert not [
+        name for name in table if name.split(".")[0] in ("evaluation", "writing", "initial")
+    ]

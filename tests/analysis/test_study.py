@@ -106,3 +106,17 @@ def test_the_plot_has_a_line_per_choice(sweep: Path) -> None:
         "adapter=local", "adapter=kmeans", "adapter=pruning"
     ]  # fmt: skip
     assert panel.get_title(loc="left") == "Kinds"
+
+
+def test_runs_of_earlier_versions_are_the_same_choices(
+    tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    for number, key in enumerate(("evaluation.num_tokens", "scoring.num_tokens")):
+        for tokens in (2, 4):
+            folder = tmp_path / "sweep" / f"{number}{tokens}"
+            make_run(folder, seed=number)
+            given = [f"{key}={tokens}", f"seed={number}"]
+            (folder / "overrides.yaml").write_text(yaml.safe_dump(given))
+    choices = choices_of(tmp_path / "sweep")
+    assert [choice.name for choice in choices] == ["scoring.num_tokens=2", "scoring.num_tokens=4"]
+    assert [choice.seeds for choice in choices] == [(0, 1), (0, 1)]

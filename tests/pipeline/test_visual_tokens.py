@@ -142,7 +142,9 @@ def test_a_disk_without_room_is_found_before_anything_is_compressed(few, monkeyp
     monkeypatch.setattr("shutil.disk_usage", lambda path: free)
     model = reranker()
     monkeypatch.setattr(model, "compress", lambda tokens: pytest.fail("compressed"))
-    said = r"take 0\.0 GB, more than a quarter .* has 0\.0 GB left .* storage\.compressed_codec=int8"
+    said = (
+        r"take 0\.0 GB, more than a quarter .* has 0\.0 GB left .* storage\.compressed_codec=int8"
+    )
     with (
         pytest.raises(EdjeError, match=said),
         visual_tokens(model, few, make_codec("bf16", TOKENS, WIDTH)),

@@ -1,0 +1,64 @@
+"""The commands that are written down compose, and every key in them is one of today."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from edje.config.locations import conf_folder, register_resolvers
+from edje.config.overrides import forced, readable, refuse_former_names
+from edje.config.validate import problems_of
+
+ROOT = Path(__file__).parents[2]
+CONF = conf_folder()
+COMMAND = re.compile(r"^[# ]*python run\.py (?P<arguments>[^|`]*=[^|`]*)$")
+PLACE = re.compile(r"<[^<>]*>")  # what a user puts a name of his own into
+
+
+def written_in(path: Path) -> list[str]:
+    """The arguments of each command of a file, whatever lines it goes over."""
+    text = re.sub(r" *\\\n[# ]*", " ", path.read_text("utf-8"))
+    lines = (re.split(r" +# ", line)[0] for line in text.splitlines())
+    return [found["arguments"] for line in lines if (found := COMMAND.match(line))]
+
+
+FILES = [ROOT / "README.md", *ROOT.glob("experiments/*/README.md"), *CONF.rglob("*.yaml")]
+COMMANDS = {
+    f"{path.relative_to(ROOT)}: {arguments}": arguments
+    for path in sorted(FILES)
+    for arguments in written_in(path)
+}
+
+
+def filled(place: re.Match[str]) -> str:
+    """Something of a user's own: a number of steps, or a path."""
+    return "7" if place[0] in ("<steps>", "<more>") else "there"
+
+
+def of_one_job(override: str) -> str:
+    """An override with the first of its values, where a sweep gives several."""
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    if not parsed.is_sweep_override():
+        return override
+    return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_written_down_composes_and_validates(command: str) -> None:
+    register_resolvers()
+    given = PLACE.sub(filled, COMMANDS[command]).replace("…", "there").split()
+    arguments = readable([one for one in given if "=" in one])
+    refuse_former_names(arguments)
+    overrides = [of_one_job(one) for one in forced(arguments, CONF)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", overrides)
+    problems = [p for p in problems_of(cfg) if "???" not in str(p)]  # for the user to give
+    assert not problems, "\n".join(map(str, problems))
+
+
+def test_the_commands_are_found() -> None:
+    assert len(COMMANDS) > 40
+    assert any("start.path=<the run of distil>" in command for command in COMMANDS)
+    assert any("scoring.num_tokens=2,4,8" in command for command in COMMANDS)
