@@ -60,7 +60,6 @@ def test_the_citation_speaks_of_this_project() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["license"] == PROJECT["project"]["license"]
-    assert citation["repository-code"] == PROJECT["project"]["urls"]["Homepage"]
     assert [one["name"] for one in citation["authors"]] == [
         one["name"] for one in PROJECT["project"]["authors"]
     ]

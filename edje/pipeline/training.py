@@ -102,7 +102,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def steps_per_epoch(feed: Feed, trainer: Mapping[str, Any]) -> int:
     """Optimiser steps that one rank alone needs for a pass over the training set."""
-    micro_batches = trainer.get("accumulate_grad_batches", 1)
+    micro_batches: int = trainer.get("accumulate_grad_batches", 1)
     return max(feed.num_pairs // feed.datamodule.batch_size // micro_batches, 1)
 
 

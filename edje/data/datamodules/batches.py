@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+Record = TypeVar("Record")
 
 
 class Batch:
@@ -25,13 +27,13 @@ class Batch:
         return each_tensor(self, lambda own: own.to(device, non_blocking=on_gpu))
 
 
-def each_tensor(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def each_tensor(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     """A record with each of its tensors changed, those of records in it too."""
-    changed = {}
-    for field in fields(record):
+    changed: dict[str, Any] = {}
+    for field in fields(record):  # type: ignore[arg-type]  # any dataclass
         value = getattr(record, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = change(value)
         elif is_dataclass(value):
             changed[field.name] = each_tensor(value, change)
-    return replace(record, **changed)
+    return replace(record, **changed)  # type: ignore[type-var]
