@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,10 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             f"trainer.precision={precision}: a CPU has no mixed training in float16. Take "
             "trainer.precision=bf16-mixed."
         )
-    tried = make_trainer(arguments, Path(), False, [], deterministic=None, benchmark=None)
+    # Of copies: a strategy or a profiler belongs to the first Trainer that it is given to.
+    tried = make_trainer(
+        deepcopy(dict(arguments)), Path(), False, [], deterministic=None, benchmark=None
+    )
     for timer in tried.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (timer.time_remaining() or 0) <= 0:
             raise EdjeError(f"trainer.max_time={arguments['max_time']}: expected more than none.")

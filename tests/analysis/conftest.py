@@ -13,9 +13,9 @@ from edje.records import Direction
 from edje.retrieval import (
     candidate_columns,
     candidate_lists,
-    evaluate,
     query_columns,
     rerank,
+    retrieval_metrics,
 )
 
 COLOURS = ("crimson", "royalblue", "seagreen", "goldenrod", "slategray", "indigo")
@@ -53,7 +53,7 @@ def write_run(folder: Path, *, images: int = 12, pool: int = 6, seed: int = 0) -
     names = {"t2i": (caption_ids, image_ids), "i2t": (image_ids, caption_ids)}
     groups = {"t2i": image_of_caption, "i2t": torch.arange(images)}
     metrics = {
-        **evaluate(lists, groups),
+        **retrieval_metrics(lists, groups),
         **{"dataset": "shapes", "split": "test", "seed": seed, "score": "joint"},
         **{"label": "shapes", "num_images": images, "num_captions": len(caption_ids)},
         **{"storage_bytes_per_image": 49152, "scored_pairs_per_second": 3812.4},

@@ -21,7 +21,7 @@ from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
-from edje.pipeline import fitted_sum, scoring
+from edje.pipeline import evaluation, fitted_sum, scoring
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from edje.data.sources.karpathy import KarpathySource
 from edje.data.sources.source import split_digest
 from edje.errors import EdjeError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
+CONF = Path(__file__).parents[3] / "conf" / "data"
 FLICKR8K = Path(__file__).parents[3] / "shared" / "flickr8k"
 
 
