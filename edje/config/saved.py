@@ -45,7 +45,9 @@ def from_text(text: str, source: str) -> DictConfig:
     for line in text.splitlines():
         if link := LINK.match(line):
             OmegaConf.update(cfg, link["key"], link["text"], merge=False)
-    return OmegaConf.create(present_configuration(OmegaConf.to_container(cfg)))
+    tree = OmegaConf.to_container(cfg)
+    assert isinstance(tree, dict)
+    return OmegaConf.create(present_configuration(tree))
 
 
 def interpolations(cfg: DictConfig) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Claims about former names: saved ones are read under the present ones, typed ones are told."""
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,30 @@ def test_beside_a_checkpoint_the_number_formats_are_its_own_and_the_rest_the_pre
     assert merged.storage.join is False and merged.scoring.candidates == 5
     whole = with_present(stored, cfg, ["storage"])
     assert whole.storage == storage
+
+
+def test_a_sweep_of_an_earlier_version_goes_on_by_its_command(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds")
+    assert command(*sweep) == 0
+    config = Path("runs/seeds/0/config.yaml")
+    tree = OmegaConf.to_container(OmegaConf.load(config))
+    assert isinstance(tree, dict)
+    storage = tree.pop("storage")
+    tree["store_codec"], tree["compile"] = storage.pop("raw_codec"), tree.pop("compile_training")
+    tree["evaluation"] = tree.pop("scoring") | {"codec": storage.pop("compressed_codec")}
+    tree["writing"] = storage | {"precision": storage.pop("tower_precision")}
+    tree["initial"] = None
+    del tree["start"]
+    links = "".join(f"{line}\n" for line in config.read_text().splitlines() if line[0] == "#")
+    config.write_text(OmegaConf.to_yaml(OmegaConf.create(tree)) + links)
+    figures = {"t2i": {"reranked": {"recall@1": {"value": 51.5}}, "first_stage": {}}}
+    (config.parent / "metrics.json").write_text(json.dumps(figures))
+    capsys.readouterr()
+    assert command(*sweep) == 0
+    assert "runs/seeds/0: finished before" in capsys.readouterr().out
+    assert [cfg.seed for cfg, _ in tasks] == [1, 2, 2]  # the second has no metrics
 
 
 @pytest.mark.parametrize("target", sorted(MOVED_CLASSES))
