@@ -86,7 +86,7 @@ def present_reference(text: str) -> str:
     return REFERENCE.sub(lambda found: f"${{{present_key(found[1])}}}", text)
 
 
-def present_configuration(tree: Mapping[str, Any]) -> dict[str, Any]:
+def present_configuration(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """A saved configuration, as plain containers, with the present names in place of former ones.
 
     It may hold interpolations. What has present names already is given back as it is.
@@ -124,7 +124,7 @@ def advice(key: str, value: str | None = None) -> str | None:
     return f"{key} is {present} now: give {present}={'<value>' if value is None else value}."
 
 
-def _start(initial: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+def _start(initial: Any, tree: Mapping[Any, Any]) -> dict[str, Any]:
     """The component that the former `initial` has become, where it is an interpolation too."""
     found = REFERENCE.fullmatch(str(initial))
     value = tree.get(found[1], initial) if found else initial

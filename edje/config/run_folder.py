@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import edje
-from edje.config.saved import to_text
+from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
 
@@ -85,7 +85,13 @@ def own_text(cfg: DictConfig) -> str:
 def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
     """Whether a folder holds a run of this very configuration, finished or not."""
     config = folder / "config.yaml"
-    return config.is_file() and config.read_text(encoding="utf-8") == own_text(cfg)
+    if not config.is_file():
+        return False
+    stored, own = (
+        OmegaConf.to_container(from_text(text, str(config)))
+        for text in (config.read_text(encoding="utf-8"), own_text(cfg))
+    )
+    return stored == own  # an earlier version's is the same under its former names
 
 
 def figure_of(folder: Path) -> float | None:

@@ -4,11 +4,13 @@ Hydra accepts a misspelt root key of an experiment file silently, and finds a mi
 when it is instantiated, perhaps after hours of work. Here the whole tree is checked at once.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig
 
+from edje.config.locations import conf_folder
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
@@ -132,7 +134,9 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
         names = signature.settable()
         close = nearest(name, names)
         taken = listed(names) if len(names) <= MANY or not close else "no such argument"
-        what = f"{shown(value)} is unknown: {short(signature.target)} takes {taken}."
+        others = options_with(key)
+        hint = f" It goes with {' or '.join(others)}." if others and not close else ""
+        what = f"{shown(value)} is unknown: {short(signature.target)} takes {taken}.{hint}"
         where = key.removesuffix(name)
         return [Problem(key, what, f"{where}{close}" if close else None)]
     inner = list(components_in(key, value))
@@ -150,6 +154,14 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
         )
         return [Problem(key, what)]
     return check_value(key, value, parameter.annotation)
+
+
+def options_with(key: str) -> list[str]:
+    """The options of a group (`start=checkpoint`) in whose files an argument (`start.path`) is."""
+    group, _, name = key.partition(".")
+    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    files = sorted((conf_folder() / group).glob("*.yaml"))
+    return [f"{group}={file.stem}" for file in files if line.search(file.read_text("utf-8"))]
 
 
 def check_value(key: str, value: Any, annotation: Any) -> list[Problem]:
