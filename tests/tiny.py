@@ -10,11 +10,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     build_reranker,
 )
 from edje.language_model import LanguageModel, tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.edje import EDJE
 from edje.records import PairBatch
 

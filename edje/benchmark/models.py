@@ -5,13 +5,14 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SiglipTextConfig, SiglipTextModel
 
 from edje.benchmark.settings import Benchmark
+from edje.models.adapters import Adapter
 from edje.models.edje import EDJE
 from edje.models.joint_encoder import JointEncoder
 
 SEPARATOR = 102
 
 
-class StoredAdapter(nn.Module):
+class StoredAdapter(Adapter):
     """Stands where the adapter is: the tokens that are scored are stored ones."""
 
     def __init__(self, num_tokens: int):

@@ -27,24 +27,13 @@ from edje.language_model import (
     LanguageModel,
     language_model_from_specification,
 )
-from edje.models.adapters import AdapterFacts
+from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.edje import EDJE
 from edje.models.evidence import AlignmentEvidence
 from edje.models.joint_encoder import JointEncoder
 
 log = logging.getLogger(__name__)
 PREFIX = "model."  # where the LightningModule keeps the reranker
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """What an adapter must know of the backbone whose tokens it reads."""
-
-    num_tokens: int
-    token_width: int
-    num_heads: int
-    layer_norm_eps: float
-    embedding_width: int
 
 
 @dataclass(frozen=True)
@@ -84,21 +73,22 @@ def build_reranker(
     cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
     try:
-        around = AdapterFacts(
-            facts.num_tokens, facts.token_width, width, facts.num_heads, facts.layer_norm_eps
-        )
-        built = cls(around, **adapter.choices)
+        built = cls(facts.beside(width), **adapter.choices)
     except (ValueError, TypeError, AssertionError) as error:
         raise EdjeError(
             f"adapter ({cls.__name__}) with {dict(adapter.choices)}: {error}"
         ) from error
+    if not isinstance(built, Adapter):
+        raise EdjeError(
+            f"adapter ({cls.__name__}): derives from {cls.__base__.__name__}, expected Adapter of "
+            "edje.models.adapters. Derive it from that."
+        )
     separator = language_model.tokenizer.sep_token_id
-    num_tokens = int(built.num_tokens)  # type: ignore[arg-type]  # Module hides attributes' types
     joint = JointEncoder(
         language_model.encoder,
         separator,
         MAX_TEXT_TOKENS,
-        num_tokens,
+        built.num_tokens,
         language_model.fusion_layer,
         language_model.frozen_text,
         language_model.evidence_layers,
@@ -140,9 +130,8 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
     """
-    adapter: Any = checkpoint.model.adapter
-    budgets = getattr(adapter, "budgets", None)
-    if budgets is None:
+    adapter = checkpoint.model.adapter
+    if not adapter.budgets:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker's adapter was trained for all of its "
             f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
@@ -151,7 +140,7 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
     if not 1 <= num_tokens <= adapter.num_tokens:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
-            f"the first {', '.join(map(str, sorted(set(budgets))))}. Ask for one of these."
+            f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
         )
     if num_tokens < adapter.num_tokens:
         mark = budget_mark(num_tokens)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.evidence import AlignmentEvidence, Words
 from edje.models.heads import (
     FirstStageResidual,
@@ -36,7 +37,7 @@ class EDJE(nn.Module):
 
     def __init__(
         self,
-        adapter: nn.Module,
+        adapter: Adapter,
         joint: JointEncoder,
         embedding_width: int,
         residual: bool = False,

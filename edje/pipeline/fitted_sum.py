@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -40,9 +39,9 @@ def fitted_sums(
 
     The model is on the first of the devices, which share the pairs.
     """
-    adapter: Any = trained.model.adapter
-    every = int(adapter.num_tokens)
-    budgets = {count for count in getattr(adapter, "budgets", None) or () if count < every}
+    adapter = trained.model.adapter
+    every = adapter.num_tokens
+    budgets = {count for count in adapter.budgets if count < every}
     first = first_stage_lists(
         backbone, dev, evaluation.candidates, device=similarity_device(devices[0])
     )
@@ -67,7 +66,7 @@ def dev_to_fit_on(
             or what it encoded of it isn't in the cache; or it wasn't trained for
             `evaluation.num_tokens`.
     """
-    budgets = getattr(checkpoint.model.adapter, "budgets", None) or ()
+    budgets = checkpoint.model.adapter.budgets
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
     if cfg.evaluation.num_tokens not in (None, all_tokens, *budgets):
         raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")

@@ -75,7 +75,7 @@ class Evaluation:
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
     """Number and width of the tokens that a reranker stores per image."""
     model = checkpoint.model
-    return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module
+    return model.adapter.num_tokens, model.joint.width
 
 
 def rerank_collection(

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from edje.models.adapters import TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
@@ -105,8 +104,7 @@ class RerankerModule(L.LightningModule):
         Masks are drawn by the micro-batch, where a step has several of them.
         """
         number = step if micro_batch is None else micro_batch
-        if isinstance(self.model.adapter, TokenCompressionAdapter):
-            self.model.adapter.draw_budget(fraction(self.seed, step, 5))
+        self.model.adapter.draw_budget(fraction(self.seed, step, 5))
         batch = to_common_length(batch)
         everyone = JoinedPairs.of(batch)
         mined = negatives = None

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from edje.inference.checkpoint import AdapterSpecification, BackboneFacts, build_reranker
+from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.inference.scorer import ScoringSet
 from edje.language_model import MAX_TRAINING_TOKENS, tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.edje import EDJE
 from edje.records import TextBatch
 from edje.tokens.cells import CellMemory, TokenCells

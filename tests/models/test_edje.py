@@ -5,7 +5,7 @@ from torch import nn
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
-from edje.models.adapters import AdapterFacts, LocalAdapter, TokenCompressionAdapter
+from edje.models.adapters import BackboneFacts, LocalAdapter, TokenCompressionAdapter
 from edje.models.heads import late_interaction
 from edje.models.joint_encoder import JointEncoder
 from edje.records import TextBatch
@@ -127,7 +127,7 @@ def test_a_short_position_table_is_extended_by_its_last_row():
 
 def test_the_compression_adapter_follows_the_papers_equations():
     adapter = TokenCompressionAdapter(
-        AdapterFacts(9, 16, 32, 2, 1e-6), num_tokens=4, hidden_width=24
+        BackboneFacts(9, 16, 2, 1e-6, 12).beside(32), num_tokens=4, hidden_width=24
     )
     tokens = torch.randn(3, 9, 16)
     weights = dict(adapter.named_parameters())
@@ -157,7 +157,7 @@ def test_the_compression_adapter_follows_the_papers_equations():
 
 
 def test_the_local_adapter_treats_every_token_alone():
-    adapter = LocalAdapter(AdapterFacts(9, 16, 32, 2, 1e-6), hidden_width=24)
+    adapter = LocalAdapter(BackboneFacts(9, 16, 2, 1e-6, 12).beside(32), hidden_width=24)
     tokens = torch.randn(2, 9, 16)
     order = torch.randperm(9)
     assert adapter(tokens).shape == (2, 9, 32)

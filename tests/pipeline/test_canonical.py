@@ -9,11 +9,11 @@ from tiny import FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     build_reranker,
 )
 from edje.language_model import LanguageModel, tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.heads import word_positions
 from edje.pipeline.canonical import canonical_start
 
