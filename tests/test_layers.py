@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "quiet": set(),
     "durable": {"errors"},
     "pretrained_head": set(),
-    "language_model": {"ranges", "records", "errors", "pretrained_head"},
+    "language_model": {
+        "ranges", "records", "errors", "pretrained_head", "models.joint_options",
+    },
     "backbones": {"records", "errors", "identity"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},

@@ -80,22 +80,15 @@ def build_reranker(
         ) from error
     if not isinstance(built, Adapter):
         raise EdjeError(
-            f"adapter ({cls.__name__}): derives from {cls.__base__.__name__}, expected Adapter of "
-            "edje.models.adapters. Derive it from that."
+            f"adapter ({cls.__name__}): is no adapter; expected a class that derives from "
+            "edje.models.adapters.Adapter."
         )
     separator = language_model.tokenizer.sep_token_id
+    options = language_model.options
     joint = JointEncoder(
-        language_model.encoder,
-        separator,
-        MAX_TEXT_TOKENS,
-        built.num_tokens,
-        language_model.fusion_layer,
-        language_model.frozen_text,
-        language_model.evidence_layers,
+        language_model.encoder, separator, MAX_TEXT_TOKENS, built.num_tokens, options
     )
-    evidence = None
-    if language_model.evidence:
-        evidence = AlignmentEvidence(width, joint.text_width, language_model.evidence_dropout)
+    evidence = AlignmentEvidence(width, joint.text_width, options) if options.evidence else None
     model = EDJE(built, joint, facts.embedding_width, residual, evidence)
     if language_model.head is not None:
         model.masked_language.take_over(

@@ -42,7 +42,7 @@ LOCAL = AdapterSpecification(tiny.LOCAL.target, {"hidden_width": HIDDEN})
 
 
 def reranker(
-    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **language_model: Any
+    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **options: Any
 ) -> EDJE:
     """On the CPU; weights are drawn so wide that the scores of pairs differ."""
     config = BertConfig(
@@ -54,7 +54,7 @@ def reranker(
         initializer_range=WIDTH**-0.5,
     )
     encoder = BertModel(config, add_pooling_layer=False)
-    read = replace(tiny_language_model(), encoder=encoder, **language_model)
+    read = replace(tiny_language_model(**options), encoder=encoder)
     return build_reranker(adapter, FACTS, read, residual)
 
 

@@ -114,7 +114,7 @@ def test_evidence_under_autocast_is_the_same_to_the_bit():
 def test_a_step_s_alignment_is_in_float32_of_what_the_layers_gave(evidence):
     """Layers run in bf16; the cosines of what they gave are not rounded once more."""
     torch.manual_seed(0)
-    language_model = replace(tiny_language_model(fusion_layer=1), evidence=evidence)
+    language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(LOCAL, FACTS, language_model, False).eval()
     batch = tiny_pairs(8)
     with half(), torch.no_grad():

@@ -276,7 +276,7 @@ def test_nothing_is_learned_by_a_frozen_adapter_or_from_shuffled_pairs(broken):
 def test_threads_add_gradients_up_in_one_order(evidence):
     """Several pairs read one caption: indexing adds their gradients up as the threads come in."""
     torch.manual_seed(11)
-    language_model = replace(tiny_language_model(fusion_layer=1), evidence=evidence)
+    language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(COMPRESSION, FACTS, language_model, False)
     batch, drawn = tiny_pairs(48), torch.Generator().manual_seed(7)
     everyone = Negatives(*torch.randint(48, (2, 48, 20), generator=drawn))
