@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "tokens",
+        "retrieval.fusion", "tokens",
     },
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval", "data.images"},

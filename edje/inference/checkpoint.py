@@ -9,7 +9,7 @@ their own.
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
+from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
 from edje.inference.location import find_checkpoint
 from edje.inference.published import is_published
 from edje.language_model import (
@@ -56,7 +57,7 @@ class Checkpoint:
     backbone: dict[str, str | int | float]  # identity of the one whose tokens it reads, or its name
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
-    fusion: dict[str, float]  # fitted weights of score=sum, by budget; empty before
+    fusion: FittedSums  # weights of score=sum; empty before they are fitted
 
 
 def build_reranker(
@@ -115,10 +116,11 @@ def adapter_class(target: str) -> type[nn.Module]:
     return cls
 
 
-def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
-    """Make a reranker with nested budgets give the first `num_tokens` visual tokens only.
+def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
+    """A reranker with nested budgets that gives the first `num_tokens` visual tokens only.
 
-    The weights of score=sum are those fitted with so many tokens; gone where none were.
+    It shares its weights with the given one. The weights of score=sum are those fitted with so
+    many tokens; none where none were.
 
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
@@ -135,21 +137,11 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
             f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
         )
-    if num_tokens < adapter.num_tokens:
-        mark = budget_mark(num_tokens)
-        fitted = {
-            name.removeprefix(mark): value
-            for name, value in checkpoint.fusion.items()
-            if name.startswith(mark)
-        }
-        checkpoint.fusion.clear()
-        checkpoint.fusion.update(fitted)
-    adapter.num_tokens = num_tokens
-
-
-def budget_mark(num_tokens: int) -> str:
-    """What the names in `Checkpoint.fusion` begin with that hold for fewer tokens than all."""
-    return f"{num_tokens} tokens: "
+    return replace(
+        checkpoint,
+        model=checkpoint.model.with_first_tokens(num_tokens),
+        fusion={count: sums for count, sums in checkpoint.fusion.items() if count == num_tokens},
+    )
 
 
 def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:
@@ -171,7 +163,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "backbone": checkpoint.backbone,
             "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
-            "fusion": checkpoint.fusion,
+            "fusion": plain_sums(checkpoint.fusion),
         },
         "edje_config": checkpoint.config,
     }
@@ -236,7 +228,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         backbone=dict(fields["backbone"]),
         label=fields["label"],
         first_stage=dict(fields["first_stage"]),
-        fusion=dict(fields["fusion"]),
+        fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
     )
 
 

@@ -13,13 +13,15 @@ from edje.data.mixture.pretrain import DEV, PretrainSource
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, budget_mark
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.first_stage import first_stage_lists
 from edje.pipeline.scoring import Evaluation, fusion_weights, rerank_collection
 from edje.pipeline.writing import Writing
+from edje.records import Direction
+from edje.retrieval.fusion import SumFusion
 from edje.tokens.manifest import STORE_FILE
 
 log = logging.getLogger(__name__)
@@ -34,25 +36,23 @@ def fitted_sums(
     dev: Collection,
     evaluation: Evaluation,
     devices: Sequence[torch.device],
-) -> dict[str, float]:
+) -> dict[int, dict[Direction, SumFusion]]:
     """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
 
     The model is on the first of the devices, which share the pairs.
     """
-    adapter = trained.model.adapter
-    every = adapter.num_tokens
-    budgets = {count for count in adapter.budgets if count < every}
+    every = trained.model.adapter.num_tokens
+    budgets = {count for count in trained.model.adapter.budgets if count < every}
     first = first_stage_lists(
         backbone, dev, evaluation.candidates, device=similarity_device(devices[0])
     )
-    fitted: dict[str, float] = {}
+    fitted: dict[int, dict[Direction, SumFusion]] = {}
     for count in sorted({*budgets, every}):
-        adapter.num_tokens = count
+        served = trained if count == every else keep_first_tokens(trained, count)
         lists, *_ = rerank_collection(
-            trained, backbone, dev, evaluation, first=first, devices=devices
+            served, backbone, dev, evaluation, first=first, devices=devices
         )
-        mark = "" if count == every else budget_mark(count)
-        fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
+        fitted[count] = fusion_weights(lists)
     return fitted
 
 

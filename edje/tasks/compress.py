@@ -52,7 +52,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     if evaluation.num_tokens is not None:
-        keep_first_tokens(checkpoint, evaluation.num_tokens)
+        checkpoint = keep_first_tokens(checkpoint, evaluation.num_tokens)
     split = source.read(source.split)
     cache_dir = Path(cfg.cache_dir)
     writing: Writing = instantiate(cfg.writing)
@@ -111,7 +111,7 @@ class _CompressionWork:
         if self._checkpoint is None:
             self._checkpoint = self._load()
             if self._num_tokens is not None:
-                keep_first_tokens(self._checkpoint, self._num_tokens)
+                self._checkpoint = keep_first_tokens(self._checkpoint, self._num_tokens)
         return _Adapter(self._checkpoint.model, self._raw)
 
     def dataset(self) -> "_RawRows":

@@ -60,7 +60,7 @@ def evaluate_checkpoint(
     source: Source = instantiate(cfg.data)
     evaluation: Evaluation = instantiate(cfg.evaluation)
     if evaluation.num_tokens is not None:
-        keep_first_tokens(checkpoint, evaluation.num_tokens)
+        checkpoint = keep_first_tokens(checkpoint, evaluation.num_tokens)
     check_fit(checkpoint, backbone, cfg.score)
     dev = None
     if cfg.score == "sum" and not checkpoint.fusion:

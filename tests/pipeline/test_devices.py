@@ -9,6 +9,7 @@ from edje.errors import EdjeError
 from edje.pipeline import mining, shares
 from edje.pipeline.devices import devices_of, make_current, moved, own_device, similarity_device
 from edje.pipeline.encoding import Encoding
+from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark, evaluate, train
 
 CPU = torch.device("cpu")
@@ -189,17 +190,18 @@ def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
 ):
     trained = tiny_checkpoint()
     moves, asked, dev = [], [], object()
+    sums = {4: {"t2i": SumFusion(1.0, Standardiser(0.0, 1.0), Standardiser(0.0, 1.0))}}
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
     monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
 
     def fitted(*given):
         asked.append(given[-1])
-        return {"t2i.weight": 1.0}
+        return sums
 
     monkeypatch.setattr(train, "fitted_sums", fitted)
     cfg = OmegaConf.create({"score": "sum", "trainer": {"accelerator": "gpu", "devices": [2, 3]}})
     done = train.finish(cfg, trained, None, dev, None, tmp_path)
-    assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
+    assert moves == ["cuda:2", "cpu"] and done.fusion == sums
     assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
     for score in ("joint", "residual"):
         cfg.score = score

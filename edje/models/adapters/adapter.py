@@ -1,5 +1,7 @@
 """What training, checkpoints and scoring know of every adapter."""
 
+import copy
+
 from torch import nn
 
 
@@ -19,3 +21,14 @@ class Adapter(nn.Module):
 
         Without budgets there is nothing to choose.
         """
+
+    def with_first_tokens(self, num_tokens: int) -> "Adapter":
+        """An adapter of the same weights, in memory too, that gives the first tokens only.
+
+        Without what training wrapped around its forward. A subclass that has budgets must go by
+        `num_tokens` at inference.
+        """
+        few = copy.copy(self)
+        vars(few).pop("forward", None)  # of gradient checkpointing, bound to this one
+        few.num_tokens = num_tokens
+        return few
