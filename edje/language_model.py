@@ -6,7 +6,7 @@ From a folder or hub name, from scratch, or from what a checkpoint carries of it
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from edje.errors import EdjeError
+from edje.models.joint_options import PLAIN, JointOptions
 from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import TextBatch
@@ -34,39 +35,12 @@ _TOKENIZED_AT_ONCE = 10_000  # a tokenizer keeps kilobytes of each text until it
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """An encoder, the tokenizer that it was trained with, and where visual tokens join it."""
+    """An encoder, the tokenizer that it was trained with, and how visual tokens join it."""
 
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    fusion_layer: NonNegativeInt = 0  # layers that the text runs through alone
-    frozen_text: bool = False  # whether these layers and the word embeddings stay as they came
-    evidence: bool = False  # whether words and tokens are aligned beside the joint layers
-    evidence_layers: Sequence[int] = ()  # earlier layers whose word states are aligned too
-    evidence_dropout: float = 0.0
+    options: JointOptions = PLAIN
     head: PretrainedHead | None = None  # for masked language; None starts fresh
-
-    def __post_init__(self) -> None:
-        if (self.evidence or self.frozen_text) and not self.fusion_layer:
-            raise EdjeError(
-                f"joint.evidence={self.evidence}, joint.frozen_text={self.frozen_text}: both are "
-                "about the text before the visual tokens join it. Set joint.fusion_layer to 1 or "
-                "more."
-            )
-        layers = list(self.evidence_layers)
-        if layers != sorted({layer for layer in layers if 0 <= layer < self.fusion_layer}):
-            raise EdjeError(
-                f"joint.evidence_layers={layers}: expected ascending layers below "
-                f"joint.fusion_layer={self.fusion_layer}, whose own states are read anyway."
-            )
-        if layers and not self.evidence:
-            raise EdjeError(
-                f"joint.evidence_layers={layers}: nothing reads them. Set joint.evidence=true, or "
-                "joint.evidence_layers=[]."
-            )
-        if not 0 <= self.evidence_dropout < 1:
-            raise EdjeError(
-                f"joint.evidence_dropout={self.evidence_dropout}: expected 0 to below 1."
-            )
 
     def specification(self) -> dict[str, Any]:
         """Everything that rebuilds the architecture and tokenizer without any folder."""
@@ -79,11 +53,7 @@ class LanguageModel:
             "attention": self.encoder.config._attn_implementation,
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "special_tokens": special,
-            "fusion_layer": self.fusion_layer,
-            "frozen_text": self.frozen_text,
-            "evidence": self.evidence,
-            "evidence_layers": list(self.evidence_layers),
-            "evidence_dropout": self.evidence_dropout,
+            **asdict(self.options),
             "head_norm_eps": None if self.head is None else self.head.layer_norm_eps,
         }
 
@@ -113,8 +83,11 @@ def pretrained_language_model(
     `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder or hub name can't be read.
+        EdjeError: the folder or hub name can't be read, or the options don't go together.
     """
+    options = JointOptions(
+        fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
+    )
     try:
         config = AutoConfig.from_pretrained(pretrained)
         tokenizer = AutoTokenizer.from_pretrained(pretrained)
@@ -139,16 +112,7 @@ def pretrained_language_model(
         log.info("%s: the masked-language head starts fresh", pretrained)
     if num_layers is not None:
         set_depth(encoder, num_layers)
-    return LanguageModel(
-        encoder,
-        _fast(tokenizer, pretrained),
-        fusion_layer,
-        frozen_text,
-        evidence,
-        tuple(evidence_layers),
-        evidence_dropout,
-        head,
-    )
+    return LanguageModel(encoder, _fast(tokenizer, pretrained), options, head)
 
 
 def new_language_model(
@@ -169,8 +133,9 @@ def new_language_model(
     """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
 
     Raises:
-        EdjeError: there is no tokenizer in the folder.
+        EdjeError: there is no tokenizer in the folder, or the options don't go together.
     """
+    options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
     try:
         words = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
@@ -190,14 +155,7 @@ def new_language_model(
     )
     _set_dropout(config, dropout)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
-    return LanguageModel(
-        encoder,
-        _fast(words, tokenizer),
-        fusion_layer,
-        evidence=evidence,
-        evidence_layers=tuple(evidence_layers),
-        evidence_dropout=evidence_dropout,
-    )
+    return LanguageModel(encoder, _fast(words, tokenizer), options)
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
@@ -214,14 +172,9 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     encoder = AutoModel.from_config(
         config, attn_implementation=specification["attention"], **kwargs
     )
-    later = {
-        name: specification[name]
-        for name in ("frozen_text", "evidence", "evidence_layers", "evidence_dropout")
-        if name in specification  # checkpoints of before lack them
-    }
     eps = specification.get("head_norm_eps")
     head = None if eps is None else PretrainedHead(eps)
-    return LanguageModel(encoder, tokenizer, specification["fusion_layer"], head=head, **later)
+    return LanguageModel(encoder, tokenizer, JointOptions.among(specification), head)
 
 
 def set_depth(encoder: PreTrainedModel, num_layers: int) -> None:

@@ -71,5 +71,5 @@ def learned(
         schedule.step()
     with torch.no_grad():
         outputs = forward_step(model.eval(), batch, EVERYONE, Matching.needs, None, 4, None)
-    logits = torch.cat([outputs.t2i_logits, outputs.i2t_logits])
+    logits = torch.cat([outputs.pairs.t2i, outputs.pairs.i2t])
     return logits.softmax(dim=1)[:, 0]

@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "installed": {"errors"},
     "durable": {"errors"},
     "pretrained_head": set(),
-    "language_model": {"ranges", "records", "errors", "pretrained_head"},
+    "language_model": {
+        "ranges", "records", "errors", "pretrained_head", "models.joint_options",
+    },
     "backbones": {"records", "errors", "identity", "renames", "installed"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
@@ -32,7 +34,7 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "tokens",
+        "retrieval.fusion", "tokens",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},

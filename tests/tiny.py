@@ -1,5 +1,7 @@
 """Tiny random-weight pieces that the tests build on the spot."""
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -10,12 +12,13 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     build_reranker,
 )
 from edje.language_model import LanguageModel, tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.edje import EDJE
+from edje.models.joint_options import JointOptions
 from edje.records import PairBatch
 
 WORDS = ["red", "green", "blue", "small", "large", "star", "circle", "square", "left", "right"]
@@ -48,9 +51,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_language_model(
-    max_positions: int = 80, fusion_layer: int = 0, deviation: float = 0.02
+    max_positions: int = 80, deviation: float = 0.02, **options: Any
 ) -> LanguageModel:
-    """Weights are drawn with BERT's own deviation unless another is given."""
+    """Weights are drawn with BERT's own deviation unless another is given; options: the joint's."""
     config = BertConfig(
         vocab_size=5 + len(WORDS),
         hidden_size=32,
@@ -62,7 +65,8 @@ def tiny_language_model(
         attention_probs_dropout_prob=0.0,
         initializer_range=deviation,
     )
-    return LanguageModel(BertModel(config, add_pooling_layer=False), tiny_tokenizer(), fusion_layer)
+    encoder = BertModel(config, add_pooling_layer=False)
+    return LanguageModel(encoder, tiny_tokenizer(), JointOptions(**options))
 
 
 def tiny_reranker(

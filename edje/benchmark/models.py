@@ -5,13 +5,15 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SiglipTextConfig, SiglipTextModel
 
 from edje.benchmark.settings import Benchmark
+from edje.models.adapters import Adapter
 from edje.models.edje import EDJE
 from edje.models.joint_encoder import JointEncoder
+from edje.models.joint_options import JointOptions
 
 SEPARATOR = 102
 
 
-class StoredAdapter(nn.Module):
+class StoredAdapter(Adapter):
     """Stands where the adapter is: the tokens that are scored are stored ones."""
 
     def __init__(self, num_tokens: int):
@@ -43,7 +45,7 @@ def random_reranker(sizes: Benchmark, tokens: int, fusion_layer: int) -> EDJE:
         min(SEPARATOR, sizes.vocabulary - 1),
         sizes.text_tokens,
         tokens,
-        fusion_layer,
+        JointOptions(fusion_layer),
     )
     return EDJE(StoredAdapter(tokens), joint, sizes.text_encoder_width).eval()
 

@@ -22,7 +22,7 @@ from edje.benchmark.blip import BlipRoad, blip_tokens
 from edje.benchmark.entry import SCORER, Entry
 from edje.benchmark.models import language_model_config, random_text
 from edje.benchmark.settings import Benchmark, Lane
-from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
+from edje.models.adapters import BackboneFacts, TokenCompressionAdapter
 from edje.models.heads import MatchHead
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,11 @@ class ResearchRoad(PaddedRoad):
         config = language_model_config(sizes, tokens)
         self.model = BertForMaskedLM(config).eval().to(device, dtype)
         heads = max(sizes.raw_width // 64, 1)
+        facts = BackboneFacts(
+            sizes.raw_tokens, sizes.raw_width, heads, 1e-6, sizes.text_encoder_width
+        )
         adapter = TokenCompressionAdapter(
-            AdapterFacts(sizes.raw_tokens, sizes.raw_width, sizes.width, heads, 1e-6),
+            facts.beside(sizes.width),
             num_tokens=tokens,
             hidden_width=sizes.adapter_hidden_width,
         )

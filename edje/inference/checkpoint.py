@@ -9,7 +9,7 @@ their own.
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
+from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
 from edje.inference.location import find_checkpoint
 from edje.inference.published import is_published
 from edje.language_model import (
@@ -27,24 +28,13 @@ from edje.language_model import (
     LanguageModel,
     language_model_from_specification,
 )
-from edje.models.adapters import AdapterFacts
+from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.edje import EDJE
 from edje.models.evidence import AlignmentEvidence
 from edje.models.joint_encoder import JointEncoder
 
 log = logging.getLogger(__name__)
 PREFIX = "model."  # where the LightningModule keeps the reranker
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """What an adapter must know of the backbone whose tokens it reads."""
-
-    num_tokens: int
-    token_width: int
-    num_heads: int
-    layer_norm_eps: float
-    embedding_width: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class Checkpoint:
     backbone: dict[str, str | int | float]  # identity of the one whose tokens it reads, or its name
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
-    fusion: dict[str, float]  # fitted weights of score=sum, by budget; empty before
+    fusion: FittedSums  # weights of score=sum; empty before they are fitted
 
 
 def build_reranker(
@@ -84,28 +74,22 @@ def build_reranker(
     cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
     try:
-        around = AdapterFacts(
-            facts.num_tokens, facts.token_width, width, facts.num_heads, facts.layer_norm_eps
-        )
-        built = cls(around, **adapter.choices)
+        built = cls(facts.beside(width), **adapter.choices)
     except (ValueError, TypeError, AssertionError) as error:
         raise EdjeError(
             f"adapter ({cls.__name__}) with {dict(adapter.choices)}: {error}"
         ) from error
+    if not isinstance(built, Adapter):
+        raise EdjeError(
+            f"adapter ({cls.__name__}): is no adapter; expected a class that derives from "
+            "edje.models.adapters.Adapter."
+        )
     separator = language_model.tokenizer.sep_token_id
-    num_tokens = int(built.num_tokens)  # type: ignore[arg-type]  # Module hides attributes' types
+    options = language_model.options
     joint = JointEncoder(
-        language_model.encoder,
-        separator,
-        MAX_TEXT_TOKENS,
-        num_tokens,
-        language_model.fusion_layer,
-        language_model.frozen_text,
-        language_model.evidence_layers,
+        language_model.encoder, separator, MAX_TEXT_TOKENS, built.num_tokens, options
     )
-    evidence = None
-    if language_model.evidence:
-        evidence = AlignmentEvidence(width, joint.text_width, language_model.evidence_dropout)
+    evidence = AlignmentEvidence(width, joint.text_width, options) if options.evidence else None
     model = EDJE(built, joint, facts.embedding_width, residual, evidence)
     if language_model.head is not None:
         model.masked_language.take_over(
@@ -132,17 +116,17 @@ def adapter_class(target: str) -> type[nn.Module]:
     return cls
 
 
-def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
-    """Make a reranker with nested budgets give the first `num_tokens` visual tokens only.
+def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
+    """A reranker with nested budgets that gives the first `num_tokens` visual tokens only.
 
-    The weights of score=sum are those fitted with so many tokens; gone where none were.
+    It shares its weights with the given one. The weights of score=sum are those fitted with so
+    many tokens; none where none were.
 
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
     """
-    adapter: Any = checkpoint.model.adapter
-    budgets = getattr(adapter, "budgets", None)
-    if budgets is None:
+    adapter = checkpoint.model.adapter
+    if not adapter.budgets:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker's adapter was trained for all of its "
             f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
@@ -151,23 +135,13 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> None:
     if not 1 <= num_tokens <= adapter.num_tokens:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
-            f"the first {', '.join(map(str, sorted(set(budgets))))}. Ask for one of these."
+            f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
         )
-    if num_tokens < adapter.num_tokens:
-        mark = budget_mark(num_tokens)
-        fitted = {
-            name.removeprefix(mark): value
-            for name, value in checkpoint.fusion.items()
-            if name.startswith(mark)
-        }
-        checkpoint.fusion.clear()
-        checkpoint.fusion.update(fitted)
-    adapter.num_tokens = num_tokens
-
-
-def budget_mark(num_tokens: int) -> str:
-    """What the names in `Checkpoint.fusion` begin with that hold for fewer tokens than all."""
-    return f"{num_tokens} tokens: "
+    return replace(
+        checkpoint,
+        model=checkpoint.model.with_first_tokens(num_tokens),
+        fusion={count: sums for count, sums in checkpoint.fusion.items() if count == num_tokens},
+    )
 
 
 def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:
@@ -189,7 +163,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "backbone": checkpoint.backbone,
             "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
-            "fusion": checkpoint.fusion,
+            "fusion": plain_sums(checkpoint.fusion),
         },
         "edje_config": checkpoint.config,
     }
@@ -254,7 +228,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         backbone=dict(fields["backbone"]),
         label=fields["label"],
         first_stage=dict(fields["first_stage"]),
-        fusion=dict(fields["fusion"]),
+        fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
     )
 
 

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     build_reranker,
     read_checkpoint,
@@ -19,6 +18,7 @@ from edje.inference.location import find_checkpoint
 from edje.inference.published import BIAS, FROZEN, TIED, WORDS, is_published, read_published
 from edje.inference.reranker import Reranker
 from edje.language_model import MAX_TRAINING_TOKENS, Attention, LanguageModel
+from edje.models.adapters import BackboneFacts
 from edje.models.joint_encoder import extend_position_table
 
 # How our names begin and how theirs do; the longest beginning that fits is taken.

@@ -48,7 +48,7 @@ class Reranker:
         """
         checkpoint = load_checkpoint(Path(path))
         if num_tokens is not None:
-            keep_first_tokens(checkpoint, num_tokens)
+            checkpoint = keep_first_tokens(checkpoint, num_tokens)
         return cls(checkpoint, precision)
 
     @torch.inference_mode()

@@ -1,9 +1,12 @@
 """The reranker: adapter, joint encoder and heads in one module."""
 
+import copy
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.evidence import AlignmentEvidence, Words
 from edje.models.heads import (
     FirstStageResidual,
@@ -36,7 +39,7 @@ class EDJE(nn.Module):
 
     def __init__(
         self,
-        adapter: nn.Module,
+        adapter: Adapter,
         joint: JointEncoder,
         embedding_width: int,
         residual: bool = False,
@@ -62,6 +65,12 @@ class EDJE(nn.Module):
     ) -> Float[Tensor, "images tokens width"]:
         """Visual tokens of each image, what the compressed tier of the store keeps."""
         return self.adapter(tokens)
+
+    def with_first_tokens(self, num_tokens: int) -> "EDJE":
+        """A reranker of the same weights, in memory too, that compresses to the first tokens."""
+        few = copy.copy(self)
+        few._modules = self._modules | {"adapter": self.adapter.with_first_tokens(num_tokens)}
+        return few
 
     def score(
         self,

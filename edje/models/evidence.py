@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edje.models.heads import late_interaction
+from edje.models.joint_options import PLAIN, JointOptions
 from edje.models.standardise import Standardise
 
 START_SCALE = 20.0  # of the evidence in the match logit: a temperature of 0.05
@@ -37,12 +38,12 @@ class AlignmentEvidence(nn.Module):
     Args:
         width: of visual tokens.
         text_width: of word states (see `JointEncoder.text_width`).
-        dropout: share of the words' channels dropped in training (see `Standardise`).
+        options: the joint encoder's, of which the dropout is read (see `Standardise`).
     """
 
-    def __init__(self, width: int, text_width: int, dropout: float = 0.0):
+    def __init__(self, width: int, text_width: int, options: JointOptions = PLAIN):
         super().__init__()
-        self.standardise = Standardise(text_width, dropout)
+        self.standardise = Standardise(text_width, options.evidence_dropout)
         self.text = nn.Linear(text_width, width)
         shares = torch.tensor([START_MEAN_SHARE, 1 - START_MEAN_SHARE])
         self.mixture = nn.Parameter(shares.log())  # softmax: shares of mean and late cosine

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from edje.errors import EdjeError
+from edje.models.joint_options import PLAIN, JointOptions
 from edje.records import TextBatch
 
 # Architectures in which a token's place is its position id and nothing else.
@@ -42,9 +43,8 @@ class JointEncoder(nn.Module):
             one more.
         num_visual_tokens: m; where the position table is too short for
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
-        fusion_layer: layers that the text runs through before the visual tokens join.
-        frozen_text: whether the embeddings and these layers are left as they came.
-        evidence_layers: layers below `fusion_layer` whose word states `read_text` gives too.
+        options: where the visual tokens join, whether what lies below stays as it came, and of
+            which layers `read_text` gives the word states too.
 
     Raises:
         EdjeError: `fusion_layer` leaves no layer for both, or the language model's layers can't
@@ -57,18 +57,16 @@ class JointEncoder(nn.Module):
         separator_id: int,
         max_text_tokens: int,
         num_visual_tokens: int,
-        fusion_layer: int = 0,
-        frozen_text: bool = False,
-        evidence_layers: Sequence[int] = (),
+        options: JointOptions = PLAIN,
     ):
         super().__init__()
         self.language_model = language_model
         self.separator_id = separator_id
         self.max_text_tokens = max_text_tokens
-        self.fusion_layer = fusion_layer
-        self.evidence_layers = tuple(evidence_layers)
+        self.options = options
+        self.fusion_layer = fusion_layer = options.fusion_layer
         self.width: int = language_model.config.hidden_size
-        self.text_width = self.width * (1 + len(self.evidence_layers))
+        self.text_width = self.width * (1 + len(options.evidence_layers))
         accepted = inspect.signature(language_model.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.has_segments = (
@@ -87,7 +85,7 @@ class JointEncoder(nn.Module):
         extend_position_table(
             language_model, self.first_position + max_text_tokens + visual_positions
         )
-        if frozen_text:
+        if options.frozen_text:
             cast(nn.Module, language_model.embeddings).requires_grad_(False)
             layers = cast(nn.ModuleList, cast(nn.Module, language_model.encoder).layer)
             layers[:fusion_layer].requires_grad_(False)
@@ -153,7 +151,7 @@ class JointEncoder(nn.Module):
         self, states: Sequence[Float[Tensor, "texts length width"]]
     ) -> Float[Tensor, "texts length text_width"]:
         """What `read_text` gives of the text's states: embedded, then after each of its layers."""
-        read = [states[-1], *(states[layer] for layer in self.evidence_layers)]
+        read = [states[-1], *(states[layer] for layer in self.options.evidence_layers)]
         return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
 
     def entering(

@@ -36,14 +36,15 @@ class Alignment(Objective):
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean of the two directions' cross-entropies, in nats; matches by chance are no rivals."""
-        assert outputs.alignment is not None and outputs.same is not None
-        t2i = self._logits(outputs.alignment, outputs.same, outputs.first)
-        if outputs.alignment_i2t is None:
+        aligned = outputs.alignment
+        assert aligned is not None
+        t2i = self._logits(aligned.t2i, aligned.same, aligned.first)
+        if aligned.i2t is None:
             i2t = t2i.T
         else:
-            assert outputs.same_i2t is not None
-            i2t = self._logits(outputs.alignment_i2t, outputs.same_i2t, outputs.first)
-        own = torch.arange(len(t2i), device=t2i.device) + outputs.first
+            assert aligned.same_i2t is not None
+            i2t = self._logits(aligned.i2t, aligned.same_i2t, aligned.first)
+        own = torch.arange(len(t2i), device=t2i.device) + aligned.first
         return (F.cross_entropy(t2i, own) + F.cross_entropy(i2t, own)) / 2
 
     def _logits(self, cosines: Tensor, same: Tensor, first: int) -> Tensor:

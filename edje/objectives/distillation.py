@@ -34,20 +34,17 @@ class Distillation(Objective):
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """The chosen form's mean over the batch."""
-        teacher_t2i, teacher_i2t = outputs.teacher_t2i_logits, outputs.teacher_i2t_logits
-        assert teacher_t2i is not None and teacher_i2t is not None
-        assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
-        student_t2i, student_i2t = outputs.t2i_logits.float(), outputs.i2t_logits.float()
-        of_t2i, of_i2t = outputs.t2i_presence, outputs.i2t_presence
+        teacher, student = outputs.teacher, outputs.pairs
+        assert teacher is not None and student is not None
+        t2i, i2t = student.t2i.float(), student.i2t.float()
+        of_t2i, of_i2t = student.t2i_presence, student.i2t_presence
         if self.form == "listwise":
-            t2i = _kl(student_t2i, teacher_t2i, of_t2i)
-            return (t2i + _kl(student_i2t, teacher_i2t, of_i2t)) / 2
+            return (_kl(t2i, teacher.t2i, of_t2i) + _kl(i2t, teacher.i2t, of_i2t)) / 2
         positives = (
-            _bce(student_t2i[:, 0], teacher_t2i[:, 0]).mean()
-            + _bce(student_i2t[:, 0], teacher_i2t[:, 0]).mean()
+            _bce(t2i[:, 0], teacher.t2i[:, 0]).mean() + _bce(i2t[:, 0], teacher.i2t[:, 0]).mean()
         ) / 2
-        images = mean_of_negatives(_bce(student_t2i[:, 1:], teacher_t2i[:, 1:]), of_t2i)
-        captions = mean_of_negatives(_bce(student_i2t[:, 1:], teacher_i2t[:, 1:]), of_i2t)
+        images = mean_of_negatives(_bce(t2i[:, 1:], teacher.t2i[:, 1:]), of_t2i)
+        captions = mean_of_negatives(_bce(i2t[:, 1:], teacher.i2t[:, 1:]), of_i2t)
         return (positives + images + captions) / 3
 
 

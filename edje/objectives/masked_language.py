@@ -29,9 +29,9 @@ class MaskedLanguage(Objective):
 
         On several ranks a position weighs the same wherever it lies.
         """
-        logits, labels = outputs.masked_logits, outputs.masked_labels
-        assert logits is not None and labels is not None
-        total = F.cross_entropy(logits.float(), labels, reduction="sum")
-        if outputs.masked_count is None:
-            return total / max(len(labels), 1)
-        return total / outputs.masked_count.clamp(min=1e-3)  # zero where all ranks have none
+        masked = outputs.masked
+        assert masked is not None
+        total = F.cross_entropy(masked.logits.float(), masked.labels, reduction="sum")
+        if masked.count is None:
+            return total / max(len(masked.labels), 1)
+        return total / masked.count.clamp(min=1e-3)  # zero where all ranks have none

@@ -34,10 +34,11 @@ class Matching(Objective):
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean of the two directions' losses, in nats."""
-        assert outputs.t2i_logits is not None and outputs.i2t_logits is not None
+        pairs = outputs.pairs
+        assert pairs is not None
         loss = self._softmax if self.form == "softmax" else self._binary
-        t2i = loss(outputs.t2i_logits, outputs.t2i_presence)
-        return (t2i + loss(outputs.i2t_logits, outputs.i2t_presence)) / 2
+        t2i = loss(pairs.t2i, pairs.t2i_presence)
+        return (t2i + loss(pairs.i2t, pairs.i2t_presence)) / 2
 
     @staticmethod
     def _softmax(logits: Tensor, presence: Presence | None) -> Tensor:

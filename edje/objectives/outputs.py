@@ -30,29 +30,60 @@ class Presence:
 
 
 @dataclass(frozen=True)
-class StepOutputs:
-    """One step's logits and states; a part that no objective asked for is None.
+class PairLogits:
+    """Match logits of every sample's candidates: column 0 is the positive, the others are mined."""
 
-    Column 0 of the logits is the positive pair, the others are the mined negatives. On several
-    ranks each holds the rows of its own pairs, and the mean of their losses is the loss of all.
-    """
-
-    first: int = 0  # where this rank's pairs begin among those of all ranks
-    t2i_logits: Float[Tensor, "batch candidates"] | None = None  # caption against images
-    i2t_logits: Float[Tensor, "batch candidates"] | None = None  # image against captions
+    t2i: Float[Tensor, "batch candidates"]  # caption against images
+    i2t: Float[Tensor, "batch candidates"]  # image against captions
     t2i_presence: Presence | None = None  # None: every candidate is there
     i2t_presence: Presence | None = None
-    masked_logits: Float[Tensor, "masked vocabulary"] | None = None
-    masked_labels: Int[Tensor, "masked"] | None = None
-    masked_count: Float[Tensor, ""] | None = None  # mean over ranks; None: these labels' own
-    recovered: Float[Tensor, "batch embedding"] | None = None
-    text_embeddings: Float[Tensor, "batch embedding"] | None = None
-    alignment: Float[Tensor, "captions images"] | None = None  # late interaction, -1 to 1
-    alignment_i2t: Float[Tensor, "captions images"] | None = None  # own images; None: transposed
-    same: Bool[Tensor, "captions images"] | None = None  # matching pairs, those by chance included
-    same_i2t: Bool[Tensor, "images captions"] | None = None  # as alignment_i2t
-    teacher_t2i_logits: Float[Tensor, "batch candidates"] | None = None
-    teacher_i2t_logits: Float[Tensor, "batch candidates"] | None = None
+
+
+@dataclass(frozen=True)
+class MaskedWords:
+    """What is said of every masked word piece, and what it was."""
+
+    logits: Float[Tensor, "masked vocabulary"]
+    labels: Int[Tensor, "masked"]
+    count: Float[Tensor, ""] | None = None  # mean over ranks; None: these labels' own
+
+
+@dataclass(frozen=True)
+class RecoveredText:
+    """The joint encoder's texts in the dual encoder's space, and the dual encoder's own."""
+
+    embeddings: Float[Tensor, "batch embedding"]
+    targets: Float[Tensor, "batch embedding"]
+
+
+@dataclass(frozen=True)
+class AlignedPairs:
+    """How well words and visual tokens agree, -1 to 1, of every caption with every image.
+
+    A rank holds its own captions with the images of all ranks, and its own images with all
+    captions; alone it holds one matrix, whose transpose is the other.
+    """
+
+    t2i: Float[Tensor, "captions images"]  # own captions
+    same: Bool[Tensor, "captions images"]  # matching pairs, those by chance included
+    i2t: Float[Tensor, "images captions"] | None = None  # own images; None: t2i transposed
+    same_i2t: Bool[Tensor, "images captions"] | None = None
+    first: int = 0  # where this rank's pairs begin among those of all ranks
+
+
+@dataclass(frozen=True)
+class StepOutputs:
+    """One step's parts, by their names; a part that no objective asked for is None.
+
+    On several ranks each holds the rows of its own pairs, and the mean of their losses is the
+    loss of all.
+    """
+
+    pairs: PairLogits | None = None
+    masked: MaskedWords | None = None
+    text_only: RecoveredText | None = None
+    alignment: AlignedPairs | None = None
+    teacher: PairLogits | None = None  # of the same pairs
 
 
 def mean_of_rows(values: Float[Tensor, "batch"], presence: Presence | None) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ class TextRecovery(Objective):
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """Mean over the batch, between 0 and 2."""
-        assert outputs.recovered is not None and outputs.text_embeddings is not None
-        cosine = F.cosine_similarity(outputs.recovered.float(), outputs.text_embeddings.float())
+        texts = outputs.text_only
+        assert texts is not None
+        cosine = F.cosine_similarity(texts.embeddings.float(), texts.targets.float())
         return (1 - cosine).mean()

@@ -100,7 +100,7 @@ class _CompressionWork:
             assert self._load is not None  # else it was pickled
             self._checkpoint = self._load()
             if self._num_tokens is not None:
-                keep_first_tokens(self._checkpoint, self._num_tokens)
+                self._checkpoint = keep_first_tokens(self._checkpoint, self._num_tokens)
         return _Adapter(self._checkpoint.model, self._raw)
 
     def dataset(self) -> "_RawRows":

@@ -131,7 +131,7 @@ def evaluated(
         EdjeError: data, store, backbone or checkpoint don't fit each other, or the score asked for.
     """
     if scoring.num_tokens is not None:
-        keep_first_tokens(checkpoint, scoring.num_tokens)
+        checkpoint = keep_first_tokens(checkpoint, scoring.num_tokens)
     check_fit(checkpoint, backbone, score)
     dev = None
     if score == "sum" and not checkpoint.fusion:

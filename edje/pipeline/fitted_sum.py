@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import yaml
@@ -12,13 +11,15 @@ from edje.data.mixture.pretrain import DEV, PretrainSource, trained_on
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, budget_mark
+from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.first_stage import first_stage_lists
 from edje.pipeline.scoring import Scoring, fusion_weights, rerank_collection
+from edje.records import Direction
+from edje.retrieval.fusion import SumFusion
 from edje.tokens.codec import CodecName
 from edje.tokens.manifest import STORE_FILE
 
@@ -33,25 +34,23 @@ def fitted_sums(
     scoring: Scoring,
     codec: CodecName,
     devices: Sequence[torch.device],
-) -> dict[str, float]:
+) -> dict[int, dict[Direction, SumFusion]]:
     """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
 
     The model is on the first of the devices, which share the pairs.
     """
-    adapter: Any = trained.model.adapter
-    every = int(adapter.num_tokens)
-    budgets = {count for count in getattr(adapter, "budgets", None) or () if count < every}
+    every = trained.model.adapter.num_tokens
+    budgets = {count for count in trained.model.adapter.budgets if count < every}
     first = first_stage_lists(
         backbone, dev, scoring.candidates, device=similarity_device(devices[0])
     )
-    fitted: dict[str, float] = {}
+    fitted: dict[int, dict[Direction, SumFusion]] = {}
     for count in sorted({*budgets, every}):
-        adapter.num_tokens = count
+        served = trained if count == every else keep_first_tokens(trained, count)
         lists, *_ = rerank_collection(
-            trained, backbone, dev, scoring, codec, first=first, devices=devices
+            served, backbone, dev, scoring, codec, first=first, devices=devices
         )
-        mark = "" if count == every else budget_mark(count)
-        fitted |= {mark + name: value for name, value in fusion_weights(lists).items()}
+        fitted[count] = fusion_weights(lists)
     return fitted
 
 
@@ -65,7 +64,7 @@ def dev_to_fit_on(
             or what it encoded of it isn't in the cache; or it wasn't trained for
             `scoring.num_tokens`.
     """
-    budgets = getattr(checkpoint.model.adapter, "budgets", None) or ()
+    budgets = checkpoint.model.adapter.budgets
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
     if scoring.num_tokens not in (None, all_tokens, *budgets):
         raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")

@@ -18,7 +18,7 @@ from edje.pipeline.shares import ScoringWork, score, scored_in_shares, settled
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, CandidateList, Direction
-from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum
+from edje.retrieval.fusion import SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tokens.codec import Codec, CodecName, make_codec
 
@@ -85,7 +85,7 @@ class Scoring:
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
     """Number and width of the tokens that a reranker stores per image."""
     model = checkpoint.model
-    return int(model.adapter.num_tokens), model.joint.width  # type: ignore[arg-type]  # Module
+    return model.adapter.num_tokens, model.joint.width
 
 
 def rerank_collection(
@@ -138,26 +138,11 @@ def rerank_collection(
     return by_direction, codec, work.num_pairs / seconds, work.precision
 
 
-def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[str, float]:
-    """score=sum fitted on dev, as the flat numbers that a checkpoint keeps."""
-    weights: dict[str, float] = {}
-    for direction, lists in dev.items():
-        fusion = fit_sum(lists)
-        weights |= {
-            f"{direction}.weight": fusion.weight,
-            f"{direction}.first.mean": fusion.first.mean,
-            f"{direction}.first.std": fusion.first.std,
-            f"{direction}.joint.mean": fusion.joint.mean,
-            f"{direction}.joint.std": fusion.joint.std,
-        }
-    return weights
+def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[Direction, SumFusion]:
+    """score=sum fitted on dev, by direction."""
+    return {direction: fit_sum(lists) for direction, lists in dev.items()}
 
 
 def fusion_of(checkpoint: Checkpoint, direction: Direction) -> SumFusion:
-    """The fitted fusion of one direction."""
-    numbers = checkpoint.fusion
-    return SumFusion(
-        numbers[f"{direction}.weight"],
-        Standardiser(numbers[f"{direction}.first.mean"], numbers[f"{direction}.first.std"]),
-        Standardiser(numbers[f"{direction}.joint.mean"], numbers[f"{direction}.joint.std"]),
-    )
+    """The fitted fusion of one direction, with the number of tokens that the reranker gives."""
+    return checkpoint.fusion[checkpoint.model.adapter.num_tokens][direction]

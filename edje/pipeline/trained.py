@@ -13,7 +13,6 @@ from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import (
     PREFIX,
-    BackboneFacts,
     Checkpoint,
     checkpoint_fields,
     knows_its_backbone,
@@ -29,6 +28,7 @@ from edje.inference.published import (
 )
 from edje.inference.reference import reference_checkpoint
 from edje.language_model import Attention
+from edje.models.adapters import BackboneFacts
 from edje.pipeline.first_stage import FittedProjections
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     checkpoint = load_trained(given, "checkpoint", partial(instantiate, cfg.backbone), published)
     source: Source = instantiate(cfg.data)
     if num_tokens is not None:
-        keep_first_tokens(checkpoint, num_tokens)
+        checkpoint = keep_first_tokens(checkpoint, num_tokens)
     store = compress(
         cache_of(cfg),
         source,

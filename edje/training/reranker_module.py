@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from edje.models.adapters import TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
@@ -87,13 +86,13 @@ class RerankerModule(L.LightningModule):
         loss = torch.stack([self.objectives[name].weight * terms[name] for name in terms]).sum()
         log = partial(self.log, sync_dist=num_ranks() > 1)
         with torch.no_grad():
-            if outputs.t2i_logits is not None:
-                first = without_absent(outputs.t2i_logits, outputs.t2i_presence).argmax(1).eq(0)
-                accuracy = mean_of_rows(first.float(), outputs.t2i_presence)
-                log("train/accuracy", accuracy)
-            if outputs.teacher_t2i_logits is not None:
-                log("train/teacher_logit_mean", outputs.teacher_t2i_logits.mean())
-                log("train/teacher_logit_deviation", outputs.teacher_t2i_logits.std())
+            if outputs.pairs is not None:
+                t2i, presence = outputs.pairs.t2i, outputs.pairs.t2i_presence
+                first = without_absent(t2i, presence).argmax(1).eq(0)
+                log("train/accuracy", mean_of_rows(first.float(), presence))
+            if outputs.teacher is not None:
+                log("train/teacher_logit_mean", outputs.teacher.t2i.mean())
+                log("train/teacher_logit_deviation", outputs.teacher.t2i.std())
         for name, term in terms.items():
             log(f"train/{name}", term.detach())
         log("train/loss", loss.detach())
@@ -105,8 +104,7 @@ class RerankerModule(L.LightningModule):
         Masks are drawn by the micro-batch, where a step has several of them.
         """
         number = step if micro_batch is None else micro_batch
-        if isinstance(self.model.adapter, TokenCompressionAdapter):
-            self.model.adapter.draw_budget(fraction(self.seed, step, 5))
+        self.model.adapter.draw_budget(fraction(self.seed, step, 5))
         batch = to_common_length(batch)
         everyone = JoinedPairs.of(batch)
         mined = negatives = None

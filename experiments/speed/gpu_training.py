@@ -20,7 +20,7 @@ from edje.benchmark.flops import count_flops
 from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.inference.turns import synchronise
-from edje.models.adapters import AdapterFacts, TokenCompressionAdapter
+from edje.models.adapters import BackboneFacts, TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.models.heads import MatchHead
 from edje.models.joint_encoder import JointEncoder
@@ -129,8 +129,10 @@ def _language_model(sizes: TrainingSizes) -> BertModel:
 
 
 def _adapter(sizes: TrainingSizes) -> TokenCompressionAdapter:
-    around = AdapterFacts(sizes.raw_tokens, sizes.raw_width, sizes.width, sizes.heads, 1e-6)
-    return TokenCompressionAdapter(around, num_tokens=sizes.tokens, hidden_width=sizes.hidden)
+    facts = BackboneFacts(sizes.raw_tokens, sizes.raw_width, sizes.heads, 1e-6, sizes.embedding)
+    return TokenCompressionAdapter(
+        facts.beside(sizes.width), num_tokens=sizes.tokens, hidden_width=sizes.hidden
+    )
 
 
 def _module(sizes: TrainingSizes, objectives: dict[str, Objective]) -> RerankerModule:

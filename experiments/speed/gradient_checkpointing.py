@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig, BertModel
 
-from edje.models.adapters import AdapterFacts, LocalAdapter, TokenCompressionAdapter
+from edje.models.adapters import BackboneFacts, LocalAdapter, TokenCompressionAdapter
 from edje.models.edje import EDJE
 from edje.models.joint_encoder import JointEncoder
 from edje.objectives.masked_language import MaskedLanguage
@@ -38,7 +38,7 @@ def model_of(kind: str) -> EDJE:
         attention_probs_dropout_prob=0.0,  # with it a CPU keeps the attention's matrices too
         attn_implementation="sdpa",
     )
-    facts = AdapterFacts(576, 1024, 384, 16, 1e-6)
+    facts = BackboneFacts(576, 1024, 16, 1e-6, 64).beside(384)
     adapter = LocalAdapter(facts) if kind == "local" else TokenCompressionAdapter(facts)
     encoder = BertModel(config, add_pooling_layer=False)
     return EDJE(adapter, JointEncoder(encoder, SEP, 63, adapter.num_tokens), 64).train()

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from edje.inference.checkpoint import AdapterSpecification, BackboneFacts, build_reranker
+from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.inference.scorer import ScoringSet
 from edje.language_model import MAX_TRAINING_TOKENS, tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.edje import EDJE
 from edje.records import TextBatch
 from edje.tokens.cells import CellMemory, TokenCells
@@ -41,7 +42,7 @@ LOCAL = AdapterSpecification(tiny.LOCAL.target, {"hidden_width": HIDDEN})
 
 
 def reranker(
-    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **language_model: Any
+    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **options: Any
 ) -> EDJE:
     """On the CPU; weights are drawn so wide that the scores of pairs differ."""
     config = BertConfig(
@@ -53,7 +54,7 @@ def reranker(
         initializer_range=WIDTH**-0.5,
     )
     encoder = BertModel(config, add_pooling_layer=False)
-    read = replace(tiny_language_model(), encoder=encoder, **language_model)
+    read = replace(tiny_language_model(**options), encoder=encoder)
     return build_reranker(adapter, FACTS, read, residual)
 
 

@@ -10,16 +10,13 @@ from tests.gpu.sizes import DEVICE, FACTS, HIDDEN, VISUAL, WIDTH, drawn
 
 pytestmark = pytest.mark.gpu
 CHOOSES = ("AttentionPruningAdapter", "KMeansAdapter")  # among tokens: equals may change places
-NAMES = [name for name in adapters.__all__ if name != "AdapterFacts"]
+NAMES = [name for name in adapters.__all__ if name.endswith("Adapter") and name != "Adapter"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_gives_what_it_gives_on_the_cpu_and_learns_in_bf16(name):
-    around = adapters.AdapterFacts(
-        FACTS.num_tokens, FACTS.token_width, WIDTH, FACTS.num_heads, FACTS.layer_norm_eps
-    )
     choices = {"hidden_width": HIDDEN} if name == "LocalAdapter" else {"num_tokens": VISUAL}
-    adapter = getattr(adapters, name)(around, **choices).eval()
+    adapter = getattr(adapters, name)(FACTS.beside(WIDTH), **choices).eval()
     reference, tokens = copy.deepcopy(adapter), drawn(4, FACTS.num_tokens, FACTS.token_width)
     adapter = adapter.to(DEVICE)
     with torch.inference_mode():

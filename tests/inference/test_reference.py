@@ -20,7 +20,7 @@ from edje.objectives.distillation import Distillation
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
-from edje.objectives.outputs import StepOutputs
+from edje.objectives.outputs import MaskedWords, StepOutputs
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import PairBatch
 from edje.training.step import forward_step
@@ -160,10 +160,10 @@ def test_masked_language_loss(folder, rerankers, outputs, expected, batch):
     with torch.no_grad():
         hidden = model.joint(ids, text.attention_mask, model.compress(batch.tokens))
         logits = head(hidden[:, : mask.shape[1]][mask], state[WORDS])
-    with_placeholder = StepOutputs(masked_logits=logits, masked_labels=text.input_ids[mask])
+    with_placeholder = StepOutputs(masked=MaskedWords(logits, text.input_ids[mask]))
     close(MaskedLanguage()(with_placeholder), expected["compressed.mlm_loss"])
-    close(outputs["compressed"].masked_logits, logits[:, :-1])
-    assert torch.equal(outputs["compressed"].masked_labels, text.input_ids[mask])
+    close(outputs["compressed"].masked.logits, logits[:, :-1])
+    assert torch.equal(outputs["compressed"].masked.labels, text.input_ids[mask])
 
 
 def test_a_saved_reference_checkpoint_reloads_alone(tmp_path, rerankers, expected, captions):

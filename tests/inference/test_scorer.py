@@ -20,6 +20,7 @@ from edje.inference.cpu import Dense, operators
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import LanguageModel, tokenize
 from edje.models.edje import EDJE
+from edje.models.joint_options import JointOptions
 from edje.records import DIRECTIONS, TextBatch
 from edje.retrieval.rerank import share_of_ties
 
@@ -46,13 +47,9 @@ def reranker_of(
     kind: str = "bert", fusion_layer: int = 0, residual: bool = False, evidence: bool = False
 ) -> EDJE:
     """A reranker whose every parameter is drawn, so that none can be left out unseen."""
-    language_model = LanguageModel(
-        encoder_of(kind),
-        tiny_tokenizer(),
-        fusion_layer,
-        evidence=evidence,
-        evidence_layers=range(1, fusion_layer) if evidence else (),
-    )
+    earlier = tuple(range(1, fusion_layer)) if evidence else ()
+    options = JointOptions(fusion_layer, evidence=evidence, evidence_layers=earlier)
+    language_model = LanguageModel(encoder_of(kind), tiny_tokenizer(), options)
     model = build_reranker(COMPRESSION, FACTS, language_model, residual)
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():

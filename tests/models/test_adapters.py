@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from learning import BROKEN, BY_HEART, eight_pairs, learned
 from omegaconf import OmegaConf
 from tiny import tiny_captions, tiny_checkpoint, tiny_language_model, tiny_pairs
+from torch import nn
 from torch.nn import functional as F
 
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     adapter_class,
     build_reranker,
     load_checkpoint,
@@ -23,6 +23,7 @@ from edje.inference.checkpoint import (
 )
 from edje.inference.reranker import Reranker
 from edje.models import adapters
+from edje.models.adapters import Adapter, BackboneFacts, local
 from edje.models.adapters.kmeans import kmeans
 
 FACTS = BackboneFacts(  # a grid of 6 x 6
@@ -45,8 +46,7 @@ def specification(name, **choices) -> AdapterSpecification:
 def adapter(name, seed=0, facts=FACTS, **choices):
     torch.manual_seed(seed)
     spec = specification(name, **choices)
-    numbers = (facts.num_tokens, facts.token_width, 32, facts.num_heads, facts.layer_norm_eps)
-    return adapter_class(spec.target)(adapters.AdapterFacts(*numbers), **spec.choices).eval()
+    return adapter_class(spec.target)(facts.beside(32), **spec.choices).eval()
 
 
 def refused(name, match, facts=FACTS, **choices):
@@ -64,7 +64,7 @@ def shuffled(tokens, seed=2):
 
 
 def test_every_adapter_is_checked_here():
-    assert set(adapters.__all__) - {"AdapterFacts"} == set(CHOICES)
+    assert set(adapters.__all__) - {"Adapter", "AdapterFacts", "BackboneFacts"} == set(CHOICES)
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -74,6 +74,31 @@ def test_tokens_come_in_the_promised_number_and_are_the_same_each_time(name):
     assert tokens.shape == (3, built.num_tokens, 32)
     assert built.num_tokens == (36 if name == "LocalAdapter" else 4)
     assert torch.equal(tokens, built(images()))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_an_adapter_without_budgets_has_none_to_draw(name):
+    built = adapter(name).train()
+    assert isinstance(built, Adapter) and built.budgets == ()
+    before = built(images())
+    built.draw_budget(0.5)
+    assert torch.equal(built(images()), before)
+
+
+def test_what_is_no_adapter_is_refused(monkeypatch):
+    class Plain(nn.Linear):
+        def __init__(self, facts):
+            super().__init__(facts.token_width, facts.width)
+
+    monkeypatch.setattr(local, "Plain", Plain, raising=False)
+    given = AdapterSpecification("edje.models.adapters.local.Plain", {})
+    with pytest.raises(EdjeError, match=r"\(Plain\): is no adapter; .*adapters\.Adapter"):
+        build_reranker(given, FACTS, tiny_language_model(), False)
+
+
+def test_an_adapter_is_told_the_backbone_s_facts_and_the_joint_encoder_s_width():
+    told = FACTS.beside(32)
+    assert vars(told) == {**vars(FACTS), "width": 32, "activation": F.gelu}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -93,7 +118,7 @@ def test_a_gradient_reaches_every_parameter(name):
 def learner(name, seed=11):
     """The adapter before a reranker that has evidence, through which each kind learns surely."""
     torch.manual_seed(seed)
-    language_model = replace(tiny_language_model(fusion_layer=1), evidence=True)
+    language_model = tiny_language_model(fusion_layer=1, evidence=True)
     facts = replace(FACTS, num_tokens=9)
     model = build_reranker(specification(name), facts, language_model, False)
     return replace(
@@ -299,7 +324,7 @@ def test_the_first_tokens_are_what_a_smaller_number_of_queries_gives(count):
 @pytest.mark.parametrize("name", ["TokenCompressionAdapter", "QueryTransformerAdapter"])
 def test_frozen_weights_are_not_copied_for_every_vision_token(name):
     """A frozen adapter once ran at a fiftieth of its speed: a product per token, in bf16."""
-    facts = adapters.AdapterFacts(9, 32, 16, 2, 1e-6)
+    facts = BackboneFacts(9, 32, 2, 1e-6, 12).beside(16)
     adapter = getattr(adapters, name)(facts, num_tokens=3, hidden_width=64).eval()
     adapter.requires_grad_(False)
     with torch.profiler.profile(record_shapes=True) as seen:

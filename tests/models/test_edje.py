@@ -5,9 +5,10 @@ from torch import nn
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
-from edje.models.adapters import AdapterFacts, LocalAdapter, TokenCompressionAdapter
+from edje.models.adapters import BackboneFacts, LocalAdapter, TokenCompressionAdapter
 from edje.models.heads import late_interaction
 from edje.models.joint_encoder import JointEncoder
+from edje.models.joint_options import JointOptions
 from edje.records import TextBatch
 
 
@@ -71,7 +72,7 @@ def test_below_the_fusion_layer_the_text_runs_alone(pairs):
     """Against transformers' own hidden states of the text, continued by hand, pair by pair."""
     language_model = tiny_language_model()
     encoder = language_model.encoder.eval()
-    joint = JointEncoder(encoder, 3, 63, 4, fusion_layer=1).eval()
+    joint = JointEncoder(encoder, 3, 63, 4, JointOptions(1)).eval()
     nn.init.normal_(joint.visual_type)
     nn.init.normal_(joint.entry_norm.weight)
     visual = torch.randn(len(pairs.sample_ids), 4, 32)
@@ -99,7 +100,7 @@ def test_pairs_that_share_a_text_score_as_pairs_with_a_text_each(fusion_layer, p
 @pytest.mark.parametrize("layer", [2, -1, 7])
 def test_a_fusion_layer_beyond_the_language_model_is_refused(layer):
     with pytest.raises(EdjeError, match=f"fusion_layer={layer}.*2 layers; expected 0 .* to 1"):
-        JointEncoder(tiny_language_model().encoder, 3, 63, 4, fusion_layer=layer)
+        JointEncoder(tiny_language_model().encoder, 3, 63, 4, JointOptions(layer))
 
 
 def test_late_interaction_is_the_mean_over_words_of_the_best_cosine():
@@ -127,7 +128,7 @@ def test_a_short_position_table_is_extended_by_its_last_row():
 
 def test_the_compression_adapter_follows_the_papers_equations():
     adapter = TokenCompressionAdapter(
-        AdapterFacts(9, 16, 32, 2, 1e-6), num_tokens=4, hidden_width=24
+        BackboneFacts(9, 16, 2, 1e-6, 12).beside(32), num_tokens=4, hidden_width=24
     )
     tokens = torch.randn(3, 9, 16)
     weights = dict(adapter.named_parameters())
@@ -157,7 +158,7 @@ def test_the_compression_adapter_follows_the_papers_equations():
 
 
 def test_the_local_adapter_treats_every_token_alone():
-    adapter = LocalAdapter(AdapterFacts(9, 16, 32, 2, 1e-6), hidden_width=24)
+    adapter = LocalAdapter(BackboneFacts(9, 16, 2, 1e-6, 12).beside(32), hidden_width=24)
     tokens = torch.randn(2, 9, 16)
     order = torch.randperm(9)
     assert adapter(tokens).shape == (2, 9, 32)

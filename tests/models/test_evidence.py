@@ -1,5 +1,7 @@
 """What alignment adds to the match logit: the cosines, their mixture, and where they count."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model, tiny_pairs, tiny_tokenizer
@@ -7,15 +9,22 @@ from torch.nn import functional as F
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import build_reranker
-from edje.language_model import LanguageModel, language_model_from_specification, tokenize
+from edje.language_model import (
+    LanguageModel,
+    language_model_from_specification,
+    new_language_model,
+    pretrained_language_model,
+    tokenize,
+)
 from edje.models.evidence import AlignmentEvidence
+from edje.models.joint_options import JointOptions
 from edje.models.standardise import Standardise
 from edje.objectives.alignment import Alignment
 from edje.training.step import forward_step
 
 
 def language_model(**options) -> LanguageModel:
-    return LanguageModel(tiny_language_model().encoder, tiny_tokenizer(), 1, **options)
+    return tiny_language_model(fusion_layer=1, **options)
 
 
 def reranker(**options):
@@ -101,11 +110,30 @@ def test_the_options_travel_with_a_checkpoint_and_older_ones_have_none():
         frozen_text=True, evidence=True, evidence_layers=(0,), evidence_dropout=0.25
     ).specification()
     again = language_model_from_specification(specification)
-    assert (again.frozen_text, again.evidence, again.evidence_dropout) == (True, True, 0.25)
-    assert list(again.evidence_layers) == [0]
+    assert again.options == JointOptions(1, True, True, (0,), 0.25)
     for name in ("frozen_text", "evidence", "evidence_layers", "evidence_dropout"):
         del specification[name]
-    assert not language_model_from_specification(specification).evidence
+    assert language_model_from_specification(specification).options == JointOptions(1)
+
+
+def test_every_option_of_the_configuration_reaches_the_record(tmp_path):
+    """Given by name, each as no other is."""
+    given = {
+        "fusion_layer": 2,
+        "frozen_text": True,
+        "evidence": True,
+        "evidence_layers": [0, 1],
+        "evidence_dropout": 0.25,
+    }
+    expected = JointOptions(**given | {"evidence_layers": (0, 1)})
+    assert set(given) == {field.name for field in fields(JointOptions)}
+    tiny_tokenizer().save_pretrained(tmp_path)
+    tiny_language_model().encoder.save_pretrained(tmp_path)
+    made = pretrained_language_model(pretrained=str(tmp_path), **given)
+    assert made.options == expected
+    del given["frozen_text"]  # fresh layers are trained
+    fresh = new_language_model(tokenizer=str(tmp_path), **given)
+    assert fresh.options == replace(expected, frozen_text=False)
 
 
 def test_the_evidence_reads_the_words_of_earlier_layers_beside_those_of_the_fusion_layer():
@@ -146,7 +174,7 @@ def test_layers_that_are_not_read_are_refused(layers, options, named):
 @pytest.mark.parametrize("option", ["evidence", "frozen_text"])
 def test_both_need_a_text_that_is_read_alone(option):
     with pytest.raises(EdjeError, match=r"joint\.fusion_layer to 1"):
-        LanguageModel(tiny_language_model().encoder, tiny_tokenizer(), 0, **{option: True})
+        JointOptions(**{option: True})
 
 
 def test_dropout_hides_a_channel_of_a_sample_everywhere_or_nowhere():

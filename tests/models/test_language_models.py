@@ -32,6 +32,7 @@ from edje.inference.checkpoint import build_reranker, load_checkpoint, save_chec
 from edje.inference.reranker import Reranker
 from edje.language_model import LanguageModel, pretrained_language_model
 from edje.models.joint_encoder import JointEncoder
+from edje.models.joint_options import JointOptions
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.records import TextBatch
@@ -249,7 +250,7 @@ def roberta(max_positions: int = 80) -> RobertaModel:
 def test_roberta_counts_positions_as_transformers_does(fusion_layer, max_positions, pairs):
     """Captions alone by their word ids; pairs against its forward of the laid-out embeddings."""
     encoder, separator = roberta(max_positions), tiny_tokenizer().sep_token_id
-    joint = JointEncoder(encoder, separator, 63, 4, fusion_layer).eval()
+    joint = JointEncoder(encoder, separator, 63, 4, JointOptions(fusion_layer)).eval()
     nn.init.normal_(joint.visual_type)
     table, visual = encoder.get_input_embeddings().weight, torch.randn(8, 4, 32)
     assert not pairs.text.attention_mask.all() and not (pairs.text.input_ids == PADDING).any()

@@ -1,5 +1,8 @@
 """Objectives are computed in float32, whatever the precision of the step they belong to."""
 
+from dataclasses import fields, replace
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +12,15 @@ from edje.objectives.contrastive import Contrastive
 from edje.objectives.distillation import Distillation
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
-from edje.objectives.outputs import Presence, StepOutputs
+from edje.objectives.outputs import (
+    AlignedPairs,
+    MaskedWords,
+    PairLogits,
+    Part,
+    Presence,
+    RecoveredText,
+    StepOutputs,
+)
 from edje.objectives.text_recovery import TextRecovery
 
 OBJECTIVES = [
@@ -29,18 +40,14 @@ def drawn(*shape: int, seed: int) -> torch.Tensor:
 
 def outputs(presence: Presence | None) -> StepOutputs:
     return StepOutputs(
-        t2i_logits=drawn(6, 4, seed=0),
-        i2t_logits=drawn(6, 4, seed=1),
-        t2i_presence=presence,
-        i2t_presence=presence,
-        masked_logits=drawn(9, 20, seed=2).bfloat16(),  # as the masked-language head gives them
-        masked_labels=torch.arange(9),
-        recovered=drawn(6, 12, seed=3).bfloat16(),
-        text_embeddings=F.normalize(drawn(6, 12, seed=4), dim=1),
-        alignment=drawn(6, 6, seed=5).tanh(),
-        same=torch.eye(6).bool(),
-        teacher_t2i_logits=drawn(6, 4, seed=6),
-        teacher_i2t_logits=drawn(6, 4, seed=7),
+        pairs=PairLogits(drawn(6, 4, seed=0), drawn(6, 4, seed=1), presence, presence),
+        # in half precision, as the heads give them
+        masked=MaskedWords(drawn(9, 20, seed=2).bfloat16(), torch.arange(9)),
+        text_only=RecoveredText(
+            drawn(6, 12, seed=3).bfloat16(), F.normalize(drawn(6, 12, seed=4), dim=1)
+        ),
+        alignment=AlignedPairs(drawn(6, 6, seed=5).tanh(), torch.eye(6).bool()),
+        teacher=PairLogits(drawn(6, 4, seed=6), drawn(6, 4, seed=7)),
     )
 
 
@@ -66,3 +73,14 @@ def test_the_contrastive_loss_under_autocast_is_the_same_to_the_bit(form):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = Contrastive(form=form)(*given)
     assert value.dtype == torch.float32 and torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_an_objective_reads_the_parts_that_it_names_and_no_others(objective):
+    whole = outputs(None)
+    assert {field.name for field in fields(whole)} == set(get_args(Part))
+    named = StepOutputs(**{part: getattr(whole, part) for part in objective.needs})
+    assert torch.equal(objective(named), objective(whole))
+    for part in objective.needs:
+        with pytest.raises(AssertionError):
+            objective(replace(named, **{part: None}))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from edje.objectives.distillation import Distillation
 from edje.objectives.matching import Matching
-from edje.objectives.outputs import Presence, StepOutputs
+from edje.objectives.outputs import PairLogits, Presence, StepOutputs
 
 # Row 0 has both negatives, row 1 the first, row 2 none.
 FOUND = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
@@ -19,12 +19,8 @@ TEACHER = torch.tensor([[1.0, -1.0, 0.0], [0.75, 0.0, 7.0], [2.0, 7.0, 7.0]])
 
 def outputs(logits=LOGITS, teacher=TEACHER, presence=PRESENCE) -> StepOutputs:
     return StepOutputs(
-        t2i_logits=logits,
-        i2t_logits=logits,
-        t2i_presence=presence,
-        i2t_presence=presence,
-        teacher_t2i_logits=teacher,
-        teacher_i2t_logits=teacher,
+        pairs=PairLogits(logits, logits, presence, presence),
+        teacher=PairLogits(teacher, teacher),
     )
 
 

@@ -8,13 +8,20 @@ from edje.objectives.alignment import Alignment
 from edje.objectives.distillation import Distillation
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
-from edje.objectives.outputs import StepOutputs
+from edje.objectives.outputs import (
+    AlignedPairs,
+    MaskedWords,
+    PairLogits,
+    RecoveredText,
+    StepOutputs,
+)
 from edje.objectives.text_recovery import TextRecovery
 
+LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
 
-def outputs(**parts) -> StepOutputs:
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    return StepOutputs(**({"t2i_logits": logits, "i2t_logits": logits} | parts))
+
+def outputs(t2i=LOGITS, i2t=LOGITS, **parts) -> StepOutputs:
+    return StepOutputs(pairs=PairLogits(t2i, i2t), **parts)
 
 
 def test_softmax_matching_is_the_cross_entropy_of_the_first_column():
@@ -24,7 +31,7 @@ def test_softmax_matching_is_the_cross_entropy_of_the_first_column():
 
 def test_matching_averages_the_two_directions():
     even = torch.zeros(2, 2)
-    loss = Matching()(outputs(i2t_logits=even)).item()
+    loss = Matching()(outputs(i2t=even)).item()
     one = Matching()(outputs()).item()
     assert loss == pytest.approx((one + math.log(2)) / 2, rel=1e-6)
 
@@ -37,7 +44,7 @@ def test_binary_matching_balances_positives_and_negatives():
 
 def test_masked_language_is_the_mean_over_masked_positions():
     logits, labels = torch.zeros(3, 10), torch.tensor([1, 2, 3])
-    loss = MaskedLanguage()(outputs(masked_logits=logits, masked_labels=labels))
+    loss = MaskedLanguage()(outputs(masked=MaskedWords(logits, labels)))
     assert loss.item() == pytest.approx(math.log(10), rel=1e-6)
 
 
@@ -55,16 +62,16 @@ def test_a_weight_that_would_unlearn_is_refused(value):
 
 def test_masked_language_without_a_masked_word_is_zero_and_has_a_gradient():
     logits = torch.zeros(0, 10, requires_grad=True)
-    loss = MaskedLanguage()(outputs(masked_logits=logits, masked_labels=torch.zeros(0).long()))
+    loss = MaskedLanguage()(outputs(masked=MaskedWords(logits, torch.zeros(0).long())))
     loss.backward()
     assert loss.item() == 0
 
 
 def test_text_recovery_is_one_minus_cosine():
     target = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    loss = TextRecovery()
-    assert loss(outputs(recovered=3 * target, text_embeddings=target)).item() == pytest.approx(0)
-    assert loss(outputs(recovered=-target, text_embeddings=target)).item() == pytest.approx(2)
+    for recovered, distance in ((3 * target, 0), (-target, 2)):
+        loss = TextRecovery()(outputs(text_only=RecoveredText(recovered, target)))
+        assert loss.item() == pytest.approx(distance)
 
 
 def test_binary_distillation_is_the_mean_of_three_means():
@@ -82,27 +89,21 @@ def test_binary_distillation_is_the_mean_of_three_means():
     positives = (bce(2, 1) + bce(0, 0.5)) / 2
     wrong_images = (bce(0, -1) + bce(1, 0)) / 2
     wrong_captions = (bce(3, -1) + bce(-1, 0)) / 2
-    loss = Distillation()(
-        outputs(
-            t2i_logits=student,
-            i2t_logits=images,
-            teacher_t2i_logits=teacher,
-            teacher_i2t_logits=teacher,
-        )
-    )
+    loss = Distillation()(outputs(student, images, teacher=PairLogits(teacher, teacher)))
     assert loss.item() == pytest.approx((positives + wrong_images + wrong_captions) / 3, rel=1e-5)
 
 
 def test_listwise_distillation_is_blind_to_the_teachers_level():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    same = outputs(teacher_t2i_logits=logits + 5, teacher_i2t_logits=logits - 3)
+    same = outputs(teacher=PairLogits(LOGITS + 5, LOGITS - 3))
     assert Distillation(form="listwise")(same).item() == pytest.approx(0, abs=1e-6)
     assert Distillation()(same).item() > 0.1
 
 
 def test_alignment_is_the_cross_entropy_of_both_directions():
     similarity = torch.tensor([[0.8, 0.1, 0.3], [0.2, 0.5, 0.4], [0.0, 0.6, 0.9]])
-    loss = Alignment(temperature=0.1)(outputs(alignment=similarity, same=torch.eye(3).bool()))
+    loss = Alignment(temperature=0.1)(
+        outputs(alignment=AlignedPairs(similarity, torch.eye(3).bool()))
+    )
     rows = [
         -math.log(math.exp(row[i]) / sum(map(math.exp, row)))
         for i, row in enumerate((10 * similarity).tolist())
@@ -118,11 +119,11 @@ def test_a_match_by_chance_is_no_rival_of_the_alignment():
     similarity = torch.tensor([[0.8, 0.9, 0.3], [0.2, 0.5, 0.4], [0.0, 0.6, 0.9]])
     same = torch.eye(3).bool()
     same[0, 1] = True  # caption 0 is true of image 1 too
-    excused = Alignment()(outputs(alignment=similarity, same=same))
+    excused = Alignment()(outputs(alignment=AlignedPairs(similarity, same)))
     apart = similarity.clone()
     apart[0, 1] = -1e4
     torch.testing.assert_close(
-        excused, Alignment()(outputs(alignment=apart, same=torch.eye(3).bool()))
+        excused, Alignment()(outputs(alignment=AlignedPairs(apart, torch.eye(3).bool())))
     )
 
 

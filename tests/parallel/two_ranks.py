@@ -128,11 +128,14 @@ class Loss(nn.Module):
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self.module(batch, 5)
-        found = {
-            name: value.detach()
-            for name in ("t2i_logits", "i2t_logits", "teacher_t2i_logits", "masked_labels")
-            if (value := getattr(outputs, name)) is not None
-        }
+        found = {}
+        if outputs.pairs is not None:
+            found |= {"t2i_logits": outputs.pairs.t2i, "i2t_logits": outputs.pairs.i2t}
+        if outputs.teacher is not None:
+            found["teacher_t2i_logits"] = outputs.teacher.t2i
+        if outputs.masked is not None:
+            found["masked_labels"] = outputs.masked.labels
+        found = {name: value.detach() for name, value in found.items()}
         terms = self.module.objectives.values()
         return torch.stack([term.weight * term(outputs) for term in terms]).sum(), found
 

@@ -9,11 +9,11 @@ from tiny import FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    BackboneFacts,
     Checkpoint,
     build_reranker,
 )
-from edje.language_model import LanguageModel, tokenize
+from edje.language_model import tokenize
+from edje.models.adapters import BackboneFacts
 from edje.models.heads import word_positions
 from edje.pipeline.canonical import canonical_start
 
@@ -23,9 +23,7 @@ WIDE = BackboneFacts(16, 48, 2, 1e-6, 12)
 
 def checkpoint(adapter=POOLING, facts=WIDE, evidence=True) -> Checkpoint:
     torch.manual_seed(0)
-    language_model = LanguageModel(
-        tiny_language_model().encoder, tiny_tokenizer(), 1, evidence=evidence
-    )
+    language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(adapter, facts, language_model, False)
     return Checkpoint(model, language_model, facts, adapter, "", {}, "", {}, {})
 

@@ -17,6 +17,7 @@ from edje.pipeline.encoding import Encoding
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.storage import Storage
 from edje.pipeline.trainer import trainer_devices
+from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark
 
 CPU = torch.device("cpu")
@@ -185,19 +186,20 @@ def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
 ):
     trained = tiny_checkpoint()
     moves, asked, dev = [], [], object()
+    sums = {4: {"t2i": SumFusion(1.0, Standardiser(0.0, 1.0), Standardiser(0.0, 1.0))}}
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
     monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
 
     def fitted(*given):
         asked.append(given[-1])
-        return {"t2i.weight": 1.0}
+        return sums
 
     monkeypatch.setattr(training, "fitted_sums", fitted)
     (tmp_path / "checkpoints").mkdir()
     cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
     chosen = SimpleNamespace(score="sum", scoring=None)
     done = training.finish(chosen, trained, None, dev, cache, tmp_path)
-    assert moves == ["cuda:2", "cpu"] and done.fusion == {"t2i.weight": 1.0}
+    assert moves == ["cuda:2", "cpu"] and done.fusion == sums
     assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
     for score in ("joint", "residual"):
         chosen.score = score

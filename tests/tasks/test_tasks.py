@@ -22,6 +22,7 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
 from edje.pipeline import evaluation, fitted_sum, scoring
+from edje.records import DIRECTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -138,16 +139,12 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
     assert sizes == [4 * 32 * 2, 2 * 32 * 2]
     # score=sum: each budget has its own weight; a number of tokens that is none has none
     checkpoint = load_checkpoint(root / "nested")
-    assert len(checkpoint.fusion) == 2 * 2 * 5
-    of_two = {
-        name.removeprefix("2 tokens: "): value
-        for name, value in checkpoint.fusion.items()
-        if name.startswith("2 tokens: ")
+    assert {count: set(sums) for count, sums in checkpoint.fusion.items()} == {
+        2: set(DIRECTIONS),
+        4: set(DIRECTIONS),
     }
-    deviation = "t2i.joint.std"
-    assert of_two[deviation] != checkpoint.fusion[deviation]
-    keep_first_tokens(checkpoint, 2)
-    assert checkpoint.fusion == of_two
+    assert checkpoint.fusion[2]["t2i"].joint.std != checkpoint.fusion[4]["t2i"].joint.std
+    assert keep_first_tokens(checkpoint, 2).fusion == {2: checkpoint.fusion[2]}
     with pytest.raises(EdjeError, match=r"score=sum: .* no weight fitted with 3 tokens"):
         run(
             with_changes(
@@ -255,7 +252,8 @@ def test_a_run_of_another_score_gets_the_weights_of_a_sum_where_its_cache_is(
     run(with_changes(world, "score=sum", f"hydra.run.dir={tmp_path / 'sum'}"))
     assert asked == [(torch.device("cpu"),)] * 2
     weights = load_checkpoint(tmp_path / "sum").fusion
-    assert len(weights) == 2 * 5 and not load_checkpoint(root / "run").fusion
+    assert set(weights) == {4} and set(weights[4]) == set(DIRECTIONS)
+    assert not load_checkpoint(root / "run").fusion
     later = ["task=evaluate", f"checkpoint={root / 'run'}", "score=sum"]
     run([*later, f"hydra.run.dir={tmp_path / 'later'}"])
     assert "its weights are fitted now" in (tmp_path / "later" / "logs" / "run.log").read_text()

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertMode
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.language_model import LanguageModel
+from edje.models.joint_options import JointOptions
 from edje.objectives.alignment import Alignment
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
@@ -67,7 +68,10 @@ def trained(adapter, language_model, recomputed, half=False):
     torch.manual_seed(0)
     encoder, options = language_model
     model = build_reranker(
-        adapter, FACTS, LanguageModel(encoder(), tiny_tokenizer(), **options), residual=True
+        adapter,
+        FACTS,
+        LanguageModel(encoder(), tiny_tokenizer(), JointOptions(**options)),
+        residual=True,
     )
     if recomputed:
         checkpoint_layers(model)

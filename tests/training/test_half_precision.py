@@ -77,7 +77,7 @@ def test_a_step_under_autocast_mines_the_true_hardest_and_trains_on_the_cosines_
     for scores in seen.values():
         for found, expected in zip(scores, right, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    for logits in (outputs.t2i_logits, outputs.teacher_t2i_logits):
+    for logits in (outputs.pairs.t2i, outputs.teacher.t2i):
         assert logits.dtype == torch.float32
     assert len(seen) == 2
 
@@ -114,11 +114,11 @@ def test_evidence_under_autocast_is_the_same_to_the_bit():
 def test_a_step_s_alignment_is_in_float32_of_what_the_layers_gave(evidence):
     """Layers run in bf16; the cosines of what they gave are not rounded once more."""
     torch.manual_seed(0)
-    language_model = replace(tiny_language_model(fusion_layer=1), evidence=evidence)
+    language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(LOCAL, FACTS, language_model, False).eval()
     batch = tiny_pairs(8)
     with half(), torch.no_grad():
-        found = forward_step(model, batch, None, Alignment.needs, None, 4, None).alignment
+        found = forward_step(model, batch, None, Alignment.needs, None, 4, None).alignment.t2i
         visual = model.compress(batch.tokens)
         states = model.joint.read_text(batch.text.input_ids, batch.text.attention_mask)
         if not evidence:

@@ -180,11 +180,11 @@ def test_a_row_without_negatives_teaches_matching_nothing():
         caption_keys=torch.tensor([0, 1, 0, 0, 0, 0]),
     )
     outputs = module(batch, 0)
-    assert outputs.t2i_presence.has_negative.tolist() == [False, True, *[False] * 4]
-    assert outputs.i2t_presence.has_negative.tolist() == [False, False, *[True] * 4]
-    logits = outputs.t2i_logits[1]
+    assert outputs.pairs.t2i_presence.has_negative.tolist() == [False, True, *[False] * 4]
+    assert outputs.pairs.i2t_presence.has_negative.tolist() == [False, False, *[True] * 4]
+    logits = outputs.pairs.t2i[1]
     t2i = torch.nn.functional.cross_entropy(logits[None], torch.zeros(1).long())
-    pairs = outputs.i2t_logits[2:, :2]
+    pairs = outputs.pairs.i2t[2:, :2]
     i2t = torch.nn.functional.cross_entropy(pairs, torch.zeros(4).long())
     torch.testing.assert_close(Matching()(outputs), (t2i + i2t) / 2)
 

@@ -279,7 +279,7 @@ def test_nothing_is_learned_by_a_frozen_adapter_or_from_shuffled_pairs(broken):
 def test_threads_add_gradients_up_in_one_order(evidence):
     """Several pairs read one caption: indexing adds their gradients up as the threads come in."""
     torch.manual_seed(11)
-    language_model = replace(tiny_language_model(fusion_layer=1), evidence=evidence)
+    language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(COMPRESSION, FACTS, language_model, False)
     batch, drawn = tiny_pairs(48), torch.Generator().manual_seed(7)
     everyone = Negatives(*torch.randint(48, (2, 48, 20), generator=drawn))
@@ -337,19 +337,19 @@ def test_one_forward_gives_what_pair_by_pair_scoring_gives(fusion_layer, pairs):
             visual[[row] * 3],
             "i2t",
         )
-        torch.testing.assert_close(outputs.t2i_logits[row], t2i, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(outputs.i2t_logits[row], i2t, rtol=1e-4, atol=1e-5)
-    assert len(outputs.masked_labels) == int(mask.sum())
+        torch.testing.assert_close(outputs.pairs.t2i[row], t2i, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs.pairs.i2t[row], i2t, rtol=1e-4, atol=1e-5)
+    assert len(outputs.masked.labels) == int(mask.sum())
     assert TextRecovery()(outputs).item() > 0
     alone = forward_step(reranker, pairs, None, Alignment.needs, None, 4, None)
-    assert alone.t2i_logits is None and alone.masked_logits is None
-    torch.testing.assert_close(outputs.alignment, alone.alignment)
+    assert alone.pairs is None and alone.masked is None
+    torch.testing.assert_close(outputs.alignment.t2i, alone.alignment.t2i)
     words = reranker.joint.read_text(text.input_ids[:1], text.attention_mask[:1])[0]
     last = int(text.attention_mask[0].sum()) - 1
     cosine = torch.nn.functional.cosine_similarity(
         words[1:last, None], reranker.joint.entering(visual[3:4]), dim=-1
     )
-    torch.testing.assert_close(outputs.alignment[0, 3], cosine.amax(1).mean())
+    torch.testing.assert_close(outputs.alignment.t2i[0, 3], cosine.amax(1).mean())
 
 
 def test_text_recovery_alone_runs_no_adapter(pairs, monkeypatch):
@@ -359,7 +359,7 @@ def test_text_recovery_alone_runs_no_adapter(pairs, monkeypatch):
     )
     monkeypatch.setattr(reranker, "compress", None)  # calling it would fail
     alone = forward_step(reranker, pairs, None, TextRecovery.needs, None, 4, None)
-    torch.testing.assert_close(alone.recovered, whole.recovered)
+    torch.testing.assert_close(alone.text_only.embeddings, whole.text_only.embeddings)
 
 
 def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
@@ -377,7 +377,7 @@ def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
                 None,
                 4,
                 None,
-            ).alignment
+            ).alignment.t2i
             for ids in (pairs.text.input_ids, swapped)
         ]
         assert torch.allclose(*found, atol=1e-6) is same
@@ -386,14 +386,14 @@ def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
 def test_nothing_is_computed_for_an_objective_that_is_off(reranker, pairs):
     mask = masked_positions(pairs.text, pairs.sample_ids, 0.5, 0, 0)
     only_words = forward_step(reranker, pairs, None, MaskedLanguage.needs, mask, 4, None)
-    assert only_words.t2i_logits is None and only_words.recovered is None
+    assert only_words.pairs is None and only_words.text_only is None
     assert MaskedLanguage()(only_words).item() > 0
     negatives = Negatives(*[(torch.arange(8)[:, None] + torch.arange(1, 3)) % 8] * 2)
     only_pairs = forward_step(reranker, pairs, negatives, Matching.needs, None, 4, None)
-    assert only_pairs.masked_logits is None and only_pairs.recovered is None
+    assert only_pairs.masked is None and only_pairs.text_only is None
     beside = forward_step(reranker, pairs, negatives, Matching.needs, mask, 4, None)
-    torch.testing.assert_close(beside.masked_logits, only_words.masked_logits)
-    torch.testing.assert_close(beside.t2i_logits, only_pairs.t2i_logits)
+    torch.testing.assert_close(beside.masked.logits, only_words.masked.logits)
+    torch.testing.assert_close(beside.pairs.t2i, only_pairs.pairs.t2i)
 
 
 def test_masks_hide_words_only_and_half_of_them():
@@ -598,5 +598,5 @@ def test_a_stored_teacher_s_tokens_spare_its_adapter(pairs):
     ran = forward_step(student, pairs, negatives, needs, None, 4, teacher)
     teacher.adapter = None
     spared = forward_step(student, stored, negatives, needs, None, 4, teacher)
-    for name in ("teacher_t2i_logits", "teacher_i2t_logits"):
-        assert torch.equal(getattr(ran, name), getattr(spared, name))
+    assert torch.equal(ran.teacher.t2i, spared.teacher.t2i)
+    assert torch.equal(ran.teacher.i2t, spared.teacher.i2t)

@@ -1,12 +1,13 @@
 """Adapters: from the frozen backbone's vision tokens to the tokens that the joint encoder reads.
 
-Every adapter maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. `AdapterFacts` says
+Every `Adapter` maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. `AdapterFacts` says
 what is on its two sides, keyword-only arguments are choices. Checkpoints name
 an adapter as `edje.models.adapters.<class>`.
 """
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.adapters.compression import TokenCompressionAdapter
-from edje.models.adapters.facts import AdapterFacts
+from edje.models.adapters.facts import AdapterFacts, BackboneFacts
 from edje.models.adapters.grid_pooling import GridPoolingAdapter
 from edje.models.adapters.kmeans import KMeansAdapter
 from edje.models.adapters.linear_pooling import LinearPoolingAdapter
@@ -16,8 +17,10 @@ from edje.models.adapters.query_transformer import QueryTransformerAdapter
 from edje.models.adapters.subsampling import SubsamplingAdapter
 
 __all__ = [
+    "Adapter",
     "AdapterFacts",
     "AttentionPruningAdapter",
+    "BackboneFacts",
     "GridPoolingAdapter",
     "KMeansAdapter",
     "LinearPoolingAdapter",

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.adapters.facts import AdapterFacts
 from edje.ranges import PositiveInt
 
 
-class TokenCompressionAdapter(nn.Module):
+class TokenCompressionAdapter(Adapter):
     """Compresses N vision tokens to `num_tokens` by cross attention from learned queries.
 
     H = MultiHeadAttention(Q, X W_K + b, X W_V + b); O = H + MLP(LayerNorm(H)); Y = O W + b
@@ -48,7 +49,7 @@ class TokenCompressionAdapter(nn.Module):
                 f"num_tokens={num_tokens}, at least one, or null for no nesting"
             )
         self.num_tokens = num_tokens
-        self.budgets = None if budgets is None else tuple(budgets)
+        self.budgets = tuple(budgets or ())
         self.drawn = num_tokens  # tokens given while training
         self.activation = facts.activation
         token_width = facts.token_width
@@ -79,6 +80,6 @@ class TokenCompressionAdapter(nn.Module):
         return self.project(pooled + hidden).transpose(0, 1)
 
     def draw_budget(self, chance: float) -> None:
-        """Choose the budget of a training step by a number in [0, 1), the same on every rank."""
-        if self.budgets is not None:
+        """As every adapter's: the step then gives so many tokens."""
+        if self.budgets:
             self.drawn = self.budgets[int(chance * len(self.budgets))]

@@ -1,4 +1,4 @@
-"""What every adapter is told of the models on its two sides."""
+"""What is known of the models on an adapter's two sides."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,23 @@ Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class AdapterFacts:
-    """Facts of the backbone, and the width of the language model."""
+class BackboneFacts:
+    """What a reranker must know of the backbone whose tokens it reads; its checkpoint keeps it."""
 
-    num_vision_tokens: int  # N
+    num_tokens: int  # N
     token_width: int  # of the vision tokens
-    width: int  # of the joint encoder
     num_heads: int  # of the vision tower
     layer_norm_eps: float  # of the vision tower
+    embedding_width: int  # of the first stage's embeddings
+
+    def beside(self, width: int) -> "AdapterFacts":
+        """These, beside a joint encoder of a width."""
+        return AdapterFacts(**vars(self), width=width)
+
+
+@dataclass(frozen=True)
+class AdapterFacts(BackboneFacts):
+    """What every adapter is told: the facts of the backbone, and the joint encoder's width."""
+
+    width: int
     activation: Activation = F.gelu

@@ -30,7 +30,7 @@ class GridPoolingAdapter(ReducingAdapter):
         hidden_width: PositiveInt | None = 8192,
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
-        tokens = facts.num_vision_tokens
+        tokens = facts.num_tokens
         self.side = isqrt(tokens)
         if self.side**2 != tokens:
             raise ValueError(

@@ -3,11 +3,12 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.adapters.facts import AdapterFacts
 from edje.ranges import PositiveInt
 
 
-class LocalAdapter(nn.Module):
+class LocalAdapter(Adapter):
     """Keeps every token and projects each alone: Linear, activation, Linear (EDJE, section 3).
 
     The uncompressed form, which serves as the teacher of compressed students. A `hidden_width` of
@@ -21,7 +22,7 @@ class LocalAdapter(nn.Module):
         hidden_width: PositiveInt | None = 8192,
     ):
         super().__init__()
-        self.num_tokens = facts.num_vision_tokens
+        self.num_tokens = facts.num_tokens
         self.activation = facts.activation
         self.expand = None if hidden_width is None else nn.Linear(facts.token_width, hidden_width)
         self.project = nn.Linear(hidden_width or facts.token_width, facts.width)

@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edje.models.adapters.adapter import Adapter
 from edje.models.adapters.facts import AdapterFacts
 from edje.ranges import PositiveInt
 
 
-class QueryTransformerAdapter(nn.Module):
+class QueryTransformerAdapter(Adapter):
     """Compresses N vision tokens to `num_tokens` by several layers of attending queries.
 
     Each layer lets the learned queries read each other, then the layer-normalised vision tokens,

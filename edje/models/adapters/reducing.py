@@ -25,10 +25,9 @@ class ReducingAdapter(LocalAdapter):
         self, facts: AdapterFacts, *, num_tokens: int = 64, hidden_width: int | None = 8192
     ):
         super().__init__(facts, hidden_width=hidden_width)
-        if not 1 <= num_tokens <= facts.num_vision_tokens:
+        if not 1 <= num_tokens <= facts.num_tokens:
             raise ValueError(
-                f"num_tokens={num_tokens}: expected 1 to {facts.num_vision_tokens}, the "
-                "backbone's tokens"
+                f"num_tokens={num_tokens}: expected 1 to {facts.num_tokens}, the backbone's tokens"
             )
         self.num_tokens = num_tokens
 
