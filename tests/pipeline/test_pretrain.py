@@ -127,9 +127,9 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
         "neighbours": 0,
     }
     folder = instantiate(cached_cfg.data)
-    cached = cached_feed(
-        cached_cfg, folder, backbone, instantiate(cached_cfg.evaluation)
-    ).datamodule(words, None)
+    cached = cached_feed(cached_cfg, folder, backbone, instantiate(cached_cfg.scoring)).datamodule(
+        words, None
+    )
     split = folder.read("train")
     names = [image.image_id for image in split.images]
     owners = split.image_of_caption()

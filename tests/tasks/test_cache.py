@@ -65,7 +65,7 @@ def test_training_waits_for_a_store_that_another_run_is_writing(
         heard.append(message % words)
         other.communicate()  # ends it
 
-    monkeypatch.setattr("edje.tokens.lock.logger", SimpleNamespace(info=said))
+    monkeypatch.setattr("edje.tokens.lock.log", SimpleNamespace(info=said))
     run([*overrides, "task=train", "trainer.max_steps=1"])
     assert len(heard) == 1 and heard[0].startswith(f"waiting for process {other.pid} on ")
     assert contents(folder) == contents(world[0])
