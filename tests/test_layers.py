@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "identity": set(),
     "captions": set(),
     "quiet": set(),
+    "part_kinds": set(),
+    "registry": {"errors", "part_kinds"},
     "durable": {"errors"},
     "pretrained_head": set(),
     "language_model": {"ranges", "records", "errors", "pretrained_head"},
@@ -30,13 +32,13 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "tokens",
+        "tokens", "registry", "part_kinds",
     },
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval", "data.images"},
     "config": {
         "ranges", "errors", "durable", "inference.checkpoint", "inference.location",
-        "inference.reference",
+        "inference.reference", "registry", "part_kinds",
     },
     "cli": {"config", "errors", "parallel.environment"},
     "pipeline": {
