@@ -239,7 +239,7 @@ def _are_same(one: Part, other: Part) -> bool:
     """Whether two parts of a name are one, registered in both ways or exported from two modules."""
     if one.target == other.target:
         return True
-    return not (one.is_ours or other.is_ours) and one.load() is other.load()
+    return one in _registered.values() and one.load() is other.load()
 
 
 def _taken(one: Part, other: Part) -> EdjeError:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
+from edje.config.building import backbone_from
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
 from edje.data.image_digest import former_images_digest, images_digest
 from edje.data.images import check_images
@@ -225,7 +226,7 @@ class VisionWork:
 
     def _built(self) -> Backbone:
         if self._backbone is None:
-            self._backbone = instantiate(self._node)
+            self._backbone = backbone_from(self._node)
         return self._backbone
 
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
+from edje.config.building import backbone_from
 from edje.config.choices import STARTS
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
@@ -53,7 +53,7 @@ def load_trained(cfg: DictConfig, key: str, backbone: Backbone | None = None) ->
         if knows_its_backbone(checkpoint.backbone):
             return checkpoint
     if backbone is None:
-        backbone = instantiate(cfg.backbone)
+        backbone = backbone_from(cfg.backbone)
         assert backbone is not None
     compared = ""
     if published:

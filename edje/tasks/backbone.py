@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.new_siglip import NewSiglip
 from edje.captions import clean_caption
+from edje.config.building import part_from
 from edje.data.datamodules.pixel_datamodule import PixelDataModule, PixelSet
 from edje.data.images import check_images, open_image
 from edje.data.sources.source import Source, split_digest
@@ -52,14 +53,14 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         for name, split in splits.items()
     }
     torch.manual_seed(cfg.seed)
-    encoder: NewSiglip = instantiate(cfg.backbone, texts["train"])
+    encoder: NewSiglip = part_from("backbone", cfg.backbone, texts["train"])
     train = pixel_set(encoder, splits["train"], texts["train"])
     held_out = pixel_set(encoder, splits[source.split], texts[source.split])
 
     data: PixelDataModule = instantiate(cfg.loader, train, cfg.seed)
     module = DualEncoderModule(
         encoder.model,
-        instantiate(cfg.objective.contrastive),
+        part_from("objective.contrastive", cfg.objective.contrastive),
         instantiate(cfg.optim),
         max(len(train.pixels) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
         cfg.seed,

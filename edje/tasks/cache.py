@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from edje.backbones.protocol import Backbone
+from edje.config.building import backbone_from
 from edje.data.sources.source import Source
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.devices import own_device, similarity_device
@@ -29,7 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     """
     quiet_libraries()
     source: Source = instantiate(cfg.data)
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = backbone_from(cfg.backbone)
     train, dev = training_collections(cfg, source, backbone, wait=False)
     evaluated = cached_collection(cfg, source, backbone, source.split, wait=False)
     align(backbone, train, Path(cfg.cache_dir), source.dev_seed)

@@ -27,6 +27,7 @@ from edje.pipeline.trained import load_trained, trained_file
 from edje.pipeline.writing import Writing, fill_store, wait_until_written
 from edje.quiet import quiet_libraries
 from edje.records import RetrievalSplit
+from edje.registry import lasting_name
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
@@ -147,18 +148,27 @@ def compressed_fingerprints(
     """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
     writing: Writing = instantiate(cfg.writing)
     raw = raw_fingerprints(split, checkpoint.backbone, cfg.store_codec, writing.precision)
-    return tuple(_compressed(checkpoint, one, codec) for one in raw)
+    given = checkpoint.adapter.target
+    names = [lasting_name("adapter", given)]
+    if "." in given and given not in names:  # by which stores of that time know it
+        names.append(given)
+    return tuple(_compressed(checkpoint, one, codec, name) for name in names for one in raw)
 
 
-def _compressed(checkpoint: Checkpoint, raw: Fingerprint, codec: str) -> Fingerprint:
-    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format."""
+def _compressed(
+    checkpoint: Checkpoint, raw: Fingerprint, codec: str, adapter: str | None = None
+) -> Fingerprint:
+    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format.
+
+    However the checkpoint spells its adapter, it goes by one name, unless another is given.
+    """
     num_tokens, width = visual_shape(checkpoint)
     return Fingerprint(
         {
             **raw.fields,
             "raw_codec": raw.fields["codec"],
             "codec": codec,
-            "adapter": checkpoint.adapter.target,
+            "adapter": adapter or lasting_name("adapter", checkpoint.adapter.target),
             "adapter_choices": json.dumps(dict(checkpoint.adapter.choices), sort_keys=True),
             "adapter_weights": weights_digest(checkpoint.model.adapter),
             "visual_tokens": num_tokens,

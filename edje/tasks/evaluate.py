@@ -14,6 +14,7 @@ from torch import Tensor
 from edje.analysis.plots import save_plots
 from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
+from edje.config.building import backbone_from
 from edje.data.datamodules.cached_datamodule import caption_keys
 from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
@@ -44,7 +45,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
             "task=evaluate needs checkpoint=<run folder, .ckpt, or file or hub name of a published "
             "checkpoint>. See the run folders under runs/."
         )
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = backbone_from(cfg.backbone)
     return evaluate_checkpoint(cfg, folder, load_trained(cfg, "checkpoint", backbone), backbone)
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from edje.config.building import backbone_from
 from edje.config.resumption import is_finished, steps_trained
 from edje.inference.checkpoint import Checkpoint, load_checkpoint
 from edje.pipeline.trainer import check_training
@@ -20,7 +20,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     """
     quiet_libraries()
     check_training(cfg)
-    backbone = instantiate(cfg.backbone)
+    backbone = backbone_from(cfg.backbone)
     checkpoint: Checkpoint | None
     done = steps_trained(folder) or 0
     if is_finished(folder) and done >= cfg.trainer.max_steps:  # a resumed run

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
+from edje.config.building import backbone_from, objectives_from
 from edje.config.choices import STARTS
 from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, caption_keys
 from edje.data.datamodules.stored_pairs import TrainingSet
@@ -70,7 +71,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """`task=train`: train on the train split's cached tokens, made now where they are missing."""
     quiet_libraries()
     check_training(cfg)
-    train_reranker(cfg, folder, instantiate(cfg.backbone))
+    train_reranker(cfg, folder, backbone_from(cfg.backbone))
 
 
 def training_collections(
@@ -182,7 +183,7 @@ def trained_on_all_ranks(
     data = feed.datamodule(start.language_model, teacher)
     module = RerankerModule(
         start.model,
-        {name: instantiate(node) for name, node in cfg.objective.items() if node is not None},
+        objectives_from(cfg.objective),
         instantiate(cfg.negatives),
         instantiate(cfg.optim),
         start.language_model.tokenizer.mask_token_id,
