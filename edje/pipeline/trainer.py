@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from edje.config.building import part_from
 from edje.config.problems import Problem, shown
 from edje.errors import EdjeError
 from edje.parallel.environment import RUN_FOLDER
@@ -169,8 +170,11 @@ def check_training(cfg: DictConfig) -> None:
             raise EdjeError(f"trainer.max_time={cfg.trainer.max_time}: expected more than none.")
     if cfg.checkpoint_every < 1:
         raise EdjeError(f"checkpoint_every={cfg.checkpoint_every}: expected steps, at least 1.")
-    for node in (cfg.optim, cfg.negatives, *cfg.objective.values()):
+    for node in (cfg.optim, cfg.negatives):
         instantiate(node)
+    for name, node in cfg.objective.items():
+        if node is not None:
+            part_from(f"objective.{name}", node)
 
 
 def misunderstood(trainer: DictConfig) -> Iterator[Problem]:
