@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # for type checkers, the same names as in the table below: a 
     from edje.inference.reference import load_reference_checkpoint as load_reference_checkpoint
     from edje.inference.reranker import Reranker as Reranker
     from edje.pipeline.evaluation import evaluate as evaluate
+    from edje.registry import register_adapter as register_adapter
+    from edje.registry import register_backbone as register_backbone
+    from edje.registry import register_objective as register_objective
     from edje.tokens.store import TokenStore as TokenStore
 
 __version__ = "0.2.0.dev0"  # its only place; what is built reads it from here
@@ -26,6 +29,9 @@ _HOMES = {
     "evaluate": "edje.pipeline.evaluation",
     "load_backbone": "edje.backbones.loading",
     "load_reference_checkpoint": "edje.inference.reference",
+    "register_adapter": "edje.registry",
+    "register_backbone": "edje.registry",
+    "register_objective": "edje.registry",
 }
 
 __all__ = ["__version__", *_HOMES]

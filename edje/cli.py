@@ -24,11 +24,13 @@ from edje.config.continued import (
     TASKS_ON_CHECKPOINT,
     config_for_checkpoint,
     config_for_resume,
+    packages_for,
     resumable,
 )
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.of_published import composition_for
 from edje.config.overrides import forced, quoted, readable, refuse_former_names, value_given
+from edje.config.parts import check_named_by_file, use_lasting_names
 from edje.config.resolution import expand_home
 from edje.config.resumption import check_changes
 from edje.config.root import TASKS
@@ -104,6 +106,8 @@ def run(arguments: list[str]) -> None:
 
 def take_part(folder: Path) -> None:
     """Run the task of a run folder as another rank of it; what is to be said, rank 0 says.
+
+    The folder's configuration is the one that rank 0 has checked and just written.
 
     Raises:
         Exception: this rank failed while rank 0 didn't; error_rank_<rank>.txt has it as well.
@@ -210,13 +214,19 @@ class Job:
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     """The configuration that the run goes by, checked as a whole."""
     expand_home(cfg)
+    present = cfg
     if cfg.resume is not None:
         if resumable(Path(cfg.resume)) != folder.resolve():
             raise EdjeError(f"resume={cfg.resume}: give it on the command line, for one run alone.")
         cfg = config_for_resume(cfg, overrides)
     elif cfg.task in TASKS_ON_CHECKPOINT:
         cfg = config_for_checkpoint(cfg, overrides)
+    if cfg is not present:
+        key = "checkpoint" if cfg.resume is None else "resume"
+        given = str(cfg[key])
+        check_named_by_file(cfg, present, f"{key}={given}", lambda: packages_for(given))
     validate(cfg)
+    use_lasting_names(cfg)
     check_choices(cfg)
     if cfg.resume is not None:
         check_changes(cfg, folder)

@@ -19,12 +19,14 @@ MAY_IMPORT = {
     "quiet": set(),
     "renames": set(),
     "installed": {"errors"},
+    "part_kinds": set(),
+    "registry": {"errors", "part_kinds"},
     "durable": {"errors"},
     "pretrained_head": set(),
     "language_model": {
         "ranges", "records", "errors", "pretrained_head", "models.joint_options",
     },
-    "backbones": {"records", "errors", "identity", "renames", "installed"},
+    "backbones": {"records", "errors", "identity", "renames", "installed", "registry"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"records", "errors"},
@@ -34,25 +36,25 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "retrieval.fusion", "tokens",
+        "retrieval.fusion", "tokens", "registry", "part_kinds",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "retrieval", "data.images", "renames"},
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
-        "inference.location", "inference.reference",
+        "inference.location", "inference.reference", "registry", "part_kinds",
     },
     "cli": {"config", "errors", "parallel.environment"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
-        "parallel", "config.problems",
+        "parallel", "config.problems", "registry", "part_kinds",
     },
     "tasks": {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
-        "benchmark", "analysis", "config", "parallel", "pipeline",
+        "benchmark", "analysis", "config", "parallel", "pipeline", "registry", "part_kinds",
     },
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import edje.backbones
 from edje.backbones.option_values import option_values, resolved, with_given
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
+from edje.registry import find
 from edje.renames import present_target
 
 HOME = "edje.backbones"
@@ -61,13 +62,19 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
 
 
 def backbone_class(target: str, where: str) -> type[nn.Module]:
-    """The class of a tower or dual encoder that a dotted name, present or former, stands for.
+    """The class of a tower or dual encoder that a name stands for.
 
-    Nothing is imported that isn't ours: a file that names it may come from anywhere.
+    That is a registered name, or the dotted one, present or former, of a class of ours. Nothing is
+    imported because a name says so: a file that has it may come from anywhere.
 
     Raises:
-        EdjeError: it is no class of a module in edje/backbones.
+        EdjeError: it is neither, or a registered one can't be imported.
     """
+    part = find("backbone", target)
+    if part is not None and not part.is_ours:
+        registered: type[nn.Module] = part.load()
+        return registered
+    target = target if part is None else part.target
     module, _, name = present_target(target).rpartition(".")
     modules = [f"{HOME}.{info.name}" for info in iter_modules(edje.backbones.__path__)]
     if module not in modules:

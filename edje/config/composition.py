@@ -1,6 +1,7 @@
 """Hydra's complaints about a command line or a configuration file, in our words."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edje.config.parts import part_kind
 from edje.config.signatures import signature_of
 from edje.errors import EdjeError
 from edje.renames import advice
@@ -49,7 +51,7 @@ def own_words(error: Exception) -> Exception:
 def explained(error: Exception, conf: Path) -> EdjeError:
     """A composition error as the user's mistake that it is: what, where, and the nearest name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return unknown_option(str(error.missing_cfg_file), conf)
+        return unknown_option(str(error.missing_cfg_file), conf, error.options)
     if isinstance(error, OverrideParseException):
         return EdjeError(
             f"Can't read the override {error.override.removeprefix('++')!r}: expected key=value. "
@@ -100,7 +102,7 @@ def known_keys(conf: Path) -> list[str]:
         if isinstance(node, dict):
             names = {str(name) for name in node}
             if isinstance(node.get("_target_"), str):
-                names.update(signature_of(node["_target_"]).settable())
+                names.update(signature_of(node["_target_"], part_kind(key)).settable())
             for name in names:
                 collect(f"{key}.{name}" if key else name, node.get(name))
         else:
@@ -110,8 +112,8 @@ def known_keys(conf: Path) -> list[str]:
     return sorted(keys)
 
 
-def unknown_option(config: str, conf: Path) -> EdjeError:
-    """An option that a group does not have."""
+def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) -> EdjeError:
+    """An option that a group does not have; `found` are those in the user's own folders too."""
     group, _, option = config.rpartition("/")
     if package := PLUGINS.get(option) if group in ("hydra/launcher", "hydra/sweeper") else None:
         return EdjeError(
@@ -119,7 +121,7 @@ def unknown_option(config: str, conf: Path) -> EdjeError:
         )
     if said := advice(group, option):
         return EdjeError(said)
-    options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    options = sorted({file.stem for file in (conf / group).glob("*.yaml")} | {*(found or ())})
     close = get_close_matches(option, options, n=1, cutoff=0.5)
     hint = f" Did you mean {group}={close[0]}?" if close else ""
     known = ", ".join(options) or "none"

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.config.locations import conf_folder
 from edje.config.overrides import is_group, key_of
+from edje.config.parts import leave_out_missing_objectives
 from edje.config.root import RootConfig
 from edje.config.saved import from_text
 from edje.errors import EdjeError
@@ -96,6 +97,7 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     if "experiment" in groups:
         taken += OF_THE_EXPERIMENT
     stored = with_present(stored, cfg, taken)
+    leave_out_missing_objectives(stored)
     apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
     return stored
 
@@ -122,6 +124,13 @@ def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> D
 def lacks_configuration(checkpoint: str) -> bool:
     """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
     return "backbone" not in stored_config(checkpoint)
+
+
+def packages_for(given: str) -> dict[str, str]:
+    """The packages that brought those parts of a checkpoint or run folder that aren't ours."""
+    from edje.inference.checkpoint import read_checkpoint  # imports torch
+
+    return dict(read_checkpoint(Path(given))["edje"].get("packages", {}))
 
 
 def stored_config(checkpoint: str) -> DictConfig:

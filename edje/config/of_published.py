@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.config.continued import lacks_configuration, stored_config
 from edje.config.overrides import key_of, quoted, value_given
+from edje.config.problems import short
 from edje.errors import EdjeError
 
 EXPERIMENT = "experiment=published"
@@ -62,7 +63,7 @@ def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig
         if key_of(override).split(".")[0] == "adapter":
             raise EdjeError(
                 f"{override}: {where} decides this, its adapter is "
-                f"{adapter.target.rpartition('.')[2]} with {dict(adapter.choices)}. Leave it out."
+                f"{short(adapter.target)} with {dict(adapter.choices)}. Leave it out."
             )
     for name, value in PLAIN.items() if "pretrained" in cfg.joint else ():
         if cfg.joint.get(name, value) != value:

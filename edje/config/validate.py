@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig
 
 from edje.config.locations import conf_folder
+from edje.config.parts import part_kind
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
@@ -109,7 +110,7 @@ def check_component(key: str, node: Any) -> list[Problem]:
     if not isinstance(target, str):
         return [Problem(f"{key}._target_", f"{shown(target)}: expected a dotted name.")]
     try:
-        signature = signature_of(target)
+        signature = signature_of(target, part_kind(key))
     except UnknownTargetError as error:
         close = nearest(target, error.candidates)
         return [Problem(f"{key}._target_", f"={target}: {error}.", close)]

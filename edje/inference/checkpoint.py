@@ -6,16 +6,15 @@ run's configuration as a YAML string). Lightning's training checkpoints hold the
 their own.
 """
 
-import inspect
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edje.durable import new_file
 from edje.errors import EdjeError
@@ -32,14 +31,17 @@ from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.edje import EDJE
 from edje.models.evidence import AlignmentEvidence
 from edje.models.joint_encoder import JointEncoder
+from edje.part_kinds import lacking_when_built
+from edje.registry import find, how_to_register, ours, packages_of, short_name, unknown
 
 log = logging.getLogger(__name__)
+TARGET = re.compile(r"^\s*_target_: ['\"]?([\w-]+)['\"]?\s*$", re.MULTILINE)  # short names in YAML
 PREFIX = "model."  # where the LightningModule keeps the reranker
 
 
 @dataclass(frozen=True)
 class AdapterSpecification:
-    """An adapter's class (a dotted name under edje.models) and its keyword-only choices."""
+    """An adapter's registered name and its keyword-only choices; ours go by dotted names too."""
 
     target: str
     choices: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +71,7 @@ def build_reranker(
     """An EDJE around the given language model, fresh but for the head that this one brings along.
 
     Raises:
-        EdjeError: the adapter is not under edje.models, or refuses its choices.
+        EdjeError: no such adapter is registered, or it refuses its choices.
     """
     cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
@@ -79,11 +81,9 @@ def build_reranker(
         raise EdjeError(
             f"adapter ({cls.__name__}) with {dict(adapter.choices)}: {error}"
         ) from error
-    if not isinstance(built, Adapter):
-        raise EdjeError(
-            f"adapter ({cls.__name__}): is no adapter; expected a class that derives from "
-            "edje.models.adapters.Adapter."
-        )
+    if (reason := lacking_when_built("adapter", built)) is not None:
+        raise EdjeError(f"adapter ({cls.__name__}): {reason}.")
+    assert isinstance(built, Adapter)
     separator = language_model.tokenizer.sep_token_id
     options = language_model.options
     joint = JointEncoder(
@@ -98,22 +98,28 @@ def build_reranker(
     return model
 
 
-def adapter_class(target: str) -> type[nn.Module]:
-    """The adapter that a dotted name stands for.
+def adapter_class(
+    target: str, where: str = "adapter._target_", package: str | None = None
+) -> type[Adapter]:
+    """The adapter that a name stands for: a short one, or the dotted one of a registered class.
+
+    Nothing is imported because a name says so. `where` the name stands and the `package` that
+    once brought the adapter are for the message where there is none.
 
     Raises:
-        EdjeError: it is not under edje.models, or there is no such adapter.
+        EdjeError: there is no such adapter.
     """
-    module, _, name = target.rpartition(".")
-    if not module.startswith("edje.models"):
+    part = ours("adapter", target) or find("adapter", target)
+    if part is not None:
+        return part.load()
+    if target.startswith("edje."):
+        raise EdjeError(f"{where}: edje has no such adapter as {target}.")
+    if "." in target:
         raise EdjeError(
-            f"adapter._target_={target}: adapters live under edje.models, so that a "
-            "checkpoint can name them. Put the class there."
+            f"{where}: {target} is not registered, and a checkpoint can only name an adapter that "
+            f"is. {how_to_register('adapter')}"
         )
-    cls = getattr(import_module(module), name, None)
-    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        raise EdjeError(f"adapter._target_={target}: no such adapter in {module}.")
-    return cls
+    raise unknown("adapter", target, where, package)
 
 
 def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
@@ -151,12 +157,14 @@ def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys that every checkpoint of ours carries beside its `state_dict`."""
+    target = short_name("adapter", checkpoint.adapter.target)
+    packages = packages_of([target, *TARGET.findall(checkpoint.config)])
     return {
         "edje": {
             "language_model": checkpoint.language_model.specification(),
             "facts": asdict(checkpoint.facts),
             "adapter": {
-                "target": checkpoint.adapter.target,
+                "target": target,
                 "choices": dict(checkpoint.adapter.choices),
             },
             "residual": checkpoint.model.residual is not None,
@@ -164,6 +172,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
             "fusion": plain_sums(checkpoint.fusion),
+            **({"packages": packages} if packages else {}),  # that bring the parts not ours
         },
         "edje_config": checkpoint.config,
     }
@@ -217,6 +226,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     language_model = language_model_from_specification(fields["language_model"])
     facts = BackboneFacts(**fields["facts"])
     adapter = AdapterSpecification(**fields["adapter"])
+    package = fields.get("packages", {}).get(adapter.target)
+    adapter_class(adapter.target, f"checkpoint={path}", package)
     model = build_reranker(adapter, facts, language_model, fields["residual"])
     load_weights(model, content["state_dict"], str(path))
     return Checkpoint(
@@ -270,7 +281,9 @@ def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None
     """
     content = read_checkpoint(path) if content is None else content
     given = {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}
-    if adapter_class(content["edje"]["adapter"]["target"]) is not type(model.adapter):
+    target, packages = content["edje"]["adapter"]["target"], content["edje"].get("packages", {})
+    where = f"initial={path}"
+    if adapter_class(target, where, packages.get(target)) is not type(model.adapter):
         given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}
     own = model.state_dict()
     if model.has_first_stage_statistics:

@@ -23,6 +23,7 @@ from edje.quiet import quiet_libraries
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.tasks.building import part_from
 from edje.tasks.wiring import logger_of, trainer_arguments
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
@@ -54,14 +55,14 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         for name, split in splits.items()
     }
     torch.manual_seed(cfg.seed)
-    encoder: NewSiglip = instantiate(cfg.backbone, texts["train"])
+    encoder: NewSiglip = part_from("backbone", cfg.backbone, texts["train"])
     train = pixel_set(encoder, splits["train"], texts["train"])
     held_out = pixel_set(encoder, splits[source.split], texts[source.split])
 
     data: PixelDataModule = instantiate(cfg.loader, train, cfg.seed)
     module = DualEncoderModule(
         encoder.model,
-        instantiate(cfg.objective.contrastive),
+        part_from("objective.contrastive", cfg.objective.contrastive),
         instantiate(cfg.optim),
         max(len(train.pixels) // data.batch_size // cfg.trainer.accumulate_grad_batches, 1),
         cfg.seed,

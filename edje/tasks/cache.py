@@ -15,6 +15,7 @@ from edje.pipeline.devices import similarity_device
 from edje.pipeline.feed import train_and_dev
 from edje.pipeline.first_stage import align, first_stage_recall
 from edje.quiet import quiet_libraries
+from edje.tasks.building import backbone_from
 from edje.tasks.wiring import backbone_builder, cache_of
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     """
     quiet_libraries()
     source: Source = instantiate(cfg.data)
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = backbone_from(cfg.backbone)
     cache, rebuild = cache_of(cfg), backbone_builder(cfg)
     cached = partial(cached_collection, cache, source, backbone, wait=False, rebuild=rebuild)
     train, dev = train_and_dev(source, cached("train"))

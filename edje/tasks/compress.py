@@ -2,7 +2,6 @@
 
 import json
 import logging
-from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -13,7 +12,7 @@ from edje.inference.checkpoint import keep_first_tokens
 from edje.pipeline.compression import compress
 from edje.pipeline.trained import load_trained, trained_file
 from edje.quiet import quiet_libraries
-from edje.tasks.wiring import cache_of, published_of
+from edje.tasks.wiring import backbone_builder, cache_of, published_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """
     quiet_libraries()
     given, published, num_tokens = cfg.checkpoint, published_of(cfg), cfg.scoring.num_tokens
-    checkpoint = load_trained(given, "checkpoint", partial(instantiate, cfg.backbone), published)
+    checkpoint = load_trained(given, "checkpoint", backbone_builder(cfg), published)
     source: Source = instantiate(cfg.data)
     if num_tokens is not None:
         checkpoint = keep_first_tokens(checkpoint, num_tokens)

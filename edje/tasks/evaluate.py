@@ -13,6 +13,7 @@ from edje.pipeline.evaluation import Evaluated, evaluated
 from edje.pipeline.results import write_results
 from edje.pipeline.trained import load_trained
 from edje.quiet import quiet_libraries
+from edje.tasks.building import backbone_from
 from edje.tasks.console import show
 from edje.tasks.wiring import evaluation_choices, published_of
 
@@ -29,7 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
             "task=evaluate needs checkpoint=<run folder, .ckpt, or file or hub name of a published "
             "checkpoint>. See the run folders under runs/."
         )
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = backbone_from(cfg.backbone)
     checkpoint = load_trained(cfg.checkpoint, "checkpoint", lambda: backbone, published_of(cfg))
     source = instantiate(cfg.data)
     result = evaluated(checkpoint, source, backbone, **evaluation_choices(cfg))

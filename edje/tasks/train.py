@@ -18,6 +18,7 @@ from edje.pipeline.preparation import prepare
 from edje.pipeline.trainer import check_trainer
 from edje.pipeline.training import finish, train_reranker
 from edje.quiet import quiet_libraries
+from edje.tasks.building import backbone_from
 from edje.tasks.evaluate import report
 from edje.tasks.wiring import backbone_builder, cache_of, evaluation_choices, training_of
 
@@ -35,7 +36,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     source: Source = instantiate(cfg.data)
     training = training_of(cfg, source)
     check_trainer(training.trainer)
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = backbone_from(cfg.backbone)
     if cfg.task == "run" and is_trained(folder, cfg.trainer.max_steps):  # resumed
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:

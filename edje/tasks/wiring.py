@@ -22,6 +22,7 @@ from edje.pipeline.cache import Cache
 from edje.pipeline.preparation import Training
 from edje.pipeline.trained import Published
 from edje.pipeline.trainer import check_arguments, trainer_devices
+from edje.tasks.building import backbone_from, objectives_from
 
 
 def cache_of(cfg: DictConfig) -> Cache:
@@ -54,7 +55,7 @@ def published_of(cfg: DictConfig) -> Published:
 
 def backbone_builder(cfg: DictConfig) -> "partial[Backbone]":
     """What builds the backbone, in another process too."""
-    return partial(instantiate, plain(cfg.backbone))
+    return partial(backbone_from, plain(cfg.backbone))
 
 
 def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
@@ -79,12 +80,11 @@ def training_of(cfg: DictConfig, source: Source) -> Training:
         EdjeError: an argument of the trainer, or an option, is one that a run can't follow.
     """
     choices = plain(cfg.adapter)
-    terms = {name: node for name, node in cfg.objective.items() if node is not None}
     stored = not isinstance(source, PretrainSource)
     return Training(
         language_model=partial(instantiate, cfg.joint),
         adapter=AdapterSpecification(choices.pop("_target_"), choices),
-        objectives={str(name): instantiate(node) for name, node in terms.items()},
+        objectives=objectives_from(cfg.objective),
         negatives=instantiate(cfg.negatives),
         optimisation=instantiate(cfg.optim),
         trainer=trainer_arguments(cfg),

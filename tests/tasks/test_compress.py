@@ -137,6 +137,35 @@ def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
     assert not list(there.parent.glob("raw-*")), "the vision tower ran again"
 
 
+DOTTED = "edje.models.adapters.TokenCompressionAdapter"
+IN_FULL = "edje.models.adapters.compression.TokenCompressionAdapter"
+
+
+@pytest.mark.parametrize(
+    ("spelt", "stored"),
+    [("compression", DOTTED), (DOTTED, DOTTED), (IN_FULL, DOTTED), (IN_FULL, IN_FULL)],
+)
+def test_a_store_is_found_however_its_checkpoint_spells_the_adapter(
+    root: Path, tmp_path: Path, spelt: str, stored: str
+) -> None:
+    """Also one that an earlier version made, which kept the checkpoint's own spelling."""
+    checkpoint = tmp_path / "model.ckpt"
+    content = torch.load(root / "run" / "checkpoints" / "model.ckpt", weights_only=True)
+    assert content["edje"]["adapter"]["target"] == "compression"
+    content["edje"]["adapter"]["target"] = spelt
+    torch.save(content, checkpoint)
+    made = store_of(root)
+    manifest = read_manifest(made / "store.json")
+    assert manifest.fingerprint.fields["adapter"] == DOTTED, "as in the stores of before"
+    fingerprint = Fingerprint({**manifest.fingerprint.fields, "adapter": stored})
+    there = store_folder(tmp_path / "cache", "folder", "val", "compressed", fingerprint)
+    shutil.copytree(made, there)
+    replace(manifest, fingerprint=fingerprint).write(there / "store.json")
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    run(["task=evaluate", f"checkpoint={checkpoint}", cache, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert not list(there.parent.glob("raw-*")), "the vision tower ran again"
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [

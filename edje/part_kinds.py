@@ -1,0 +1,78 @@
+"""The kinds of parts that a name can stand for, and what each must have to be one.
+
+Read without importing torch: a class that isn't one of its modules is seen to be none.
+"""
+
+import inspect
+import sys
+from typing import Any, Literal, get_args
+
+Kind = Literal["adapter", "objective", "backbone"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# Methods of edje.backbones.protocol, and what its classes hold; a test compares them.
+VISION = ("identity", "preprocess", "encode_images")
+TEXT = ("text_identity", "encode_texts")
+PROJECTIONS = ("project_images", "project_texts")
+VISION_FACTS = ("num_tokens", "token_width", "feature_width", "num_heads", "layer_norm_eps")
+TEXT_FACTS = ("text_width", "embedding_width")
+OF_BACKBONE = (*VISION, *TEXT, *PROJECTIONS, *VISION_FACTS, *TEXT_FACTS)
+OF_OBJECTIVE = ("needs", "weight")
+
+
+def lacking(kind: Kind, part: Any) -> str | None:
+    """What a class (or a function that builds a part) lacks to be of a kind; None: nothing."""
+    if not callable(part):
+        return "it is neither a class nor a function"
+    match kind:
+        case "adapter":
+            return _adapter_lacks(part)
+        case "objective":
+            return _names_lacking(part, ("__call__",))
+        case "backbone":
+            text = _names_lacking(part, TEXT)
+            return None if text is None else _names_lacking(part, VISION)
+
+
+def lacking_when_built(kind: Kind, built: Any) -> str | None:
+    """What an object that a part has built lacks; None: nothing."""
+    match kind:
+        case "adapter":
+            known = isinstance(getattr(built, "num_tokens", None), int)
+            return None if known else "it has no num_tokens, the number of tokens that it gives"
+        case "objective":
+            return _listed(built, OF_OBJECTIVE) or _names_lacking(type(built), ("__call__",))
+        case "backbone":
+            return _listed(built, OF_BACKBONE)
+
+
+def _adapter_lacks(part: Any) -> str | None:
+    base = getattr(sys.modules.get("edje.models.adapters.adapter"), "Adapter", None)
+    if not inspect.isclass(part):
+        return "it is no class"
+    if base is None or not issubclass(part, base):
+        return "it does not derive from edje.models.adapters.Adapter"
+    if getattr(part, "forward", None) is base.forward:
+        return "it has no forward(tokens)"
+    parameters = list(inspect.signature(part).parameters.values())
+    if not parameters or parameters[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    ):
+        return "its constructor takes no facts: __init__(self, facts, *, …)"
+    return None
+
+
+def _names_lacking(part: Any, names: tuple[str, ...]) -> str | None:
+    if not inspect.isclass(part):
+        return None  # a function: what it builds is looked at then
+    if names == ("__call__",):  # which every class has as a class
+        has = any("__call__" in base.__dict__ for base in part.__mro__)
+        return None if has else "it lacks __call__"
+    return _listed(part, names)
+
+
+def _listed(part: Any, names: tuple[str, ...]) -> str | None:
+    absent = [name for name in names if not hasattr(part, name)]
+    return f"it lacks {', '.join(absent)}" if absent else None
