@@ -70,7 +70,7 @@ def backbone_class(target: str, where: str) -> type[nn.Module]:
     Raises:
         EdjeError: it is neither, or a registered one can't be imported.
     """
-    part = find("backbone", target)
+    part = None if target.startswith("edje.") else find("backbone", target)
     if part is not None and not part.is_ours:
         registered: type[nn.Module] = part.load()
         return registered

@@ -24,6 +24,7 @@ from edje.pipeline.scoring import visual_shape
 from edje.pipeline.storage import TowerPrecision
 from edje.pipeline.writing import fill_store, wait_until_written
 from edje.records import RetrievalSplit
+from edje.registry import lasting_name
 from edje.tokens.codec import CodecName, make_codec
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
@@ -135,21 +136,29 @@ def compressed_fingerprints(
 ) -> tuple[Fingerprint, ...]:
     """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
     raw = raw_fingerprints(split, checkpoint.backbone, cache.storage)
-    codec = cache.storage.compressed_codec
-    return tuple(compressed_fingerprint(checkpoint, one, codec) for one in raw)
+    codec, given = cache.storage.compressed_codec, checkpoint.adapter.target
+    names = [lasting_name("adapter", given)]
+    if "." in given and given not in names:  # by which stores of that time know it
+        names.append(given)
+    return tuple(
+        compressed_fingerprint(checkpoint, one, codec, name) for name in names for one in raw
+    )
 
 
 def compressed_fingerprint(
-    checkpoint: Checkpoint, raw: Fingerprint, codec: CodecName
+    checkpoint: Checkpoint, raw: Fingerprint, codec: CodecName, adapter: str | None = None
 ) -> Fingerprint:
-    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format."""
+    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format.
+
+    However the checkpoint spells its adapter, it goes by one name, unless another is given.
+    """
     num_tokens, width = visual_shape(checkpoint)
     return Fingerprint(
         {
             **raw.fields,
             "raw_codec": raw.fields["codec"],
             "codec": codec,
-            "adapter": checkpoint.adapter.target,
+            "adapter": adapter or lasting_name("adapter", checkpoint.adapter.target),
             "adapter_choices": json.dumps(dict(checkpoint.adapter.choices), sort_keys=True),
             "adapter_weights": weights_digest(checkpoint.model.adapter),
             "visual_tokens": num_tokens,
