@@ -52,7 +52,7 @@ def _adapter_lacks(part: Any) -> str | None:
         return "it is no class"
     if torch is None or not issubclass(part, torch.nn.Module):
         return "it is no torch.nn.Module"
-    if part.forward is torch.nn.Module.forward:
+    if getattr(part, "forward", None) is torch.nn.Module.forward:
         return "it has no forward(tokens)"
     parameters = list(inspect.signature(part).parameters.values())
     if not parameters or parameters[0].kind not in (

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from edje.backbones.protocol import Backbone
 from edje.config.building import backbone_from, objectives_from
 from edje.config.choices import STARTS
+from edje.config.parts import resume_command
 from edje.data.datamodules.cached_datamodule import CachedTokenDataModule, caption_keys
 from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.data.mixture.pretrain import PretrainSource
@@ -193,7 +194,7 @@ def trained_on_all_ranks(
         cfg.seed,
     )
     callbacks: list[L.Callback] = [
-        ResumableCheckpoint(checkpoints, cfg.checkpoint_every, f"python run.py resume={folder}")
+        ResumableCheckpoint(checkpoints, cfg.checkpoint_every, resume_command(cfg, folder))
     ]
     callbacks += [*progress(cfg), DataWait()]
     if feed.dev is not None and evaluation.dev_every:
