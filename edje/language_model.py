@@ -201,9 +201,18 @@ def new_language_model(
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
-    """The inverse of `LanguageModel.specification`, with fresh weights."""
+    """The inverse of `LanguageModel.specification`, with fresh weights.
+
+    Raises:
+        EdjeError: it asks for an attention that transformers would fetch as somebody's code.
+    """
     from tokenizers import Tokenizer
 
+    if "/" in (attention := specification["attention"]):  # a repository of kernels on the hub
+        raise EdjeError(
+            f"the checkpoint's language model asks for attention={attention}, which is code of "
+            "others; expected sdpa or eager. A file can't name such: don't trust it."
+        )
     fields = json.loads(specification["config"])
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
@@ -212,7 +221,7 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
         **specification["special_tokens"],
     )
     encoder = AutoModel.from_config(
-        config, attn_implementation=specification["attention"], **kwargs
+        config, attn_implementation=attention, **kwargs
     )
     later = {
         name: specification[name]

@@ -258,3 +258,13 @@ def test_nothing_that_a_checkpoint_names_is_imported(
     with pytest.raises(EdjeError, match=r"model\.ckpt: .*(not registered|no such adapter)"):
         load_checkpoint(path)
     assert "trap" not in set(sys.modules) - before
+
+
+def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    save_checkpoint(tiny_checkpoint(LOCAL), path)
+    content = torch.load(path, weights_only=True)
+    content["edje"]["language_model"]["attention"] = "somebody/kernels"
+    torch.save(content, path)
+    with pytest.raises(EdjeError, match=r"attention=somebody/kernels.*code of others"):
+        load_checkpoint(path)
