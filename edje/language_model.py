@@ -159,9 +159,18 @@ def new_language_model(
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
-    """The inverse of `LanguageModel.specification`, with fresh weights."""
+    """The inverse of `LanguageModel.specification`, with fresh weights.
+
+    Raises:
+        EdjeError: it asks for an attention that transformers would fetch as somebody's code.
+    """
     from tokenizers import Tokenizer
 
+    if "/" in (attention := specification["attention"]):  # a repository of kernels on the hub
+        raise EdjeError(
+            f"the checkpoint's language model asks for attention={attention}, which is code of "
+            "others; expected sdpa or eager. A file can't name such: don't trust it."
+        )
     fields = json.loads(specification["config"])
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
@@ -169,9 +178,7 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
         tokenizer_object=Tokenizer.from_str(specification["tokenizer"]),
         **specification["special_tokens"],
     )
-    encoder = AutoModel.from_config(
-        config, attn_implementation=specification["attention"], **kwargs
-    )
+    encoder = AutoModel.from_config(config, attn_implementation=attention, **kwargs)
     eps = specification.get("head_norm_eps")
     head = None if eps is None else PretrainedHead(eps)
     return LanguageModel(encoder, tokenizer, JointOptions.among(specification), head)

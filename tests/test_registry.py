@@ -59,8 +59,12 @@ def test_an_option_of_ours_names_a_part_that_has_a_name() -> None:
                     assert registry.ours(kind, line.split(":")[1].strip()), f"{path}: {line}"
 
 
-def test_registering_imports_neither_torch_nor_plugins(tmp_path: Path) -> None:
-    code = "import sys, edje; edje.register_adapter('a'); assert 'torch' not in sys.modules"
+def test_registering_imports_no_torch() -> None:
+    code = (
+        "import sys, edje; from edje import registry;"
+        "edje.register_objective('mine')(type('Mine', (), {'__call__': len}));"
+        "assert 'mine' in registry.names('objective') and 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -254,3 +258,13 @@ def test_nothing_that_a_checkpoint_names_is_imported(
     with pytest.raises(EdjeError, match=r"model\.ckpt: .*(not registered|no such adapter)"):
         load_checkpoint(path)
     assert "trap" not in set(sys.modules) - before
+
+
+def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    save_checkpoint(tiny_checkpoint(LOCAL), path)
+    content = torch.load(path, weights_only=True)
+    content["edje"]["language_model"]["attention"] = "somebody/kernels"
+    torch.save(content, path)
+    with pytest.raises(EdjeError, match=r"attention=somebody/kernels.*code of others"):
+        load_checkpoint(path)

@@ -17,8 +17,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from edje.config.parts import part_kind
-from edje.config.signatures import signature_of
+from edje.config.parts import signature_at
 from edje.errors import EdjeError
 from edje.renames import advice
 
@@ -102,7 +101,7 @@ def known_keys(conf: Path) -> list[str]:
         if isinstance(node, dict):
             names = {str(name) for name in node}
             if isinstance(node.get("_target_"), str):
-                names.update(signature_of(node["_target_"], part_kind(key)).settable())
+                names.update(signature_at(key, node["_target_"]).settable())
             for name in names:
                 collect(f"{key}.{name}" if key else name, node.get(name))
         else:

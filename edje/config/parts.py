@@ -4,17 +4,29 @@ import ast
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from edje.config.resolution import plain
-from edje.config.signatures import UnknownTargetError, defined
+from edje.config.signatures import (
+    Parameter,
+    Signature,
+    UnknownTargetError,
+    defined,
+    parameters_of,
+    parameters_of_object,
+    signature_of,
+)
 from edje.errors import EdjeError
 from edje.part_kinds import Kind
-from edje.registry import find, how_to_register, ours, unknown
+from edje.registry import Part, find, how_to_register, names, ours, unknown
 
 log = logging.getLogger(__name__)
+SUPPLIED: dict[Kind, int] = {"adapter": 1, "objective": 0, "backbone": 0}  # positional, by the run
 # Classes of the library that runs are built on, which name no code of others.
 OF_LIGHTNING = re.compile(r"lightning\.(Trainer|pytorch\.(loggers|strategies)\.[A-Z]\w*)")
 
@@ -27,6 +39,48 @@ def part_kind(key: str) -> Kind | None:
     if first == "objective" and len(within) == 1:
         return "objective"
     return "adapter" if key == "adapter" else None
+
+
+def signature_at(key: str, target: str) -> Signature:
+    """The signature of what a full key's `_target_` names, a registered part among others.
+
+    In a registered part, parameters without a `*` before them may be set too, but for those that
+    its kind is given when it is built.
+
+    Raises:
+        UnknownTargetError: there is no such module, class or function, or registered part.
+    """
+    kind = part_kind(key)
+    try:
+        part = None if kind is None else _registered(kind, target)
+        if part is None or part.is_ours:
+            return signature_of(target if part is None else part.target)
+        parameters, is_open = _parameters(part)
+    except EdjeError as error:
+        raise UnknownTargetError(str(error).rstrip("."), []) from error
+    for place, (name, parameter) in enumerate(parameters.items()):
+        if parameter.wired and place >= SUPPLIED[part.kind]:
+            parameters[name] = replace(parameter, wired=False, required=parameter.bare)
+    return Signature(part.name, parameters, is_open)
+
+
+def _registered(kind: Kind, target: str) -> Part | None:
+    """The registered part that a target names; None where Hydra's way finds it."""
+    part = find(kind, target)
+    if part is None and "." not in target:
+        what = f"no {kind} is registered under this name. {how_to_register(kind).rstrip('.')}"
+        raise UnknownTargetError(what, names(kind))
+    if part is None and kind == "adapter" and not target.startswith("edje."):
+        what = "a checkpoint names its adapter, so it needs a registered name. "
+        raise UnknownTargetError(what + how_to_register(kind).rstrip("."), [])
+    return part
+
+
+def _parameters(part: Part) -> tuple[dict[str, Parameter], bool]:
+    """From the source of a package's part, without importing it where that can be read."""
+    definition = defined(part.target) if isinstance(part.found, EntryPoint) else None
+    read = None if definition is None else parameters_of(definition, own=True)
+    return read or parameters_of_object(part.load(), own=True)
 
 
 def use_lasting_names(cfg: DictConfig) -> None:
@@ -71,17 +125,35 @@ def check_named_by_file(
         if (key, name, value) in given or (name == "_target_" and not isinstance(value, str)):
             continue
         kind = part_kind(key)
-        if name == "_target_" and "." not in value:
-            if kind is not None and not ours(kind, value) and find(kind, value) is None:
-                raise unknown(kind, value, source, packages().get(value))
-        elif name == "_args_" or not (_is_own(value) or OF_LIGHTNING.fullmatch(value)):
-            if name == "_target_" and kind is not None and find(kind, value) is not None:
-                continue
-            own = how_to_register(kind) if kind else "If you trust it, give it there."
+        if name == "_args_" or not _may_be_named(key, value):
+            trust = "" if kind == "adapter" else " If you trust it, give it there."
+            own = "" if kind is None else f" {how_to_register(kind)}"
             raise EdjeError(
                 f"{source}: {key}.{name}={value} is neither edje's nor given on the command line, "
-                f"and a file can name no other code. {own}"
+                f"and a file can name no other code.{trust}{own}"
             )
+        if kind is None or "." in value or ours(kind, value):
+            continue
+        if find(kind, value) is None:
+            raise unknown(kind, value, source, packages().get(value))
+
+
+def resume_command(cfg: DictConfig, folder: Path) -> str:
+    """What continues a run: with the code that the command has to name, as the folder may not."""
+    given = [
+        f"{key}.{name}={value}"
+        for key, name, value in _named("", OmegaConf.to_container(cfg, resolve=True))
+        if name == "_target_" and not _may_be_named(key, str(value))
+    ]
+    return " ".join([f"python run.py resume={folder}", *given])
+
+
+def _may_be_named(key: str, target: str) -> bool:
+    """Whether a file may name a dotted or a registered target at a key."""
+    if "." not in target or _is_own(target) or OF_LIGHTNING.fullmatch(target):
+        return True
+    kind = part_kind(key)
+    return kind is not None and find(kind, target) is not None
 
 
 def _is_own(target: str) -> bool:

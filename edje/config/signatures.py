@@ -1,30 +1,22 @@
 """The signature of a `_target_`, which is the schema of its configuration node.
 
 In the project's own components, positional parameters are supplied where objects are wired
-together, and keyword-only ones are set in YAML. So it is in registered parts, but only as many
-positional ones are supplied as their kind is given. In others' components every parameter may be
-set.
+together, and keyword-only ones are set in YAML. In others' components every parameter may be set.
 """
 
 import ast
 import importlib
 import inspect
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from functools import cache
-from importlib.metadata import EntryPoint
 from pkgutil import iter_modules
 from typing import Any, get_type_hints
 
 from edje.config.annotations import meaning
 from edje.config.source_code import Definition, Module, find, locate, module_named
-from edje.errors import EdjeError
-from edje.part_kinds import Kind
-from edje.registry import Part, how_to_register, names
-from edje.registry import find as find_part
 from edje.renames import present_target
 
 OWN = "edje"
-SUPPLIED: dict[Kind, int] = {"adapter": 1, "objective": 0, "backbone": 0}  # positional, by the run
 
 
 @dataclass(frozen=True)
@@ -58,54 +50,9 @@ class UnknownTargetError(Exception):
         self.candidates = candidates
 
 
-def signature_of(target: str, kind: Kind | None = None) -> Signature:
-    """Read a target's signature, from its source where that can be read.
-
-    Where a part of some kind stands, the name of a registered one does too.
-
-    Raises:
-        UnknownTargetError: there is no such module, class or function, or registered part.
-    """
-    part = None if kind is None else registered(kind, target)
-    if part is None or part.is_ours:
-        return signature_of_dotted(target if part is None else part.target)
-    try:
-        read = None
-        if isinstance(part.found, EntryPoint) and (definition := defined(part.target)) is not None:
-            read = parameters_of(definition, own=True)
-        read = read or parameters_of_object(part.load(), own=True)
-    except EdjeError as error:
-        raise UnknownTargetError(str(error).rstrip("."), []) from error
-    parameters, is_open = read
-    supplied = SUPPLIED[part.kind]
-    for place, (name, parameter) in enumerate(parameters.items()):
-        if parameter.wired and place >= supplied:
-            parameters[name] = replace(parameter, wired=False, required=parameter.bare)
-    return Signature(part.name, parameters, is_open)
-
-
-def registered(kind: Kind, target: str) -> Part | None:
-    """The registered part that a target names; None where Hydra's way finds it.
-
-    Raises:
-        UnknownTargetError: none has this short name, or the name of an adapter isn't registered.
-    """
-    try:
-        part = find_part(kind, target)
-    except EdjeError as error:
-        raise UnknownTargetError(str(error).rstrip("."), []) from error
-    if part is None and "." not in target:
-        what = f"no {kind} is registered under this name. {how_to_register(kind).rstrip('.')}"
-        raise UnknownTargetError(what, names(kind))
-    if part is None and kind == "adapter" and target.split(".")[0] != OWN:
-        what = "a checkpoint names its adapter, so it needs a registered name. "
-        raise UnknownTargetError(what + how_to_register(kind).rstrip("."), [])
-    return part
-
-
 @cache
-def signature_of_dotted(target: str) -> Signature:
-    """The signature of what a dotted name stands for.
+def signature_of(target: str) -> Signature:
+    """Read a target's signature, from its source where that can be read.
 
     Raises:
         UnknownTargetError: there is no such module, class or function.

@@ -11,11 +11,11 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig
 
 from edje.config.locations import conf_folder
-from edje.config.parts import part_kind
+from edje.config.parts import signature_at
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, RootConfig
-from edje.config.signatures import Signature, UnknownTargetError, signature_of
+from edje.config.signatures import Signature, UnknownTargetError
 from edje.config.value_types import choices, describe, fits, is_plain
 from edje.errors import EdjeError
 from edje.renames import advice
@@ -110,7 +110,7 @@ def check_component(key: str, node: Any) -> list[Problem]:
     if not isinstance(target, str):
         return [Problem(f"{key}._target_", f"{shown(target)}: expected a dotted name.")]
     try:
-        signature = signature_of(target, part_kind(key))
+        signature = signature_at(key, target)
     except UnknownTargetError as error:
         close = nearest(target, error.candidates)
         return [Problem(f"{key}._target_", f"={target}: {error}.", close)]

@@ -55,6 +55,7 @@ class Training:
         gradient_checkpointing: layers are run again in the backward pass.
         logger: makes Lightning's logger, given save_dir, name and version.
         config: YAML that the checkpoint carries.
+        resume_command: what goes on with a training that was interrupted, for the message.
         published: what is to be known where a published checkpoint is named.
     """
 
@@ -76,6 +77,7 @@ class Training:
     gradient_checkpointing: bool = False
     logger: Callable[..., Logger] | None = None
     config: str = "{}"
+    resume_command: str = "the same call"
     published: Published = field(default_factory=Published)
 
     def __post_init__(self) -> None:

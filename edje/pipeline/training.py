@@ -115,7 +115,7 @@ def callbacks_of(
     checkpoints: Path,
 ) -> list[L.Callback]:
     """Checkpoints to resume from, the bar, the log of waiting, and where it is asked for dev."""
-    command = f"python run.py resume={checkpoints.parent}"
+    command = training.resume_command
     callbacks: list[L.Callback] = [
         ResumableCheckpoint(checkpoints, training.checkpoint_every, command),
         *progress(training.trainer),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.new_siglip import NewSiglip
 from edje.captions import clean_caption
+from edje.config.parts import resume_command
 from edje.data.datamodules.pixel_datamodule import PixelDataModule, PixelSet
 from edje.data.images import check_images, open_image
 from edje.data.sources.source import Source, split_digest
@@ -76,7 +77,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
             f"{source.split}/recall@1",
         ),
         ResumableCheckpoint(
-            folder / "checkpoints", cfg.checkpoint_every, f"python run.py resume={folder}"
+            folder / "checkpoints", cfg.checkpoint_every, resume_command(cfg, folder)
         ),
     ]
     trainer = make_trainer(arguments, folder, logger, callbacks)

@@ -12,7 +12,7 @@ from edje.part_kinds import lacking_when_built
 from edje.registry import find, ours
 
 
-def backbone_from(node: DictConfig | Mapping[str, Any]) -> Any:
+def backbone_from(node: Any) -> Any:
     """The backbone of a node.
 
     Raises:

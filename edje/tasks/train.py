@@ -34,7 +34,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     """
     quiet_libraries()
     source: Source = instantiate(cfg.data)
-    training = training_of(cfg, source)
+    training = training_of(cfg, source, folder)
     check_trainer(training.trainer)
     backbone: Backbone = backbone_from(cfg.backbone)
     if cfg.task == "run" and is_trained(folder, cfg.trainer.max_steps):  # resumed

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from edje.backbones.protocol import Backbone
+from edje.config.parts import resume_command
 from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
@@ -73,8 +74,8 @@ def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def training_of(cfg: DictConfig, source: Source) -> Training:
-    """How the configured reranker is made and trained, whatever feeds it.
+def training_of(cfg: DictConfig, source: Source, folder: Path) -> Training:
+    """How the configured reranker is made and trained in a run folder, whatever feeds it.
 
     Raises:
         EdjeError: an argument of the trainer, or an option, is one that a run can't follow.
@@ -100,6 +101,7 @@ def training_of(cfg: DictConfig, source: Source) -> Training:
         gradient_checkpointing=cfg.gradient_checkpointing,
         logger=logger_of(cfg),
         config=OmegaConf.to_yaml(cfg, resolve=False),
+        resume_command=resume_command(cfg, folder),
         published=published_of(cfg),
     )
 

@@ -13,9 +13,8 @@ from own_package import make_package
 
 import edje
 from edje import registry
-from edje.config.parts import check_named_by_file
+from edje.config.parts import check_named_by_file, resume_command, signature_at
 from edje.config.saved import to_text
-from edje.config.signatures import signature_of
 from edje.errors import EdjeError
 from edje.models.adapters import LocalAdapter
 from edje.tasks.building import backbone_from, objectives_from
@@ -106,8 +105,8 @@ def test_a_mistake_in_a_part_of_ones_own_is_told_as_in_ours(
 
 def test_the_signature_of_a_packages_part_is_read_without_importing_it(installed: Path) -> None:
     code = (
-        "import sys; from edje.config.signatures import signature_of;"
-        "read = signature_of('first_tokens', 'adapter');"
+        "import sys; from edje.config.parts import signature_at;"
+        "read = signature_at('adapter', 'first_tokens');"
         "assert read.settable() == ['hidden_width', 'num_tokens', 'side'], read;"
         "assert read.parameters['num_tokens'].required and not read.is_open;"
         "assert not {'torch', 'house_parts'} & set(sys.modules)"
@@ -123,7 +122,7 @@ def test_positional_parameters_of_ones_own_part_can_be_set() -> None:
         def __init__(self, facts: Any, num_tokens: int, width: int = 3):
             super().__init__(facts)
 
-    signature = signature_of("loose", "adapter")
+    signature = signature_at("adapter", "loose")
     assert signature.settable() == ["num_tokens", "width"]
     assert [p.required for p in signature.parameters.values()] == [False, True, False]
 
@@ -248,6 +247,13 @@ def test_a_logger_of_lightning_or_a_part_of_ours_stays_in_a_resumed_run(
 ) -> None:
     node = {"_target_": target} | ({"save_dir": "here"} if "lightning" in target else {})
     assert command(f"resume={trained(logger=node)}") == 0
+
+
+def test_the_command_that_continues_a_run_names_the_code_that_its_folder_may_not() -> None:
+    nodes = {"data": "edje.data.sources.folder.FolderSource", "logger": "logs.Log"}
+    nodes |= {"adapter": "first_tokens", "trainer": "lightning.Trainer"}
+    cfg = OmegaConf.create({key: {"_target_": target} for key, target in nodes.items()})
+    assert resume_command(cfg, Path("x")) == "python run.py resume=x logger._target_=logs.Log"
 
 
 def test_a_checkpoint_says_which_package_a_part_of_its_configuration_came_with(

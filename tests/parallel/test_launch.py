@@ -85,7 +85,9 @@ def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
     last = folder / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert not (folder / "checkpoints" / "model.ckpt").exists()
-    status, _, complained = start(f"resume={folder}", "objective.matching.trouble=none")
+    named = "objective.matching._target_=troubled.Troubled"
+    assert f"resume={folder} {named}" in complained, "a folder may not name code of others"
+    status, _, complained = start(f"resume={folder}", named, "objective.matching.trouble=none")
     assert status == 0, complained
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert (folder / "checkpoints" / "model.ckpt").exists()

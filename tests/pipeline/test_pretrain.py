@@ -119,7 +119,7 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
         cache_of(cfg),
         source,
         backbone,
-        training_of(cfg, source),
+        training_of(cfg, source, root / "run"),
         prepared,
         instantiate(cfg.loader, _partial_=True),
     )
@@ -130,7 +130,7 @@ def test_a_streamed_batch_is_the_cached_batch_of_the_same_pairs(
     streamed = stream.on_after_batch_transfer(decoded, 0)
 
     folder = source.evaluated
-    chosen = replace(training_of(cfg, source), loading=CachedLoading(batch_size=8))
+    chosen = replace(training_of(cfg, source, root / "run"), loading=CachedLoading(batch_size=8))
     cached = cached_feed(cache_of(cfg), folder, backbone, chosen, prepared).datamodule
     split = folder.read("train")
     names = [image.image_id for image in split.images]
