@@ -54,9 +54,10 @@ from edje.records import CandidateList
 from edje.tasks.compress import compressed_fingerprints
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import TokenStore
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.compilation import compile_layers
 from edje.training.data_wait import DataWait
+from edje.training.development_recall import DevelopmentRecall
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.reranker_module import RerankerModule
 
@@ -300,16 +301,16 @@ def teacher_tokens(
 
 def development_score(
     current: Checkpoint, backbone: Backbone, dev: Collection, evaluation: Evaluation, path: Path
-) -> DevelopmentScore:
+) -> DevelopmentRecall:
     """A callback that keeps the weights of best t2i recall@1 on dev."""
-    from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+    from edje.retrieval.metrics import first_hit_ranks
 
     @cache
     def first() -> list[CandidateList]:  # they are the same each time
         device = similarity_device(next(current.model.parameters()).device)
         return first_stage_lists(backbone, dev, evaluation.candidates, ("t2i",), device=device)
 
-    def score() -> float:
+    def ranks() -> torch.Tensor:
         reranked, *_ = rerank_collection(
             current,
             backbone,
@@ -320,12 +321,12 @@ def development_score(
             stride=DEV_STRIDE,
         )
         lists = reranked["t2i"]
-        return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
+        return first_hit_ranks(lists.final, lists.first.relevant)
 
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentScore(score, keep, evaluation.dev_every, DEV_FIGURE)
+    return DevelopmentRecall(ranks, keep, evaluation.dev_every, DEV_FIGURE)
 
 
 def finish(
