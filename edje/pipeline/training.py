@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import (
@@ -29,10 +30,11 @@ from edje.pipeline.scoring import Scoring, rerank_collection
 from edje.pipeline.statistics import fix_statistics
 from edje.pipeline.trainer import make_trainer
 from edje.records import CandidateList
-from edje.retrieval.metrics import first_hit_ranks, recall_at_k
+from edje.retrieval.metrics import first_hit_ranks
 from edje.tokens.codec import CodecName
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.data_wait import DataWait
+from edje.training.development_recall import DevelopmentRecall
 from edje.training.reranker_module import RerankerModule
 
 DEV_STRIDE = 3  # while training, dev is scored on every third caption
@@ -140,7 +142,7 @@ def development_score(
     scoring: Scoring,
     codec: CodecName,
     path: Path,
-) -> DevelopmentScore:
+) -> DevelopmentRecall:
     """A callback that keeps the weights of best t2i recall@1 on dev."""
 
     @cache
@@ -148,7 +150,7 @@ def development_score(
         device = similarity_device(next(current.model.parameters()).device)
         return first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
 
-    def score() -> float:
+    def ranks() -> Tensor:
         reranked, *_ = rerank_collection(
             current,
             backbone,
@@ -160,12 +162,12 @@ def development_score(
             stride=DEV_STRIDE,
         )
         lists = reranked["t2i"]
-        return 100 * recall_at_k(first_hit_ranks(lists.final, lists.first.relevant), (1,))[1]
+        return first_hit_ranks(lists.final, lists.first.relevant)
 
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentScore(score, keep, scoring.dev_every, DEV_FIGURE)
+    return DevelopmentRecall(ranks, keep, scoring.dev_every, DEV_FIGURE)
 
 
 def finish(

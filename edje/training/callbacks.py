@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from torch import Tensor
 
 from edje.errors import TrainingInterrupted
 
@@ -164,7 +165,11 @@ class DevelopmentScore(Callback):
     """
 
     def __init__(
-        self, score: Callable[[], float], keep: Callable[[], None], every_n_steps: int, name: str
+        self,
+        score: Callable[[], float | Tensor],
+        keep: Callable[[], None],
+        every_n_steps: int,
+        name: str,
     ):
         self.score = score
         self.keep = keep
@@ -184,18 +189,25 @@ class DevelopmentScore(Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.global_step % self.every_n_steps:
             return
-        value = 0.0
+        scored = None
         if trainer.is_global_zero:
             pl_module.eval()
-            value = self.score()
+            scored = self.score()
             pl_module.train()
-        value = trainer.strategy.broadcast(value)
-        pl_module.log(self.name, torch.tensor(value))
+        value = self.logged(trainer, pl_module, scored)
         log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
         if value > self.best:
             self.best = value
             if trainer.is_global_zero:
                 self.keep()
+
+    def logged(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, scored: float | Tensor | None
+    ) -> float:
+        """The figure on all ranks, written into the log; `scored` is rank 0's, None on others."""
+        value = trainer.strategy.broadcast(0.0 if scored is None else float(scored))
+        pl_module.log(self.name, torch.tensor(value))
+        return value
 
     def state_dict(self) -> dict[str, float]:
         """The best figure so far, so that a resumed run goes on comparing."""

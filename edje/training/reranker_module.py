@@ -16,6 +16,7 @@ from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective, StepOutputs, mean_of_rows, without_absent
 from edje.parallel.collectives import num_ranks
 from edje.records import PairBatch
+from edje.retrieval.recall_metric import recall_metrics
 from edje.training.counts import StepCounts
 from edje.training.joined_pairs import JoinedPairs, to_common_length
 from edje.training.optimisation import Optimisation, seed_step
@@ -69,6 +70,7 @@ class RerankerModule(L.LightningModule):
         self.needs = frozenset().union(*(term.needs for term in self.objectives.values()))
         freeze_unread(model, self.needs)
         frozen = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.dev_recall = recall_metrics("dev/t2i_")
         self.missing_negatives = 0  # since the run's start
         self._short_batches = 0
         self._teacher = [frozen]  # in a list, so that it is no submodule of this one

@@ -10,6 +10,7 @@ from torch import distributed
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.compilation import compile_layers
+from edje.training.development_recall import DevelopmentRecall
 from tests.gpu.fitting import USUAL, Fitted, fit
 from tests.gpu.sizes import DEVICE, LOCAL, ON_GPU, RawTokens, needs_gpu, reranker, texts
 
@@ -85,6 +86,15 @@ def test_one_process_trains_as_a_rank_of_ddp(raw: RawTokens, tmp_path, monkeypat
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def test_recall_on_dev_is_counted_on_the_device_of_the_training(raw: RawTokens, tmp_path):
+    kept, ranks = [], iter(([1.0, 3.0], [1.0, 1.0]))
+    callback = DevelopmentRecall(
+        lambda: torch.tensor(next(ranks)), lambda: kept.append(True), 2, "dev/t2i_recall@1"
+    )
+    assert is_sound(fit(reranker(), raw, tmp_path, steps=4, callbacks=[callback]))
+    assert len(kept) == 2 and callback.best == 100.0
 
 
 def test_a_development_score_between_steps_leaves_the_training_on_its_device(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from edje.parallel.collectives import join_first, joined
+from edje.retrieval.recall_metric import recall_metrics
 from edje.training.joined_pairs import JoinedPairs, to_common_length
-from tests.parallel.two_ranks import CASES, RANKS, all_pairs, results
+from tests.parallel.two_ranks import CASES, DEV_RANKS, RANKS, SHARES, all_pairs, results
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +22,7 @@ def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    script = str(ROOT / "tests" / "training" / "two_ranks.py")
+    script = str(ROOT / "tests" / "parallel" / "two_ranks.py")
     processes = [
         subprocess.Popen(
             [sys.executable, script, str(folder), str(rank)],
@@ -58,6 +59,16 @@ def test_two_ranks_give_what_one_gives_on_the_joined_batch(case, two_ranks):
         else:
             found = torch.cat(both)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.clusters
+@pytest.mark.parametrize("shares", SHARES)
+def test_every_rank_knows_the_recall_of_all_queries(shares, two_ranks):
+    """Also where one rank has them all, as while training."""
+    right = recall_metrics("")(DEV_RANKS)
+    assert right["recall@1"] == 40 and right["recall@5"] == 60 and right["recall@10"] == 80
+    for found in two_ranks:
+        assert found[f"recall, {shares}"] == right
 
 
 def test_no_trainable_parameter_is_without_a_gradient():

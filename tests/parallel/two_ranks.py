@@ -25,11 +25,14 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
 from edje.objectives.text_recovery import TextRecovery
+from edje.parallel.collectives import rank as rank_of_process
 from edje.records import PairBatch, TextBatch
+from edje.retrieval.recall_metric import recall_metrics
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
 
 RANKS, PER_RANK = 2, 6
+SHARES = ([5, 0], [2, 3])  # of the queries of dev
 CASES: dict[str, tuple[dict[str, Objective], dict[str, Any]]] = {
     "all": (
         {
@@ -152,6 +155,16 @@ def results(case: str, batch: PairBatch) -> dict[str, Tensor]:
     return {"loss": value.detach(), **found, **gradients}
 
 
+DEV_RANKS = torch.tensor([1.0, 4.0, torch.inf, 1.0, 6.0])
+
+
+def recalls(shares: list[int]) -> dict[str, Tensor]:
+    """Recall of the same queries, of which this rank has a share from its place on."""
+    first = sum(shares[: rank_of_process()])
+    own = DEV_RANKS[first : first + shares[rank_of_process()]]
+    return dict(recall_metrics("")(own))
+
+
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
@@ -159,5 +172,6 @@ if __name__ == "__main__":
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS
     )
     found = {case: results(case, share(all_pairs(case), rank)) for case in CASES}
+    found |= {f"recall, {shares}": recalls(shares) for shares in SHARES}
     torch.save(found, folder / f"rank_{rank}.pt")
     distributed.destroy_process_group()

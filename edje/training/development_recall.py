@@ -1,0 +1,36 @@
+"""Recall on dev while a reranker is trained: the module's own metrics log it."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from edje.training.callbacks import DevelopmentScore
+from edje.training.reranker_module import RerankerModule
+
+
+class DevelopmentRecall(DevelopmentScore):
+    """A development score that is one of the module's `dev_recall`, all of which are logged.
+
+    `score` gives the rank of each query's first hit (`first_hit_ranks`). Rank 0 has all queries,
+    the others have none, and the metrics synchronise.
+    """
+
+    def logged(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, scored: float | Tensor | None
+    ) -> float:
+        """The named recall, in percent."""
+        assert isinstance(pl_module, RerankerModule)
+        ranks = torch.empty(0) if scored is None else torch.as_tensor(scored)
+        found = pl_module.dev_recall(ranks.to(pl_module.device))
+        pl_module.log_dict(pl_module.dev_recall)
+        pl_module.dev_recall.reset()  # the next score is of other weights
+        return found[self.name].item()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best figure of the interrupted run, to compare it in the metrics' float32.
+
+        Former versions kept it in double precision, in which no later score would be equal to it.
+        """
+        self.best = torch.tensor(state_dict["best"], dtype=torch.float32).item()
