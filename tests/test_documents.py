@@ -27,6 +27,15 @@ def test_contributing_names_files_that_are_there() -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_each_walk_ends_at_something_of_this_name() -> None:
+    table = CONTRIBUTING.partition("## Where to change what")[2].partition("\n## ")[0]
+    walks = re.findall(r"^\|[^|]+\| (`.*`) \| `(\w+)` \|$", table, re.MULTILINE)
+    assert len(walks) == 5
+    for places, name in walks:
+        file = re.findall(r"`(edje/[^`]*)`", places)[-1]
+        assert re.search(rf"^ *(class|def) {name}\b", (ROOT / file).read_text(), re.MULTILINE), file
+
+
 def test_links_between_the_documents_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for target, anchor in LINK.findall((ROOT / name).read_text(encoding="utf-8")):
