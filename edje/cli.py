@@ -24,10 +24,10 @@ from edje.config.continued import (
     TASKS_ON_CHECKPOINT,
     config_for_checkpoint,
     config_for_resume,
-    packages_for,
     resumable,
 )
 from edje.config.locations import conf_folder, register_resolvers
+from edje.config.of_checkpoint import packages_for
 from edje.config.of_published import composition_for
 from edje.config.overrides import forced, quoted, readable, refuse_former_names, value_given
 from edje.config.parts import check_named_by_file, use_lasting_names

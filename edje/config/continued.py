@@ -1,13 +1,14 @@
 """Runs that start from another run's configuration: `resume=` and `checkpoint=`."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from edje.config.locations import conf_folder
+from edje.config.of_checkpoint import lacks_configuration, stored_config
+from edje.config.of_published import config_of_published
 from edje.config.overrides import is_group, key_of
 from edje.config.parts import leave_out_missing_objectives
 from edje.config.root import RootConfig
@@ -70,7 +71,7 @@ def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration in `cfg.checkpoint`, with what belongs to the present run on top.
 
-    Trainer, logger and task are the present run's; data, evaluation and the like are the
+    Trainer, logger and task are the present run's; data, scoring and the like are the
     checkpoint's unless chosen on the command line; values on the command line win over all.
 
     Raises:
@@ -82,8 +83,6 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
             "file or hub name of a published checkpoint>."
         )
     if lacks_configuration(str(cfg.checkpoint)):
-        from edje.config.of_published import config_of_published  # which imports this module
-
         return config_of_published(cfg, overrides)
     stored = stored_config(str(cfg.checkpoint))
     conf = conf_folder()
@@ -119,31 +118,6 @@ def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> D
         if name and name in present.get(root, {}):
             merged[root][name] = present[root][name]
     return merged
-
-
-def lacks_configuration(checkpoint: str) -> bool:
-    """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
-    return "backbone" not in stored_config(checkpoint)
-
-
-def packages_for(given: str) -> dict[str, str]:
-    """The packages that brought those parts of a checkpoint or run folder that aren't ours."""
-    from edje.inference.checkpoint import read_checkpoint  # imports torch
-
-    return dict(read_checkpoint(Path(given))["edje"].get("packages", {}))
-
-
-def stored_config(checkpoint: str) -> DictConfig:
-    """The configuration that a checkpoint carries."""
-    return from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
-
-
-@cache
-def checkpoint_text(checkpoint: str) -> str:
-    """The same as YAML."""
-    from edje.inference.reference import configuration_of  # imports torch
-
-    return configuration_of(Path(checkpoint))
 
 
 def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:

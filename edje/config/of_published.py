@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from edje.config.continued import lacks_configuration, stored_config
+from edje.config.of_checkpoint import lacks_configuration, stored_config
 from edje.config.overrides import key_of, quoted, value_given
 from edje.config.problems import short
 from edje.errors import EdjeError

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import distributed
 
 from edje.errors import EdjeError
@@ -20,6 +21,33 @@ SET_FOR_RANKS = (
     RUN_FOLDER,
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"),
 )
+
+
+def check_launcher() -> None:
+    """Refuse several processes of Slurm's, each of which would make a run of its own.
+
+    Raises:
+        EdjeError: `srun` has started several.
+    """
+    processes = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if processes != "1" and RUN_FOLDER not in os.environ:
+        raise EdjeError(
+            f"srun has started {processes} processes, each of which would make a run of its own. "
+            "Start one (srun --ntasks=1), with trainer.devices=2 or so: it starts the others."
+        )
+
+
+class OneMachine(LightningEnvironment):
+    """Processes that rank 0 starts itself; whether a scheduler started that one is no matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_started = RUN_FOLDER in os.environ  # which rank 0 sets later, for the others
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """True in the other ranks, which find the run folder in their environment."""
+        return self._is_started
 
 
 @contextmanager

@@ -1,14 +1,6 @@
-"""The Trainer of a run, and which of its arguments mean something there.
+"""The Trainer of a run and its logger."""
 
-A run is one pass of Lightning's loop, `max_steps` long, without loops for validation or test;
-checkpoints, callbacks and processes are edje's own. So every argument either does what Lightning's
-documentation says, or is refused before any data is read.
-"""
-
-import inspect
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,147 +9,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy
 
-from edje.config.problems import Problem, shown
 from edje.errors import EdjeError
-from edje.parallel.environment import RUN_FOLDER
+from edje.parallel.launch import OneMachine, check_launcher
 from edje.pipeline.devices import devices_of
-
-DDP = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
-DDP_STRATEGY = "DDPStrategy"
-RESOLVED_ELSEWHERE = ("accelerator", "parallel_devices", "cluster_environment", "precision_plugin")
-FLOAT16 = (16, "16", "16-mixed")
-PRECISIONS = (None, 32, "32", "32-true", "bf16", "bf16-mixed", *FLOAT16)
-PROFILERS = (None, "simple", "advanced", "pytorch")
-NO_VALIDATION = (
-    "a run has no loop for validation or test of Lightning's: dev is scored every "
-    "scoring.dev_every steps, then data.split is evaluated. Leave it out."
-)
-NO_EPOCHS = (
-    "a run is counted in optimiser steps. Leave it out and set trainer.max_steps: a pass over the "
-    "training set has its captions / (loader.batch_size × trainer.accumulate_grad_batches × "
-    "trainer.devices) of them."
-)
-
-
-def any_value(value: Any) -> bool:
-    """Lightning's own: every value means what its documentation says."""
-    return True
-
-
-def only(*values: Any) -> Callable[[Any], bool]:
-    """These values, of these types: 1 batch is not 1.0, all of them."""
-    return lambda value: any(type(value) is type(one) and value == one for one in values)
-
-
-def at_least_one(value: Any) -> bool:
-    """A positive whole number."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def one_machine_s(strategy: Any) -> bool:
-    """Whole weights in each of several processes that rank 0 starts itself."""
-    if isinstance(strategy, Mapping):
-        is_ddp = str(strategy.get("_target_")).rpartition(".")[2] == DDP_STRATEGY
-        return is_ddp and not {*RESOLVED_ELSEWHERE, "start_method"} & strategy.keys()
-    return isinstance(strategy, DDPStrategy) or strategy in ("auto", *DDP)
-
-
-# Of each argument: which values are taken, and what is said of any other.
-ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accelerator": (
-        only("auto", "cpu", "cuda", "gpu", "mps"),
-        "expected auto, cpu, cuda, gpu or mps.",
-    ),
-    "strategy": (
-        one_machine_s,
-        "every rank holds the whole reranker here, in a process of its own. Use one of auto, "
-        f"{', '.join(DDP)}.",
-    ),
-    "devices": (any_value, ""),  # what the machine hasn't got is refused by devices_of
-    "num_nodes": (only(1), "a run stays on one machine. Leave it out."),
-    "precision": (
-        only(*PRECISIONS),
-        "weights and their updates stay in float32, as 16 bits lose small updates and 64 gain "
-        "nothing. Take 32-true, bf16-mixed or 16-mixed.",
-    ),
-    "logger": (only(None), "it is a group of its own. Use logger=csv or logger=null."),
-    "callbacks": (
-        lambda value: value is None or value == [],
-        "a run brings its own: checkpoint_every and scoring.dev_every set them. Leave it out.",
-    ),
-    "fast_dev_run": (only(False, 0), "use trainer.max_steps=1 instead."),
-    "max_epochs": (only(None, -1), NO_EPOCHS),
-    "min_epochs": (only(None, 0), NO_EPOCHS),
-    "max_steps": (
-        at_least_one,
-        "expected optimiser steps, at least 1. What is trained already is evaluated by "
-        "task=evaluate checkpoint=<run folder>.",
-    ),
-    "min_steps": (only(None, 0), "a run has trainer.max_steps steps. Leave it out."),
-    "max_time": (any_value, ""),
-    "limit_train_batches": (only(None, 1.0), "use trainer.max_steps, which counts steps."),
-    "limit_val_batches": (only(None, 1.0), NO_VALIDATION),
-    "limit_test_batches": (only(None, 1.0), NO_VALIDATION),
-    "limit_predict_batches": (only(None, 1.0), NO_VALIDATION),
-    "overfit_batches": (only(0, 0.0), "train on a smaller data set instead."),
-    "val_check_interval": (only(None, 1.0), NO_VALIDATION),
-    "check_val_every_n_epoch": (only(1), NO_VALIDATION),
-    "num_sanity_val_steps": (only(None, 0), NO_VALIDATION),
-    "log_every_n_steps": (
-        lambda value: value is None or at_least_one(value),
-        "expected at least 1. Without any log: logger=null.",
-    ),
-    "enable_checkpointing": (
-        only(False),
-        "checkpoints are edje's own, every checkpoint_every steps. Set false.",
-    ),
-    "enable_progress_bar": (any_value, ""),
-    "enable_model_summary": (any_value, ""),
-    "accumulate_grad_batches": (at_least_one, "expected batches per step, at least 1."),
-    "gradient_clip_val": (
-        lambda value: value is None or 0 <= value < math.inf,
-        "expected a norm of at least 0, or null for no clipping.",
-    ),
-    "gradient_clip_algorithm": (only(None, "norm", "value"), "expected norm or value."),
-    "deterministic": (any_value, ""),
-    "benchmark": (any_value, ""),
-    "inference_mode": (only(True), NO_VALIDATION),
-    "use_distributed_sampler": (only(False), "the loader gives each rank its batches. Set false."),
-    "profiler": (
-        lambda value: isinstance(value, Mapping | Profiler) or value in PROFILERS,
-        "expected simple, advanced, pytorch, null, or a component.",
-    ),
-    "detect_anomaly": (any_value, ""),
-    "barebones": (only(False), "it would leave out the log and the checkpoints. Leave it out."),
-    "plugins": (
-        lambda value: value is None or value == [],
-        "precision, processes and checkpoints are set by trainer.precision, trainer.devices and "
-        "checkpoint_every. Leave it out.",
-    ),
-    "sync_batchnorm": (any_value, ""),
-    "reload_dataloaders_every_n_epochs": (only(0), "a run is one pass. Leave it out."),
-    "default_root_dir": (only(None), "a run writes into its run folder: use hydra.run.dir."),
-    "enable_autolog_hparams": (any_value, ""),
-    "model_registry": (only(None), "a checkpoint stays in the run folder. Leave it out."),
-}
-
-
-def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse what means nothing, or something else, in a run.
-
-    Components may be given as they are, or as mappings with their `_target_`.
-
-    Raises:
-        EdjeError: naming the arguments, and what to set instead.
-    """
-    problems = list(misunderstood(arguments))
-    if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise EdjeError(f"Arguments of the trainer that a run can't follow:{lines}")
+from edje.pipeline.trainer_arguments import FLOAT16, check_arguments
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
@@ -191,48 +47,6 @@ def trainer_devices(arguments: Mapping[str, Any]) -> tuple[torch.device, ...]:
         EdjeError: this machine hasn't got them.
     """
     return devices_of(arguments.get("accelerator", "auto"), arguments.get("devices", "auto"))
-
-
-def misunderstood(arguments: Mapping[str, Any]) -> Iterator[Problem]:
-    """The arguments whose values mean nothing, or something else, in a run."""
-    if "max_steps" not in arguments:
-        yield Problem("trainer.max_steps", f" is missing: {ARGUMENTS['max_steps'][1]}")
-    known = inspect.signature(L.Trainer).parameters
-    for name, value in arguments.items():
-        if name in ARGUMENTS:
-            taken, otherwise = ARGUMENTS[name]
-            if not taken(value):
-                yield Problem(f"trainer.{name}", f"{shown(value)}: {otherwise}")
-        elif name in known:
-            what = f"{shown(value)}: it is newer than edje, which can't follow it. Leave it out."
-            yield Problem(f"trainer.{name}", what)
-
-
-def check_launcher() -> None:
-    """Refuse several processes of Slurm's, each of which would make a run of its own.
-
-    Raises:
-        EdjeError: `srun` has started several.
-    """
-    processes = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if processes != "1" and RUN_FOLDER not in os.environ:
-        raise EdjeError(
-            f"srun has started {processes} processes, each of which would make a run of its own. "
-            "Start one (srun --ntasks=1), with trainer.devices=2 or so: it starts the others."
-        )
-
-
-class OneMachine(LightningEnvironment):
-    """Processes that rank 0 starts itself; whether a scheduler started that one is no matter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_started = RUN_FOLDER in os.environ  # which rank 0 sets later, for the others
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """True in the other ranks, which find the run folder in their environment."""
-        return self._is_started
 
 
 # What a run's own callbacks, loaders and loops take the place of.

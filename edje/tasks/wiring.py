@@ -22,7 +22,8 @@ from edje.inference.checkpoint import AdapterSpecification
 from edje.pipeline.cache import Cache
 from edje.pipeline.preparation import Training
 from edje.pipeline.trained import Published
-from edje.pipeline.trainer import check_arguments, trainer_devices
+from edje.pipeline.trainer import trainer_devices
+from edje.pipeline.trainer_arguments import check_arguments
 from edje.tasks.building import backbone_from, objectives_from
 
 

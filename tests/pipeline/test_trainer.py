@@ -19,15 +19,8 @@ from edje.errors import EdjeError
 from edje.parallel.environment import RUN_FOLDER
 from edje.parallel.launch import other_ranks
 from edje.pipeline.devices import one_device_trainer
-from edje.pipeline.trainer import (
-    ARGUMENTS,
-    DDP_STRATEGY,
-    any_value,
-    check_trainer,
-    make_trainer,
-    misunderstood,
-    run_logger,
-)
+from edje.pipeline.trainer import check_trainer, make_trainer, run_logger
+from edje.pipeline.trainer_arguments import ARGUMENTS, DDP_STRATEGY, any_value, misunderstood
 from edje.pipeline.training import progress
 from edje.quiet import quiet_libraries
 from edje.tasks.wiring import logger_of, trainer_arguments

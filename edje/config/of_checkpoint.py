@@ -1,0 +1,33 @@
+"""What a checkpoint carries of the configuration that its run went by."""
+
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from edje.config.saved import from_text
+
+
+def lacks_configuration(checkpoint: str) -> bool:
+    """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
+    return "backbone" not in stored_config(checkpoint)
+
+
+def packages_for(given: str) -> dict[str, str]:
+    """The packages that brought those parts of a checkpoint or run folder that aren't ours."""
+    from edje.inference.checkpoint import read_checkpoint  # imports torch
+
+    return dict(read_checkpoint(Path(given))["edje"].get("packages", {}))
+
+
+def stored_config(checkpoint: str) -> DictConfig:
+    """The configuration that a checkpoint carries."""
+    return from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
+
+
+@cache
+def checkpoint_text(checkpoint: str) -> str:
+    """The same as YAML."""
+    from edje.inference.reference import configuration_of  # imports torch
+
+    return configuration_of(Path(checkpoint))
