@@ -2,6 +2,8 @@
 
 import ast
 import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +180,13 @@ def test_backbones_models_objectives_and_retrieval_are_blind_to_each_other() -> 
     layers = {"backbones", "models", "objectives", "retrieval"}
     for layer in layers:
         assert not MAY_IMPORT[layer] & layers
+
+
+def test_no_two_files_have_one_name_and_none_that_of_a_library() -> None:
+    names = [path.stem for path in MODULES.values() if path.stem != "__init__"]
+    assert not {name for name in names if names.count(name) > 1}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    needed = {name for extra in project["optional-dependencies"].values() for name in extra}
+    needed |= set(project["dependencies"])
+    libraries = {re.split(r"[^\w-]", name)[0].replace("-", "_") for name in needed} - {"edje"}
+    assert not set(names) & (libraries | sys.stdlib_module_names)

@@ -18,11 +18,11 @@ from edje.data.image_digest import former_images_digest, images_digest
 from edje.data.images import check_images
 from edje.data.sources.source import BadImages, Source
 from edje.errors import EdjeError
-from edje.pipeline.cache import Cache
 from edje.pipeline.caption_features import caption_features
 from edje.pipeline.encoding import Encoder
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.storage import Storage, TowerPrecision
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.writing import fill_store
 from edje.records import RetrievalSplit
 from edje.tokens.codec import make_codec

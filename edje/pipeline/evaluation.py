@@ -17,14 +17,14 @@ from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, cached_collection
-from edje.pipeline.compression import compressed_collection
+from edje.pipeline.compressed import compressed_collection
 from edje.pipeline.devices import make_current
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.pipeline.preparation import Score
 from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
+from edje.pipeline.token_cache import Cache
 from edje.records import Direction
 from edje.retrieval.report import retrieval_metrics
 from edje.retrieval.rerank import RerankedList

@@ -19,13 +19,13 @@ from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.pinned import sent
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, cached_collection
-from edje.pipeline.compression import stored_tokens
+from edje.pipeline.compressed import stored_tokens
 from edje.pipeline.devices import move
 from edje.pipeline.first_stage import align, embeddings
 from edje.pipeline.mining import mined_images
 from edje.pipeline.preparation import Prepared, Training
+from edje.pipeline.token_cache import Cache
 
 log = logging.getLogger(__name__)
 StreamLoading = Callable[..., StreamDataModule]  # of a mixture, a backbone and the like

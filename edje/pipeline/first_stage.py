@@ -11,9 +11,9 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.data.datamodules.batches import each_tensor
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection
 from edje.pipeline.kept import kept
+from edje.pipeline.token_cache import Cache
 from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k

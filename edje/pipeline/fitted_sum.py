@@ -12,12 +12,12 @@ from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.first_stage import first_stage_lists
 from edje.pipeline.scoring import Scoring, fusion_weights, rerank_collection
+from edje.pipeline.token_cache import Cache
 from edje.records import Direction
 from edje.retrieval.fusion import SumFusion
 from edje.tokens.codec import CodecName

@@ -13,11 +13,11 @@ from edje.inference.checkpoint import Checkpoint
 from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.kept import Facts, kept
 from edje.pipeline.scoring import Scoring, visual_shape
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.records import CandidateList
 from edje.retrieval.rerank import rerank

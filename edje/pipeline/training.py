@@ -19,15 +19,15 @@ from edje.inference.checkpoint import (
     save_checkpoint,
 )
 from edje.parallel.launch import other_ranks
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.feed import Feed
 from edje.pipeline.first_stage import first_stage_lists, first_stage_state
+from edje.pipeline.first_stage_statistics import fix_statistics
 from edje.pipeline.fitted_sum import fitted_sums
 from edje.pipeline.preparation import Prepared, Training
 from edje.pipeline.scoring import Scoring, rerank_collection
-from edje.pipeline.statistics import fix_statistics
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import make_trainer
 from edje.records import CandidateList
 from edje.retrieval.metrics import first_hit_ranks

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import keep_first_tokens
-from edje.pipeline.compression import compress
+from edje.pipeline.compressed import compress
 from edje.pipeline.trained import load_trained, trained_file
 from edje.quiet import quiet_libraries
 from edje.tasks.wiring import backbone_builder, cache_of, published_of

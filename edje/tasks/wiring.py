@@ -19,8 +19,8 @@ from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification
-from edje.pipeline.cache import Cache
 from edje.pipeline.preparation import Training
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.trained import Published
 from edje.pipeline.trainer import trainer_devices
 from edje.pipeline.trainer_arguments import check_arguments

@@ -10,7 +10,7 @@ from edje.objectives.draws import uniform
 from edje.objectives.negatives import Negatives
 from edje.objectives.outputs import Part, StepOutputs
 from edje.records import PairBatch, TextBatch
-from edje.training import parts
+from edje.training import step_parts as parts
 from edje.training.counts import StepCounts
 from edje.training.joined_pairs import JoinedPairs
 from edje.training.reading import FusedPairs, MinedPairs, Reading, StepInputs

@@ -11,7 +11,7 @@ from world import make_siglip
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.pipeline.caption_features import caption_features
-from edje.pipeline.statistics import fix_statistics
+from edje.pipeline.first_stage_statistics import fix_statistics
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.similar_images import similar_images

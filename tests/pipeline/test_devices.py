@@ -11,11 +11,11 @@ from tiny import tiny_checkpoint
 from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.errors import EdjeError
 from edje.pipeline import evaluation, mining, shares, training
-from edje.pipeline.cache import Cache
 from edje.pipeline.devices import devices_of, make_current, moved, similarity_device
 from edje.pipeline.encoding import Encoding
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.storage import Storage
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import trainer_devices
 from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark

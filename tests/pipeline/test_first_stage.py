@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from edje.models.edje import EDJE
 from edje.pipeline import caption_features, first_stage
 from edje.pipeline import collection as collections
-from edje.pipeline import statistics as fixed
-from edje.pipeline.cache import Cache
+from edje.pipeline import first_stage_statistics as fixed
 from edje.pipeline.collection import Collection, collection_of
 from edje.pipeline.first_stage import embeddings
+from edje.pipeline.first_stage_statistics import evenly, fix_statistics
 from edje.pipeline.kept import kept
-from edje.pipeline.statistics import evenly, fix_statistics
+from edje.pipeline.token_cache import Cache
 from edje.records import DIRECTIONS, CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.tokens.lock import writer_lock

@@ -16,12 +16,12 @@ from edje.data.datamodules.shard_datamodule import ShardBatch
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
 from edje.models.edje import EDJE
-from edje.pipeline.cache import Cache
 from edje.pipeline.collection import Collection, collection_of, is_compressed, raw_fingerprints
 from edje.pipeline.encoding import Encoder
 from edje.pipeline.finding import find_store, open_store
 from edje.pipeline.scoring import visual_shape
 from edje.pipeline.storage import TowerPrecision
+from edje.pipeline.token_cache import Cache
 from edje.pipeline.writing import fill_store, wait_until_written
 from edje.records import RetrievalSplit
 from edje.registry import lasting_name
