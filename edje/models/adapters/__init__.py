@@ -2,7 +2,7 @@
 
 Every `Adapter` maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. `AdapterFacts` says
 what is on its two sides, keyword-only arguments are choices. Checkpoints name
-an adapter as `edje.models.adapters.<class>`.
+an adapter as `edje.registry` does.
 """
 
 from edje.models.adapters.adapter import Adapter
