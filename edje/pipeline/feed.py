@@ -23,7 +23,7 @@ from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.compressed import stored_tokens
 from edje.pipeline.devices import move
 from edje.pipeline.first_stage import align, embeddings
-from edje.pipeline.mining import mined_images
+from edje.pipeline.mining import Mining
 from edje.pipeline.preparation import Prepared, Training
 from edje.pipeline.token_cache import Cache
 
@@ -93,7 +93,7 @@ def cached_feed(
     align(backbone, train, cache, source.dev_seed)
     images, captions = embeddings(backbone, train)
     loading, scoring = training.loading, training.scoring
-    mined = mined_images(cache, loading, scoring, train, images, captions, prepared.miner)
+    mining = Mining(cache, loading, scoring, train, images, captions, prepared.miner)
     taught = None
     if prepared.teacher is not None:
         taught = stored_tokens(cache, source, "train", prepared.teacher)
@@ -113,7 +113,7 @@ def cached_feed(
         teacher_rows=None if taught is None else taught.rows_of(ids),
     )
     return Feed(
-        datamodule=CachedTokenDataModule(pairs, mined, training.seed, loading),
+        datamodule=CachedTokenDataModule(pairs, mining.lists(), training.seed, loading),
         train=train,
         dev=dev,
         num_pairs=len(train.texts),

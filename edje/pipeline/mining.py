@@ -1,9 +1,10 @@
 """Mining over the whole training set: what the loader's neighbours are drawn from."""
 
-import logging
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,106 +25,93 @@ from edje.retrieval.rerank import rerank
 from edje.retrieval.similar_images import hardest_by_scores, similar_images
 from edje.tokens.codec import make_codec
 
-log = logging.getLogger(__name__)
 MINER_POOL = 2  # a miner scores so many times as many candidates as are kept
 
 
-def mined_images(
-    cache: Cache,
-    loading: CachedLoading,
-    scoring: Scoring,
-    train: Collection,
-    images: Tensor,
-    captions: Tensor,
-    miner: Checkpoint | None,
-) -> Tensor | None:
-    """Similar images of each training image, (images, pool); None where the loader wants none.
+@dataclass(frozen=True)
+class Mining:
+    """Similar images of each training image, and all that they depend on.
 
     By the first stage, whose embeddings of images and captions are given, or by what a miner makes
-    of the first stage's. Kept in the cache under a hash of all they depend on: a changed first
-    stage or another miner gives new lists.
-
-    Raises:
-        EdjeError: a margin that leaves too few.
+    of the first stage's.
     """
-    if not loading.neighbours:
-        return None
-    digest = lists_digest(cache, loading, scoring, train, images, captions, miner)
-    path = cache.split_folder(train.split.dataset, "train") / f"mined-{digest}.safetensors"
 
-    def computed() -> dict[str, Tensor]:
-        return {"similar": mine(cache, loading, scoring, train, images, captions, miner)}
+    cache: Cache
+    loading: CachedLoading
+    scoring: Scoring
+    train: Collection
+    images: Float[Tensor, "images embedding"]
+    captions: Float[Tensor, "captions embedding"]
+    miner: Checkpoint | None = None
 
-    return kept(path, computed)["similar"]
+    def lists(self) -> Int[Tensor, "images pool"] | None:
+        """The lists from the cache, or computed; None where the loader wants none.
 
+        They are kept under a hash of all they depend on: a changed first stage or another miner
+        gives new lists.
 
-def mine(
-    cache: Cache,
-    loading: CachedLoading,
-    scoring: Scoring,
-    train: Collection,
-    images: Tensor,
-    captions: Tensor,
-    miner: Checkpoint | None,
-) -> Tensor:
-    """The lists, computed."""
-    pool = loading.mined_pool
-    margin = None if loading.mined_margin is None else float(loading.mined_margin)
-    owner = train.image_of_caption
-    keys = None if margin is None else caption_keys(train.texts)
-    device = cache.device
-    place = similarity_device(device)
-    first_stage = partial(
-        similar_images,
-        images.to(place),
-        captions.to(place),
-        owner.to(place),
-        caption_keys=None if keys is None else keys.to(place),
-    )
-    if miner is None:
-        return first_stage(pool, margin=margin).cpu()
-    found = first_stage(MINER_POOL * pool).cpu()
-    del first_stage
-    listed = torch.cat([owner[:, None], found[owner]], dim=1)  # its own image first
-    cosines = torch.cat(
-        [
-            torch.einsum("cd,cpd->cp", captions[rows], images[listed[rows]])
-            for rows in torch.arange(len(listed)).split(1024)
-        ]
-    )
-    model = miner.model.to(make_current(device))
-    codec = make_codec(cache.storage.compressed_codec, *visual_shape(miner))
-    text = tokenize(miner.language_model.tokenizer, train.texts)
-    first = CandidateList("t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner))
-    with (
-        visual_tokens(model, train, codec) as visual,
-        tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
-    ):
-        stored = ScoringSet(text, near(visual, device))
-        scorer = StoredTokenScorer(model, stored, scoring.precision)
-        scores = rerank(
-            first, scorer.launch, scoring.batch_size, bar.update, key=scorer.lengths
-        ).joint
-    return hardest_by_scores(found, scores[:, 1:], scores[:, :1], owner, pool, margin=margin)
+        Raises:
+            EdjeError: a margin that leaves too few.
+        """
+        if not self.loading.neighbours:
+            return None
+        folder = self.cache.split_folder(self.train.split.dataset, "train")
+        path = folder / f"mined-{self.digest()}.safetensors"
+        return kept(path, lambda: {"similar": self.similar()})["similar"]
 
+    def similar(self) -> Int[Tensor, "images pool"]:
+        """The lists, computed."""
+        train, images, captions, miner = self.train, self.images, self.captions, self.miner
+        pool, margin = self.loading.mined_pool, self.loading.mined_margin
+        margin = None if margin is None else float(margin)
+        owner = train.image_of_caption
+        keys = None if margin is None else caption_keys(train.texts)
+        device = self.cache.device
+        place = similarity_device(device)
+        first_stage = partial(
+            similar_images,
+            images.to(place),
+            captions.to(place),
+            owner.to(place),
+            caption_keys=None if keys is None else keys.to(place),
+        )
+        if miner is None:
+            return first_stage(pool, margin=margin).cpu()
+        found = first_stage(MINER_POOL * pool).cpu()
+        del first_stage
+        listed = torch.cat([owner[:, None], found[owner]], dim=1)  # its own image first
+        cosines = torch.cat(
+            [
+                torch.einsum("cd,cpd->cp", captions[rows], images[listed[rows]])
+                for rows in torch.arange(len(listed)).split(1024)
+            ]
+        )
+        model = miner.model.to(make_current(device))
+        codec = make_codec(self.cache.storage.compressed_codec, *visual_shape(miner))
+        text = tokenize(miner.language_model.tokenizer, train.texts)
+        first = CandidateList(
+            "t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner)
+        )
+        with (
+            visual_tokens(model, train, codec) as visual,
+            tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
+        ):
+            stored = ScoringSet(text, near(visual, device))
+            scorer = StoredTokenScorer(model, stored, self.scoring.precision)
+            scores = rerank(
+                first, scorer.launch, self.scoring.batch_size, bar.update, key=scorer.lengths
+            ).joint
+        return hardest_by_scores(found, scores[:, 1:], scores[:, :1], owner, pool, margin=margin)
 
-def lists_digest(
-    cache: Cache,
-    loading: CachedLoading,
-    scoring: Scoring,
-    train: Collection,
-    images: Tensor,
-    captions: Tensor,
-    miner: Checkpoint | None,
-) -> str:
-    """A hash of what the lists depend on."""
-    facts = Facts()
-    for tensor in (images, captions, train.image_of_caption):
-        facts.tensor(tensor)
-    facts.text("\n".join(train.texts))
-    chosen: list[object] = [loading.mined_pool, loading.mined_margin]
-    if miner is not None:
-        chosen += [weights_digest(miner.model), cache.storage.compressed_codec]
-        chosen.append(scoring.precision_name)
-    facts.text(str(chosen))
-    return str(facts)
+    def digest(self) -> str:
+        """A hash of what the lists depend on."""
+        facts = Facts()
+        for tensor in (self.images, self.captions, self.train.image_of_caption):
+            facts.tensor(tensor)
+        facts.text("\n".join(self.train.texts))
+        chosen: list[object] = [self.loading.mined_pool, self.loading.mined_margin]
+        if self.miner is not None:
+            chosen += [weights_digest(self.miner.model), self.cache.storage.compressed_codec]
+            chosen.append(self.scoring.precision_name)
+        facts.text(str(chosen))
+        return str(facts)

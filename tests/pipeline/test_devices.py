@@ -139,7 +139,10 @@ def test_a_miner_takes_the_trainer_s(four_gpus, monkeypatch):
     monkeypatch.setattr(mining, "similarity_device", lambda device: torch.device("cpu"))
     cache, loading = Cache(Path(), devices=devices_of("gpu", [2])), CachedLoading(mined_pool=1)
     with pytest.raises(Looked, match="cuda:2"):
-        mining.mine(cache, loading, Scoring(), Train(), torch.eye(3), torch.eye(3), Miner())
+        work = mining.Mining(
+            cache, loading, Scoring(), Train(), torch.eye(3), torch.eye(3), Miner()
+        )
+        work.similar()
 
 
 def test_evaluation_takes_the_trainer_s(four_gpus, monkeypatch, tmp_path):
