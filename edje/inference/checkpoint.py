@@ -282,7 +282,7 @@ def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None
     content = read_checkpoint(path) if content is None else content
     given = {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}
     target, packages = content["edje"]["adapter"]["target"], content["edje"].get("packages", {})
-    where = f"initial={path}"
+    where = f"start.path={path}"
     if adapter_class(target, where, packages.get(target)) is not type(model.adapter):
         given = {name: tensor for name, tensor in given.items() if name.split(".")[0] != "adapter"}
     own = model.state_dict()

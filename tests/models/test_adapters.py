@@ -12,6 +12,7 @@ from tiny import tiny_captions, tiny_checkpoint, tiny_language_model, tiny_pairs
 from torch import nn
 from torch.nn import functional as F
 
+import edje
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
@@ -23,7 +24,7 @@ from edje.inference.checkpoint import (
 )
 from edje.inference.reranker import Reranker
 from edje.models import adapters
-from edje.models.adapters import Adapter, BackboneFacts, local
+from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.adapters.kmeans import kmeans
 
 FACTS = BackboneFacts(  # a grid of 6 x 6
@@ -85,14 +86,16 @@ def test_an_adapter_without_budgets_has_none_to_draw(name):
     assert torch.equal(built(images()), before)
 
 
-def test_what_is_no_adapter_is_refused(monkeypatch):
-    class Plain(nn.Linear):
-        def __init__(self, facts):
-            super().__init__(facts.token_width, facts.width)
+def test_what_is_no_adapter_is_refused():
+    with pytest.raises(EdjeError, match=r"it does not derive from edje\.models\.adapters\.Adapter"):
 
-    monkeypatch.setattr(local, "Plain", Plain, raising=False)
+        @edje.register_adapter("plain")
+        class Plain(nn.Linear):
+            def __init__(self, facts):
+                super().__init__(facts.token_width, facts.width)
+
     given = AdapterSpecification("edje.models.adapters.local.Plain", {})
-    with pytest.raises(EdjeError, match=r"\(Plain\): is no adapter; .*adapters\.Adapter"):
+    with pytest.raises(EdjeError, match=r"edje has no such adapter as .*local\.Plain"):
         build_reranker(given, FACTS, tiny_language_model(), False)
 
 

@@ -106,7 +106,7 @@ def test_the_command_line_evaluates_and_resumes_it(
 ) -> None:
     run(["task=evaluate", f"checkpoint={home / 'run'}", f"hydra.run.dir={tmp_path}"])
     assert (tmp_path / "metrics.json").read_text()
-    run([f"resume={home / 'run'}", "evaluation.candidates=4"])
+    run([f"resume={home / 'run'}", "scoring.candidates=4"])
 
 
 def test_without_the_package_the_command_line_says_what_is_missing(
