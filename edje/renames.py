@@ -27,6 +27,7 @@ CACHED_LOADING = "edje.data.datamodules.cached_datamodule.CachedLoading"
 MOVED_CLASSES = {
     "edje.data.datamodule.CachedTokenDataModule": CACHED_LOADING,
     "edje.data.datamodules.cached_datamodule.CachedTokenDataModule": CACHED_LOADING,
+    "edje.tasks.evaluate.Evaluation": "edje.pipeline.scoring.Scoring",
     "edje.tasks.scoring.Evaluation": "edje.pipeline.scoring.Scoring",
     "edje.pipeline.scoring.Evaluation": "edje.pipeline.scoring.Scoring",
     "edje.tasks.writing.Writing": "edje.pipeline.storage.Storage",

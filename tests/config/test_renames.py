@@ -3,11 +3,12 @@
 import importlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from sample_project import write_yaml
@@ -19,6 +20,7 @@ from edje.config.saved import from_text, to_text
 from edje.config.signatures import UnknownTargetError, signature_of
 from edje.config.validate import problems_of
 from edje.errors import EdjeError
+from edje.installed import asset
 from edje.renames import (
     KEYS,
     MOVED_CLASSES,
@@ -354,3 +356,21 @@ def test_no_former_key_is_left_in_what_a_user_reads_or_runs() -> None:
         assert FORMER.search(former) or FORMER.search(f"python run.py {former}"), former
     for present in OVERRIDES.values():
         assert not FORMER.search(f"python run.py {present}"), present
+
+
+def test_the_configuration_of_the_shipped_teacher_names_what_there_is() -> None:
+    """It was made by a version before those whose formats are kept among the tests."""
+    content = torch.load(asset("shapes/teacher.ckpt"), weights_only=True)
+    cfg = from_text(content["edje_config"], "teacher")
+    targets = [node["_target_"] for node in nodes_of(OmegaConf.to_container(cfg))]
+    assert len(targets) > 10
+    for target in targets:
+        signature_of(target)
+
+
+def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree
+        for inner in tree.values():
+            yield from nodes_of(inner)
