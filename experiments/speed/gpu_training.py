@@ -34,9 +34,10 @@ from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
+from edje.training.joined_pairs import JoinedPairs
 from edje.training.optimisation import Optimisation
+from edje.training.reading import MinedPairs
 from edje.training.reranker_module import RerankerModule
-from edje.training.step import PairIndices, candidates_of
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class LeanStep(Step):
         mined = self.negatives(
             batch.image_embeddings, batch.text_embeddings, rows, rows, rows, 0, self.count
         )
-        pairs = PairIndices.of(mined)
+        pairs = MinedPairs.of(mined, JoinedPairs.of(batch))
         visual = self.parts["adapter"](batch.tokens)[pairs.images]
         ids = batch.text.input_ids[pairs.captions]
         separators = torch.full((len(ids), 1), SEPARATOR, device=ids.device)
@@ -210,7 +211,7 @@ class LeanStep(Step):
         states = self.parts["language_model"](
             inputs_embeds=sequence, attention_mask=mask, token_type_ids=segments
         ).last_hidden_state
-        logits = candidates_of(self.parts["head"](states[:, 0]), *mined.images.shape)
+        logits = pairs.candidates_of(self.parts["head"](states[:, 0]))
         first = torch.zeros_like(rows)
         return torch.stack([F.cross_entropy(side, first) for side in logits]).mean()
 
