@@ -6,6 +6,8 @@ Everything a user can do wrong ends here as one message; nothing below prints it
 import importlib
 import logging
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -45,9 +47,10 @@ from edje.config.saved import from_text
 from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
-from edje.parallel.environment import RUN_FOLDER, joined_run, own_rank
+from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched, own_rank
 
 log = logging.getLogger(__name__)
+SHARED_TASKS = ("run", "train", "backbone")  # all ranks take part; rank 0 alone in any other
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
 
@@ -59,13 +62,20 @@ def main() -> int:
     debug = "1" in map(os.environ.get, asking)
     use_plain_characters()
     try:
-        folder = joined_run()
-        if folder is None:
-            run(sys.argv[1:])
-        else:
+        folder, process = joined_run(), launched()
+        if process is not None and process.rank > 0:
+            folder = named_run(process)
+        elif folder is None:
+            try:
+                run(sys.argv[1:])
+            finally:  # where no run folder was named to the other ranks
+                tell_others(None, has_failed=sys.exc_info()[0] is not None)
+        if folder is not None:
             take_part(folder)
     except StoppedError as stopped:
         sys.stderr.write(f"{stopped.interruption}\n")
+        if stopped.interruption.signal_number == signal.SIGUSR1:
+            requeue()
         return stopped.interruption.exit_status
     except EdjeError as error:
         if debug:
@@ -82,6 +92,16 @@ def main() -> int:
     return 0
 
 
+def requeue() -> None:
+    """Ask Slurm, where this is a job of it, to start the job again: it goes on where it stopped."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    said = "asked to be started again" if not done.returncode else done.stderr.strip()
+    sys.stderr.write(f"Slurm job {job}: {said}\n")
+
+
 def run(arguments: list[str]) -> None:
     """Compose and run one job, or the jobs of a sweep.
 
@@ -92,6 +112,11 @@ def run(arguments: list[str]) -> None:
     register_resolvers()
     conf = conf_folder()
     refuse_former_names(arguments)
+    if launched() is not None and {"-m", "--multirun"} & set(arguments):
+        raise EdjeError(
+            "-m: a sweep starts its jobs itself, and a launcher has started several processes of "
+            "it. Start one, or give single runs to the launcher."
+        )
     job = Job([])
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
     with hydra_arguments(prepared(forced(readable(arguments), conf))):
@@ -102,6 +127,39 @@ def run(arguments: list[str]) -> None:
         except Exception as error:  # of composing: those of a job are kept by the job
             raise explained(error, conf) from error
     job.raise_failures()
+
+
+def named_run(process: Launched) -> Path | None:
+    """The run folder that rank 0 of a launcher's processes names; None where there is none.
+
+    Raises:
+        EdjeError: as `edje.parallel.agreement.hear`.
+    """
+    from edje.parallel.agreement import hear  # imports torch
+
+    return hear(process)
+
+
+def tell_others(
+    folder: Path | None, cfg: DictConfig | None = None, *, has_failed: bool = False
+) -> None:
+    """Name the run folder to the processes that a launcher started with this one, once.
+
+    Where the task is rank 0's alone they are told that there is none, and end.
+
+    Raises:
+        EdjeError: as `edje.parallel.agreement.tell`.
+    """
+    process = launched()
+    if process is None or Job.has_told:
+        return
+    from edje.parallel.agreement import tell  # imports torch
+
+    Job.has_told = True
+    if cfg is None or cfg.task not in SHARED_TASKS:
+        tell(process, None, has_failed=has_failed)
+    else:
+        tell(process, folder, Path(cfg.cache_dir))
 
 
 def take_part(folder: Path) -> None:
@@ -160,6 +218,8 @@ class StoppedError(BaseException):
 class Job:
     """What Hydra calls for each composed configuration; failures are kept for the end."""
 
+    has_told = False  # whether the other ranks of a launcher know of this run's folder
+
     def __init__(self, failures: list[Failure]):
         self.failures = failures
         self.is_sweep = False
@@ -173,13 +233,14 @@ class Job:
         is_ours = self.is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
-            # The command of a sweep was given again: its jobs go on from where they stopped.
-            again = self.is_sweep and holds_run_of(cfg, folder)
+            # The command of a sweep was given again, or Slurm started its job again: they go on.
+            again = may_go_on(self.is_sweep) and holds_run_of(cfg, folder)
             if again and (known := figure_of(folder)) is not None:
                 log.info("%s: finished before", os.path.relpath(folder))
                 return known
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
+            tell_others(folder, cfg)
             with logging_into(folder):
                 figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
         except TrainingInterrupted as interruption:
@@ -209,6 +270,11 @@ class Job:
             for f in self.failures
         ]
         raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
+
+
+def may_go_on(is_sweep: bool) -> bool:
+    """Whether the same command in the same folder goes on: of a sweep, and of a job of Slurm's."""
+    return is_sweep or "SLURM_JOB_ID" in os.environ
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

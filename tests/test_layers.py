@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "retrieval": {"records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "data": {"ranges", "records", "errors", "captions", "durable", "tokens"},
-    "parallel": {"errors", "quiet"},
+    "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
@@ -46,8 +46,9 @@ MAY_IMPORT = {
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",
+        "parallel.environment",
     },
-    "cli": {"config", "errors", "parallel.environment"},
+    "cli": {"config", "errors", "parallel.environment", "parallel.agreement"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",

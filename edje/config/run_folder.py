@@ -18,6 +18,7 @@ import edje
 from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
+from edje.parallel.environment import launched
 
 PACKAGES = (
     "torch",
@@ -139,6 +140,7 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     cuda = torch.cuda.is_available()
+    process = launched()
     return {
         "git_sha": git("rev-parse", "HEAD"),
         "git_changed_files": len((git("status", "--porcelain") or "").splitlines()),
@@ -147,6 +149,9 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "num_devices": torch.cuda.device_count() if cuda else 1,
         "cpu_count": os.cpu_count(),
+        "launcher": None if process is None else process.launcher,
+        "num_nodes": 1 if process is None else process.num_nodes,
+        "world_size": None if process is None else process.world_size,  # null: trainer.devices
     }
 
 

@@ -1,8 +1,9 @@
 """Training on several devices: one process for each, one run folder, results from rank 0 alone.
 
-The process that the user started is rank 0. It does all that comes before the training; then
-Lightning starts the same command once more for every other rank. These find the run folder in
-their environment, take the configuration from there and end with the training.
+On one machine the process that the user started is rank 0. It does all that comes before the
+training; then Lightning starts the same command once more for every other rank. These find the run
+folder in their environment, take the configuration from there and end with the training. On several
+nodes srun or torchrun starts all of them; rank 0 tells the others which run folder it has made.
 """
 
 import os
@@ -11,11 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from torch import distributed
 
 from edje.errors import EdjeError
-from edje.parallel.environment import RUN_FOLDER
+from edje.parallel.environment import RUN_FOLDER, launched
 
 SET_FOR_RANKS = (
     RUN_FOLDER,
@@ -23,18 +29,49 @@ SET_FOR_RANKS = (
 )
 
 
-def check_launcher() -> None:
-    """Refuse several processes of Slurm's, each of which would make a run of its own.
+def check_processes(num_nodes: int, devices_of_a_node: int) -> None:
+    """Refuse a number of processes that a launcher hasn't started, or nobody would.
 
     Raises:
-        EdjeError: `srun` has started several.
+        EdjeError: naming what to give instead.
     """
-    processes = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if processes != "1" and RUN_FOLDER not in os.environ:
+    process, asked = launched(), num_nodes * devices_of_a_node
+    said = f"trainer.num_nodes={num_nodes} with {devices_of_a_node} devices on each"
+    if process is None and num_nodes > 1:
         raise EdjeError(
-            f"srun has started {processes} processes, each of which would make a run of its own. "
-            "Start one (srun --ntasks=1), with trainer.devices=2 or so: it starts the others."
+            f"{said}: this process was started alone. Start one for each device by srun "
+            "(srun -N2 --ntasks-per-node=4 python run.py …) or torchrun (torchrun --nnodes=2 "
+            "--nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=<first node>:29400 run.py …)."
         )
+    if process is not None and process.world_size != asked:
+        each = process.world_size // process.num_nodes
+        raise EdjeError(
+            f"{process.launcher} has started {process.world_size} processes, and {said} are "
+            f"{asked}. Give trainer.num_nodes={process.num_nodes} trainer.devices={each}, or start "
+            "one process alone."
+        )
+
+
+def cluster() -> ClusterEnvironment:
+    """How Lightning finds the processes of this run."""
+    process = launched()
+    if process is None:
+        return OneMachine()
+    if process.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    return slurm()
+
+
+def slurm() -> SLURMEnvironment:
+    """Slurm, which starts a job again when the checkpoint that is written between steps is there.
+
+    Raises:
+        EdjeError: Lightning can't follow how srun was called.
+    """
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise EdjeError(f"srun: {error}") from error
 
 
 class OneMachine(LightningEnvironment):
@@ -54,9 +91,17 @@ class OneMachine(LightningEnvironment):
 def other_ranks(trainer: L.Trainer, folder: Path) -> Iterator[None]:
     """Let the ranks started within find the run folder; leave none of them, nor their traces.
 
+    Ranks that a launcher started have found it, and the launcher ends them.
+
     Raises:
         EdjeError: another rank failed.
     """
+    if launched() is not None:
+        try:
+            yield
+        finally:
+            leave_group()
+        return
     before = {name: os.environ.get(name) for name in SET_FOR_RANKS}
     os.environ[RUN_FOLDER] = str(folder.resolve())
     try:

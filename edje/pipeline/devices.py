@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from edje.errors import EdjeError
-from edje.parallel.environment import own_rank
+from edje.parallel.environment import local_rank
 from edje.pipeline.storage import TowerPrecision
 from edje.retrieval.exact import float32_as
 
@@ -60,7 +60,7 @@ def products_in(precision: TowerPrecision, device: torch.device) -> AbstractCont
 
 def of_this_process(devices: Sequence[torch.device]) -> torch.device:
     """The device on which this process of a run works; the first one, where there is one only."""
-    return devices[own_rank() % len(devices)]
+    return devices[local_rank() % len(devices)]
 
 
 def similarity_device(device: torch.device) -> torch.device:

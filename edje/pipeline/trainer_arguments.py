@@ -69,7 +69,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{', '.join(DDP)}.",
     ),
     "devices": (any_value, ""),  # what the machine hasn't got is refused by devices_of
-    "num_nodes": (only(1), "a run stays on one machine. Leave it out."),
+    "num_nodes": (at_least_one, "expected nodes, at least 1."),
     "precision": (
         only(*PRECISIONS),
         "weights and their updates stay in float32, as 16 bits lose small updates and 64 gain "

@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints to resume from, and a clean stop on Ctrl-C or SIGTERM."""
+"""Callbacks: checkpoints to resume from, and a clean stop on Ctrl-C, SIGTERM or SIGUSR1."""
 
 import logging
 import math
@@ -23,10 +23,10 @@ LOOK_AGAIN = 1.0  # seconds between two looks at the figures beside the bar
 class ResumableCheckpoint(Callback):
     """Keeps `last.ckpt` fresh every `every_n_steps`, and when the run is told to stop.
 
-    On SIGINT or SIGTERM the optimiser step in hand is finished, the checkpoint written, and
-    `TrainingInterrupted` raised; on all ranks when any of them got the signal. A second signal
-    stops at once. The file is written under another name and renamed, so that a kill while writing
-    leaves the earlier checkpoint whole.
+    On SIGINT, SIGTERM or SIGUSR1 (Slurm's word before a time limit) the optimiser step in hand is
+    finished, the checkpoint written, and `TrainingInterrupted` raised; on all ranks when any of
+    them got the signal. A second signal stops at once. The file is written under another name and
+    renamed, so that a kill while writing leaves the earlier checkpoint whole.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, resume_command: str):
@@ -39,7 +39,7 @@ class ResumableCheckpoint(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals (after Lightning has set its own handlers)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._previous[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -116,7 +116,10 @@ def test_processes_that_another_launcher_started_are_refused(monkeypatch, capsys
 
 @pytest.mark.parametrize(
     ("choice", "said"),
-    [("strategy=ddp_spawn", "Use one of auto, ddp"), ("num_nodes=2", "stays on one machine")],
+    [
+        ("strategy=ddp_spawn", "Use one of auto, ddp"),
+        ("num_nodes=2", "this process was started alone"),
+    ],
 )
 def test_other_ways_of_sharing_are_refused(tmp_path, monkeypatch, capsys, choice, said):
     monkeypatch.setattr(sys, "argv", ["run.py", f"trainer.{choice}", f"hydra.run.dir={tmp_path}"])

@@ -90,7 +90,7 @@ def test_every_argument_has_a_decision():
             "every rank holds the whole reranker",
         ),
         ("strategy", [DDP | {"start_method": "fork"}], "every rank holds the whole reranker"),
-        ("num_nodes", [2], "stays on one machine"),
+        ("num_nodes", [0, "2"], "expected nodes, at least 1"),
         (
             "precision",
             ["bf16-true", "16-true", 64, "64", "64-true", "transformer-engine"],
@@ -301,7 +301,7 @@ def test_its_loops_are_quiet_there_too(slurm_s_tools):
     assert not [one for one in said if "srun" in str(one.message)]
 
 
-def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_refused(
+def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_a_run_s_ranks(
     tmp_path, slurm_s_tools, monkeypatch
 ):
     """A batch script of 4 tasks in which one process runs is one; `srun` of 2 is two."""
@@ -315,9 +315,12 @@ def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_refused(
     assert other.strategy.cluster_environment.creates_processes_externally
     monkeypatch.delenv(RUN_FOLDER)
     check_trainer(configured())
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with pytest.raises(EdjeError, match=r"srun has started 2 processes.*--ntasks=1"):
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    with pytest.raises(EdjeError, match=r"srun has started 2 processes.*trainer\.devices=2"):
         check_trainer(configured())
+    check_trainer(configured(devices=2))
 
 
 def test_a_logger_whose_package_is_not_installed_is_refused_by_name(tmp_path, monkeypatch):

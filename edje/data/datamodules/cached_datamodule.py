@@ -214,7 +214,7 @@ class CachedTokenDataModule(L.LightningDataModule):
             return self.loading.num_workers
         if trainer.strategy.root_device.type == "cpu":
             return 0
-        training, ranks = self.training, trainer.world_size  # all on this machine
+        training, ranks = self.training, trainer.num_devices  # of this machine
         stores = [training.store, *([] if training.teacher is None else [training.teacher])]
         batch_bytes = self.batch_size * sum(store.codec.cell_bytes for store in stores)
         return that_fit(share_of_cores(ranks, _MOST_WORKERS), ranks, batch_bytes)
