@@ -1,5 +1,6 @@
 """Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
 
+from edje.analysis.comparison import compare
 from edje.analysis.curves import loss_curves
 from edje.analysis.gallery import gallery
 from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
@@ -14,6 +15,7 @@ from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 __all__ = [
     "StoredLists",
     "bracketed",
+    "compare",
     "first_hit_ranks",
     "gallery",
     "load_runs",
