@@ -1,5 +1,6 @@
 """Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
 
+from edje.analysis.candidate_curves import candidate_curve, candidate_curve_plot
 from edje.analysis.comparison import compare
 from edje.analysis.curves import loss_curves
 from edje.analysis.gallery import gallery
@@ -15,6 +16,8 @@ from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 __all__ = [
     "StoredLists",
     "bracketed",
+    "candidate_curve",
+    "candidate_curve_plot",
     "compare",
     "first_hit_ranks",
     "gallery",
