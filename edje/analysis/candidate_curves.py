@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edje.analysis.lists import read_lists
 from edje.analysis.recall import DIRECTION_TITLES
@@ -119,22 +120,23 @@ def _lines(panel: Axes, rows: pd.DataFrame, floor: float) -> None:
             alpha=0.15,
             linewidth=0,
         )
-        text = {"text": f"{name} {values[-1]:.1f}", "color": QUIET if colour == BEFORE else colour}
-        labels.append((values[-1], text | {"fontweight": "bold" if colour == AFTER else "normal"}))
+        labels.append((values[-1], name, QUIET if colour == BEFORE else colour))
     points = 200 / (100 - floor)  # about so many to a percent, by which labels keep apart
     above = np.inf
-    for value, text in sorted(labels, key=lambda label: -label[0]):
+    for value, name, colour in sorted(labels, key=lambda label: -label[0]):
         place = min(value * points, above - 12)
         panel.annotate(
-            xy=(sizes[-1], value),
+            f"{name} {value:.1f}",
+            (sizes[-1], value),
             xytext=(5, place - value * points),
             textcoords="offset points",
             va="center",
+            color=colour,
+            fontweight="bold" if colour == AFTER else "normal",
             annotation_clip=False,
-            **text,
         )
         above = place
     panel.set_xlim(sizes[0], max(sizes[-1], 2))
     panel.set_xlabel("candidates per query")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(axis="y")
