@@ -16,9 +16,9 @@ from edje.retrieval.metrics import first_hit_ranks
 
 # The groups of each fact: a name for every least count.
 GROUPS: dict[str, dict[int, str]] = {
-    "words": {0: "up to 5", 6: "6 to 10", 11: "11 to 15", 16: "16 and more"},
+    "words": {0: "up to 5", 6: "6 to 10", 11: "11 to 15", 16: "16 to 20", 21: "21 and more"},
     "things": {0: "up to 1", 2: "2", 3: "3", 4: "4 and more"},
-    "colours": {0: "none", 1: "1", 2: "2", 3: "3 and more"},
+    "colours": {0: "none", 1: "1", 2: "2", 3: "3", 4: "4 and more"},
     "relations": {0: "none", 1: "1", 2: "2", 3: "3 and more"},
 }
 
