@@ -1,6 +1,9 @@
 """Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
 
+from edje.analysis.candidate_curves import candidate_curve, candidate_curve_plot
+from edje.analysis.comparison import compare
 from edje.analysis.curves import loss_curves
+from edje.analysis.failures import failures, query_outcomes
 from edje.analysis.gallery import gallery
 from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
 from edje.analysis.plots import save_plots
@@ -14,11 +17,16 @@ from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 __all__ = [
     "StoredLists",
     "bracketed",
+    "candidate_curve",
+    "candidate_curve_plot",
+    "compare",
+    "failures",
     "first_hit_ranks",
     "gallery",
     "load_runs",
     "loss_curves",
     "metrics_table",
+    "query_outcomes",
     "read_lists",
     "read_metrics",
     "recall_against_latency",

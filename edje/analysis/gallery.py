@@ -1,6 +1,7 @@
 """A page of example queries: the images ranked first before and after reranking."""
 
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from edje.analysis.lists import StoredLists, read_lists
+from edje.analysis.lists import StoredLists, read_text_lists
 from edje.analysis.style import BAD, GOOD, QUIET, RC, RULE, TRUE
 from edje.data.images import open_image
 from edje.errors import EdjeError
@@ -37,20 +38,26 @@ class Example:
     shown: tuple[list[str], list[str]]
 
 
-def gallery(run_folder: str | Path, *, examples: int = 8, seed: int = 0) -> Figure:
+def gallery(
+    run_folder: str | Path,
+    *,
+    examples: int = 8,
+    seed: int = 0,
+    queries: Collection[str] | None = None,
+) -> Figure:
     """Captions whose first answer reranking set right, and captions where it spoilt it.
 
     Each has two rows of the five best images, first stage above reranked, the true image framed.
     Examples are drawn at random by `seed` from all such captions, never picked: three of eight
     show harm, and where one kind has too few, the other fills the page. The head counts both.
+    With `queries`, ids as `query_outcomes` gives them, only these are counted and drawn.
 
     Raises:
-        EdjeError: the run has no lists of text queries, or no paths of its images.
+        EdjeError: the run has no lists of text queries, or no paths of its images, or a query
+            asked for is none of them.
     """
     folder = Path(run_folder)
-    stored = read_lists(folder).get("t2i")
-    if stored is None or "text" not in stored.queries:
-        raise EdjeError(f"The lists in {folder} have no text queries with their text.")
+    stored = read_text_lists(folder)
     paths = _image_paths(folder)
     ranks = torch.stack(
         [
@@ -59,8 +66,9 @@ def gallery(run_folder: str | Path, *, examples: int = 8, seed: int = 0) -> Figu
         ],
         dim=1,
     ).numpy()
-    better = np.flatnonzero((ranks[:, 0] > 1) & (ranks[:, 1] == 1))
-    worse = np.flatnonzero((ranks[:, 0] == 1) & (ranks[:, 1] > 1))
+    asked = _asked(stored.queries["query_id"], queries)
+    better = np.flatnonzero(asked & (ranks[:, 0] > 1) & (ranks[:, 1] == 1))
+    worse = np.flatnonzero(asked & (ranks[:, 0] == 1) & (ranks[:, 1] > 1))
     num_hurt = min(len(worse), max(3 * examples // 8, examples - len(better)))
     num_helped = min(len(better), examples - num_hurt)
     draw = np.random.default_rng(seed)
@@ -68,10 +76,23 @@ def gallery(run_folder: str | Path, *, examples: int = 8, seed: int = 0) -> Figu
     drawn += [(BAD, query) for query in draw.permutation(worse)[:num_hurt]]
     blocks = [(colour, _example(stored, ranks, query)) for colour, query in drawn]
     head = (
-        f"Of {len(ranks):,} captions, reranking put the true image first for {len(better):,} "
+        f"Of {asked.sum():,} captions, reranking put the true image first for {len(better):,} "
         f"where it was not, and displaced it for {len(worse):,} where it was."
     )
     return _page(head, blocks, paths)
+
+
+def _asked(ids: pd.Series, queries: Collection[str] | None) -> np.ndarray:
+    """Which of the ids are asked for: all, or those in `queries`."""
+    if queries is None:
+        return np.ones(len(ids), dtype=bool)
+    unknown = sorted(set(queries) - set(ids))
+    if unknown:
+        raise EdjeError(
+            f"queries: {len(unknown)} of {len(set(queries))} are no text queries of this run, such "
+            f"as {unknown[0]!r}. Take them from the query_id of query_outcomes(run)."
+        )
+    return ids.isin(set(queries)).to_numpy()
 
 
 def _image_paths(folder: Path) -> dict[str, str]:

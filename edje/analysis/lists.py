@@ -74,6 +74,21 @@ def read_lists(run_folder: str | Path) -> dict[Direction, StoredLists]:
     }
 
 
+def read_text_lists(run_folder: str | Path) -> StoredLists:
+    """The lists of the text queries, whose table has the column `text`.
+
+    Raises:
+        EdjeError: as `read_lists`, or there are none, or they are without their text.
+    """
+    stored = read_lists(run_folder).get("t2i")
+    if stored is None or "text" not in stored.queries:
+        raise EdjeError(
+            f"The lists in {run_folder} have no text queries with their text: evaluate this run "
+            "again."
+        )
+    return stored
+
+
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise EdjeError(f"No {path.name} in {path.parent}: evaluate this run first.")

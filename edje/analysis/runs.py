@@ -36,7 +36,25 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     if not root.is_dir():
         raise EdjeError(f"No folder of runs at {root}. Give the folder that holds run folders.")
     rows = [_row(run, root) for run in _run_folders(root)]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "status", "message"])
+    table = pd.DataFrame(rows, columns=None if rows else ["run", "status", "message"])
+    table.attrs["folder"] = str(root)  # by which `folders_of` finds the runs of its rows
+    return table
+
+
+def folders_of(runs: pd.DataFrame) -> list[Path]:
+    """The run folder of every row of `load_runs`'s table, or of rows chosen from it.
+
+    Raises:
+        EdjeError: the table doesn't know where its runs lie (it was read from a file, say).
+    """
+    if "run" not in runs or "folder" not in runs.attrs:
+        raise EdjeError(
+            "This table doesn't say where its runs lie. Pass load_runs's own table or rows chosen "
+            "from it (runs[runs['seed'] == 0]), or the run folders themselves."
+        )
+    root = Path(runs.attrs["folder"])
+    alone = any((root / name).is_file() for name in RUN_FILES)
+    return [root if alone else root / run for run in runs["run"]]
 
 
 def read_metrics(run_folder: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from edje.analysis.lists import read_lists
-from edje.analysis.runs import load_runs
+from edje.analysis.runs import folders_of, load_runs
 from edje.analysis.style import AFTER, INK, QUIET, RC
 from edje.errors import EdjeError
 from edje.records import DIRECTIONS, Direction
@@ -70,7 +70,7 @@ def choices_of(sweep: Path) -> list[Choice]:
     done = runs[runs["status"] == "done"]
     if done.empty:
         return []
-    folders = [sweep if run == sweep.name else sweep / run for run in done["run"]]
+    folders = folders_of(done)
     given = [_overrides(folder) for folder in folders]
     shared = set.intersection(*map(set, given))
     grouped: dict[str, list[tuple[int, Path]]] = {}

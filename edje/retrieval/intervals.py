@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory: this many rows of one weight per image
@@ -57,6 +57,29 @@ def interval_columns(
     Raises:
         ValueError: there are no queries.
     """
+    means = resampled_means(values, groups, seed, resamples=resamples)
+    quantiles = torch.tensor([0.025, 0.975], dtype=torch.double)
+    low, high = means.quantile(quantiles, dim=0)
+    mean = values.cpu().double().mean(dim=0)
+    return [
+        Estimate(*ends) for ends in zip(mean.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def resampled_means(
+    values: Num[Tensor, "queries columns"],
+    groups: Int[Tensor, "queries"],
+    seed: int = 0,
+    *,
+    resamples: int = 1000,
+) -> Float[Tensor, "resamples columns"]:
+    """Means of the columns of `values` over each resample of the groups, in float64.
+
+    All columns share the resamples: a difference of two columns here is that of one resample.
+
+    Raises:
+        ValueError: there are no queries.
+    """
     if len(values) == 0:
         raise ValueError("An interval needs at least one query: got none.")
     clusters = _by_first_appearance(groups.cpu())
@@ -72,12 +95,7 @@ def interval_columns(
         weights = sums.new_zeros(rows, count).scatter_add_(1, drawn, sums.new_ones(rows, count))
         totals = weights @ sums  # (rows, columns + 1): the last column counts the queries drawn
         means.append(totals[:, :-1] / totals[:, -1:])
-    quantiles = torch.tensor([0.025, 0.975], dtype=torch.double)
-    low, high = torch.cat(means).quantile(quantiles, dim=0)
-    mean = columns[:, :-1].mean(dim=0)
-    return [
-        Estimate(*ends) for ends in zip(mean.tolist(), low.tolist(), high.tolist(), strict=True)
-    ]
+    return torch.cat(means)
 
 
 def _by_first_appearance(groups: Int[Tensor, "queries"]) -> Int[Tensor, "queries"]:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.records import Direction
@@ -57,13 +57,23 @@ def _recall(
     lists: RerankedList, images: Tensor, ks: Sequence[int], seed: int, resamples: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """First stage, reranked, ceiling and gain of one direction."""
+    columns = stage_columns(lists, ks)
+    estimates = iter(interval_columns(columns, images, seed, resamples=resamples))
+    return {stage: {f"recall@{k}": asdict(next(estimates)) for k in ks} for stage in STAGES}
+
+
+def stage_columns(
+    lists: RerankedList, ks: Sequence[int]
+) -> Float[Tensor, "queries stages_times_cutoffs"]:
+    """What every query adds to the recall of each of `STAGES` at each of `ks`, in percent.
+
+    Their means are recall and gain; columns stage by stage.
+    """
     relevant = lists.first.relevant
     before = hits_at_k(first_hit_ranks(lists.first.scores, relevant), ks).double()
     after = hits_at_k(first_hit_ranks(lists.final, relevant), ks).double()
     ceiling = relevant.any(dim=1, keepdim=True).double().expand_as(before)
-    columns = torch.cat([before, after, ceiling, after - before], dim=1)
-    estimates = iter(interval_columns(100 * columns, images, seed, resamples=resamples))
-    return {stage: {f"recall@{k}": asdict(next(estimates)) for k in ks} for stage in STAGES}
+    return 100 * torch.cat([before, after, ceiling, after - before], dim=1)
 
 
 def candidate_columns(

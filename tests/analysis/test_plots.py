@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from edje.analysis.curves import loss_curves
+from edje.analysis.failures import query_outcomes
 from edje.analysis.gallery import gallery
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
@@ -137,6 +138,17 @@ def test_the_gallery_draws_by_its_seed(run_folder):
     assert texts(gallery(run_folder, examples=2)) == texts(gallery(run_folder, examples=2))
     drawn = {tuple(texts(gallery(run_folder, examples=2, seed=seed))) for seed in range(4)}
     assert len(drawn) > 1
+
+
+def test_the_gallery_draws_the_queries_asked_for(run_folder):
+    outcomes = query_outcomes(run_folder)
+    asked = outcomes.loc[outcomes["outcome"] == "fixed", ["query_id", "text"]].iloc[:2]
+    shown = texts(gallery(run_folder, queries=set(asked["query_id"])))
+    captions = {text.replace("\n", " ") for text in shown if text.startswith("a drawing of scene")}
+    assert captions == set(asked["text"])
+    assert any("Of 2 captions, reranking put the true image first for 2" in text for text in shown)
+    with pytest.raises(EdjeError, match="1 of 2 are no text queries of this run, such as 'x'"):
+        gallery(run_folder, queries=["x", asked["query_id"].iloc[0]])
 
 
 def test_a_picture_that_is_gone_leaves_a_marked_square(tmp_path, make_run):

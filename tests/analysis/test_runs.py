@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from edje.analysis.runs import load_runs, read_metrics
+from edje.analysis.runs import folders_of, load_runs, read_metrics
 from edje.errors import EdjeError
 
 
@@ -108,3 +108,16 @@ def test_runs_of_earlier_versions_have_the_present_columns(tmp_path, make_run):
     assert not [
         name for name in table if name.split(".")[0] in ("evaluation", "writing", "initial")
     ]
+
+
+def test_rows_chosen_from_the_table_still_know_their_folders(tmp_path, make_run):
+    for name in ("0", "1", "10"):
+        make_run(tmp_path / "sweep" / name, images=3, pool=2)
+    runs = load_runs(tmp_path)
+    expected = [tmp_path / "sweep" / name for name in ("0", "1", "10")]
+    assert folders_of(runs) == expected
+    assert folders_of(runs[runs["run"] != "sweep/1"].sort_index(ascending=False)) == [
+        expected[2],
+        expected[0],
+    ]
+    assert folders_of(load_runs(expected[1])) == [expected[1]]

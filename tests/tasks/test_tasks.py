@@ -16,7 +16,7 @@ import torch
 import yaml
 from world import make_siglip, make_world, with_changes
 
-from edje.analysis import load_runs, recompute_metrics
+from edje.analysis import candidate_curve, load_runs, recompute_metrics
 from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
@@ -119,6 +119,21 @@ def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world,
     assert sorted(steps) == [4, 4, 6]
     with pytest.raises(EdjeError, match=r"trainer\.max_steps=5: this run has trained 6 steps"):
         run([f"resume={folder}", "trainer.max_steps=5"])
+
+
+def test_a_candidate_curve_is_what_evaluations_with_so_many_candidates_give(world, root, tmp_path):
+    curve = candidate_curve(root / "run").set_index(["direction", "candidates"])
+    for count in (2, 4):
+        few = ["task=evaluate", f"checkpoint={root / 'run'}", f"scoring.candidates={count}"]
+        run([*few, f"hydra.run.dir={tmp_path / str(count)}"])
+        metrics = json.loads((tmp_path / str(count) / "metrics.json").read_text())
+        for direction in DIRECTIONS:
+            for stage in ("first_stage", "reranked", "ceiling", "gain"):
+                expected = metrics[direction][stage]["recall@1"]
+                row = curve.loc[(direction, count)]
+                assert [row[stage], row[f"{stage}.low"], row[f"{stage}.high"]] == [
+                    *expected.values()
+                ]
 
 
 def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
