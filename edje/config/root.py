@@ -18,6 +18,11 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "benchmark": "edje.tasks.benchmark",
 }
 
+PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
+    *("table", "dataset", "images", "candidates", "first_t2i_r1", "first_i2t_r1"),
+    *("t2i_r1", "i2t_r1", "t2i_r5", "t2i_r10", "t2i_r20"),
+]
+
 
 class Component:
     """Type of a root key that holds a component: `_target_` and its values."""
@@ -40,6 +45,7 @@ class RootConfig:
     checkpoint_every: PositiveInt
     compile_training: str | None
     gradient_checkpointing: bool
+    paper: dict[PaperKey, str | float | None] | None
 
     data: Component
     backbone: Component
