@@ -33,7 +33,7 @@ from edje.config.of_checkpoint import packages_for
 from edje.config.of_published import composition_for
 from edje.config.overrides import forced, quoted, readable, refuse_former_names, value_given
 from edje.config.parts import check_named_by_file, use_lasting_names
-from edje.config.resolution import expand_home
+from edje.config.resolution import expand_home, fill_later
 from edje.config.resumption import check_changes
 from edje.config.root import TASKS
 from edje.config.run_folder import (
@@ -280,6 +280,8 @@ def may_go_on(is_sweep: bool) -> bool:
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     """The configuration that the run goes by, checked as a whole."""
     expand_home(cfg)
+    if cfg.task == "plan":
+        fill_later(cfg)
     present = cfg
     if cfg.resume is not None:
         if resumable(Path(cfg.resume)) != folder.resolve():

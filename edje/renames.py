@@ -42,6 +42,10 @@ KEYS = {  # full keys, and components with all that is in them
     "writing": "storage",
     "writing.precision": "storage.tower_precision",
 }
+LATER_KEYS: dict[str, Any] = {  # of the root, and what runs went by before these were there
+    "gradient_checkpointing": False,
+    "paper": None,
+}
 COMPONENTS = {  # which a former root key has become a part of
     "scoring": "edje.pipeline.scoring.Scoring",
     "storage": "edje.pipeline.storage.Storage",

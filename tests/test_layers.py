@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
-        "parallel", "config.problems", "registry", "part_kinds",
+        "parallel", "config.problems", "registry", "part_kinds", "benchmark.flops",
     },
     "tasks": {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",

@@ -6,6 +6,7 @@ from edje.analysis.curves import loss_curves
 from edje.analysis.failures import failures, query_outcomes
 from edje.analysis.gallery import gallery
 from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
+from edje.analysis.paper import paper_table
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
 from edje.analysis.runs import load_runs, read_metrics
@@ -26,6 +27,7 @@ __all__ = [
     "load_runs",
     "loss_curves",
     "metrics_table",
+    "paper_table",
     "query_outcomes",
     "read_lists",
     "read_metrics",

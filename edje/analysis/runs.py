@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from edje.errors import EdjeError
-from edje.renames import present_configuration
+from edje.renames import LATER_KEYS, present_configuration
 
 RUN_FILES = frozenset({"config.yaml", "overrides.yaml", "environment.json", "metrics.json"})
 ERROR_FILE = "error.txt"
@@ -117,7 +117,7 @@ def _read_config(run: Path) -> dict[str, Any]:
         raise EdjeError(f"{path} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise EdjeError(f"{path} holds no mapping.")
-    return present_configuration(config)
+    return {**LATER_KEYS, **present_configuration(config)}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

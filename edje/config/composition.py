@@ -113,14 +113,16 @@ def known_keys(conf: Path) -> list[str]:
 
 def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) -> EdjeError:
     """An option that a group does not have; `found` are those in the user's own folders too."""
-    group, _, option = config.rpartition("/")
+    of_hydra = config.startswith("hydra/")  # ours have folders within, as experiment=paper/…
+    group, _, option = config.rpartition("/") if of_hydra else config.partition("/")
     if package := PLUGINS.get(option) if group in ("hydra/launcher", "hydra/sweeper") else None:
         return EdjeError(
             f"{group}={option}: this plugin of Hydra is not installed. pip install {package}."
         )
     if said := advice(group, option):
         return EdjeError(said)
-    options = sorted({file.stem for file in (conf / group).glob("*.yaml")} | {*(found or ())})
+    files = (file.relative_to(conf / group) for file in (conf / group).rglob("*.yaml"))
+    options = sorted({file.with_suffix("").as_posix() for file in files} | {*(found or ())})
     close = get_close_matches(option, options, n=1, cutoff=0.5)
     hint = f" Did you mean {group}={close[0]}?" if close else ""
     known = ", ".join(options) or "none"

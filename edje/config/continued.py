@@ -21,9 +21,9 @@ OF_THE_PRESENT = (
     *("storage.batch_size", "storage.num_workers", "storage.join", "storage.tower_precision"),
 )
 OF_THE_EXPERIMENT = (  # where experiment= is given as well
-    *("data", "scoring", "storage.compressed_codec", "cache_dir"),
+    *("data", "scoring", "storage.compressed_codec", "cache_dir", "paper"),
 )
-CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "experiment")
+CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "paper", "experiment")
 
 
 def resumable(folder: Path) -> Path:

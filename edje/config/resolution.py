@@ -11,6 +11,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from edje.config.problems import UNKNOWN, Problem
 from edje.renames import present_reference
 
+LATER = "<later>"
 NEEDED = re.compile(r"\$\{needed:\s*\}")
 
 
@@ -50,6 +51,15 @@ def contains_unknown(value: Any) -> bool:
     if isinstance(value, list):
         return any(contains_unknown(inner) for inner in value)
     return value is UNKNOWN
+
+
+def fill_later(cfg: DictConfig) -> None:
+    """Let what a plan needs no value of, and the user hasn't given, be named later, in place."""
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    if NEEDED.fullmatch(str(raw.get("teacher"))):
+        cfg.teacher = LATER
+    if (raw.get("start") or {}).get("path") == MISSING:
+        cfg.start.path = LATER
 
 
 def expand_home(cfg: DictConfig) -> None:

@@ -5,7 +5,9 @@ from typing import Literal
 
 from edje.ranges import PositiveInt
 
-Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark"]
+Task = Literal[
+    "run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark", "plan"
+]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
     "run": "edje.tasks.train",
@@ -16,7 +18,22 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "verify": "edje.tasks.verify",
     "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
+    "plan": "edje.tasks.planning",
 }
+
+PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
+    "table",
+    "dataset",
+    "images",
+    "candidates",
+    "first_t2i_r1",
+    "first_i2t_r1",
+    "t2i_r1",
+    "i2t_r1",
+    "t2i_r5",
+    "t2i_r10",
+    "t2i_r20",
+]
 
 
 class Component:
@@ -40,6 +57,7 @@ class RootConfig:
     checkpoint_every: PositiveInt
     compile_training: str | None
     gradient_checkpointing: bool
+    paper: dict[PaperKey, str | float | None] | None
 
     data: Component
     backbone: Component

@@ -19,6 +19,7 @@ from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.parallel.environment import launched
+from edje.renames import LATER_KEYS
 
 PACKAGES = (
     "torch",
@@ -92,7 +93,8 @@ def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
         OmegaConf.to_container(from_text(text, str(config)))
         for text in (config.read_text(encoding="utf-8"), own_text(cfg))
     )
-    return stored == own  # an earlier version's is the same under its former names
+    assert isinstance(stored, dict)
+    return {**LATER_KEYS, **stored} == own  # an earlier version's is so under its former names
 
 
 def figure_of(folder: Path) -> float | None:

@@ -32,7 +32,13 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target = folder / "hydra" / kind / "edje.yaml"
         target.parent.mkdir(parents=True)
         target.write_text((real / "hydra" / kind / "edje.yaml").read_text())
-    for option in ("storage/default", "start/fresh", "start/checkpoint", "start/canonical"):
+    for option in (
+        "storage/default",
+        "start/fresh",
+        "start/checkpoint",
+        "start/canonical",
+        "paper/none",
+    ):
         write_yaml(folder / f"{option}.yaml", (real / f"{option}.yaml").read_text())
     run = OmegaConf.load(real / "run.yaml")
     assert isinstance(run, DictConfig)

@@ -3,19 +3,30 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
+from edje.config.choices import misfits
 from edje.config.locations import conf_folder, register_resolvers
-from edje.config.root import RootConfig
+from edje.config.resolution import plain
+from edje.config.root import PaperKey, RootConfig
 from edje.config.validate import problems_of
 
 CONF = conf_folder()
 ROOT = Path(__file__).parents[2]
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [
+    (group, file.relative_to(CONF / group).with_suffix("").as_posix())
+    for group in GROUPS
+    for file in sorted((CONF / group).rglob("*.yaml"))
+]
+ROWS = [option for group, option in OPTIONS if group == "experiment" and "paper/" in option]
+LABELS = [option for group, option in OPTIONS if group == "paper" and option != "none"]
 
 
 @pytest.mark.parametrize(("group", "option"), [("", ""), *OPTIONS])
@@ -27,6 +38,48 @@ def test_the_option_composes_and_validates(group: str, option: str) -> None:
         cfg = compose("run", [chosen] if group else [])
     problems = [p for p in problems_of(cfg) if "???" not in str(p)]  # for the user to give
     assert not problems, "\n".join(map(str, problems))
+
+
+@cache
+def composed(option: str) -> DictConfig:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("run", [f"experiment={option}"])
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_of_the_paper_is_labelled_and_composes_for_training_and_for_evaluating(
+    row: str,
+) -> None:
+    cfg = composed(row).copy()
+    assert not [p for p in problems_of(cfg) if "???" not in str(p)]
+    for cfg.task in ("run", "train", "evaluate"):
+        assert not list(misfits(plain(cfg, "", [])))
+    assert cfg.name == row.replace("/", "_")
+    assert set(cfg.paper) <= set(get_args(PaperKey)) and cfg.paper.table
+    evaluated = cfg.data.get("evaluated") or cfg.data
+    assert (cfg.paper.dataset, cfg.paper.candidates) == (evaluated.name, cfg.scoring.candidates)
+    assert cfg.paper.images in (evaluated.split_sizes.test, None)
+
+
+def test_the_rows_have_the_published_figures_and_null_where_none_is_known() -> None:
+    figures = {row.removeprefix("paper/"): composed(row).paper for row in ROWS}
+    assert set(LABELS) - set(figures) == {"flickr30k", "coco"}  # what several rows share
+    both = {row: (label.get("t2i_r1"), label.get("i2t_r1")) for row, label in figures.items()}
+    assert both["siglip2_l16_384"] == (87.8, 96.5) and both["clip_b16"] == (76.8, 91.1)
+    assert both["tokens_64"] == (86.9, 96.4) and both["tokens_128"] == (87.1, 96.3)
+    assert both["coco_local"] == (64.9, 81.0) and both["no_distillation"] == (83.8, None)
+    assert both["tokens_32"] == both["tokens_256"] == both["local_bert_base"] == (None, None)
+    assert figures["dfn_l14"].first_t2i_r1 == 75.1 and figures["dfn_l14"].first_i2t_r1 == 90.0
+    assert figures["full_set_coco"].t2i_r20 == 68.1 and figures["full_set_coco"].t2i_r1 is None
+
+
+def test_a_misspelt_figure_of_a_label_is_told() -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", ["paper=tokens_64", "+paper.t2i_r2=80.0"])
+    (problem,) = problems_of(cfg)
+    assert "paper" in str(problem) and "t2i_r1" in str(problem)
 
 
 def test_every_group_is_a_root_key_and_explained_by_help() -> None:
@@ -42,6 +95,7 @@ def test_every_group_is_a_root_key_and_explained_by_help() -> None:
         ("adapter.num_token=8", "Did you mean adapter.num_tokens?"),
         ("trainer.max_steps=ten", "expected int"),
         ("backbone=shape", "Did you mean backbone=shapes?"),
+        ("experiment=paper/tokens_46", "Did you mean experiment=paper/tokens_64?"),
     ],
 )
 def test_run_py_stops_at_a_mistake_after_few_seconds_of_work(argument: str, message: str) -> None:

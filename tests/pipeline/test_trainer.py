@@ -317,7 +317,8 @@ def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_a_run_s_ra
     check_trainer(configured())
     for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.setenv(name, "2")
-    monkeypatch.setenv("SLURM_LOCALID", "0")
+    for name in ("SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
     with pytest.raises(EdjeError, match=r"srun has started 2 processes.*trainer\.devices=2"):
         check_trainer(configured())
     check_trainer(configured(devices=2))

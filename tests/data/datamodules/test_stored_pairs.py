@@ -56,7 +56,8 @@ def datamodule(training: TrainingSet, device: str = "cpu", ranks: int = 1, **cho
     data = CachedTokenDataModule(training, None, 5, CachedLoading(batch_size=BATCH, **choices))
     data.trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device(device)),
-        accumulate_grad_batches=1, max_steps=9, global_step=0, global_rank=0, world_size=ranks,
+        accumulate_grad_batches=1, max_steps=9, global_step=0, global_rank=0,
+        world_size=ranks, num_devices=ranks,
     )  # fmt: skip
     return data
 

@@ -1,0 +1,199 @@
+"""The arithmetic and the bytes of the models of a run, counted without their weights.
+
+Towers and joint encoders are built from their configurations on torch's meta device, where nothing
+is stored and nothing computed; an adapter, which is small, on the CPU with random weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from edje.benchmark.flops import count_flops
+from edje.errors import EdjeError
+from edje.inference.checkpoint import AdapterSpecification, adapter_class
+from edje.language_model import MAX_TEXT_TOKENS
+from edje.models.adapters import Adapter, BackboneFacts
+from edje.models.heads import MaskedLanguageHead
+from edje.models.joint_encoder import JointEncoder
+from edje.models.joint_options import JointOptions
+from edje.pipeline.known_models import known_configuration
+from edje.pipeline.plan import Sizes
+from edje.tokens.codec import CodecName, make_codec
+
+WORDS = 18  # word pieces of a caption, [CLS] and [SEP] included; assumed
+LOCAL = AdapterSpecification("edje.models.adapters.LocalAdapter", {})
+auto_model: Any = AutoModel  # which transformers leaves untyped
+META = torch.device("meta")
+SEPARATOR = 0  # whichever: only sizes count
+
+
+def configuration(name: str, key: str, notes: list[str]) -> PretrainedConfig:
+    """A model's configuration from a folder or the hub's cache, or else as it is known.
+
+    Nothing is downloaded; `notes` gets a line where it is taken as known.
+
+    Raises:
+        EdjeError: it is in none of these.
+    """
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(name, local_files_only=True)
+        return found
+    except (OSError, ValueError):
+        known = known_configuration(name, key)
+    notes.append(f"{key}={name}: its configuration isn't on this machine; sizes as published.")
+    return known
+
+
+class Towers:
+    """A CLIP or SigLIP of transformers without weights.
+
+    Raises:
+        EdjeError: it is of another family.
+    """
+
+    def __init__(self, config: Any, keep_class_token: bool = False):
+        if config.model_type not in ("clip", "siglip"):
+            raise EdjeError(
+                f"backbone: task=plan counts CLIP and SigLIP models, got {config.model_type!r}."
+            )
+        with META:
+            self.model: Any = auto_model.from_config(config).eval()
+        vision, clip = config.vision_config, config.model_type == "clip"
+        self.image_size, self.length = vision.image_size, config.text_config.max_position_embeddings
+        self.facts = BackboneFacts(
+            (vision.image_size // vision.patch_size) ** 2 + keep_class_token,
+            vision.hidden_size,
+            vision.num_attention_heads,
+            vision.layer_norm_eps,
+            config.projection_dim if clip else vision.hidden_size,
+        )
+
+    def image_flops(self) -> int:
+        """Of the vision tower, an image."""
+        pixels = torch.empty(1, 3, self.image_size, self.image_size, device=META)
+        return count_flops(lambda: self.model.get_image_features(pixel_values=pixels))
+
+    def text_flops(self) -> int:
+        """Of the text tower, a caption padded to its longest."""
+        ids = torch.zeros(1, self.length, dtype=torch.long, device=META)
+        return count_flops(lambda: self.model.get_text_features(input_ids=ids))
+
+
+class Reading:
+    """A joint encoder without weights before an adapter's visual tokens."""
+
+    def __init__(self, config: PretrainedConfig, adapter: Adapter, options: JointOptions):
+        with META:
+            encoder = auto_model.from_config(config, attn_implementation="sdpa")
+            if hasattr(encoder, "pooler"):
+                encoder.pooler = None  # which is not used
+            self.joint = JointEncoder(
+                encoder, SEPARATOR, MAX_TEXT_TOKENS, adapter.num_tokens, options
+            )
+            self.ids = torch.zeros(1, WORDS, dtype=torch.long)
+            self.mask = torch.ones(1, WORDS, dtype=torch.bool)
+            self.visual = torch.empty(1, adapter.num_tokens, self.joint.width)
+            self.head = MaskedLanguageHead(
+                self.joint.width, self.joint.word_embeddings.num_embeddings
+            )
+
+    def pair(self) -> Tensor:
+        """A caption, read beside the visual tokens of an image."""
+        states = self.joint.read_text(self.ids, self.mask, False)
+        return self.joint.fuse(states, self.mask, self.visual.to(states.dtype), False)
+
+    def alone_flops(self) -> int:
+        """Of a caption without an image."""
+        return count_flops(lambda: self.joint.encode_text(self.ids, self.mask, False))
+
+    def words_flops(self) -> int:
+        """Of the masked-language head on half of a caption's words."""
+        states = torch.empty(WORDS // 2, self.joint.width, device=META)
+        return count_flops(lambda: self.head(states, self.joint.word_embeddings.weight))
+
+    def kept_bytes(self) -> int:
+        """What a pair keeps for the backward pass in bf16, where a kernel keeps no attention."""
+        joint = self.joint.to(torch.bfloat16).train()
+        length = WORDS + self.visual.shape[1]
+        square = {(length, length), (length + 1, length + 1)}
+        return kept_bytes(self.pair, joint, lambda shape: shape[-2:] in square)
+
+
+def counted_sizes(
+    towers: Towers,
+    language_model: PretrainedConfig,
+    adapter: AdapterSpecification,
+    options: JointOptions,
+    raw_codec: CodecName,
+    compressed_codec: CodecName,
+    teacher: AdapterSpecification = LOCAL,
+) -> Sizes:
+    """All figures of a plan; the teacher has the same language model.
+
+    Raises:
+        EdjeError: an adapter or a codec refuses its choices.
+    """
+    facts, width = towers.facts, int(language_model.hidden_size)
+    built, taught = (
+        adapter_class(one.target)(facts.beside(width), **one.choices) for one in (adapter, teacher)
+    )
+    reading, teaching = (Reading(language_model, one, options) for one in (built, taught))
+    tokens = torch.randn(1, facts.num_tokens, facts.token_width)
+    codec = make_codec(raw_codec, facts.num_tokens, facts.token_width)
+    weights = _weights(built) + _weights(reading.joint) + _weights(reading.head)
+    return Sizes(
+        image_flops=towers.image_flops(),
+        text_flops=towers.text_flops(),
+        adapter_flops=count_flops(lambda: built(tokens)),
+        pair_flops=count_flops(reading.pair),
+        alone_flops=reading.alone_flops(),
+        words_flops=reading.words_flops(),
+        teacher_flops=count_flops(teaching.pair),
+        teacher_adapter_flops=count_flops(lambda: taught(tokens)),
+        raw_bytes=codec.cell_bytes,
+        compressed_bytes=make_codec(compressed_codec, built.num_tokens, width).cell_bytes,
+        embedding_bytes=4 * facts.embedding_width,
+        tokens_bytes=4 * facts.num_tokens * facts.token_width,
+        kept_pair_bytes=reading.kept_bytes(),
+        kept_image_bytes=kept_bytes(lambda: _half(built, tokens), built),
+        trained_weights=weights,
+        tower_weights=_weights(towers.model),
+        teacher_weights=_weights(taught) + _weights(teaching.joint),
+    )
+
+
+def kept_bytes(
+    call: Callable[[], Tensor],
+    module: nn.Module,
+    passed_by: Callable[[tuple[int, ...]], bool] = lambda shape: False,
+) -> int:
+    """Bytes of the tensors that a call saves for its backward pass, the module's weights aside.
+
+    `passed_by` says of which shapes none is counted.
+    """
+    known = {id(one) for one in module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if id(base) not in known and not passed_by(tuple(tensor.shape)):
+            kept[id(base)] = base  # held, so that no other takes its id
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    return sum(tensor.nbytes for tensor in kept.values())
+
+
+def _half(adapter: Adapter, tokens: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        compressed: Tensor = adapter(tokens)
+        return compressed
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
