@@ -6,8 +6,6 @@ Everything a user can do wrong ends here as one message; nothing below prints it
 import importlib
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -74,8 +72,6 @@ def main() -> int:
             take_part(folder)
     except StoppedError as stopped:
         sys.stderr.write(f"{stopped.interruption}\n")
-        if stopped.interruption.signal_number == signal.SIGUSR1:
-            requeue()
         return stopped.interruption.exit_status
     except EdjeError as error:
         if debug:
@@ -90,16 +86,6 @@ def main() -> int:
     except BrokenPipeError:  # the reader had enough, as `| head`
         stop_talking()
     return 0
-
-
-def requeue() -> None:
-    """Ask Slurm, where this is a job of it, to start the job again: it goes on where it stopped."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    said = "asked to be started again" if not done.returncode else done.stderr.strip()
-    sys.stderr.write(f"Slurm job {job}: {said}\n")
 
 
 def run(arguments: list[str]) -> None:
@@ -233,8 +219,8 @@ class Job:
         is_ours = self.is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
-            # The command of a sweep was given again, or Slurm started its job again: they go on.
-            again = may_go_on(self.is_sweep) and holds_run_of(cfg, folder)
+            # The command of a sweep was given again: its jobs go on from where they stopped.
+            again = self.is_sweep and holds_run_of(cfg, folder)
             if again and (known := figure_of(folder)) is not None:
                 log.info("%s: finished before", os.path.relpath(folder))
                 return known
@@ -270,11 +256,6 @@ class Job:
             for f in self.failures
         ]
         raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
-
-
-def may_go_on(is_sweep: bool) -> bool:
-    """Whether the same command in the same folder goes on: of a sweep, and of a job of Slurm's."""
-    return is_sweep or "SLURM_JOB_ID" in os.environ
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

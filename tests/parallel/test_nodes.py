@@ -3,11 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from edje.errors import EdjeError
 from edje.parallel import agreement
 from edje.parallel.environment import Launched, launched, local_rank, own_rank
 from edje.parallel.launch import check_processes
-from tests.parallel.slurm_nodes import free_port, two_nodes
 
 ROOT = Path(__file__).parents[2]
 OF_TORCHRUN = {
@@ -129,6 +128,12 @@ def world(tmp_path_factory) -> list[str]:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def environment(**more: str) -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
@@ -212,89 +217,3 @@ def test_a_mistake_ends_both_nodes_with_one_message(world, tmp_path):
     said = "".join(ended(processes, 120))
     assert 0 not in [process.returncode for process in processes]
     assert said.count("seed=x (str): expected int") == 1
-
-
-@pytest.mark.clusters
-def test_a_killed_process_ends_both_nodes_and_the_run_goes_on(world, tmp_path):
-    folder = tmp_path / "run"
-    changes = (*NODES, f"hydra.run.dir={folder}", "trainer.max_steps=400", "checkpoint_every=5")
-    processes = torchruns(with_changes(world, *changes), free_port())
-    last = folder / "checkpoints" / "last.ckpt"
-    latest = time.monotonic() + 120
-    while not last.is_file() and time.monotonic() < latest:
-        time.sleep(0.1)
-    os.killpg(processes[1].pid, signal.SIGKILL)  # the launcher of one node, and its process
-    started = time.monotonic()
-    said = ended(processes, 60)
-    assert time.monotonic() - started < 60
-    assert processes[0].returncode != 0, said
-    steps = torch.load(last, weights_only=True)["global_step"]
-    assert 5 <= steps < 400
-    resumed = [f"resume={folder}", f"trainer.max_steps={steps + 2}"]
-    processes = torchruns(resumed, free_port())
-    said = ended(processes, 240)
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert torch.load(last, weights_only=True)["global_step"] == steps + 2
-    assert (folder / "metrics.json").is_file()
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
-    with two_nodes(tmp_path_factory.mktemp("slurm")) as facts:
-        yield facts
-
-
-@pytest.mark.slurm
-def test_two_nodes_of_slurm_are_one_run(world, alone, slurm, tmp_path):
-    folder = tmp_path / "run"
-    arguments = with_changes(world, *NODES, f"hydra.run.dir={folder}")
-    srun = ["srun", "-N2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    done = subprocess.run(
-        [*srun, sys.executable, "run.py", *arguments],
-        cwd=ROOT,
-        env=environment(**slurm),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    is_one_run(folder, "srun", alone)
-    assert done.stdout.count("reranked") == 2  # a row of each direction, once
-
-
-@pytest.mark.slurm
-def test_a_job_whose_time_is_over_is_started_again_and_goes_on(world, slurm, tmp_path):
-    """Slurm sends SIGUSR1; a checkpoint is written, the job queued again, and it ends its steps."""
-    folder, script = tmp_path / "run", tmp_path / "job.sh"
-    changes = (*NODES, f"hydra.run.dir={folder}", "trainer.max_steps=60", "checkpoint_every=1000")
-    arguments = " ".join(f"'{one}'" for one in with_changes(world, *changes))
-    srun = "srun --ntasks-per-node=1 --kill-on-bad-exit=1"
-    script.write_text(f"#!/bin/bash\ncd {ROOT}\n{srun} {sys.executable} run.py {arguments}\n")
-    sbatch = ["sbatch", "--parsable", "-N2", "--requeue", "--open-mode=append"]
-    job = subprocess.run(
-        [*sbatch, f"--output={tmp_path / 'out'}", str(script)],
-        env=environment(**slurm),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-
-    def until(holds, seconds: float) -> None:
-        latest = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < latest, (tmp_path / "out").read_text()
-            time.sleep(0.2)
-
-    def logged() -> int:
-        rows = [path.read_text().count("\n") for path in folder.rglob("metrics.csv")]
-        return sum(rows)
-
-    until(lambda: logged() > 5, 120)
-    command = ["scancel", "--signal=USR1", job]
-    subprocess.run(command, env=environment(**slurm), check=True)
-    last = folder / "checkpoints" / "last.ckpt"
-    until(last.is_file, 60)
-    assert torch.load(last, weights_only=True)["global_step"] < 60
-    until((folder / "metrics.json").is_file, 240)
-    assert torch.load(last, weights_only=True)["global_step"] == 60
-    assert "asked to be started again" in (tmp_path / "out").read_text()
