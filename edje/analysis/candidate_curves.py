@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edje.analysis.lists import read_lists
+from edje.analysis.lists import image_rows, read_lists
 from edje.analysis.recall import DIRECTION_TITLES
 from edje.analysis.runs import read_metrics
 from edje.analysis.style import AFTER, BEFORE, INK, QUIET, RC
@@ -55,7 +55,7 @@ def candidate_curve(
         columns = torch.cat(
             [stage_columns(_shortened(stored.reranked, n), [k]) for n in range(1, pool + 1)], dim=1
         )
-        images = torch.from_numpy(pd.factorize(stored.queries["image_id"])[0].copy())
+        images = image_rows(stored.queries["image_id"])
         estimates = iter(interval_columns(columns, images, seed, resamples=resamples))
         for candidates in range(1, pool + 1):
             row: dict[str, Any] = {"direction": direction, "candidates": candidates}

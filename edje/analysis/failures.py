@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from edje.analysis.caption_facts import caption_facts
-from edje.analysis.lists import read_text_lists
+from edje.analysis.lists import image_rows, read_text_lists
 from edje.analysis.runs import read_metrics
 from edje.retrieval.intervals import interval_columns
 from edje.retrieval.metrics import first_hit_ranks
@@ -93,7 +93,7 @@ def _row(fact: str, group: str, queries: pd.DataFrame, seed: int, resamples: int
     row |= {name: int(chosen.sum()) for name, chosen in outcomes.items()}
     fixed, broken = (100.0 * outcomes[name].to_numpy() for name in ("fixed", "broken"))
     columns = torch.from_numpy(np.stack([fixed, broken, fixed - broken], axis=1))
-    images = torch.from_numpy(pd.factorize(queries["image_id"])[0].copy())
+    images = image_rows(queries["image_id"])
     estimates = interval_columns(columns, images, seed, resamples=resamples)
     for name, estimate in zip(("fixed.share", "broken.share", "gain"), estimates, strict=True):
         row |= {name: estimate.value, f"{name}.low": estimate.low, f"{name}.high": estimate.high}

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from edje.analysis.runs import read_metrics
 from edje.errors import EdjeError
@@ -46,8 +48,7 @@ def recompute_metrics(
     if seed is None:
         seed = int(read_metrics(run_folder)["seed"])
     images = {
-        direction: torch.from_numpy(pd.factorize(lists.queries["image_id"])[0].copy())
-        for direction, lists in stored.items()
+        direction: image_rows(lists.queries["image_id"]) for direction, lists in stored.items()
     }
     reranked = {direction: lists.reranked for direction, lists in stored.items()}
     return retrieval_metrics(reranked, images, ks=ks, seed=seed, resamples=resamples)
@@ -87,6 +88,11 @@ def read_text_lists(run_folder: str | Path) -> StoredLists:
             "again."
         )
     return stored
+
+
+def image_rows(image_ids: pd.Series) -> Int[Tensor, "queries"]:
+    """A number for the image of each query, by which intervals are resampled."""
+    return torch.from_numpy(pd.factorize(image_ids)[0].copy())
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:

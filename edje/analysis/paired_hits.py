@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edje.analysis.lists import read_lists
+from edje.analysis.lists import image_rows, read_lists
 from edje.analysis.runs import read_metrics
 from edje.errors import EdjeError
 from edje.records import Direction
@@ -68,5 +68,5 @@ def paired_hits(
         hits = pd.Series(100.0 * (ranks <= k).numpy(), index=queries.index)
         columns.append(hits.loc[images.index])
     assert images is not None
-    numbers = torch.from_numpy(pd.factorize(images)[0].copy())
-    return torch.from_numpy(np.stack([hits.to_numpy() for hits in columns], axis=1)), numbers
+    hits_of_runs = np.stack([hits.to_numpy() for hits in columns], axis=1)
+    return torch.from_numpy(hits_of_runs), image_rows(images)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from edje.analysis.lists import recompute_metrics
-from edje.analysis.runs import load_runs
+from edje.analysis.runs import folders_of, load_runs
 from edje.errors import EdjeError
 
 FIGURES = {  # of a label, and where a run has the same; in percent
@@ -54,10 +54,9 @@ def paper_table(runs: str | Path) -> pd.DataFrame:
             f"No finished run in {root} is labelled with a row of the paper. Run "
             "experiment=paper/<row>, or task=evaluate with paper=<row>."
         )
-    folders = [root if run == root.name else root / run for run in labelled["run"]]
     rows = [
         row
-        for folder, (_, run) in zip(folders, labelled.iterrows(), strict=True)
+        for folder, (_, run) in zip(folders_of(labelled), labelled.iterrows(), strict=True)
         for row in _figures(folder, run)
     ]
     return pd.DataFrame(rows)
