@@ -19,7 +19,7 @@ from edje.errors import EdjeError
 from edje.objectives.contrastive import Contrastive
 from edje.parallel.launch import other_ranks
 from edje.pipeline.trainer import check_trainer, make_trainer, run_logger
-from edje.pipeline.training import last_checkpoint, progress
+from edje.pipeline.training import last_checkpoint, progress, steps_per_epoch
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
@@ -85,12 +85,11 @@ def train_backbone(
     held_out = pixel_set(encoder, splits[source.split], texts[source.split])
 
     data = training.loading(train, training.seed)
-    micro_batches = training.trainer.get("accumulate_grad_batches", 1)
     module = DualEncoderModule(
         encoder.model,
         training.objective,
         training.optimisation,
-        max(len(train.pixels) // data.batch_size // micro_batches, 1),
+        steps_per_epoch(len(train.pixels), data.batch_size, training.trainer),
         training.seed,
     )
     callbacks: list[L.Callback] = [

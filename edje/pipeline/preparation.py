@@ -81,6 +81,7 @@ class Training:
     published: Published = field(default_factory=Published)
 
     def __post_init__(self) -> None:
+        check_trainer(self.trainer)
         if self.checkpoint_every < 1:
             raise EdjeError(
                 f"checkpoint_every={self.checkpoint_every}: expected steps, at least 1."
@@ -110,7 +111,6 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     Raises:
         EdjeError: options, checkpoints, backbone or this machine don't fit each other.
     """
-    check_trainer(training.trainer)
     if training.miner is not None and not training.loading.neighbours:
         raise EdjeError(
             f"miner={training.miner}: loader.neighbours=0 draws none of the images it would mine. "

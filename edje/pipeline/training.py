@@ -68,7 +68,7 @@ def train_reranker(
         training.negatives,
         training.optimisation,
         new.language_model.tokenizer.mask_token_id,
-        steps_per_epoch(feed, training.trainer),
+        steps_per_epoch(feed.num_pairs, feed.datamodule.batch_size, training.trainer),
         checkpoint_fields(new),
         None if prepared.teacher is None else prepared.teacher.model,
         training.seed,
@@ -102,10 +102,10 @@ def last_checkpoint(folder: Path) -> Path | None:
     return last if last.is_file() else None
 
 
-def steps_per_epoch(feed: Feed, trainer: Mapping[str, Any]) -> int:
-    """Optimiser steps that one rank alone needs for a pass over the training set."""
+def steps_per_epoch(num_samples: int, batch_size: int, trainer: Mapping[str, Any]) -> int:
+    """Optimiser steps that one rank alone needs for a pass over so many samples."""
     micro_batches: int = trainer.get("accumulate_grad_batches", 1)
-    return max(feed.num_pairs // feed.datamodule.batch_size // micro_batches, 1)
+    return max(num_samples // batch_size // micro_batches, 1)
 
 
 def callbacks_of(
@@ -117,9 +117,8 @@ def callbacks_of(
     checkpoints: Path,
 ) -> list[L.Callback]:
     """Checkpoints to resume from, the bar, the log of waiting, and where it is asked for dev."""
-    command = training.resume_command
     callbacks: list[L.Callback] = [
-        ResumableCheckpoint(checkpoints, training.checkpoint_every, command),
+        ResumableCheckpoint(checkpoints, training.checkpoint_every, training.resume_command),
         *progress(training.trainer),
         DataWait(),
     ]

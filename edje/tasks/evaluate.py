@@ -15,7 +15,7 @@ from edje.pipeline.trained import load_trained
 from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
 from edje.tasks.console import show
-from edje.tasks.wiring import evaluation_choices, published_of
+from edje.tasks.wiring import cache_of, evaluation_choices, published_of
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     backbone: Backbone = backbone_from(cfg.backbone)
     checkpoint = load_trained(cfg.checkpoint, "checkpoint", lambda: backbone, published_of(cfg))
     source = instantiate(cfg.data)
-    result = evaluated(checkpoint, source, backbone, **evaluation_choices(cfg))
+    result = evaluated(checkpoint, source, backbone, cache_of(cfg), **evaluation_choices(cfg))
     return report(folder, result, cfg.scoring.examples)
 
 

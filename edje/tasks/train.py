@@ -5,7 +5,6 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from edje.backbones.protocol import Backbone
 from edje.config.resumption import is_finished, steps_trained
 from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
@@ -15,7 +14,6 @@ from edje.pipeline.collection import cached_collection
 from edje.pipeline.evaluation import evaluated
 from edje.pipeline.feed import cached_feed, streamed_feed
 from edje.pipeline.preparation import prepare
-from edje.pipeline.trainer import check_trainer
 from edje.pipeline.training import finish, train_reranker
 from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
@@ -35,14 +33,13 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     quiet_libraries()
     source: Source = instantiate(cfg.data)
     training = training_of(cfg, source, folder)
-    check_trainer(training.trainer)
-    backbone: Backbone = backbone_from(cfg.backbone)
+    cache, backbone = cache_of(cfg), backbone_from(cfg.backbone)
     if cfg.task == "run" and is_trained(folder, cfg.trainer.max_steps):  # resumed
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
         prepared = prepare(training, backbone, source, folder)
         # All that can be refused has been: now what takes hours, the evaluated split first.
-        cache, rebuild = cache_of(cfg), backbone_builder(cfg)
+        rebuild = backbone_builder(cfg)
         if cfg.task == "run" and own_rank() == 0:
             split = source.split
             cached_collection(cache, source, backbone, split, store=cfg.store, rebuild=rebuild)
@@ -60,7 +57,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = finish(training, trained, backbone, dev, cache, folder)
     if cfg.task == "train":
         return None
-    result = evaluated(checkpoint, source, backbone, **evaluation_choices(cfg))
+    result = evaluated(checkpoint, source, backbone, cache, **evaluation_choices(cfg))
     return report(folder, result, cfg.scoring.examples)
 
 

@@ -61,9 +61,8 @@ def backbone_builder(cfg: DictConfig) -> "partial[Backbone]":
 
 
 def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
-    """What `evaluated` is to do, beside checkpoint, source and backbone."""
+    """What `evaluated` is to do, beside checkpoint, source, backbone and cache."""
     return {
-        "cache": cache_of(cfg),
         "scoring": instantiate(cfg.scoring),
         "score": cfg.score,
         "seed": cfg.seed,

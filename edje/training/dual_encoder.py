@@ -90,13 +90,7 @@ class DualEncoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with its per-step schedule."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(self.steps_per_epoch // self.trainer.world_size, 1)
-        optimizer, schedule = self.optimisation.build(self.model, steps, per_epoch)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return self.optimisation.for_run(self.trainer, self.model, self.steps_per_epoch)
 
 
 @torch.inference_mode()

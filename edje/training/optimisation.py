@@ -3,7 +3,9 @@
 import math
 from typing import Literal
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -75,6 +77,22 @@ class Optimisation:
         return optimizer, LambdaLR(
             optimizer, lambda step: self.factor(step, max_steps, steps_per_epoch)
         )
+
+    def for_run(
+        self, trainer: L.Trainer, model: nn.Module, steps_per_epoch: int
+    ) -> OptimizerLRScheduler:
+        """What a module's `configure_optimizers` gives: both of `build`, with a step's interval.
+
+        `steps_per_epoch` is what one rank alone needs for a pass.
+        """
+        steps = int(trainer.estimated_stepping_batches)
+        optimizer, schedule = self.build(
+            model, steps, max(steps_per_epoch // trainer.world_size, 1)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def factor(self, step: int, max_steps: int, steps_per_epoch: int) -> float:
         """The learning rate of a step in units of `lr`."""

@@ -171,13 +171,7 @@ class RerankerModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with its per-step schedule."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(self.steps_per_epoch // self.trainer.world_size, 1)
-        optimizer, schedule = self.optimisation.build(self.model, steps, per_epoch)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return self.optimisation.for_run(self.trainer, self.model, self.steps_per_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add what makes the checkpoint reload with nothing else."""
