@@ -34,12 +34,11 @@ def tell(
 ) -> None:
     """Name the run folder to the other ranks; None: there is none, they are to end.
 
-    Where rank 0 `has_failed` they end as it does: a launcher waits for those that end well.
-
-    A file in the cache folder lets them see whether theirs is the same.
+    Where rank 0 `has_failed` they end as it does: a launcher waits for those that end well. A file
+    in the cache folder lets them see whether theirs is the same.
 
     Raises:
-        EdjeError: the cache folder can't be written.
+        EdjeError: the cache folder can't be written, or another rank doesn't come.
     """
     store = _store(process)
     _open.append(store)
@@ -56,8 +55,7 @@ def tell(
     if mark is None:
         return
     try:
-        for rank in range(1, process.world_size):
-            store.wait([f"seen {rank}"], PATIENCE)
+        store.wait([f"seen {rank}" for rank in range(1, process.world_size)], PATIENCE)
     except Exception as error:
         raise EdjeError(
             f"not every one of the {process.world_size} processes that {process.launcher} has "

@@ -63,7 +63,7 @@ def cluster() -> ClusterEnvironment:
 
 
 def slurm() -> SLURMEnvironment:
-    """Slurm, which starts a job again when the checkpoint that is written between steps is there.
+    """Slurm without Lightning's own way with signals, which would save in the middle of a step.
 
     Raises:
         EdjeError: Lightning can't follow how srun was called.

@@ -86,7 +86,7 @@ def work_of(cfg: DictConfig) -> Work:
         steps=trainer.max_steps,
         pairs=batch * trainer.accumulate_grad_batches,
         batch=batch,
-        devices=devices_of(trainer.devices),
+        devices=num_devices(trainer.devices) * trainer.get("num_nodes", 1),
         negatives=0 if cfg.negatives is None else instantiate(cfg.negatives).count,
         parts=frozenset().union(*(term.needs for term in terms)),
         streamed=streamed,
@@ -105,8 +105,8 @@ def counts_of(source: Any, split: str) -> tuple[int, int]:
     return len(found.images), len(found.captions)
 
 
-def devices_of(given: Any) -> int:
-    """Number of a trainer's devices, on whatever machine the run will be."""
+def num_devices(given: Any) -> int:
+    """Number of a trainer's devices on each node, on whatever machine the run will be."""
     if isinstance(given, int) and given > 0:
         return given
     if isinstance(given, ListConfig):

@@ -47,11 +47,13 @@ def test_a_row_of_the_paper_is_planned_from_its_options_alone(
 def test_images_are_counted_in_the_files_where_no_option_says_how_many(tmp_path: Path) -> None:
     make_images(tmp_path / "data")
     folder = ("experiment=folder", f"data.root={tmp_path / 'data'}", "data.images=images")
-    run([*folder, "adapter.num_tokens=4", *tiny(tmp_path)])
+    nodes = ("trainer.num_nodes=2", "trainer.devices=3")
+    run([*folder, *nodes, "adapter.num_tokens=4", *tiny(tmp_path)])
     report = json.loads((tmp_path / "run" / "plan.json").read_text())
     lines = {line["what"]: line["arithmetic"] for line in report["lines"]}
     assert lines["encode images, train"].startswith("16 images × ")
     assert lines["encode captions, evaluated"].startswith("16 captions × ")
+    assert "× 6 devices ×" in lines["train: adapter"]
 
 
 @pytest.mark.parametrize(
