@@ -8,9 +8,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -19,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from edje.config.choices import check_choices
-from edje.config.composition import explained, own_words
+from edje.config.composition import explained, is_of_composing, own_words
 from edje.config.continued import (
     TASKS_ON_CHECKPOINT,
     config_for_checkpoint,
@@ -37,11 +36,13 @@ from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
     figure_of,
+    forget_failure,
     holds_run_of,
     logging_into,
     record_failure,
 )
 from edje.config.saved import from_text
+from edje.config.sweep_jobs import SweepJob, SweepJobs, SweepStart, one_line, record_job
 from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
@@ -92,16 +93,20 @@ def run(arguments: list[str]) -> None:
     register_resolvers()
     conf = conf_folder()
     refuse_former_names(arguments)
-    job = Job([])
+    job, SweepStart.begun = Job(), None
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
     with hydra_arguments(prepared(forced(readable(arguments), conf))):
         try:
             command()
         except BrokenPipeError:  # of what Hydra prints, as `--help | head`
             stop_talking()
-        except Exception as error:  # of composing: those of a job are kept by the job
-            raise explained(error, conf) from error
-    job.raise_failures()
+        except Exception as error:  # of composing or of a launcher: a job keeps its own
+            raise ended(SweepStart.begun, error, conf) from error
+    if SweepStart.begun is None:
+        if job.failure is not None:
+            raise job.failure
+    elif jobs := SweepStart.begun.unfinished():
+        raise EdjeError(failed(jobs))
 
 
 def take_part(folder: Path) -> None:
@@ -140,75 +145,82 @@ def prepared(arguments: list[str]) -> list[str]:
     return arguments
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed."""
+def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
+    """What ended Hydra, after the failed jobs of the sweep that it ended."""
+    if sweep is None or is_of_composing(error):
+        told = explained(error, conf)
+    else:
+        told = EdjeError(f"The sweep was ended: {one_line(error)}")
+    jobs = sweep.unfinished() if sweep else []
+    return EdjeError(f"{failed(jobs)}\n{told}") if jobs else told
 
-    folder: Path
-    overrides: list[str]
-    error: Exception
+
+def failed(jobs: Sequence[SweepJob]) -> str:
+    """The failed jobs of a sweep, a line for each."""
+    lines = "".join(f"\n  {job}" for job in jobs)
+    return f"{len(jobs)} of the sweep's jobs failed (see error.txt):{lines}"
 
 
 class StoppedError(BaseException):
     """Carries an interrupted training past Hydra's job runner, which catches any Exception."""
 
     def __init__(self, interruption: TrainingInterrupted):
-        super().__init__(str(interruption))
+        super().__init__(interruption)  # which is what another process is told by
         self.interruption = interruption
 
 
 class Job:
-    """What Hydra calls for each composed configuration; failures are kept for the end."""
+    """What Hydra calls for each composed configuration, those of a sweep in whatever process.
 
-    def __init__(self, failures: list[Failure]):
-        self.failures = failures
-        self.is_sweep = False
+    A sweep's job is known by what it leaves in its folder; of a single run, `failure` is kept.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
+        register_resolvers()  # for a process that a launcher has started
         hydra_cfg = HydraConfig.get()
-        self.is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
+        is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
         folder = Path(hydra_cfg.runtime.output_dir)
         overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
-        is_ours = self.is_sweep  # the folder, to write into
+        is_ours = is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
             # The command of a sweep was given again: its jobs go on from where they stopped.
-            again = self.is_sweep and holds_run_of(cfg, folder)
+            again = is_sweep and holds_run_of(cfg, folder)
             if again and (known := figure_of(folder)) is not None:
                 log.info("%s: finished before", os.path.relpath(folder))
+                forget_failure(folder)
+                record_job(folder, overrides, "done")
                 return known
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
+            if is_sweep:
+                record_job(folder, overrides, "running")
             with logging_into(folder):
                 figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
         except TrainingInterrupted as interruption:
+            if is_sweep:
+                record_job(folder, overrides, "stopped", interruption)
             raise StoppedError(interruption) from interruption
         except Exception as wrapped:
             error = own_words(wrapped)
-            self.failures.append(Failure(folder, overrides, error))
             if is_ours:
                 record_failure(folder, error)
-            if self.is_sweep:
+            if is_sweep:
+                record_job(folder, overrides, "failed", error)
                 log.error("Failed, see %s", os.path.relpath(folder / "error.txt"))
-            elif not any(folder.iterdir()):
+                return float("nan")
+            self.failure = error
+            if not any(folder.iterdir()):
                 folder.rmdir()
             return float("nan")
+        if is_sweep:
+            record_job(folder, overrides, "done")
         log.info("%s", os.path.relpath(folder))
         return figure
-
-    def raise_failures(self) -> None:
-        """Raise the one failure of a single run, or one error that lists those of a sweep."""
-        if not self.failures:
-            return
-        if not self.is_sweep:
-            raise self.failures[0].error
-        lines = [
-            f"\n  {os.path.relpath(f.folder)} ({' '.join(f.overrides)}): "
-            f"{'' if isinstance(f.error, EdjeError) else type(f.error).__name__ + ': '}{f.error}"
-            for f in self.failures
-        ]
-        raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

@@ -19,6 +19,7 @@ from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
 
+JOB_FILE = "job.json"  # what a sweep's job came to, of one that was refused too
 PACKAGES = (
     "torch",
     "lightning",
@@ -58,15 +59,15 @@ def create_run_folder(
     Raises:
         EdjeError: the folder holds something already, and is not being resumed.
     """
-    if not resumed and folder.is_dir() and any(folder.iterdir()):
+    held = [path for path in folder.glob("*") if not path.match("error*.txt")]
+    if not resumed and {path.name for path in held} - {JOB_FILE}:
         raise EdjeError(
-            f"Run folder {folder}: it holds {len(list(folder.iterdir()))} entries already, "
+            f"Run folder {folder}: it holds {len(held)} entries already, "
             "expected a new or empty one. Leave hydra.run.dir out to get a new folder, or continue "
             f"that run with resume={folder}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for error in folder.glob("error*.txt"):
-        error.unlink()
+    forget_failure(folder)
     config, text = folder / "config.yaml", own_text(cfg)
     if config.exists() and config.read_text(encoding="utf-8") != text:
         config.rename(unused(config))
@@ -126,6 +127,12 @@ def record_failure(folder: Path, error: BaseException, name: str = "error.txt") 
         text = "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what an earlier attempt left of its failure."""
+    for error in folder.glob("error*.txt"):
+        error.unlink()
 
 
 def environment() -> dict[str, Any]:
