@@ -8,11 +8,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -42,13 +43,14 @@ from edje.config.run_folder import (
     record_failure,
 )
 from edje.config.saved import from_text
-from edje.config.sweep_jobs import SweepJob, SweepJobs, SweepStart, one_line, record_job
+from edje.config.sweep_jobs import SweepJobs, SweepStart, one_line, record_job
 from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, joined_run, own_rank
 
 log = logging.getLogger(__name__)
+SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
 
@@ -102,11 +104,10 @@ def run(arguments: list[str]) -> None:
             stop_talking()
         except Exception as error:  # of composing or of a launcher: a job keeps its own
             raise ended(SweepStart.begun, error, conf) from error
-    if SweepStart.begun is None:
-        if job.failure is not None:
-            raise job.failure
-    elif jobs := SweepStart.begun.unfinished():
-        raise EdjeError(failed(jobs))
+    if SweepStart.begun is not None:
+        end_sweep(SweepStart.begun)
+    elif job.failure is not None:
+        raise job.failure
 
 
 def take_part(folder: Path) -> None:
@@ -151,14 +152,25 @@ def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
         told = explained(error, conf)
     else:
         told = EdjeError(f"The sweep was ended: {one_line(error)}")
-    jobs = sweep.unfinished() if sweep else []
-    return EdjeError(f"{failed(jobs)}\n{told}") if jobs else told
+    try:
+        if sweep is not None and sweep.has_jobs():
+            end_sweep(sweep)
+    except EdjeError as failures:
+        return EdjeError(f"{failures}\n{told}")
+    return told
 
 
-def failed(jobs: Sequence[SweepJob]) -> str:
-    """The failed jobs of a sweep, a line for each."""
-    lines = "".join(f"\n  {job}" for job in jobs)
-    return f"{len(jobs)} of the sweep's jobs failed (see error.txt):{lines}"
+def end_sweep(sweep: SweepJobs) -> None:
+    """Show the table of a sweep, and then its failed jobs, a line for each.
+
+    Raises:
+        EdjeError: a job failed.
+    """
+    importlib.import_module(SWEEP_REPORT).report(sweep.folder)
+    jobs = sweep.unfinished()
+    if jobs:
+        lines = "".join(f"\n  {job}" for job in jobs)
+        raise EdjeError(f"{len(jobs)} of the sweep's jobs failed (see error.txt):{lines}")
 
 
 class StoppedError(BaseException):
@@ -182,6 +194,13 @@ class Job:
         """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
         register_resolvers()  # for a process that a launcher has started
         hydra_cfg = HydraConfig.get()
+        figure = self.figure(cfg, hydra_cfg)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            importlib.import_module(SWEEP_REPORT).update(Path(hydra_cfg.sweep.dir))
+        return figure
+
+    def figure(self, cfg: DictConfig, hydra_cfg: HydraConf) -> float | None:
+        """As above; the job's folder alone is written into."""
         is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
         folder = Path(hydra_cfg.runtime.output_dir)
         overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]

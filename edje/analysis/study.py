@@ -164,13 +164,13 @@ def _row(choice: Choice, reference: Choice) -> dict[str, object]:
 
 def _choice(axis: str, name: str, runs: list[tuple[int, Path]]) -> Choice:
     recall: dict[Direction, np.ndarray] = {
-        way: np.stack([_recall_of_images(folder, way) for _, folder in runs]) for way in DIRECTIONS
+        way: np.stack([recall_of_images(folder, way) for _, folder in runs]) for way in DIRECTIONS
     }
     seeds, folders = zip(*runs, strict=True)
     return Choice(axis, name, folders, seeds, recall)
 
 
-def _recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
+def recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
     """R@1 of every image's queries in percent, by image id."""
     lists = read_lists(folder)[direction]
     ranks = first_hit_ranks(lists.reranked.final, lists.reranked.first.relevant)

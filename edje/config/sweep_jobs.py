@@ -59,9 +59,15 @@ class SweepJobs:
 
     def unfinished(self) -> list[SweepJob]:
         """The jobs that failed or were stopped, by the order of their numbers."""
-        touched = [path for path, stamp in self._stamps() if self.before.get(path) != stamp]
-        jobs = map(read_job, sorted(touched, key=_natural))
+        jobs = map(read_job, sorted(self._touched(), key=_natural))
         return [job for job in jobs if job.state != "done"]
+
+    def has_jobs(self) -> bool:
+        """Whether this command has begun a job."""
+        return any(self._touched())
+
+    def _touched(self) -> list[Path]:
+        return [path for path, stamp in self._stamps() if self.before.get(path) != stamp]
 
     def _stamps(self) -> Iterator[tuple[Path, tuple[int, int]]]:
         for parent, folders, files in os.walk(self.folder):
