@@ -41,6 +41,7 @@ from edje.config.run_folder import (
     holds_run_of,
     logging_into,
     record_failure,
+    refuse_other_run,
 )
 from edje.config.saved import from_text
 from edje.config.sweep_jobs import SweepJobs, SweepStart, one_line, record_job
@@ -214,6 +215,8 @@ class Job:
                 forget_failure(folder)
                 record_job(folder, overrides, "done")
                 return known
+            if is_sweep and not again:
+                refuse_other_run(cfg, folder)
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
             if is_sweep:

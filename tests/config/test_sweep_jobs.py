@@ -101,6 +101,41 @@ def test_what_failed_under_an_earlier_command_is_not_this_ones(
     assert not Path("runs/seeds/1/error.txt").exists()
 
 
+def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_differs(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"t2i": {"reranked": {"recall@1": {"value": 51.5}}, "first_stage": {}}}
+    assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
+    for job in "01":
+        Path(f"runs/seeds/{job}/metrics.json").write_text(json.dumps(figures))
+    capsys.readouterr()
+    changes = ("adapter.num_tokens=16", "trainer.max_steps=9")
+    assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds", *changes) == 1
+    first, second = capsys.readouterr().err.splitlines()[1:]
+    assert "with adapter.num_tokens=4 where this job has adapter.num_tokens=16 (and 1 m" in first
+    assert "hydra.sweep.dir=<folder> or name=<name>" in second
+    assert len(tasks) == 2
+    assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
+
+
+def test_what_the_command_line_sweeps_takes_the_place_of_a_files_values(
+    command: Command, conf: Path, tasks: Calls
+) -> None:
+    text = (ROOT / "conf" / "sweep" / "tokens.yaml").read_text()
+    write_yaml(conf / "sweep" / "tokens.yaml", text)
+    assert command("+sweep=tokens", "adapter.num_tokens=32") == 0
+    assert command("-m", "+sweep=tokens", "adapter.num_tokens=32,64", "seed=5,6") == 1  # 0/: seed 0
+    assert command("-m", "+sweep=tokens", "adapter.num_tokens=32,64", "seed=0,6", "name=x") == 0
+    done = [(folder.parts[-3:], cfg.seed, cfg.adapter.num_tokens) for cfg, folder in tasks]
+    assert done[0] == (("shapes", "tokens", "0"), 0, 32)
+    assert done[-4:] == [
+        (("x", "tokens", "0"), 0, 32),
+        (("x", "tokens", "1"), 0, 64),
+        (("x", "tokens", "2"), 6, 32),
+        (("x", "tokens", "3"), 6, 64),
+    ]
+
+
 def test_what_ends_the_launcher_itself_is_told_after_its_failed_jobs(
     command: Command,
     basic: type[Launcher],

@@ -316,6 +316,25 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     assert sorted(p.stat().st_mtime_ns for p in root.glob("sweep/*/metrics.json")) == before
 
 
+def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
+    world, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    fixed = ("adapter.num_tokens", "hydra.sweep.dir")
+    own = [line for line in world if not line.startswith(fixed)]
+    sweep = ["-m", "+sweep=tokens", *with_changes(own, "trainer.max_steps=1")]
+    run([*sweep, "adapter.num_tokens=2,3"])
+    folder = Path("runs/tiny/tokens")
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert len(first) == 2
+    run([*sweep, "adapter.num_tokens=2,3", "seed=0,1"])
+    table = load_runs(folder)
+    assert list(table["adapter.num_tokens"]) == [2, 3, 2, 3] and list(table["seed"]) == [0, 0, 1, 1]
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    summed_up = capsys.readouterr().out.splitlines()[-10:]
+    assert sum(line.startswith("mean") for line in summed_up) == 2
+
+
 def test_a_sweep_given_again_continues_the_job_that_was_killed(world, tmp_path):
     sweep = ["-m", *with_changes(world, "trainer.max_steps=1,2", f"hydra.sweep.dir={tmp_path}")]
     run(sweep)
