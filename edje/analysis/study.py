@@ -132,6 +132,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
         panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         labels = [fill_text(choice.replace(",", ", "), 48) for choice in table["choice"]]
         panel.set_yticks(places, labels, color=INK)
+        panel.set_ylim(places.min() - 0.6, places.max() + 0.6)  # whole markers, few as they may be
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)
         panel.grid(axis="x")

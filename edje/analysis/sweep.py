@@ -125,7 +125,7 @@ def sweep_summary(table: pd.DataFrame) -> Group:
         shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
     means = ", and seeds in the means" if pooled_before else ""
     foot = Text(f"percent · brackets: 95% bootstrap over images{means}", style="dim")
-    return Group(shown, Text(), foot)
+    return Group(Text(), shown, Text(), foot)
 
 
 def swept_keys(table: pd.DataFrame) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -58,9 +58,14 @@ class SweepJobs:
         self.before = dict(self._stamps())
 
     def unfinished(self) -> list[SweepJob]:
-        """The jobs that failed or were stopped, by the order of their numbers."""
-        jobs = map(read_job, sorted(self._touched(), key=_natural))
-        return [job for job in jobs if job.state != "done"]
+        """The jobs that failed or were stopped, in order, with the overrides that not all share."""
+        jobs = [read_job(path) for path in sorted(self._touched(), key=_natural)]
+        shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs[1:] else set()
+        return [
+            replace(job, overrides=[text for text in job.overrides if text not in shared])
+            for job in jobs
+            if job.state != "done"
+        ]
 
     def has_jobs(self) -> bool:
         """Whether this command has begun a job."""

@@ -1,5 +1,7 @@
 """What a sweep comes to: sweep.csv and a plot in its folder, and one table at its end."""
 
+import logging
+import os
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +11,8 @@ from edje.analysis.style import RC
 from edje.analysis.sweep import sweep_plot, sweep_summary, sweep_table
 from edje.durable import new_file
 from edje.tasks.console import show
+
+log = logging.getLogger(__name__)
 
 
 def update(folder: Path) -> None:
@@ -31,3 +35,4 @@ def report(folder: Path) -> None:
     table = sweep_table(folder)
     if table["t2i"].notna().any():
         show(sweep_summary(table))
+        log.info("%s", os.path.relpath(folder))

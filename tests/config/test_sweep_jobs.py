@@ -51,7 +51,8 @@ def copies(basic: type[Launcher], monkeypatch: pytest.MonkeyPatch) -> list[objec
 def test_the_last_lines_name_the_failed_jobs_of_any_launcher(
     command: Command, copies: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("-m", "seed=1,13,14,x", "hydra.sweep.dir=runs/seeds") == 1
+    given = ("seed=1,13,14,x", "adapter.num_tokens=8", "hydra.sweep.dir=runs/seeds")
+    assert command("-m", *given) == 1  # the number of tokens is every job's, and not repeated
     assert capsys.readouterr().err.splitlines() == [
         "Error: 3 of the sweep's jobs failed (see error.txt):",
         "  runs/seeds/1 (seed=13): seed=13: unlucky. Take another.",

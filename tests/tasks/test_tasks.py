@@ -304,7 +304,7 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     kept = pd.read_csv(root / "sweep" / "sweep.csv", dtype={"run": str})
     assert list(kept["run"]) == list(table["run"]) and list(kept) == list(table)
     assert (root / "sweep" / "sweep.png").stat().st_size > 0
-    summed_up = capsys.readouterr().out.splitlines()[-10:]
+    summed_up = capsys.readouterr().out.splitlines()[-11:]
     assert summed_up[0].split()[:3] == ["job", "num_tokens", "seed"]
     assert [line.split()[0] for line in summed_up[1:5]] == ["0", "1", "2", "3"]
     assert [line.split()[:4] for line in summed_up[6:8]] == [
@@ -312,7 +312,7 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     ]  # fmt: skip
     before = sorted(path.stat().st_mtime_ns for path in root.glob("sweep/*/metrics.json"))
     run(sweep)  # given again it measures nothing, and says the same
-    assert capsys.readouterr().out.splitlines()[-10:] == summed_up
+    assert capsys.readouterr().out.splitlines()[-11:] == summed_up
     assert sorted(p.stat().st_mtime_ns for p in root.glob("sweep/*/metrics.json")) == before
 
 
@@ -331,7 +331,7 @@ def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
     table = load_runs(folder)
     assert list(table["adapter.num_tokens"]) == [2, 3, 2, 3] and list(table["seed"]) == [0, 0, 1, 1]
     assert {path: path.stat().st_mtime_ns for path in first} == first
-    summed_up = capsys.readouterr().out.splitlines()[-10:]
+    summed_up = capsys.readouterr().out.splitlines()[-11:]
     assert sum(line.startswith("mean") for line in summed_up) == 2
 
 
