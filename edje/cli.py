@@ -10,16 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from edje.config.choices import check_choices
-from edje.config.composition import explained, own_words
+from edje.config.composition import explained, is_of_composing, own_words
 from edje.config.continued import (
     TASKS_ON_CHECKPOINT,
     config_for_checkpoint,
@@ -37,11 +37,14 @@ from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
     figure_of,
+    forget_failure,
     holds_run_of,
     logging_into,
     record_failure,
+    refuse_other_run,
 )
 from edje.config.saved import from_text
+from edje.config.sweep_jobs import SweepJobs, SweepStart, one_line, record_job
 from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
@@ -49,6 +52,7 @@ from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched
 
 log = logging.getLogger(__name__)
 SHARED_TASKS = ("run", "train", "backbone")  # all ranks take part; rank 0 alone in any other
+SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
 
@@ -103,16 +107,19 @@ def run(arguments: list[str]) -> None:
             "-m: a sweep starts its jobs itself, and a launcher has started several processes of "
             "it. Start one, or give single runs to the launcher."
         )
-    job = Job([])
+    job, SweepStart.begun = Job(), None
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
     with hydra_arguments(prepared(forced(readable(arguments), conf))):
         try:
             command()
         except BrokenPipeError:  # of what Hydra prints, as `--help | head`
             stop_talking()
-        except Exception as error:  # of composing: those of a job are kept by the job
-            raise explained(error, conf) from error
-    job.raise_failures()
+        except Exception as error:  # of composing or of a launcher: a job keeps its own
+            raise ended(SweepStart.begun, error, conf) from error
+    if SweepStart.begun is not None:
+        end_sweep(SweepStart.begun)
+    elif job.failure is not None:
+        raise job.failure
 
 
 def named_run(process: Launched) -> Path | None:
@@ -184,78 +191,105 @@ def prepared(arguments: list[str]) -> list[str]:
     return arguments
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed."""
+def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
+    """What ended Hydra, after the failed jobs of the sweep that it ended."""
+    if sweep is None or is_of_composing(error):
+        told = explained(error, conf)
+    else:
+        told = EdjeError(f"The sweep was ended: {one_line(error)}")
+    try:
+        if sweep is not None and sweep.has_jobs():
+            end_sweep(sweep)
+    except EdjeError as failures:
+        return EdjeError(f"{failures}\n{told}")
+    return told
 
-    folder: Path
-    overrides: list[str]
-    error: Exception
+
+def end_sweep(sweep: SweepJobs) -> None:
+    """Show the table of a sweep, and then its failed jobs, a line for each.
+
+    Raises:
+        EdjeError: a job failed.
+    """
+    importlib.import_module(SWEEP_REPORT).report(sweep.folder)
+    jobs = sweep.unfinished()
+    if jobs:
+        lines = "".join(f"\n  {job}" for job in jobs)
+        raise EdjeError(f"{len(jobs)} of the sweep's jobs failed (see error.txt):{lines}")
 
 
 class StoppedError(BaseException):
     """Carries an interrupted training past Hydra's job runner, which catches any Exception."""
 
     def __init__(self, interruption: TrainingInterrupted):
-        super().__init__(str(interruption))
+        super().__init__(interruption)  # which is what another process is told by
         self.interruption = interruption
 
 
 class Job:
-    """What Hydra calls for each composed configuration; failures are kept for the end."""
+    """What Hydra calls for each composed configuration, those of a sweep in whatever process.
+
+    A sweep's job is known by what it leaves in its folder; of a single run, `failure` is kept.
+    """
 
     has_told = False  # whether the other ranks of a launcher know of this run's folder
 
-    def __init__(self, failures: list[Failure]):
-        self.failures = failures
-        self.is_sweep = False
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
+        register_resolvers()  # for a process that a launcher has started
         hydra_cfg = HydraConfig.get()
-        self.is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
+        figure = self.figure(cfg, hydra_cfg)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            importlib.import_module(SWEEP_REPORT).update(Path(hydra_cfg.sweep.dir))
+        return figure
+
+    def figure(self, cfg: DictConfig, hydra_cfg: HydraConf) -> float | None:
+        """As above; the job's folder alone is written into."""
+        is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
         folder = Path(hydra_cfg.runtime.output_dir)
         overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
-        is_ours = self.is_sweep  # the folder, to write into
+        is_ours = is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
             # The command of a sweep was given again: its jobs go on from where they stopped.
-            again = self.is_sweep and holds_run_of(cfg, folder)
+            again = is_sweep and holds_run_of(cfg, folder)
             if again and (known := figure_of(folder)) is not None:
                 log.info("%s: finished before", os.path.relpath(folder))
+                forget_failure(folder)
+                record_job(folder, overrides, "done")
                 return known
+            if is_sweep and not again:
+                refuse_other_run(cfg, folder)
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
             tell_others(folder, cfg)
+            if is_sweep:
+                record_job(folder, overrides, "running")
             with logging_into(folder):
                 figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
         except TrainingInterrupted as interruption:
+            if is_sweep:
+                record_job(folder, overrides, "stopped", interruption)
             raise StoppedError(interruption) from interruption
         except Exception as wrapped:
             error = own_words(wrapped)
-            self.failures.append(Failure(folder, overrides, error))
             if is_ours:
                 record_failure(folder, error)
-            if self.is_sweep:
+            if is_sweep:
+                record_job(folder, overrides, "failed", error)
                 log.error("Failed, see %s", os.path.relpath(folder / "error.txt"))
-            elif not any(folder.iterdir()):
+                return float("nan")
+            self.failure = error
+            if not any(folder.iterdir()):
                 folder.rmdir()
             return float("nan")
+        if is_sweep:
+            record_job(folder, overrides, "done")
         log.info("%s", os.path.relpath(folder))
         return figure
-
-    def raise_failures(self) -> None:
-        """Raise the one failure of a single run, or one error that lists those of a sweep."""
-        if not self.failures:
-            return
-        if not self.is_sweep:
-            raise self.failures[0].error
-        lines = [
-            f"\n  {os.path.relpath(f.folder)} ({' '.join(f.overrides)}): "
-            f"{'' if isinstance(f.error, EdjeError) else type(f.error).__name__ + ': '}{f.error}"
-            for f in self.failures
-        ]
-        raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

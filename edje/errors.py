@@ -14,5 +14,9 @@ class TrainingInterrupted(Exception):
 
     def __init__(self, signal_number: int, resume_command: str):
         super().__init__(f"Interrupted; a checkpoint is written. Continue with: {resume_command}")
+        self.signal_number = signal_number
         self.resume_command = resume_command
         self.exit_status = 128 + signal_number
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        return type(self), (self.signal_number, self.resume_command)

@@ -12,6 +12,7 @@ from edje.analysis.recall import recall_bars
 from edje.analysis.runs import load_runs, read_metrics
 from edje.analysis.speed import recall_against_latency
 from edje.analysis.study import bracketed, study_plot, study_table
+from edje.analysis.sweep import sweep_plot, sweep_table
 from edje.analysis.table import metrics_table
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
@@ -38,4 +39,6 @@ __all__ = [
     "save_plots",
     "study_plot",
     "study_table",
+    "sweep_plot",
+    "sweep_table",
 ]

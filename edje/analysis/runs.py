@@ -13,8 +13,11 @@ import yaml
 from edje.errors import EdjeError
 from edje.renames import LATER_KEYS, present_configuration
 
-RUN_FILES = frozenset({"config.yaml", "overrides.yaml", "environment.json", "metrics.json"})
 ERROR_FILE = "error.txt"
+JOB_FILE = "job.json"  # of a sweep's jobs, those too that were refused before they began
+RUN_FILES = frozenset(
+    {"config.yaml", "overrides.yaml", "environment.json", "metrics.json", ERROR_FILE, JOB_FILE}
+)
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -94,16 +97,17 @@ def _row(run: Path, root: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     status, message = "incomplete", ""
+    finished = (run / "metrics.json").is_file()
     try:
-        config = _read_config(run)
-        if (run / "metrics.json").is_file():
-            metrics = read_metrics(run)
-            status = "done"
-        elif (run / ERROR_FILE).is_file():
+        if not finished and (run / ERROR_FILE).is_file():
             status = "failed"
             message = (run / ERROR_FILE).read_text(encoding="utf-8").strip()
+        config = _read_config(run)
+        if finished:
+            metrics = read_metrics(run)
+            status = "done"
     except (EdjeError, OSError, UnicodeDecodeError) as error:
-        message = str(error)
+        message = message or str(error)
     name = run.relative_to(root).as_posix()
     head = {"run": run.name if name == "." else name, "status": status, "message": message}
     return {**head, **_flatten(config), **_flatten(metrics)}

@@ -47,6 +47,11 @@ def own_words(error: Exception) -> Exception:
     return error
 
 
+def is_of_composing(error: Exception) -> bool:
+    """Whether an error is Hydra's about a command line or a file, and not a launcher's."""
+    return isinstance(error, OSError | HydraException | OmegaConfBaseException | yaml.YAMLError)
+
+
 def explained(error: Exception, conf: Path) -> EdjeError:
     """A composition error as the user's mistake that it is: what, where, and the nearest name."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -123,7 +128,8 @@ def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) 
         return EdjeError(said)
     files = (file.relative_to(conf / group) for file in (conf / group).rglob("*.yaml"))
     options = sorted({file.with_suffix("").as_posix() for file in files} | {*(found or ())})
-    close = get_close_matches(option, options, n=1, cutoff=0.5)
+    plugins = PLUGINS if group in ("hydra/launcher", "hydra/sweeper") else ()
+    close = get_close_matches(option, [*options, *plugins], n=1, cutoff=0.5)
     hint = f" Did you mean {group}={close[0]}?" if close else ""
     known = ", ".join(options) or "none"
     return EdjeError(f"{group}={option}: no such option. The options of {group}: {known}.{hint}")

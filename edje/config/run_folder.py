@@ -21,6 +21,7 @@ from edje.errors import EdjeError
 from edje.parallel.environment import launched
 from edje.renames import LATER_KEYS
 
+JOB_FILE = "job.json"  # what a sweep's job came to, of one that was refused too
 PACKAGES = (
     "torch",
     "lightning",
@@ -60,15 +61,15 @@ def create_run_folder(
     Raises:
         EdjeError: the folder holds something already, and is not being resumed.
     """
-    if not resumed and folder.is_dir() and any(folder.iterdir()):
+    held = [path for path in folder.glob("*") if not path.match("error*.txt")]
+    if not resumed and {path.name for path in held} - {JOB_FILE}:
         raise EdjeError(
-            f"Run folder {folder}: it holds {len(list(folder.iterdir()))} entries already, "
+            f"Run folder {folder}: it holds {len(held)} entries already, "
             "expected a new or empty one. Leave hydra.run.dir out to get a new folder, or continue "
             f"that run with resume={folder}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for error in folder.glob("error*.txt"):
-        error.unlink()
+    forget_failure(folder)
     config, text = folder / "config.yaml", own_text(cfg)
     if config.exists() and config.read_text(encoding="utf-8") != text:
         config.rename(unused(config))
@@ -86,15 +87,47 @@ def own_text(cfg: DictConfig) -> str:
 
 def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
     """Whether a folder holds a run of this very configuration, finished or not."""
-    config = folder / "config.yaml"
-    if not config.is_file():
+    if not (folder / "config.yaml").is_file():
         return False
-    stored, own = (
-        OmegaConf.to_container(from_text(text, str(config)))
-        for text in (config.read_text(encoding="utf-8"), own_text(cfg))
-    )
+    stored, own = stored_and_own(cfg, folder)
+    return stored == own  # an earlier version's is the same under its former names
+
+
+def refuse_other_run(cfg: DictConfig, folder: Path) -> None:
+    """Leave a job's folder alone where it holds a run of another configuration.
+
+    Raises:
+        EdjeError: it does; says in what they differ.
+    """
+    if not (folder / "config.yaml").is_file():
+        return
+    stored, own = stored_and_own(cfg, folder)
+    changed = [key for key in stored | own if stored.get(key) != own.get(key)]
+    if changed:
+        key, more = changed[0], f" (and {len(changed) - 1} more)" if changed[1:] else ""
+        raise EdjeError(
+            f"Run folder {folder}: it holds another run, with {key}={stored.get(key)} where this "
+            f"job has {key}={own.get(key)}{more}. Give this sweep a folder of its own with "
+            "hydra.sweep.dir=<folder> or name=<name>."
+        )
+
+
+def stored_and_own(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of the run in a folder and of a configuration, by their full keys."""
+    path = folder / "config.yaml"
+    texts = (path.read_text(encoding="utf-8"), own_text(cfg))
+    stored, own = (OmegaConf.to_container(from_text(text, str(path))) for text in texts)
     assert isinstance(stored, dict)
-    return {**LATER_KEYS, **stored} == own  # an earlier version's is so under its former names
+    return dict(leaves("", {**LATER_KEYS, **stored})), dict(leaves("", own))
+
+
+def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Full key and value of all that is no mapping, or an empty one."""
+    if isinstance(node, dict) and node:
+        for name, inner in node.items():
+            yield from leaves(f"{key}.{name}" if key else str(name), inner)
+    else:
+        yield key, node
 
 
 def figure_of(folder: Path) -> float | None:
@@ -129,6 +162,12 @@ def record_failure(folder: Path, error: BaseException, name: str = "error.txt") 
         text = "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what an earlier attempt left of its failure."""
+    for error in folder.glob("error*.txt"):
+        error.unlink()
 
 
 def environment() -> dict[str, Any]:

@@ -106,6 +106,8 @@ def test_the_plot_has_a_line_per_choice(sweep: Path) -> None:
         "adapter=local", "adapter=kmeans", "adapter=pruning"
     ]  # fmt: skip
     assert panel.get_title(loc="left") == "Kinds"
+    low, high = panel.get_ylim()
+    assert low < min(panel.get_yticks()) - 0.5 and high > max(panel.get_yticks()) + 0.5
 
 
 def test_runs_of_earlier_versions_are_the_same_choices(

@@ -9,7 +9,10 @@ from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from edje.config.choices import misfits
 from edje.config.locations import conf_folder, register_resolvers
@@ -80,6 +83,25 @@ def test_a_misspelt_figure_of_a_label_is_told() -> None:
         cfg = compose("run", ["paper=tokens_64", "+paper.t2i_r2=80.0"])
     (problem,) = problems_of(cfg)
     assert "paper" in str(problem) and "t2i_r1" in str(problem)
+
+
+@pytest.mark.parametrize("sweep", [option for group, option in OPTIONS if group == "sweep"])
+def test_the_jobs_of_a_sweep_file_compose_with_the_shapes_and_lie_in_a_folder_of_its_name(
+    sweep: str,
+) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = ["experiment=shapes", f"+sweep={sweep}"]
+        hydra = compose("run", chosen, return_hydra_config=True).hydra
+        assert (hydra.mode, hydra.sweep.dir) == (RunMode.MULTIRUN, f"runs/shapes/{sweep}")
+        assert next(iter(hydra.sweeper.params)) == "++seed"  # the outermost
+        params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+        parsed = OverridesParser.create().parse_overrides(params)
+        ((first, second, *others),) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        jobs = [compose("run", [*chosen, *job]) for job in (first, second, *others)]
+    assert len({OmegaConf.to_yaml(cfg) for cfg in jobs}) == len(jobs)
+    for cfg in jobs:
+        assert not problems_of(cfg), "\n".join(map(str, problems_of(cfg)))
 
 
 def test_every_group_is_a_root_key_and_explained_by_help() -> None:

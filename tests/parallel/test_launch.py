@@ -64,7 +64,8 @@ def test_a_sweep_of_two_processes_makes_one_run_of_each_job(world, tmp_path):
     assert status == 0, complained
     assert "Traceback" not in complained and "warning" not in complained.lower()
     assert said.count("ceiling: recall of") == 2 and said.count("step 4: dev/t2i_recall@1") == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "multirun.yaml"}
+    summed_up = {"sweep.csv", "sweep.png", "multirun.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", *summed_up}
     assert list(load_runs(tmp_path)["status"]) == ["done", "done"]
     for folder in (tmp_path / "0", tmp_path / "1"):
         assert json.loads((folder / "metrics.json").read_text())["num_images"] == 8

@@ -304,13 +304,50 @@ def test_two_processes_evaluate_to_the_lists_and_metrics_of_one(world, root, tmp
     assert metrics[0] == metrics[1]
 
 
-def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root):
-    run(["-m", *with_changes(world, "adapter.num_tokens=2,4", "seed=0,1", "trainer.max_steps=1")])
+def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
+    sweep = [
+        "-m",
+        *with_changes(world, "seed=0,1", "adapter.num_tokens=2,4", "trainer.max_steps=1"),
+    ]
+    capsys.readouterr()
+    run(sweep)
     table = load_runs(root / "sweep")
     assert len(table) == 4 and set(table["status"]) == {"done"}
     pairs = zip(table["adapter.num_tokens"], table["seed"], strict=True)
     assert set(pairs) == {(2, 0), (2, 1), (4, 0), (4, 1)}
     assert table["t2i.reranked.recall@1"].notna().all()
+    kept = pd.read_csv(root / "sweep" / "sweep.csv", dtype={"run": str})
+    assert list(kept["run"]) == list(table["run"]) and list(kept) == list(table)
+    assert (root / "sweep" / "sweep.png").stat().st_size > 0
+    summed_up = capsys.readouterr().out.splitlines()[-11:]
+    assert summed_up[0].split()[:3] == ["job", "num_tokens", "seed"]
+    assert [line.split()[0] for line in summed_up[1:5]] == ["0", "1", "2", "3"]
+    assert [line.split()[:4] for line in summed_up[6:8]] == [
+        ["mean", "2", "2", "seeds"], ["mean", "4", "2", "seeds"]
+    ]  # fmt: skip
+    before = sorted(path.stat().st_mtime_ns for path in root.glob("sweep/*/metrics.json"))
+    run(sweep)  # given again it measures nothing, and says the same
+    assert capsys.readouterr().out.splitlines()[-11:] == summed_up
+    assert sorted(p.stat().st_mtime_ns for p in root.glob("sweep/*/metrics.json")) == before
+
+
+def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
+    world, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    fixed = ("adapter.num_tokens", "hydra.sweep.dir")
+    own = [line for line in world if not line.startswith(fixed)]
+    sweep = ["-m", "+sweep=tokens", *with_changes(own, "trainer.max_steps=1")]
+    run([*sweep, "adapter.num_tokens=2,3"])
+    folder = Path("runs/tiny/tokens")
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert len(first) == 2
+    run([*sweep, "adapter.num_tokens=2,3", "seed=0,1"])
+    table = load_runs(folder)
+    assert list(table["adapter.num_tokens"]) == [2, 3, 2, 3] and list(table["seed"]) == [0, 0, 1, 1]
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    summed_up = capsys.readouterr().out.splitlines()[-11:]
+    assert sum(line.startswith("mean") for line in summed_up) == 2
 
 
 def test_a_sweep_given_again_continues_the_job_that_was_killed(world, tmp_path):

@@ -1,0 +1,188 @@
+"""A sweep as one table: a row per job, pooled rows over seeds, the best marked."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from edje.analysis.runs import JOB_FILE, RUN_FILES, load_runs
+from edje.analysis.study import recall_of_images, resampled, study_plot
+from edje.analysis.table import DIRECTIONS as NAMES
+from edje.errors import EdjeError
+from edje.records import DIRECTIONS
+from edje.renames import present_override
+
+POOLED = "mean"  # the job of a pooled row
+ENDS = ("", ".low", ".high")
+OF_MEASUREMENT = ("dataset", "split", "num_images")  # what figures must share to be compared
+
+
+def sweep_table(folder: str | Path) -> pd.DataFrame:
+    """A row per job of a sweep's folder, in their order, then one per choice of several seeds.
+
+    Columns: `job` (its folder below `folder`; "mean" in a pooled row), `status` (done, failed,
+    stopped, running or incomplete), the swept keys with their values as text, `seeds` (how many a
+    row stands for), `t2i`, `t2i.low`, `t2i.high` and likewise `i2t`: R@1 in percent, reranked
+    where the job reranks; `best`, and `message`, one line that says why a job failed. The swept
+    keys are those whose overrides differ between the jobs. The interval of a job is that of its
+    metrics.json; a pooled one is a 95% bootstrap over images and seeds together. `best` has the
+    highest `t2i` of all choices, a choice of several seeds by its pooled row; jobs that measured
+    on different images have a best each.
+
+    Raises:
+        EdjeError: `folder` does not exist, or is a run folder itself.
+    """
+    root = Path(folder)
+    runs = load_runs(root)
+    if any((root / name).exists() for name in RUN_FILES):
+        raise EdjeError(f"{root} is a run folder. Give the folder of a sweep, which holds several.")
+    jobs = [_job(root / run["run"], run) for run in runs.to_dict("records")]
+    given = [job.pop("overrides") for job in jobs]
+    swept = [
+        key
+        for key in dict.fromkeys(key for overrides in given for key in overrides)
+        if len({overrides.get(key) for overrides in given}) > 1
+    ]
+    swept.sort(key=lambda key: key == "seed")  # the seed last
+    rows = [
+        {"job": job["job"], "status": job["status"]}
+        | {key: overrides.get(key, "") for key in swept}
+        | {"seeds": 1, **job}
+        for job, overrides in zip(jobs, given, strict=True)
+    ]
+    figures = [f"{way}{end}" for way in DIRECTIONS for end in ENDS]
+    columns = ["job", "status", *swept, "seeds", *figures, "best", "message"]
+    chosen: dict[tuple[str, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        if pd.notna(row.get("t2i")):
+            choice = tuple(row[key] for key in swept if key != "seed")
+            chosen.setdefault((*row["measured"], *choice), []).append(number)
+    pooled = {c: _pooled(root, [rows[n] for n in of]) for c, of in chosen.items() if len(of) > 1}
+    table = pd.DataFrame([*rows, *pooled.values()]).reindex(columns=columns)
+    table["best"] = False
+    places = dict(zip(pooled, range(len(rows), len(table)), strict=True))
+    for measured in {choice[: len(OF_MEASUREMENT)] for choice in chosen}:
+        of = [places.get(c, chosen[c][0]) for c in chosen if c[: len(OF_MEASUREMENT)] == measured]
+        table.loc[table.loc[of, "t2i"].astype(float).idxmax(), "best"] = True
+    return table
+
+
+def sweep_plot(table: pd.DataFrame, title: str) -> Figure:
+    """t2i R@1 of every choice of `sweep_table`'s with its interval; dashed, the best.
+
+    Raises:
+        EdjeError: no job has a figure.
+    """
+    swept = swept_keys(table)
+    chosen = table[table["t2i"].notna()]
+    if chosen.empty:
+        raise EdjeError(f"No job of {title} has a recall to draw.")
+    shared = [key for key in swept if key != "seed"]
+    pooled = {tuple(row[shared]) for _, row in chosen[chosen["seeds"] > 1].iterrows()}
+    whole = [row["seeds"] > 1 or tuple(row[shared]) not in pooled for _, row in chosen.iterrows()]
+    drawn = chosen[whole].copy()
+    drawn["choice"] = [
+        " ".join(f"{key}={row[key]}" for key in shared if row[key] != "") or row["job"]
+        for _, row in drawn.iterrows()
+    ]
+    drawn["axis"] = title
+    drawn["t2i.diff"] = np.where(drawn["best"], np.nan, 0.0)
+    return study_plot(drawn, title)
+
+
+def sweep_summary(table: pd.DataFrame) -> Group:
+    """The table of a sweep for the console: a pooled row where there are several seeds."""
+    swept = swept_keys(table)
+    shown = Table(box=None, pad_edge=False, padding=(0, 1))
+    shown.add_column("job", style="dim", no_wrap=True)
+    for name in _short(swept):
+        shown.add_column(Text(name), overflow="fold", justify="right")
+    for name in NAMES.values():
+        shown.add_column(Text(f"{name} R@1"), no_wrap=True)
+    shown.add_column(no_wrap=True)
+    pooled_before = False
+    for _, row in table.iterrows():
+        if row["job"] == POOLED and not pooled_before:
+            shown.add_section()
+            shown.add_row()
+            pooled_before = True
+        values = [str(row[key]) for key in swept]
+        if row["job"] == POOLED and "seed" in swept:
+            values[swept.index("seed")] = f"{row['seeds']} seeds"
+        figures = [_cell(row, way) for way in DIRECTIONS]
+        if row["status"] != "done":
+            figures[0] = Text(row["status"], style="red")
+        best = Text("best" if row["best"] else "", style="bold green")
+        style = "bold not dim" if row["best"] else ""
+        shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
+    means = ", and seeds in the means" if pooled_before else ""
+    foot = Text(f"percent · brackets: 95% bootstrap over images{means}", style="dim")
+    return Group(Text(), shown, Text(), foot)
+
+
+def swept_keys(table: pd.DataFrame) -> list[str]:
+    """The swept keys among the columns of `sweep_table`'s table."""
+    names = [str(name) for name in table.columns]
+    return names[names.index("status") + 1 : names.index("seeds")]
+
+
+def _job(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """A job's row, with its overrides and what it was measured on."""
+    state, overrides, message = run["status"], None, run["message"]
+    if (folder / JOB_FILE).is_file():
+        told = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        state, overrides, message = told["state"], told["overrides"], told.get("message", "")
+    elif (folder / "overrides.yaml").is_file():
+        overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+    row = {"job": run["run"], "status": state, "message": " ".join(message.split())}
+    row["overrides"] = _by_key(overrides or [])
+    if state != "done":
+        return row
+    row["measured"] = tuple(str(run.get(key)) for key in OF_MEASUREMENT)
+    for way in DIRECTIONS:
+        stages = [f"{way}.{stage}.recall@1" for stage in ("reranked", "first_stage")]
+        measured = next((name for name in stages if pd.notna(run.get(name))), stages[0])
+        row |= {f"{way}{end}": run.get(f"{measured}{end}", np.nan) for end in ENDS}
+    return row
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """Present keys and values of a job's overrides, but for Hydra's own."""
+    parts = (present_override(text).partition("=") for text in overrides)
+    values = {key.lstrip("+~"): value for key, _, value in parts}
+    return {key: value for key, value in values.items() if not key.startswith("hydra")}
+
+
+def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of jobs that differ in nothing but their seeds."""
+    row = rows[0] | {"job": POOLED, "seeds": len(rows), "message": ""}
+    if "seed" in row:
+        row["seed"] = ""
+    for way in DIRECTIONS:
+        try:
+            recall = np.stack([recall_of_images(root / one["job"], way) for one in rows])
+            ends = resampled(recall, np.random.default_rng(0))
+        except EdjeError:  # lists that were not kept: the mean alone
+            ends = (float(np.mean([one[way] for one in rows])), np.nan, np.nan)
+        row |= {f"{way}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+    return row
+
+
+def _cell(row: pd.Series, way: str) -> Text:
+    value, low, high = (row[f"{way}{end}"] for end in ENDS)
+    text = Text("" if pd.isna(value) else f"{value:5.1f}")
+    return text if pd.isna(low) else text.append(f" [{low:.1f}, {high:.1f}]", style="dim not bold")
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """Last parts of the keys where these tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [one if last.count(one) == 1 else key for key, one in zip(keys, last, strict=True)]

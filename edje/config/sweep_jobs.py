@@ -1,0 +1,108 @@
+"""The jobs of a sweep: each leaves word of itself in its folder, whatever process it runs in."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
+
+from edje.config.overrides import quoted
+from edje.config.run_folder import JOB_FILE, write
+from edje.errors import EdjeError
+
+State = Literal["running", "done", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """What a job's folder says of it: `message`, on one line, is of one that isn't done."""
+
+    folder: Path
+    overrides: Sequence[str]
+    state: State
+    message: str
+
+    def __str__(self) -> str:
+        return f"{os.path.relpath(self.folder)} ({' '.join(self.overrides)}): {self.message}"
+
+
+def record_job(
+    folder: Path, overrides: Sequence[str], state: State, error: BaseException | None = None
+) -> None:
+    """Write a job's state into its folder."""
+    content: dict[str, Any] = {"overrides": list(overrides), "state": state}
+    if error is not None:
+        content["message"] = one_line(error)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / JOB_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, on one line; with its type where that is no user's mistake."""
+    kind = "" if isinstance(error, EdjeError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
+class SweepJobs:
+    """The folder of a sweep, seen before its first job: tells what this command's jobs came to.
+
+    What earlier commands left in it, and this one doesn't touch, is not this command's.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.before = dict(self._stamps())
+
+    def unfinished(self) -> list[SweepJob]:
+        """The jobs that failed or were stopped, in order, with the overrides that not all share."""
+        jobs = [read_job(path) for path in sorted(self._touched(), key=_natural)]
+        shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs[1:] else set()
+        return [
+            replace(job, overrides=[text for text in job.overrides if text not in shared])
+            for job in jobs
+            if job.state != "done"
+        ]
+
+    def has_jobs(self) -> bool:
+        """Whether this command has begun a job."""
+        return any(self._touched())
+
+    def _touched(self) -> list[Path]:
+        return [path for path, stamp in self._stamps() if self.before.get(path) != stamp]
+
+    def _stamps(self) -> Iterator[tuple[Path, tuple[int, int]]]:
+        for parent, folders, files in os.walk(self.folder):
+            if JOB_FILE in files:
+                folders.clear()
+                path = Path(parent) / JOB_FILE
+                status = path.stat()
+                yield path, (status.st_ino, status.st_mtime_ns)
+
+
+def read_job(path: Path) -> SweepJob:
+    """The job that a job.json tells of."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    cut = "it was ended before its end, as by a kill; logs/run.log has its last words"
+    said = content.get("message", cut)
+    return SweepJob(path.parent, content["overrides"], content["state"], said)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in path.parts]
+
+
+class SweepStart(Callback):
+    """What Hydra calls in the user's own process before a sweep, whatever launches its jobs."""
+
+    begun: ClassVar[SweepJobs | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note the sweep's folder, and let every job have it, also one of another `name`."""
+        folder = str(config.hydra.sweep.dir)
+        SweepStart.begun = SweepJobs(Path(folder))
+        with read_write(config), open_dict(config):  # these overrides are every job's
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")

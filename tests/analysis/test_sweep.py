@@ -1,0 +1,122 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from edje.analysis import load_runs, read_metrics, sweep_plot, sweep_table
+from edje.analysis.sweep import sweep_summary
+from edje.errors import EdjeError
+
+JOBS = [("4", 0), ("4", 1), ("8", 0), ("8", 1), ("16", 0)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., dict]) -> Path:
+    """Two choices with two seeds each, a third with one, and two jobs that failed."""
+    root = tmp_path_factory.mktemp("runs") / "tokens"
+    for number, (tokens, seed) in enumerate(JOBS):
+        make_run(root / str(number), seed=seed if tokens == "4" else seed + 2)
+        given = ["experiment=short", f"adapter.num_tokens={tokens}", f"seed={seed}"]
+        (root / str(number) / "overrides.yaml").write_text(yaml.safe_dump(given))
+    failed = root / "5"
+    failed.mkdir()
+    (failed / "error.txt").write_text("out of\nluck\n")
+    job = {"overrides": ["experiment=short", "adapter.num_tokens=16", "seed=1"]}
+    job |= {"state": "failed", "message": "out of luck"}
+    (failed / "job.json").write_text(json.dumps(job))
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> pd.DataFrame:
+    return sweep_table(folder)
+
+
+def test_a_row_per_job_has_the_swept_keys_and_the_figures_of_its_metrics(
+    folder: Path, table: pd.DataFrame
+) -> None:
+    jobs = table[:6]
+    assert jobs["job"].to_list() == ["0", "1", "2", "3", "4", "5"]
+    assert jobs["adapter.num_tokens"].to_list() == ["4", "4", "8", "8", "16", "16"]
+    assert jobs["seed"].to_list() == ["0", "1", "0", "1", "0", "1"]
+    assert "experiment" not in table  # all have the same
+    for way in ("t2i", "i2t"):
+        ends = read_metrics(folder / "2")[way]["reranked"]["recall@1"]
+        assert [jobs[f"{way}{end}"][2] for end in ("", ".low", ".high")] == list(ends.values())
+
+
+def test_a_pooled_row_is_the_mean_over_its_seeds(table: pd.DataFrame) -> None:
+    pooled = table[6:]
+    assert pooled["job"].to_list() == ["mean", "mean"]
+    assert pooled["adapter.num_tokens"].to_list() == ["4", "8"]
+    assert pooled["seeds"].to_list() == [2, 2] and (table["seeds"][:6] == 1).all()
+    assert pooled["t2i"].to_list() == [
+        pytest.approx(table["t2i"][:2].mean()), pytest.approx(table["t2i"][2:4].mean())
+    ]  # fmt: skip
+    assert (pooled["t2i.low"] <= pooled["t2i"]).all() and (
+        pooled["t2i"] <= pooled["t2i.high"]
+    ).all()
+
+
+def test_the_best_choice_is_marked_by_its_mean_and_not_by_its_luckiest_seed(
+    table: pd.DataFrame,
+) -> None:
+    choices = table.loc[[6, 7, 4], "t2i"]
+    assert table["best"].sum() == 1 and table["best"].idxmax() == choices.idxmax()
+
+
+def test_a_failed_job_has_its_keys_and_its_reason_and_no_figure(table: pd.DataFrame) -> None:
+    row = table.iloc[5]
+    assert (row["status"], row["message"]) == ("failed", "out of luck")
+    assert np.isnan(row["t2i"]) and row["adapter.num_tokens"] == "16" and not row["best"]
+
+
+def test_a_job_that_was_refused_before_it_began_is_a_run_that_failed(folder: Path) -> None:
+    runs = load_runs(folder).set_index("run")
+    assert runs.loc["5", "status"] == "failed" and runs.loc["5", "message"] == "out of\nluck"
+
+
+def test_jobs_that_measured_different_images_have_a_best_each(
+    tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    for number, images in enumerate((12, 12, 8)):
+        make_run(tmp_path / "sweep" / str(number), images=images, seed=number)
+        given = yaml.safe_dump([f"data.test_images={images}", f"optim.lr={number}"])
+        (tmp_path / "sweep" / str(number) / "overrides.yaml").write_text(given)
+    table = sweep_table(tmp_path / "sweep")
+    assert table["best"][:2].sum() == 1 and table["best"][2]
+
+
+def test_the_summary_fits_eighty_columns_and_says_what_is_best(table: pd.DataFrame) -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(sweep_summary(table))
+    said = capture.get()
+    lines = said.splitlines()[1:]
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert lines[0].split()[:3] == ["job", "num_tokens", "seed"]
+    assert said.count("best") == 1 and said.count("2 seeds") == 2 and said.count("failed") == 1
+    assert f"{table['t2i'][0]:.1f} [{table['t2i.low'][0]:.1f}" in said
+
+
+def test_the_plot_has_a_line_per_choice(table: pd.DataFrame) -> None:
+    panel = sweep_plot(table, "tokens").axes[0]
+    assert {tick.get_text() for tick in panel.get_yticklabels()} == {
+        f"adapter.num_tokens={tokens}" for tokens in (4, 8, 16)
+    }
+    with pytest.raises(EdjeError, match="No job of tokens has a recall"):
+        sweep_plot(table[5:6], "tokens")
+
+
+def test_a_run_folder_is_no_sweep(folder: Path) -> None:
+    with pytest.raises(EdjeError, match="is a run folder"):
+        sweep_table(folder / "0")
+
+
+def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
+    assert sweep_table(tmp_path).empty
