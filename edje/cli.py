@@ -46,6 +46,7 @@ from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, joined_run, own_rank
+from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
@@ -90,6 +91,7 @@ def run(arguments: list[str]) -> None:
         StoppedError: a signal ended the training.
     """
     register_resolvers()
+    register_sweeper(checked)
     conf = conf_folder()
     refuse_former_names(arguments)
     job = Job([])
@@ -99,6 +101,8 @@ def run(arguments: list[str]) -> None:
             command()
         except BrokenPipeError:  # of what Hydra prints, as `--help | head`
             stop_talking()
+        except EdjeError:  # of a sweeper's
+            raise
         except Exception as error:  # of composing: those of a job are kept by the job
             raise explained(error, conf) from error
     job.raise_failures()

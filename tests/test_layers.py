@@ -47,7 +47,8 @@ MAY_IMPORT = {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",
     },
-    "cli": {"config", "errors", "parallel.environment"},
+    "sweeps": {"config", "errors"},
+    "cli": {"config", "errors", "parallel.environment", "sweeps"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
