@@ -101,8 +101,6 @@ def run(arguments: list[str]) -> None:
             command()
         except BrokenPipeError:  # of what Hydra prints, as `--help | head`
             stop_talking()
-        except EdjeError:  # of a sweeper's
-            raise
         except Exception as error:  # of composing: those of a job are kept by the job
             raise explained(error, conf) from error
     job.raise_failures()

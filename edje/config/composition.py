@@ -48,6 +48,8 @@ def own_words(error: Exception) -> Exception:
 
 def explained(error: Exception, conf: Path) -> EdjeError:
     """A composition error as the user's mistake that it is: what, where, and the nearest name."""
+    if isinstance(error, EdjeError):  # a sweeper's, which has said so
+        return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return unknown_option(str(error.missing_cfg_file), conf, error.options)
     if isinstance(error, OverrideParseException):

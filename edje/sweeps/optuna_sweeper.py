@@ -126,6 +126,12 @@ class OptunaSweeper(Sweeper):
             batch = following(begun[:size]) or [trials.propose() for _ in range(size)]
             del begun[: len(batch)]
             jobs = [space.overrides(trial.values) for trial in batch]
+            try:
+                self.validate_batch_is_legal(jobs)
+            except Exception:  # else the next call would meet the same trials
+                for trial in batch:
+                    trials.tell(trial, None)
+                raise
             results = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
             for trial, result in zip(batch, results, strict=True):
                 trials.tell(trial, figure_in(result))
