@@ -49,6 +49,7 @@ from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched, own_rank
+from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
 SHARED_TASKS = ("run", "train", "backbone")  # all ranks take part; rank 0 alone in any other
@@ -100,6 +101,7 @@ def run(arguments: list[str]) -> None:
         StoppedError: a signal ended the training.
     """
     register_resolvers()
+    register_sweeper(checked)
     conf = conf_folder()
     refuse_former_names(arguments)
     if launched() is not None and {"-m", "--multirun"} & set(arguments):

@@ -20,7 +20,8 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, TOOL = DECLARED["project"], DECLARED["tool"]
 PARTS = {"pydantic_core"}  # of pydantic, which fixes its version
 OPTIONAL = {
-    "sentence_transformers": "benchmark"
+    "sentence_transformers": "benchmark",
+    "optuna": "sweep",
 }  # of which extra, inside the function that needs it
 
 

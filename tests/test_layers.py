@@ -48,7 +48,8 @@ MAY_IMPORT = {
         "inference.location", "inference.reference", "registry", "part_kinds",
         "parallel.environment",
     },
-    "cli": {"config", "errors", "parallel.environment", "parallel.agreement"},
+    "sweeps": {"config", "errors"},
+    "cli": {"config", "errors", "parallel.environment", "parallel.agreement", "sweeps"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",

@@ -27,7 +27,6 @@ PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
     "submitit_slurm": "hydra-submitit-launcher",
     "ray": "hydra-ray-launcher",
     "rq": "hydra-rq-launcher",
-    "optuna": "hydra-optuna-sweeper",
     "ax": "hydra-ax-sweeper",
     "nevergrad": "hydra-nevergrad-sweeper",
 }
@@ -54,6 +53,8 @@ def is_of_composing(error: Exception) -> bool:
 
 def explained(error: Exception, conf: Path) -> EdjeError:
     """A composition error as the user's mistake that it is: what, where, and the nearest name."""
+    if isinstance(error, EdjeError):  # a sweeper's, which has said so
+        return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return unknown_option(str(error.missing_cfg_file), conf, error.options)
     if isinstance(error, OverrideParseException):
@@ -87,6 +88,8 @@ def explained(error: Exception, conf: Path) -> EdjeError:
         groups = [path.name for path in conf.iterdir() if path.is_dir()]
         close = get_close_matches(override[1].lstrip("/"), groups, n=1)
         text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
+    if "does not support sweep type" in text:
+        text = "an interval has no end of values: optimise over it with hydra/sweeper=optuna."
     if "appears more than once" in text:
         text += ": give it once and without +, as group=option."
     if isinstance(error, OSError):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from sample_project import CONF, PARTS, write_yaml
 
@@ -91,6 +93,18 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DictConfig, Path]]:
     for task in root.TASKS:
         monkeypatch.setitem(root.TASKS, task, module.__name__)
     return calls
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hydra without launchers beside its own, whatever is installed here."""
+    Plugins.instance()  # which, when it is first asked for, fills the store with what it finds
+    options = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.setitem(
+        ConfigStore.instance().repo["hydra"],
+        "launcher",
+        {name: option for name, option in options.items() if name == "basic.yaml"},
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The commands that are written down compose, and every key in them is one of today."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,16 @@ def of_one_job(override: str) -> str:
     (parsed,) = OverridesParser.create().parse_overrides([override])
     if not parsed.is_sweep_override():
         return override
+    if parsed.is_interval_sweep():
+        return f"{override.partition('=')[0]}={parsed.value().start}"
     return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_written_down_composes_and_validates(command: str) -> None:
     register_resolvers()
-    given = PLACE.sub(filled, COMMANDS[command]).replace("…", "there").split()
-    arguments = readable([one for one in given if "=" in one])
+    given = PLACE.sub(filled, COMMANDS[command]).replace("…", "there")
+    arguments = readable([one for one in shlex.split(given) if "=" in one])
     refuse_former_names(arguments)
     overrides = [of_one_job(one) for one in forced(arguments, CONF)]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -66,11 +66,16 @@ def test_a_sweep_over_folders_reads_each(command: Command, tasks: Calls, home: P
          """or write "data.root=[/a,b]" for a list, or 'data.root="/a,b"' for a text with a """
          """comma."""),
         ("hydra/launcher=submitit_slurm", "is not installed. pip install hydra-submitit-launcher."),
-        ("hydra/sweeper=optuna", "is not installed. pip install hydra-optuna-sweeper."),
+        ("hydra/sweeper=nevergrad", "is not installed. pip install hydra-nevergrad-sweeper."),
     ],
 )  # fmt: skip
 def test_a_value_that_could_mean_two_things_is_shown_in_quotes(
-    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str], argument: str, said: str
+    command: Command,
+    tasks: Calls,
+    bare: None,
+    capsys: pytest.CaptureFixture[str],
+    argument: str,
+    said: str,
 ) -> None:
     assert command(argument) == 1
     assert said in capsys.readouterr().err

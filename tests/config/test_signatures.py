@@ -22,7 +22,13 @@ def targets_in(node: Any) -> set[str]:
 
 
 TARGETS = sorted(
-    set().union(*(targets_in(yaml.safe_load(path.read_text())) for path in CONF.rglob("*.yaml")))
+    set().union(
+        *(
+            targets_in(yaml.safe_load(path.read_text()))
+            for path in CONF.rglob("*.yaml")
+            if not path.is_relative_to(CONF / "hydra")  # whose plugins are Hydra's to build
+        )
+    )
 )
 
 

@@ -189,11 +189,9 @@ def test_the_extra_for_sweeps_has_the_launchers_of_one_machine_and_of_slurm() ->
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
 def test_a_sweep_file_with_a_launcher_that_is_not_installed_names_the_package(
-    command: Command, conf: Path, capsys: pytest.CaptureFixture[str], launcher: str
+    command: Command, conf: Path, bare: None, capsys: pytest.CaptureFixture[str], launcher: str
 ) -> None:
     package = PLUGINS[launcher]
-    if installed(package):
-        pytest.skip(f"{package} is installed")
     text = f"# @package _global_\ndefaults:\n  - override /hydra/launcher: {launcher}\n"
     write_yaml(conf / "sweep" / "parallel.yaml", text)
     assert command("-m", "+sweep=parallel", "seed=1,2") == 1
