@@ -17,6 +17,7 @@ from edje.data.sources.source import BadImages
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.records import RetrievalSplit
+from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
@@ -113,27 +114,26 @@ class ShapesSource(KarpathySource):
     def render(self) -> None:
         """Make the images and, last of all, the annotations; nothing where they are there.
 
-        A folder left half rendered is rendered again; a second process that renders the same
-        folder at the same time writes the same bytes, each file by rename.
+        A folder left half rendered is rendered again; another process that renders it is waited
+        for.
 
         Raises:
             EdjeError: `root` holds a data set of another recipe, or can't be written.
         """
         if self._rendered:
             return
-        if self.annotations.is_file():
-            self._require_recipe()
-        else:
-            started = time.perf_counter()
-            log.info("rendering %d images into %s", sum(self.sizes.values()), self.root)
+        if not self.annotations.is_file():
             try:
-                self._write()
+                self.root.mkdir(parents=True, exist_ok=True)
+                with writer_lock(self.root):
+                    if not self.annotations.is_file():
+                        self._write()
             except OSError as error:
                 raise EdjeError(
                     f"{self.name}: can't write the rendered images to {self.root} ({error}). "
                     "Make room there, or set data.root=<a folder to write to>."
                 ) from error
-            log.info("rendered in %.1f s", time.perf_counter() - started)
+        self._require_recipe()
         self._rendered = True
 
     def scenes(self, split: str) -> list[Scene]:
@@ -160,6 +160,8 @@ class ShapesSource(KarpathySource):
             yield from zip(scenes, captions, strict=True)
 
     def _write(self) -> None:
+        started = time.perf_counter()
+        log.info("rendering %d images into %s", sum(self.sizes.values()), self.root)
         folder = self.root / "images"
         folder.mkdir(parents=True, exist_ok=True)
         entries: list[dict[str, Any]] = []
@@ -188,6 +190,7 @@ class ShapesSource(KarpathySource):
         content = {"dataset": "shapes", "recipe": self.recipe, "images": entries}
         with new_file(self.annotations) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
+        log.info("rendered in %.1f s", time.perf_counter() - started)
 
     def _require_recipe(self) -> None:
         try:

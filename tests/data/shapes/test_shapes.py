@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -181,6 +183,23 @@ def test_a_rendered_folder_is_not_rendered_again(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in source.root.rglob("*.*")}
     source.render()
     assert before == {path: path.stat().st_mtime_ns for path in source.root.rglob("*.*")}
+
+
+def test_processes_that_start_together_render_a_folder_once(tmp_path: Path) -> None:
+    program = (
+        "import logging; from edje.data.shapes.shapes_source import ShapesSource; "
+        "logging.basicConfig(level=logging.INFO); "
+        f"ShapesSource(root={str(tmp_path / 'shapes')!r}, train_images=400, val_images=12, "
+        "test_images=12).render()"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    told = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert sum("rendering 424 images" in text for text in told) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_root_of_another_recipe_is_refused(tmp_path: Path) -> None:
