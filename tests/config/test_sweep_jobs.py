@@ -1,6 +1,5 @@
 """What a sweep says of its failed jobs, whatever launches them."""
 
-import importlib.metadata
 import json
 import pickle
 import subprocess
@@ -177,10 +176,6 @@ def test_jobs_of_several_experiments_lie_in_one_sweep_folder(
     assert len({folder.parent for _, folder in tasks}) == 1
 
 
-def installed(package: str) -> bool:
-    return package in {found.name for found in importlib.metadata.distributions()}
-
-
 def test_the_extra_for_sweeps_has_the_launchers_of_one_machine_and_of_slurm() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {line.partition(">")[0] for line in extras["optional-dependencies"]["sweep"]}
@@ -208,8 +203,6 @@ def test_a_launcher_with_a_shorter_name_is_guessed(
 @pytest.mark.clusters
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_in_processes_of_a_launcher_fail_as_loudly(tmp_path: Path, launcher: str) -> None:
-    if not installed(PLUGINS[launcher]):
-        pytest.skip(f"{PLUGINS[launcher]} is not installed")
     world = with_changes(make_world(tmp_path), "trainer.max_steps=1", "loader.batch_size=1000,8")
     arguments = ["-m", *world, f"hydra/launcher={launcher}"]
     result = subprocess.run(
@@ -220,3 +213,17 @@ def test_jobs_in_processes_of_a_launcher_fail_as_loudly(tmp_path: Path, launcher
     assert first == "Error: 1 of the sweep's jobs failed (see error.txt):"
     assert f"{tmp_path.name}/sweep/0 (" in job and "loader.batch_size=1000" in job
     assert sorted(load_runs(tmp_path / "sweep")["status"]) == ["done", "failed"]
+
+
+@pytest.mark.clusters
+def test_eight_jobs_at_once_write_a_shared_cache_once(tmp_path: Path) -> None:
+    world = with_changes(make_world(tmp_path), "trainer.max_steps=1", "seed=0,1,2,3,4,5,6,7")
+    side_by_side = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=8"]
+    done = subprocess.run(
+        [sys.executable, "run.py", "-m", *world, *side_by_side],
+        **{"cwd": ROOT, "capture_output": True, "text": True},
+    )
+    assert done.returncode == 0, done.stderr
+    for store in ("vision tokens of train", "vision tokens of val", "captions of train"):
+        assert done.stderr.count(f"{store}:   0%") == 1, store
+    assert list(load_runs(tmp_path / "sweep")["status"]) == ["done"] * 8
