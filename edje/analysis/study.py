@@ -108,7 +108,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
     several = (table["seeds"] > 1).to_numpy()
     compared = table["t2i.diff"].notna() if "t2i.diff" in table else pd.Series([False])
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(8, 1.1 + 0.37 * float(np.ptp(places))), layout="constrained")
+        figure = Figure(figsize=(8, 1.5 + 0.37 * float(np.ptp(places))), layout="constrained")
         panel = figure.subplots()
         for chosen, fill, label in (
             (several, AFTER, "several seeds"),
@@ -132,6 +132,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
         panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         labels = [fill_text(choice.replace(",", ", "), 48) for choice in table["choice"]]
         panel.set_yticks(places, labels, color=INK)
+        panel.set_ylim(places.min() - 0.5, places.max() + 0.5)
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)
         panel.grid(axis="x")
@@ -164,13 +165,13 @@ def _row(choice: Choice, reference: Choice) -> dict[str, object]:
 
 def _choice(axis: str, name: str, runs: list[tuple[int, Path]]) -> Choice:
     recall: dict[Direction, np.ndarray] = {
-        way: np.stack([_recall_of_images(folder, way) for _, folder in runs]) for way in DIRECTIONS
+        way: np.stack([recall_of_images(folder, way) for _, folder in runs]) for way in DIRECTIONS
     }
     seeds, folders = zip(*runs, strict=True)
     return Choice(axis, name, folders, seeds, recall)
 
 
-def _recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
+def recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
     """R@1 of every image's queries in percent, by image id."""
     lists = read_lists(folder)[direction]
     ranks = first_hit_ranks(lists.reranked.final, lists.reranked.first.relevant)

@@ -1,0 +1,176 @@
+"""Attention maps: how concentrated, how much alike, and drawn over their pictures."""
+
+from collections.abc import Sequence
+from math import isqrt, log
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from edje.analysis.style import BAD, INK, QUIET, RC
+from edje.errors import EdjeError
+
+# Inches: laid out by hand, so that pictures keep one size whatever their number.
+THUMB, GAP, BETWEEN, LABEL = 1.0, 0.06, 0.16, 1.2
+MARGIN, HEAD, SCALE = 0.3, 0.82, 0.75
+LEAST = 6.4  # wide enough for the scale and its note
+ACROSS = 8  # maps beside each other; the rest of a picture's go below them
+FADED = 0.45  # how much a picture keeps of itself below its maps
+HEAT = LinearSegmentedColormap.from_list("heat", [to_rgba(BAD, 0), to_rgba(BAD, 0.75)])
+
+
+def map_facts(
+    maps: Float[Tensor, "pictures heads tokens places"],
+    inside: Bool[Tensor, "pictures places"] | None = None,
+) -> pd.DataFrame:
+    """How attention maps are spread, in percent: a row per head, and one of the heads' mean maps.
+
+    Columns: `maps` (head 1, …, mean of heads); `entropy`, of that of uniform maps;
+    `tokens.overlap`, what the maps of two tokens of a picture have in common; `pictures.overlap`,
+    what those of one token in two pictures have in common; and with `inside`, which marks places
+    of each picture, the weight that falls there (`inside`) and what uniform maps would put there
+    (`inside.uniform`).
+
+    Raises:
+        EdjeError: there is one token or one picture only.
+    """
+    named = {f"head {head + 1}": maps[:, head] for head in range(maps.shape[1])}
+    rows = []
+    for name, own in {**named, "mean of heads": maps.mean(dim=1)}.items():
+        figures = {
+            "entropy": normalised_entropy(own),
+            "tokens.overlap": map_overlap(own),
+            "pictures.overlap": map_overlap(own.transpose(0, 1)),
+        }
+        if inside is not None:
+            marked = inside.to(own.dtype)
+            figures["inside"] = torch.einsum("itn,in->it", own, marked)
+            figures["inside.uniform"] = marked.mean(dim=1)
+        rows.append({"maps": name} | {key: 100 * float(of.mean()) for key, of in figures.items()})
+    return pd.DataFrame(rows)
+
+
+def normalised_entropy(maps: Float[Tensor, "*batch places"]) -> Float[Tensor, "*batch"]:
+    """Entropy of each map over that of a uniform one: 1 where all places weigh the same, 0 where
+    one has all the weight.
+    """
+    return torch.special.entr(maps).sum(dim=-1) / log(maps.shape[-1])
+
+
+def map_overlap(maps: Float[Tensor, "*batch maps places"]) -> Float[Tensor, "*batch"]:
+    """The share of weight that two maps have in common, mean over all pairs: 1 equal, 0 disjoint.
+
+    Two maps have the smaller of their weights in common at each place.
+
+    Raises:
+        EdjeError: there are not two maps.
+    """
+    count = maps.shape[-2]
+    if count < 2:
+        raise EdjeError(f"map_overlap: got {count} map, expected two or more to compare.")
+    # In rising order, the i-th weight is the smaller one in its pairs with all that follow.
+    pairs = torch.arange(count - 1, -1, -1, dtype=maps.dtype, device=maps.device)
+    common = (maps.sort(dim=-2).values * pairs[:, None]).sum(dim=(-2, -1))
+    return common / pairs.sum()
+
+
+def attention_sheet(
+    pictures: Sequence[Image.Image],
+    maps: Float[Tensor, "pictures maps places"],
+    *,
+    labels: Sequence[str] | None = None,
+    title: str = "What the visual tokens read",
+) -> Figure:
+    """A line per picture: the picture, then each token's map over it, on one scale for all.
+
+    The places of a map are the vision tokens, a square grid row by row. Of more than eight maps
+    a picture's go on below.
+
+    Raises:
+        EdjeError: the numbers of pictures, maps and labels differ, or the places form no square.
+    """
+    labels = [""] * len(maps) if labels is None else list(labels)
+    side = _checked_side(pictures, maps, labels)
+    shown, places = maps.shape[1:]
+    tall = -(-shown // ACROSS) * (THUMB + GAP) - GAP  # of one picture's maps
+    beside = MARGIN + LABEL + THUMB + GAP + BETWEEN  # where they begin
+    width = max(beside + min(shown, ACROSS) * (THUMB + GAP), LEAST) + MARGIN
+    height = HEAD + len(maps) * (tall + BETWEEN) + SCALE
+    colours = Normalize(0, 100 * float(maps.max()))
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        figure.text(MARGIN / width, 1 - 0.3 / height, title, fontsize=14, fontweight="bold")
+        for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            top = HEAD + row * (tall + BETWEEN)
+            figure.text(MARGIN / width, 1 - (top + THUMB / 2) / height, label, va="center")
+            panel = _panel(figure, MARGIN + LABEL, top)
+            panel.imshow(picture)
+            if row == 0:
+                _head(panel, "picture")
+            for token, weights in enumerate(maps[row].reshape(shown, side, side)):
+                line, column = divmod(token, ACROSS)
+                panel = _panel(figure, beside + column * (THUMB + GAP), top + line * (THUMB + GAP))
+                _overlay(panel, picture, 100 * weights.cpu().numpy(), colours)
+                if row == line == 0:
+                    _head(panel, f"token {token + 1}")
+                elif shown > ACROSS:
+                    panel.text(0.04, 0.94, f"{token + 1}", transform=panel.transAxes, va="top")
+        _scale(figure, colours, places)
+    return figure
+
+
+def _checked_side(pictures: Sequence[Image.Image], maps: Tensor, labels: Sequence[str]) -> int:
+    """The side of the square that a map's places form, where there is a map for each picture."""
+    count, places = len(maps), maps.shape[2]
+    if not count or not len(pictures) == len(labels) == count:
+        raise EdjeError(
+            f"attention_sheet: got {len(pictures)} pictures, maps of {count} and {len(labels)} "
+            "labels, expected one of each per picture."
+        )
+    side = isqrt(places)
+    if side**2 != places:
+        raise EdjeError(
+            f"attention_sheet: maps over {places} vision tokens form no square grid. Leave out "
+            "what is no place in the picture, such as a class token."
+        )
+    return side
+
+
+def _panel(figure: Figure, left: float, top: float) -> Axes:
+    """A square by its upper left corner, in inches from the page's."""
+    width, height = figure.get_size_inches()
+    corner = left / width, 1 - (top + THUMB) / height
+    axes = figure.add_axes((*corner, THUMB / width, THUMB / height))
+    axes.set_axis_off()
+    return axes
+
+
+def _head(panel: Axes, name: str) -> None:
+    panel.set_title(name, loc="center", fontsize=9, fontweight="normal", color=QUIET, pad=3)
+
+
+def _overlay(panel: Axes, picture: Image.Image, weights: np.ndarray, colours: Normalize) -> None:
+    grey = np.asarray(picture.convert("L"), dtype=float)
+    panel.imshow(255 - FADED * (255 - grey), cmap="gray", vmin=0, vmax=255)
+    extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+    panel.imshow(weights, cmap=HEAT, norm=colours, extent=extent, interpolation="nearest")
+
+
+def _scale(figure: Figure, colours: Normalize, places: int) -> None:
+    """The colours and what they mean, at the foot of the page, with the weight of uniform maps."""
+    width, height = figure.get_size_inches()
+    left = MARGIN + LABEL
+    bar = figure.add_axes((left / width, 0.48 / height, 3 / width, 0.12 / height))
+    figure.colorbar(ScalarMappable(colours, HEAT), cax=bar, orientation="horizontal")
+    bar.axvline(100 / places, color=INK, linewidth=1)
+    bar.set_xlabel("% of a token's weight on one vision token")
+    note = f"black line: {100 / places:.1f}%,\nwhere all {places} weigh the same"
+    figure.text((left + 3.2) / width, 0.54 / height, note, color=QUIET, va="center", fontsize=8)

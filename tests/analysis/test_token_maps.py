@@ -1,0 +1,134 @@
+import matplotlib.colors
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edje.analysis import attention_sheet, map_facts, map_overlap, normalised_entropy
+from edje.errors import EdjeError
+
+UNIFORM = [0.25, 0.25, 0.25, 0.25]
+ONE = [1.0, 0.0, 0.0, 0.0]
+HALF = [0.5, 0.5, 0.0, 0.0]
+
+
+def test_entropy_is_1_of_a_uniform_map_and_0_of_a_single_place() -> None:
+    found = normalised_entropy(torch.tensor([UNIFORM, ONE, HALF]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.5]))  # log 2 is half of log 4
+
+
+def test_overlap_is_the_mean_of_what_every_two_maps_have_in_common() -> None:
+    # by hand: uniform and one have 0.25, uniform and half 0.5, one and half 0.5
+    torch.testing.assert_close(
+        map_overlap(torch.tensor([UNIFORM, ONE, HALF])), torch.tensor(1.25 / 3)
+    )
+    torch.testing.assert_close(map_overlap(torch.tensor([HALF, HALF])), torch.tensor(1.0))
+    torch.testing.assert_close(
+        map_overlap(torch.tensor([ONE, [0.0, 0.0, 0.5, 0.5]])), torch.tensor(0.0)
+    )
+
+
+def test_overlap_equals_that_of_the_pairs_one_by_one() -> None:
+    maps = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0)).softmax(dim=2)
+    first, second = torch.triu_indices(7, 7, offset=1)
+    pairs = torch.minimum(maps[:, first], maps[:, second]).sum(dim=2)
+    torch.testing.assert_close(map_overlap(maps), pairs.mean(dim=1))
+
+
+def test_one_map_overlaps_with_nothing() -> None:
+    with pytest.raises(EdjeError, match="got 1 map, expected two or more"):
+        map_overlap(torch.tensor([UNIFORM]))
+
+
+def test_facts_of_two_heads_worked_by_hand() -> None:
+    """Two pictures, two tokens: the first head is uniform, the second looks at one place."""
+    elsewhere = [0.0, 0.0, 0.0, 1.0]
+    maps = torch.tensor([[[UNIFORM, UNIFORM], [ONE, elsewhere]], [[UNIFORM, UNIFORM], [ONE, ONE]]])
+    inside = torch.tensor([[True, False, False, False], [True, True, False, False]])
+    table = map_facts(maps, inside).set_index("maps")
+    assert list(table.index) == ["head 1", "head 2", "mean of heads"]
+    assert table.loc["head 1"].to_dict() == pytest.approx(
+        {
+            "entropy": 100,
+            "tokens.overlap": 100,
+            "pictures.overlap": 100,
+            "inside": 37.5,  # a quarter, and two
+            "inside.uniform": 37.5,
+        }
+    )
+    assert table.loc["head 2"].to_dict() == pytest.approx(
+        {
+            "entropy": 0,
+            "tokens.overlap": 50,  # nothing in the first picture, all in the second
+            "pictures.overlap": 50,  # the first token always, the second never
+            "inside": 75,
+            "inside.uniform": 37.5,
+        }
+    )
+    assert table.loc["mean of heads", "inside"] == pytest.approx(56.25)
+    assert "inside" not in map_facts(maps)
+
+
+def sheet(shown: int, places: int, pictures: int = 2):
+    maps = torch.rand(pictures, shown, places, generator=torch.Generator().manual_seed(0))
+    maps = maps / maps.sum(dim=2, keepdim=True)
+    drawn = [Image.new("RGB", (32, 24), "white") for _ in range(pictures)]
+    return maps, attention_sheet(drawn, maps, labels=[f"picture {n}" for n in range(pictures)])
+
+
+def heat_of(axes) -> np.ndarray:
+    return axes.images[1].get_array().data
+
+
+@pytest.mark.parametrize("shown", [1, 3, 8, 10])
+def test_a_sheet_shows_every_map_of_every_picture_in_its_place(shown: int) -> None:
+    maps, figure = sheet(shown, places=9)
+    overlays = [axes for axes in figure.axes if len(axes.images) == 2]
+    assert len(overlays) == 2 * shown
+    for axes, weights in zip(overlays, maps.flatten(0, 1), strict=True):
+        np.testing.assert_allclose(heat_of(axes), 100 * weights.reshape(3, 3), rtol=1e-6)
+        assert axes.images[1].get_extent() == [-0.5, 31.5, 23.5, -0.5]  # over the whole picture
+        assert axes.images[1].norm.vmax == pytest.approx(100 * float(maps.max()))
+    texts = [text.get_text() for text in figure.texts]
+    assert {"picture 0", "picture 1"} <= set(texts)
+    columns = {round(axes.get_position().x0, 4) for axes in overlays}
+    assert len(columns) == min(shown, 8)
+
+
+@pytest.mark.parametrize(("shown", "pictures"), [(1, 1), (10, 3)])
+def test_panels_of_a_sheet_do_not_overlap(shown: int, pictures: int) -> None:
+    _, figure = sheet(shown, places=4, pictures=pictures)
+    figure.draw_without_rendering()
+    for text in figure.texts:
+        inside = text.get_window_extent()
+        assert inside.x0 >= 0 and inside.x1 <= figure.bbox.x1
+    boxes = [axes.get_position() for axes in figure.axes]
+    for number, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1
+        for other in boxes[:number]:
+            assert (
+                min(box.x1, other.x1) <= max(box.x0, other.x0) + 1e-9
+                or min(box.y1, other.y1) <= max(box.y0, other.y0) + 1e-9
+            )
+
+
+def test_what_has_no_weight_stays_as_it_is_and_what_has_most_can_still_be_seen() -> None:
+    _, figure = sheet(1, places=4)
+    colours = next(axes for axes in figure.axes if len(axes.images) == 2).images[1].cmap
+    assert matplotlib.colors.to_rgba(colours(0.0))[3] == 0
+    assert 0.5 < matplotlib.colors.to_rgba(colours(1.0))[3] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("pictures", "maps", "labels", "said"),
+    [
+        (1, torch.ones(2, 3, 4), None, "got 1 pictures, maps of 2 and 2 labels"),
+        (2, torch.ones(2, 3, 4), ["one"], "got 2 pictures, maps of 2 and 1 labels"),
+        (0, torch.ones(0, 3, 4), None, "got 0 pictures"),
+        (2, torch.ones(2, 3, 5), None, "maps over 5 vision tokens form no square grid"),
+    ],
+)
+def test_what_cannot_be_laid_over_pictures_is_refused(pictures, maps, labels, said) -> None:
+    drawn = [Image.new("RGB", (8, 8))] * pictures
+    with pytest.raises(EdjeError, match=said):
+        attention_sheet(drawn, maps, labels=labels)
