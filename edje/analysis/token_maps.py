@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import isqrt, log
+from textwrap import fill as wrapped
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from edje.analysis.style import BAD, INK, QUIET, RC
@@ -23,6 +23,7 @@ THUMB, GAP, BETWEEN, LABEL = 1.0, 0.06, 0.16, 1.2
 MARGIN, HEAD, SCALE = 0.3, 0.82, 0.75
 LEAST = 6.4  # wide enough for the scale and its note
 ACROSS = 8  # maps beside each other; the rest of a picture's go below them
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of the grey below the maps
 FADED = 0.45  # how much a picture keeps of itself below its maps
 HEAT = LinearSegmentedColormap.from_list("heat", [to_rgba(BAD, 0), to_rgba(BAD, 0.75)])
 
@@ -83,7 +84,7 @@ def map_overlap(maps: Float[Tensor, "*batch maps places"]) -> Float[Tensor, "*ba
 
 
 def attention_sheet(
-    pictures: Sequence[Image.Image],
+    pixels: Float[Tensor, "pictures 3 height width"],
     maps: Float[Tensor, "pictures maps places"],
     *,
     labels: Sequence[str] | None = None,
@@ -91,14 +92,17 @@ def attention_sheet(
 ) -> Figure:
     """A line per picture: the picture, then each token's map over it, on one scale for all.
 
-    The places of a map are the vision tokens, a square grid row by row. Of more than eight maps
+    The places of a map are the vision tokens, a square grid row by row over what the tower was
+    given: `pixels`, as `backbone.preprocess` makes them, cropped and standardised. They are shown
+    scaled from each channel's least value to its greatest in all of them. Of more than eight maps
     a picture's go on below.
 
     Raises:
         EdjeError: the numbers of pictures, maps and labels differ, or the places form no square.
     """
     labels = [""] * len(maps) if labels is None else list(labels)
-    side = _checked_side(pictures, maps, labels)
+    side = _checked_side(pixels, maps, labels)
+    pictures = _as_shown(pixels)
     shown, places = maps.shape[1:]
     tall = -(-shown // ACROSS) * (THUMB + GAP) - GAP  # of one picture's maps
     beside = MARGIN + LABEL + THUMB + GAP + BETWEEN  # where they begin
@@ -110,7 +114,9 @@ def attention_sheet(
         figure.text(MARGIN / width, 1 - 0.3 / height, title, fontsize=14, fontweight="bold")
         for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
             top = HEAD + row * (tall + BETWEEN)
-            figure.text(MARGIN / width, 1 - (top + THUMB / 2) / height, label, va="center")
+            middle = 1 - (top + THUMB / 2) / height
+            name = wrapped(label, 16, max_lines=4)
+            figure.text(MARGIN / width, middle, name, va="center", fontsize=8)
             panel = _panel(figure, MARGIN + LABEL, top)
             panel.imshow(picture)
             if row == 0:
@@ -127,12 +133,19 @@ def attention_sheet(
     return figure
 
 
-def _checked_side(pictures: Sequence[Image.Image], maps: Tensor, labels: Sequence[str]) -> int:
+def _as_shown(pixels: Tensor) -> np.ndarray:
+    """Pictures with colours from 0 to 1: (pictures, height, width, 3)."""
+    low, high = pixels.amin(dim=(0, 2, 3)), pixels.amax(dim=(0, 2, 3))
+    spread = (high - low).clamp(min=1e-12)
+    return ((pixels.movedim(1, 3) - low) / spread).cpu().numpy()
+
+
+def _checked_side(pixels: Tensor, maps: Tensor, labels: Sequence[str]) -> int:
     """The side of the square that a map's places form, where there is a map for each picture."""
     count, places = len(maps), maps.shape[2]
-    if not count or not len(pictures) == len(labels) == count:
+    if not count or not len(pixels) == len(labels) == count:
         raise EdjeError(
-            f"attention_sheet: got {len(pictures)} pictures, maps of {count} and {len(labels)} "
+            f"attention_sheet: got {len(pixels)} pictures, maps of {count} and {len(labels)} "
             "labels, expected one of each per picture."
         )
     side = isqrt(places)
@@ -157,10 +170,11 @@ def _head(panel: Axes, name: str) -> None:
     panel.set_title(name, loc="center", fontsize=9, fontweight="normal", color=QUIET, pad=3)
 
 
-def _overlay(panel: Axes, picture: Image.Image, weights: np.ndarray, colours: Normalize) -> None:
-    grey = np.asarray(picture.convert("L"), dtype=float)
-    panel.imshow(255 - FADED * (255 - grey), cmap="gray", vmin=0, vmax=255)
-    extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+def _overlay(panel: Axes, picture: np.ndarray, weights: np.ndarray, colours: Normalize) -> None:
+    grey = 1 - FADED * (1 - picture @ LUMA)
+    panel.imshow(grey, cmap="gray", vmin=0, vmax=1)
+    rows, columns = grey.shape
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     panel.imshow(weights, cmap=HEAT, norm=colours, extent=extent, interpolation="nearest")
 
 

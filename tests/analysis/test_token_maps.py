@@ -2,7 +2,6 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from edje.analysis import attention_sheet, map_facts, map_overlap, normalised_entropy
 from edje.errors import EdjeError
@@ -72,8 +71,8 @@ def test_facts_of_two_heads_worked_by_hand() -> None:
 def sheet(shown: int, places: int, pictures: int = 2):
     maps = torch.rand(pictures, shown, places, generator=torch.Generator().manual_seed(0))
     maps = maps / maps.sum(dim=2, keepdim=True)
-    drawn = [Image.new("RGB", (32, 24), "white") for _ in range(pictures)]
-    return maps, attention_sheet(drawn, maps, labels=[f"picture {n}" for n in range(pictures)])
+    pixels = torch.randn(pictures, 3, 24, 32, generator=torch.Generator().manual_seed(1))
+    return maps, attention_sheet(pixels, maps, labels=[f"picture {n}" for n in range(pictures)])
 
 
 def heat_of(axes) -> np.ndarray:
@@ -129,6 +128,24 @@ def test_what_has_no_weight_stays_as_it_is_and_what_has_most_can_still_be_seen()
     ],
 )
 def test_what_cannot_be_laid_over_pictures_is_refused(pictures, maps, labels, said) -> None:
-    drawn = [Image.new("RGB", (8, 8))] * pictures
     with pytest.raises(EdjeError, match=said):
-        attention_sheet(drawn, maps, labels=labels)
+        attention_sheet(torch.rand(pictures, 3, 8, 8), maps, labels=labels)
+
+
+def test_pictures_are_shown_in_their_own_colours_however_the_tower_standardises() -> None:
+    colours = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    colours[0, :, 0, 0], colours[1, :, 3, 5] = 0.0, 1.0  # something black, something white
+    mean, deviation = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
+    pixels = (colours - mean[:, None, None]) / deviation[:, None, None]
+    figure = attention_sheet(pixels, torch.full((2, 1, 4), 0.25))
+    drawn = [axes.images[0].get_array() for axes in figure.axes if len(axes.images) == 1]
+    np.testing.assert_allclose(drawn, colours.movedim(1, 3), atol=1e-5)
+
+
+def test_long_labels_keep_off_the_pictures() -> None:
+    pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    figure = attention_sheet(pixels, torch.full((1, 1, 4), 0.25), labels=["1000268201_" * 9])
+    figure.draw_without_rendering()
+    (label,) = (text for text in figure.texts if text.get_text().startswith("1000268201_"))
+    picture = min(axes.bbox.x0 for axes in figure.axes if axes.images)
+    assert label.get_window_extent().x1 < picture
