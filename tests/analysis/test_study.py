@@ -106,6 +106,8 @@ def test_the_plot_has_a_line_per_choice(sweep: Path) -> None:
         "adapter=local", "adapter=kmeans", "adapter=pruning"
     ]  # fmt: skip
     assert panel.get_title(loc="left") == "Kinds"
+    bottom, top = panel.get_ylim()
+    assert all(bottom + 0.4 < place < top - 0.4 for place in panel.get_yticks())  # whole markers
 
 
 def test_runs_of_earlier_versions_are_the_same_choices(
