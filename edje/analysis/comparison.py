@@ -64,7 +64,7 @@ def compare(
         EdjeError: there are fewer than two choices, no such column, a run was evaluated on other
             images or captions, or with so few resamples no difference could pass the correction.
     """
-    groups = _groups(_table(runs), [by] if isinstance(by, str) else by)
+    groups = grouped_by(finished_runs(runs), [by] if isinstance(by, str) else by)
     if len(groups) < 2:
         found = groups[0].name if groups else "none"
         raise EdjeError(
@@ -135,7 +135,7 @@ def drawn_runs(recall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.take_along_axis(recall, drawn, axis=1).mean(axis=1)
 
 
-def _table(runs: str | Path | Sequence[str | Path] | pd.DataFrame) -> pd.DataFrame:
+def finished_runs(runs: str | Path | Sequence[str | Path] | pd.DataFrame) -> pd.DataFrame:
     """Finished runs with their configuration; index: their folders."""
     if isinstance(runs, pd.DataFrame):
         return runs.set_axis(pd.Index(folders_of(runs)))[lambda table: table["status"] == "done"]
@@ -151,7 +151,7 @@ def _table(runs: str | Path | Sequence[str | Path] | pd.DataFrame) -> pd.DataFra
     return pd.concat(parts) if parts else pd.DataFrame(columns=["run"])
 
 
-def _groups(table: pd.DataFrame, by: Sequence[str] | None) -> list[Group]:
+def grouped_by(table: pd.DataFrame, by: Sequence[str] | None) -> list[Group]:
     """The choices, in the order in which they first appear."""
     names = table["run"]
     if by is not None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from edje.analysis.lists import StoredLists, read_text_lists
+from edje.analysis.lists import StoredLists, image_paths, read_text_lists
 from edje.analysis.style import BAD, GOOD, QUIET, RC, RULE, TRUE
 from edje.data.images import open_image
 from edje.errors import EdjeError
@@ -58,7 +58,7 @@ def gallery(
     """
     folder = Path(run_folder)
     stored = read_text_lists(folder)
-    paths = _image_paths(folder)
+    paths = image_paths(folder)
     ranks = torch.stack(
         [
             first_hit_ranks(scores, stored.reranked.first.relevant)
@@ -93,14 +93,6 @@ def _asked(ids: pd.Series, queries: Collection[str] | None) -> np.ndarray:
             f"as {unknown[0]!r}. Take them from the query_id of query_outcomes(run)."
         )
     return ids.isin(set(queries)).to_numpy()
-
-
-def _image_paths(folder: Path) -> dict[str, str]:
-    path = folder / "images.parquet"
-    if not path.is_file():
-        raise EdjeError(f"No images.parquet in {folder}: evaluate this run again.")
-    table = pd.read_parquet(path, columns=["image_id", "path"])
-    return dict(zip(table["image_id"], table["path"], strict=True))
 
 
 def _example(stored: StoredLists, ranks: np.ndarray, query: int) -> Example:

@@ -90,6 +90,16 @@ def read_text_lists(run_folder: str | Path) -> StoredLists:
     return stored
 
 
+def image_paths(run_folder: str | Path) -> dict[str, str]:
+    """The file of each image that the run was evaluated on, by image id, in the run's order.
+
+    Raises:
+        EdjeError: the run has no paths of its images.
+    """
+    table = _read(Path(run_folder) / "images.parquet", ("image_id", "path"))
+    return dict(zip(table["image_id"], table["path"], strict=True))
+
+
 def image_rows(image_ids: pd.Series) -> Int[Tensor, "queries"]:
     """A number for the image of each query, by which intervals are resampled."""
     return torch.from_numpy(pd.factorize(image_ids)[0].copy())

@@ -60,6 +60,26 @@ def folders_of(runs: pd.DataFrame) -> list[Path]:
     return [root if alone else root / run for run in runs["run"]]
 
 
+def latest_run(runs: pd.DataFrame, *, trained: bool = False) -> Path:
+    """The folder of the finished run that was evaluated last, of `load_runs`'s table.
+
+    Args:
+        runs: the table, or rows chosen from it.
+        trained: only those that trained, whose checkpoint lies in their folder.
+
+    Raises:
+        EdjeError: there is none.
+    """
+    done = folders_of(runs[runs["status"] == "done"])
+    folders = [run for run in done if not trained or (run / "checkpoints").is_dir()]
+    if not folders:
+        raise EdjeError(
+            f"No finished run{' with a checkpoint' if trained else ''} below "
+            f"{runs.attrs.get('folder')}: `python run.py` makes one, the demo."
+        )
+    return max(folders, key=lambda run: (run / "metrics.json").stat().st_mtime)
+
+
 def read_metrics(run_folder: str | Path) -> dict[str, Any]:
     """The run's metrics.json.
 

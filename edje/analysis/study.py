@@ -108,7 +108,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
     several = (table["seeds"] > 1).to_numpy()
     compared = table["t2i.diff"].notna() if "t2i.diff" in table else pd.Series([False])
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(8, 1.1 + 0.37 * float(np.ptp(places))), layout="constrained")
+        figure = Figure(figsize=(8, 1.5 + 0.37 * float(np.ptp(places))), layout="constrained")
         panel = figure.subplots()
         for chosen, fill, label in (
             (several, AFTER, "several seeds"),

@@ -60,13 +60,28 @@ class Reranker:
         Raises:
             EdjeError: the tokens are of another width than the model was trained on.
         """
-        width = self.checkpoint.facts.token_width
-        if tokens.ndim != 3 or tokens.shape[2] != width:
-            raise EdjeError(
-                f"compress: got tokens of shape {tuple(tokens.shape)}, this model reads "
-                f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
-            )
+        self._check_width(tokens, "compress")
         return self.model.compress(tokens.float())
+
+    @torch.inference_mode()
+    def attention_maps(
+        self, tokens: Float[Tensor, "images vision_tokens token_width"]
+    ) -> Float[Tensor, "images heads tokens vision_tokens"]:
+        """Where `compress` looks: how much of each of the backbone's tokens a visual token reads.
+
+        The softmax weights of the adapter's attention, head by head; each row sums to 1.
+
+        Raises:
+            EdjeError: as `compress`, or the adapter has no attention of learned queries.
+        """
+        self._check_width(tokens, "attention_maps")
+        maps = self.model.adapter.attention_maps(tokens.float())
+        if maps is None:
+            raise EdjeError(
+                f"attention_maps: {type(self.model.adapter).__name__} weighs no vision tokens by "
+                "learned queries. Take a run of adapter=compression."
+            )
+        return maps
 
     @torch.inference_mode()
     def score(
@@ -112,3 +127,11 @@ class Reranker:
         if device not in self._scorers:
             self._scorers[device] = StoredTokenScorer(self.model, collection, self.precision)
         return self._scorers[device].on(collection)
+
+    def _check_width(self, tokens: Tensor, caller: str) -> None:
+        width = self.checkpoint.facts.token_width
+        if tokens.ndim != 3 or tokens.shape[2] != width:
+            raise EdjeError(
+                f"{caller}: got tokens of shape {tuple(tokens.shape)}, this model reads "
+                f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
+            )

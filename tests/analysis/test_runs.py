@@ -1,8 +1,9 @@
 import json
+import os
 
 import pytest
 
-from edje.analysis.runs import folders_of, load_runs, read_metrics
+from edje.analysis.runs import folders_of, latest_run, load_runs, read_metrics
 from edje.errors import EdjeError
 
 
@@ -121,3 +122,25 @@ def test_rows_chosen_from_the_table_still_know_their_folders(tmp_path, make_run)
         expected[0],
     ]
     assert folders_of(load_runs(expected[1])) == [expected[1]]
+
+
+def test_the_latest_run_is_the_finished_one_that_was_evaluated_last(tmp_path, make_run):
+    for age, name in ((3, "a"), (1, "b"), (2, "c")):
+        make_run(tmp_path / name)
+        os.utime(tmp_path / name / "metrics.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "c" / "checkpoints").mkdir()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "config.yaml").write_text("seed: 3\n")
+    runs = load_runs(tmp_path)
+    assert latest_run(runs) == tmp_path / "b"
+    assert latest_run(runs, trained=True) == tmp_path / "c"
+    assert latest_run(runs[runs["run"] != "b"]) == tmp_path / "c"
+    assert latest_run(load_runs(tmp_path / "a")) == tmp_path / "a"
+
+
+def test_without_a_finished_run_there_is_no_latest(tmp_path, make_run):
+    with pytest.raises(EdjeError, match=r"No finished run below .*`python run\.py` makes one"):
+        latest_run(load_runs(tmp_path))
+    make_run(tmp_path / "a")
+    with pytest.raises(EdjeError, match="No finished run with a checkpoint below"):
+        latest_run(load_runs(tmp_path), trained=True)

@@ -5,18 +5,21 @@ import torch
 from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model
 
 from edje.captions import clean_caption
-from edje.inference.checkpoint import Checkpoint, build_reranker
+from edje.errors import EdjeError
+from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
 from edje.inference.reranker import Reranker
 from edje.language_model import tokenize
 
 
-def reranker(residual: bool, precision: torch.dtype = torch.float32) -> Reranker:
+def reranker(
+    residual: bool, precision: torch.dtype = torch.float32, adapter=COMPRESSION
+) -> Reranker:
     torch.manual_seed(0)
     language_model = tiny_language_model()
-    model = build_reranker(COMPRESSION, FACTS, language_model, residual).eval()
+    model = build_reranker(adapter, FACTS, language_model, residual).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    checkpoint = Checkpoint(model, language_model, FACTS, COMPRESSION, "", {}, "", {}, {})
+    checkpoint = Checkpoint(model, language_model, FACTS, adapter, "", {}, "", {}, {})
     return Reranker(checkpoint, precision)
 
 
@@ -45,3 +48,21 @@ def test_no_captions_have_no_scores_and_half_precision_is_near():
     rounded = half.score(tiny_captions(4), visual)
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, scores)
     torch.testing.assert_close(rounded, scores, rtol=0.05, atol=0.05)
+
+
+def test_attention_maps_are_the_adapters_own():
+    served = reranker(False)
+    tokens = torch.randn(3, FACTS.num_tokens, FACTS.token_width)
+    adapter = served.model.adapter
+    maps = served.attention_maps(tokens.double())
+    assert maps.shape == (3, FACTS.num_heads, adapter.num_tokens, FACTS.num_tokens)
+    assert torch.equal(maps, adapter.attention_maps(tokens)) and not maps.requires_grad
+
+
+def test_maps_are_refused_of_other_tokens_and_of_an_adapter_that_has_none():
+    with pytest.raises(EdjeError, match=r"attention_maps: got tokens of shape \(2, 9, 5\)"):
+        reranker(False).attention_maps(torch.randn(2, 9, 5))
+    local = AdapterSpecification("edje.models.adapters.LocalAdapter", {"hidden_width": 8})
+    tokens = torch.randn(2, FACTS.num_tokens, FACTS.token_width)
+    with pytest.raises(EdjeError, match=r"LocalAdapter weighs no vision tokens.*adapter=compress"):
+        reranker(False, adapter=local).attention_maps(tokens)

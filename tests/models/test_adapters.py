@@ -308,6 +308,61 @@ def test_a_query_transformer_is_as_deep_as_asked_and_every_layer_reads_the_image
     refused("QueryTransformerAdapter", "num_layers=0: expected 1 or more", num_layers=0)
 
 
+# Attention maps.
+
+
+def values_gathered(built, maps, tokens):
+    """The adapter's output from its maps: weights @ values, head by head, then what follows."""
+    width, heads = 16, maps.shape[1]
+    attention = built.attention
+    of_values = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    values = F.linear(built.value(tokens), *of_values).unflatten(2, (heads, -1))
+    gathered = torch.einsum("bhmn,bnhw->bmhw", maps, values).flatten(2)
+    pooled = attention.out_proj(gathered)
+    return built.project(pooled + built.contract(F.gelu(built.expand(built.norm(pooled)))))
+
+
+def test_attention_maps_are_the_weights_that_forward_sums_values_with():
+    """In float64, where the two orders of summing differ by next to nothing."""
+    built = adapter("TokenCompressionAdapter").double()
+    for parameter in built.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    tokens = 3 * images().double()
+    maps = built.attention_maps(tokens)
+    assert maps.shape == (3, FACTS.num_heads, 4, 36)
+    torch.testing.assert_close(maps.sum(dim=3), torch.ones(3, FACTS.num_heads, 4).double())
+    assert maps.amax(dim=3).min() > 3 / 36  # sharp ones, that uniform weights couldn't stand for
+    found = values_gathered(built, maps, tokens)
+    torch.testing.assert_close(found, built(tokens), rtol=1e-9, atol=1e-9)
+
+
+def test_attention_maps_are_those_of_inference_and_of_the_tokens_given_there():
+    built = nested().train()
+    built.draw_budget(0.0)
+    maps = built.attention_maps(images())
+    assert maps.shape[2] == 8
+    few = built.with_first_tokens(2)
+    torch.testing.assert_close(few.attention_maps(images()), maps[:, :, :2])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_forward_never_asks_for_the_weights(training):
+    asked = []
+    built = adapter("TokenCompressionAdapter").train(training)
+    built.attention.register_forward_pre_hook(
+        lambda module, given, named: asked.append(named["need_weights"]), with_kwargs=True
+    )
+    built(images())
+    assert asked == [False]
+    built.attention_maps(images())
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES.keys() - {"TokenCompressionAdapter"}))
+def test_an_adapter_whose_tokens_are_no_weighted_sums_has_no_maps(name):
+    assert adapter(name).attention_maps(images()) is None
+
+
 # Nested budgets.
 
 

@@ -2,7 +2,8 @@
 
 import copy
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 class Adapter(nn.Module):
@@ -21,6 +22,16 @@ class Adapter(nn.Module):
 
         Without budgets there is nothing to choose.
         """
+
+    def attention_maps(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch heads tokens vision_tokens"] | None:
+        """How much of each vision token every visual token reads, head by head; rows sum to 1.
+
+        The weights that `forward` gathers with, at inference. None, as here, where a visual token
+        is no weighted sum of the vision tokens.
+        """
+        return None
 
     def with_first_tokens(self, num_tokens: int) -> "Adapter":
         """An adapter of the same weights, in memory too, that gives the first tokens only.

@@ -65,19 +65,34 @@ class TokenCompressionAdapter(Adapter):
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Let every learned query gather what it needs from all tokens.
-
-        The attention's own order of axes is used: given another, torch copies frozen weights once
-        per vision token.
-        """
+        """Let every learned query gather what it needs from all tokens."""
         count = self.drawn if self.training else self.num_tokens
-        queries = self.query[0, :count, None].expand(-1, len(tokens), -1).contiguous()
-        by_place = tokens.transpose(0, 1).contiguous()
-        pooled, _ = self.attention(
-            queries, self.key(by_place), self.value(by_place), need_weights=False
-        )
+        pooled, _ = self.attention(*self._attended(tokens, count), need_weights=False)
         hidden = self.contract(self.activation(self.expand(self.norm(pooled))))
         return self.project(pooled + hidden).transpose(0, 1)
+
+    def attention_maps(
+        self, tokens: Float[Tensor, "batch vision_tokens token_width"]
+    ) -> Float[Tensor, "batch heads tokens vision_tokens"]:
+        """The softmax weights by which `forward` sums the tokens' values at inference.
+
+        Asked for apart: with them torch's attention takes a slower road, which `forward` never
+        does.
+        """
+        _, weights = self.attention(
+            *self._attended(tokens, self.num_tokens), need_weights=True, average_attn_weights=False
+        )
+        return weights
+
+    def _attended(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first `count` queries, keys and values, as the attention takes them.
+
+        Its own order of axes is used: given another, torch copies frozen weights once per vision
+        token.
+        """
+        queries = self.query[0, :count, None].expand(-1, len(tokens), -1).contiguous()
+        by_place = tokens.transpose(0, 1).contiguous()
+        return queries, self.key(by_place), self.value(by_place)
 
     def draw_budget(self, chance: float) -> None:
         """As every adapter's: the step then gives so many tokens."""

@@ -1,0 +1,74 @@
+"""Which choice of a sweep to take: the cheapest that is not shown to be worse than the best."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from edje.analysis.comparison import compare, finished_runs, grouped_by
+from edje.errors import EdjeError
+from edje.records import Direction
+
+
+def decide(
+    runs: str | Path | Sequence[str | Path] | pd.DataFrame,
+    *,
+    by: str,
+    cost: str = "storage_bytes_per_image",
+    direction: Direction = "t2i",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The choices of a sweep from cheap to dear, each beside the best one, and which to take.
+
+    Columns: `choice`; its `cost`; `recall`, recall@1 after reranking in percent, its runs pooled;
+    `behind`, by how many points it is behind the best choice, with its 95% interval
+    (`behind.low`, `behind.high`, nan for the best itself); `worse`, whether that is shown, as
+    `compare` says, corrected for all pairs; `best`, whether it has the highest recall; and
+    `taken`, true of one row: the cheapest choice that is not shown to be worse than the best.
+
+    Args:
+        runs: as for `compare`.
+        by: the column of `load_runs` that was swept.
+        cost: a column of `load_runs`, less of which is better; the mean over a choice's runs.
+        direction: t2i or i2t.
+        resamples: as for `compare`.
+        seed: of the resampling.
+
+    Raises:
+        EdjeError: as `compare`, or a choice has no such cost.
+    """
+    table = finished_runs(runs)
+    pairs = compare(runs, by=by, direction=direction, resamples=resamples, seed=seed)
+    recall = {pair[side]: pair[f"{side}.recall"] for _, pair in pairs.iterrows() for side in "ab"}
+    best = max(recall, key=recall.__getitem__)
+    rows = []
+    for group in grouped_by(table, [by]):
+        costs = table.loc[list(group.folders), cost] if cost in table else pd.Series([float("nan")])
+        if costs.isna().any():
+            raise EdjeError(
+                f"cost={cost!r}: the runs of {group.name} don't all have it. Take a column of "
+                "load_runs that every run measured, such as storage_bytes_per_image."
+            )
+        row = {"choice": group.name, "cost": float(costs.mean()), "recall": recall[group.name]}
+        rows.append(row | _beside(best, group.name, pairs))
+    choices = pd.DataFrame(rows).sort_values("cost", kind="stable", ignore_index=True)
+    choices["best"] = choices["choice"] == best
+    choices["taken"] = choices.index == (~choices["worse"]).idxmax()
+    return choices
+
+
+def _beside(best: str, choice: str, pairs: pd.DataFrame) -> dict[str, float | bool]:
+    """How far a choice is behind the best one, and whether that is shown."""
+    for _, pair in pairs.iterrows():
+        if (pair["a"], pair["b"]) == (best, choice):
+            ends = pair["difference.low"], pair["difference.high"]
+            return _behind(pair["difference"], *ends, bool(pair["better"]))
+        if (pair["b"], pair["a"]) == (best, choice):
+            ends = -pair["difference.high"], -pair["difference.low"]
+            return _behind(-pair["difference"], *ends, bool(pair["better"]))
+    return _behind(0.0, float("nan"), float("nan"), False)
+
+
+def _behind(value: float, low: float, high: float, worse: bool) -> dict[str, float | bool]:
+    return {"behind": value, "behind.low": low, "behind.high": high, "worse": worse}
