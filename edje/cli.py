@@ -282,7 +282,8 @@ class Job:
                 record_failure(folder, error)
             if is_sweep:
                 record_job(folder, overrides, "failed", error)
-                log.error("Failed, see %s", os.path.relpath(folder / "error.txt"))
+                report = os.path.relpath(folder / "error.txt")
+                log.error("Failed: %s (see %s)", one_line(error), report)
                 return float("nan")
             self.failure = error
             if not any(folder.iterdir()):

@@ -1,19 +1,25 @@
 """Parts have names: ours, those of installed packages, those that a program registers."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from own_package import make_package
 from tiny import LOCAL, tiny_checkpoint
+from torch import Tensor
 
 import edje
 from edje import registry
 from edje.backbones.protocol import Backbone, TextEncoder, VisionBackbone
+from edje.config.locations import conf_folder, register_resolvers
+from edje.config.validate import problems_of
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -23,6 +29,7 @@ from edje.inference.checkpoint import (
     save_checkpoint,
 )
 from edje.models.adapters import Adapter, LocalAdapter
+from edje.models.adapters.facts import AdapterFacts
 from edje.objectives.outputs import Objective
 from edje.part_kinds import OF_BACKBONE, PROJECTIONS, TEXT, VISION, lacking_when_built
 
@@ -268,3 +275,68 @@ def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path)
     torch.save(content, path)
     with pytest.raises(EdjeError, match=r"attention=somebody/kernels.*code of others"):
         load_checkpoint(path)
+
+
+def test_the_adapter_of_the_readme_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(class GroupMeans.*?)```", readme, re.DOTALL)
+    (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", readme, re.DOTALL)
+    own: dict[str, Any] = {"Adapter": Adapter, "nn": torch.nn, "__name__": "your_package"}
+    exec(code, own)
+    registry.register_adapter("group_means")(own["GroupMeans"])
+    save_checkpoint(tiny_of("group_means", num_tokens=3), tmp_path / "model.ckpt")
+    assert load_checkpoint(tmp_path / "model.ckpt").model.adapter.num_tokens == 3
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "group_means.yaml").write_text(option)
+    register_resolvers()
+    search = f"hydra.searchpath=[{tmp_path}]"
+    for chosen in (["adapter=group_means", "experiment=shapes_short"], ["adapter._target_=kmeans"]):
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            cfg = compose("run", [search, *chosen])
+        assert not problems_of(cfg), "\n".join(map(str, problems_of(cfg)))
+
+
+def forward_giving(give: Callable[[Tensor], Any]) -> type[Adapter]:
+    """An adapter of 4 tokens whose forward is that function."""
+
+    class Own(Adapter):
+        def __init__(self, facts: AdapterFacts, *, hidden_width: int = 1) -> None:
+            super().__init__()
+            self.num_tokens = 4
+            self.width = facts.width
+            self.layer = torch.nn.Linear(facts.token_width, facts.width)
+
+        def forward(self, tokens: Tensor) -> Any:
+            return give(self.layer(tokens))
+
+    return Own
+
+
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [
+        (lambda tokens: tokens, r"gives \(2, \d+, 32\), expected \(2, 4, 32\)"),
+        (lambda tokens: tokens[:, :4, :8], r"gives \(2, 4, 8\), expected \(2, 4, 32\)"),
+        (lambda tokens: tokens.mean(1), r"gives \(2, 32\), expected \(2, 4, 32\)"),
+        (lambda tokens: (tokens,), r"gives a tuple, expected \(2, 4, 32\)"),
+        (lambda tokens: tokens @ tokens, r"can't take tokens of \(2, \d+, \d+\).*: RuntimeError: "),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused_when_it_is_built(
+    give: Callable[[Tensor], Any], said: str
+) -> None:
+    registry.register_adapter("own")(forward_giving(give))
+    with pytest.raises(EdjeError, match=r"^adapter \(Own\): .*" + said):
+        tiny_of("own")
+
+
+def test_looking_at_an_adapter_changes_nothing() -> None:
+    registry.register_adapter("own")(forward_giving(lambda tokens: tokens[:, :4]))
+    torch.manual_seed(0)
+    adapter = tiny_of("own").model.adapter
+    drawn = torch.rand(1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("edje.inference.checkpoint.check_output", lambda *given: None)
+        torch.manual_seed(0)
+        assert torch.equal(tiny_of("own").model.adapter.layer.weight, adapter.layer.weight)
+    assert torch.equal(torch.rand(1), drawn) and adapter.layer.weight.grad is None

@@ -157,9 +157,11 @@ def grouped_by(table: pd.DataFrame, by: Sequence[str] | None) -> list[Group]:
     if by is not None:
         missing = [column for column in by if column not in table]
         if missing or not by:
+            stems = tuple(f"{column}." for column in missing)
+            below = [name for name in map(str, table) if name.startswith(stems)]
             raise EdjeError(
                 f"by={list(by)}: the runs have no column {', '.join(missing) or 'of none'}. Take "
-                "columns of load_runs, such as adapter.num_tokens."
+                f"columns of load_runs, such as {', '.join(below) or 'adapter.num_tokens'}."
             )
         texts = [column + "=" + table[column].map(_plain) for column in by]
         names = texts[0].str.cat(texts[1:], sep=" ")

@@ -22,6 +22,7 @@ from edje.renames import present_override
 
 POOLED = "mean"  # the job of a pooled row
 ENDS = ("", ".low", ".high")
+FIRST = ".first_stage"
 OF_MEASUREMENT = ("dataset", "split", "num_images")  # what figures must share to be compared
 
 
@@ -30,12 +31,12 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
 
     Columns: `job` (its folder below `folder`; "mean" in a pooled row), `status` (done, failed,
     stopped, running or incomplete), the swept keys with their values as text, `seeds` (how many a
-    row stands for), `t2i`, `t2i.low`, `t2i.high` and likewise `i2t`: R@1 in percent, reranked
-    where the job reranks; `best`, and `message`, one line that says why a job failed. The swept
-    keys are those whose overrides differ between the jobs. The interval of a job is that of its
-    metrics.json; a pooled one is a 95% bootstrap over images and seeds together. `best` has the
-    highest `t2i` of all choices, a choice of several seeds by its pooled row; jobs that measured
-    on different images have a best each.
+    row stands for), `bytes` (stored per image), `t2i`, `t2i.low`, `t2i.high`, `t2i.first_stage` and
+    likewise `i2t`: R@1 in percent, reranked where the job reranks; `best`, and `message`, one line
+    that says why a job failed. The swept keys are those whose overrides differ between the jobs.
+    The interval of a job is that of its metrics.json; a pooled one is a 95% bootstrap over images
+    and seeds together. `best` has the highest `t2i` of all choices, a choice of several seeds by
+    its pooled row; jobs that measured on different images have a best each.
 
     Raises:
         EdjeError: `folder` does not exist, or is a run folder itself.
@@ -58,8 +59,8 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
         | {"seeds": 1, **job}
         for job, overrides in zip(jobs, given, strict=True)
     ]
-    figures = [f"{way}{end}" for way in DIRECTIONS for end in ENDS]
-    columns = ["job", "status", *swept, "seeds", *figures, "best", "message"]
+    figures = [f"{way}{end}" for way in DIRECTIONS for end in (*ENDS, FIRST)]
+    columns = ["job", "status", *swept, "seeds", "bytes", *figures, "best", "message"]
     chosen: dict[tuple[str, ...], list[int]] = {}
     for number, row in enumerate(rows):
         if pd.notna(row.get("t2i")):
@@ -105,6 +106,9 @@ def sweep_summary(table: pd.DataFrame) -> Group:
     shown.add_column("job", style="dim", no_wrap=True)
     for name in _short(swept):
         shown.add_column(Text(name), overflow="fold", justify="right")
+    has_bytes = table["bytes"].nunique() > 1
+    if has_bytes:
+        shown.add_column("bytes/image", no_wrap=True, justify="right")
     for name in NAMES.values():
         shown.add_column(Text(f"{name} R@1"), no_wrap=True)
     shown.add_column(no_wrap=True)
@@ -122,10 +126,17 @@ def sweep_summary(table: pd.DataFrame) -> Group:
             figures[0] = Text(row["status"], style="red")
         best = Text("best" if row["best"] else "", style="bold green")
         style = "bold not dim" if row["best"] else ""
+        if has_bytes:
+            values.append("" if pd.isna(row["bytes"]) else f"{row['bytes']:,.0f}")
         shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
     means = ", and seeds in the means" if pooled_before else ""
-    foot = Text(f"percent · brackets: 95% bootstrap over images{means}", style="dim")
-    return Group(Text(), shown, Text(), foot)
+    feet = [f"percent · brackets: 95% bootstrap over images{means}"]
+    first = table[[f"{way}{FIRST}" for way in DIRECTIONS]].dropna().drop_duplicates()
+    if len(first) == 1:
+        feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))
+    if (table["seeds"] == 1).all() and len(table) > 1:
+        feet.append("each of one seed: another may come out otherwise, by more than the brackets")
+    return Group(Text(), shown, Text(), *(Text(foot, style="dim") for foot in feet))
 
 
 def swept_keys(table: pd.DataFrame) -> list[str]:
@@ -146,11 +157,13 @@ def _job(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     row["overrides"] = _by_key(overrides or [])
     if state != "done":
         return row
+    row["bytes"] = run.get("storage_bytes_per_image", np.nan)
     row["measured"] = tuple(str(run.get(key)) for key in OF_MEASUREMENT)
     for way in DIRECTIONS:
         stages = [f"{way}.{stage}.recall@1" for stage in ("reranked", "first_stage")]
         measured = next((name for name in stages if pd.notna(run.get(name))), stages[0])
         row |= {f"{way}{end}": run.get(f"{measured}{end}", np.nan) for end in ENDS}
+        row[f"{way}{FIRST}"] = run.get(stages[1], np.nan)
     return row
 
 

@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from edje.config.parts import signature_at
 from edje.errors import EdjeError
+from edje.part_kinds import KINDS
+from edje.registry import names
 from edje.renames import advice
 
 PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
@@ -129,6 +131,12 @@ def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) 
         )
     if said := advice(group, option):
         return EdjeError(said)
+    if any(group == kind and option in names(kind) for kind in KINDS):
+        return EdjeError(
+            f"{group}={option}: {option} is registered, and has no option file. Write "
+            f"{group}/{option}.yaml, with _target_: {option} and its values, into a folder of your "
+            "own, and give that with --config-dir=<folder>."
+        )
     files = (file.relative_to(conf / group) for file in (conf / group).rglob("*.yaml"))
     options = sorted({file.with_suffix("").as_posix() for file in files} | {*(found or ())})
     plugins = PLUGINS if group in ("hydra/launcher", "hydra/sweeper") else ()

@@ -90,7 +90,7 @@ def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
     if not (folder / "config.yaml").is_file():
         return False
     stored, own = stored_and_own(cfg, folder)
-    return stored == own  # an earlier version's is the same under its former names
+    return not differing(stored, own)  # an earlier version's is so under its former names
 
 
 def refuse_other_run(cfg: DictConfig, folder: Path) -> None:
@@ -102,7 +102,7 @@ def refuse_other_run(cfg: DictConfig, folder: Path) -> None:
     if not (folder / "config.yaml").is_file():
         return
     stored, own = stored_and_own(cfg, folder)
-    changed = [key for key in stored | own if stored.get(key) != own.get(key)]
+    changed = differing(stored, own)
     if changed:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if changed[1:] else ""
         raise EdjeError(
@@ -119,6 +119,15 @@ def stored_and_own(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[
     stored, own = (OmegaConf.to_container(from_text(text, str(path))) for text in texts)
     assert isinstance(stored, dict)
     return dict(leaves("", {**LATER_KEYS, **stored})), dict(leaves("", own))
+
+
+def differing(stored: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """The full keys in whose values two runs differ; what one lacks is null in it.
+
+    Where curves go is no matter.
+    """
+    keys = [key for key in stored | own if stored.get(key) != own.get(key)]
+    return [key for key in keys if key.partition(".")[0] != "logger"]
 
 
 def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -137,6 +137,8 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
         taken = listed(names) if len(names) <= MANY or not close else "no such argument"
         others = options_with(key)
         hint = f" It goes with {' or '.join(others)}." if others and not close else ""
+        if not close:
+            hint += f" Where an experiment sets it, '~{key}' leaves it out."
         what = f"{shown(value)} is unknown: {short(signature.target)} takes {taken}.{hint}"
         where = key.removesuffix(name)
         return [Problem(key, what, f"{where}{close}" if close else None)]

@@ -84,6 +84,8 @@ def build_reranker(
     if (reason := lacking_when_built("adapter", built)) is not None:
         raise EdjeError(f"adapter ({cls.__name__}): {reason}.")
     assert isinstance(built, Adapter)
+    if ours("adapter", adapter.target) is None:
+        check_output(built, facts, width)
     separator = language_model.tokenizer.sep_token_id
     options = language_model.options
     joint = JointEncoder(
@@ -96,6 +98,37 @@ def build_reranker(
             language_model.head.layer_norm_eps, language_model.head.weights
         )
     return model
+
+
+def check_output(adapter: Adapter, facts: BackboneFacts, width: int) -> None:
+    """Let an adapter compress two images of random tokens, before any work is put into it.
+
+    Raises:
+        EdjeError: it can't, or gives another shape than (batch, num_tokens, width).
+    """
+    if any(parameter.is_meta for parameter in adapter.parameters()):
+        return  # built to be counted, not to compute
+    name = f"adapter ({type(adapter).__name__})"
+    tokens = torch.randn(2, facts.num_tokens, facts.token_width, generator=torch.Generator())
+    is_training = adapter.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            given = adapter.eval()(tokens)
+    except Exception as error:  # whatever an adapter of the user's own may raise
+        raise EdjeError(
+            f"{name}: its forward can't take tokens of {tuple(tokens.shape)}, (images, the "
+            f"backbone's tokens, their width): {type(error).__name__}: {error} (EDJE_DEBUG=1 shows "
+            "where)."
+        ) from error
+    finally:
+        adapter.train(is_training)
+    right = (2, adapter.num_tokens, width)
+    if not isinstance(given, Tensor) or tuple(given.shape) != right:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        raise EdjeError(
+            f"{name}: of tokens of {tuple(tokens.shape)} its forward gives {shape}, expected "
+            f"{right}: (images, its num_tokens, the joint encoder's width: facts.width)."
+        )
 
 
 def adapter_class(

@@ -35,4 +35,4 @@ def report(folder: Path) -> None:
     table = sweep_table(folder)
     if table["t2i"].notna().any():
         show(sweep_summary(table))
-        log.info("%s", os.path.relpath(folder))
+        log.info("sweep.csv, sweep.png and a folder for each job: %s", os.path.relpath(folder))

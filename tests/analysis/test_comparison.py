@@ -143,6 +143,8 @@ def test_runs_of_other_splits_are_refused_by_name(sweep: Path, tmp_path, make_ru
 def test_what_can_not_be_compared_is_refused(sweep: Path, tmp_path) -> None:
     with pytest.raises(EdjeError, match=r"two choices .*: got adapter\.num_tokens=8"):
         compare([sweep / "0", sweep / "1"], by="adapter.num_tokens")
+    with pytest.raises(EdjeError, match=r"no column adapter\. .* such as .*adapter\.num_tokens"):
+        compare(sweep, by="adapter")
     with pytest.raises(EdjeError, match=r"no column adapter\.tokens"):
         compare(sweep, by="adapter.tokens")
     with pytest.raises(EdjeError, match="No finished run"):

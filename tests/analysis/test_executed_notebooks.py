@@ -55,6 +55,7 @@ def cells(notebook: Path) -> list[dict]:
 def command(notebook: Path) -> str:
     """The one that its opening gives, of a sweep the first two values of each key."""
     (line,) = re.findall(r"^    python (run\.py.*)$", "".join(cells(notebook)[0]["source"]), re.M)
+    line = line.replace("+sweep=tokens", "+sweep=tokens adapter.num_tokens=2,4")
     return re.sub(r"=(\w+),(\w+)[\w,]*", r"=\1,\2", line)
 
 

@@ -12,6 +12,7 @@ from edje.analysis import load_runs, read_metrics, sweep_plot, sweep_table
 from edje.analysis.sweep import sweep_summary
 from edje.errors import EdjeError
 
+WAYS = ("t2i", "i2t")
 JOBS = [("4", 0), ("4", 1), ("8", 0), ("8", 1), ("16", 0)]
 
 
@@ -102,6 +103,28 @@ def test_the_summary_fits_eighty_columns_and_says_what_is_best(table: pd.DataFra
     assert lines[0].split()[:3] == ["job", "num_tokens", "seed"]
     assert said.count("best") == 1 and said.count("2 seeds") == 2 and said.count("failed") == 1
     assert f"{table['t2i'][0]:.1f} [{table['t2i.low'][0]:.1f}" in said
+
+
+def shown(table: pd.DataFrame) -> str:
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(sweep_summary(table))
+    return capture.get()
+
+
+def test_the_summary_has_bytes_where_they_differ_and_the_first_stage_where_all_share_it(
+    table: pd.DataFrame,
+) -> None:
+    first = " · ".join(f"{table[f'{way}.first_stage'][0]:.1f}" for way in ("t2i", "i2t"))
+    same = table.assign(**{f"{way}.first_stage": table[f"{way}.first_stage"][0] for way in WAYS})
+    assert "bytes" not in shown(same) and f"first stage: {first}" in shown(same)
+    other = same.copy()
+    other.loc[0, ["bytes", "t2i.first_stage"]] = 123_456, 1.0
+    assert "123,456" in shown(other) and "first stage:" not in shown(other)
+
+
+def test_choices_of_one_seed_are_said_to_be_of_one(table: pd.DataFrame) -> None:
+    assert "each of one seed" in shown(table[:6]) and "each of one seed" not in shown(table)
 
 
 def test_the_plot_has_a_line_per_choice(table: pd.DataFrame) -> None:

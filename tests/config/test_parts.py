@@ -287,3 +287,12 @@ def test_parts_of_ones_own_stay_in_a_checkpoints_configuration(
     assert command("task=evaluate", f"checkpoint={folder}") == 0
     cfg = tasks[-1][0]
     assert (cfg.adapter._target_, cfg.objective.more._target_) == ("first_tokens", "shrink")
+
+
+def test_a_registered_part_without_an_option_file_is_told_what_lacks(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("adapter=first_tokens") == 1
+    said = capsys.readouterr().err
+    assert "first_tokens is registered, and has no option file. Write adapter/first_tokens" in said
+    assert "--config-dir" in said

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -108,6 +109,13 @@ def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_diffe
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
     for job in "01":
         Path(f"runs/seeds/{job}/metrics.json").write_text(json.dumps(figures))
+    capsys.readouterr()
+    stored = Path("runs/seeds/0/config.yaml")  # as of an earlier version, with other curves
+    values, comments = stored.read_text().split("#", 1)
+    earlier = yaml.safe_load(values)
+    earlier["adapter"]["more"], earlier["logger"] = None, {"_target_": "lightning.CSVLogger"}
+    stored.write_text(f"{yaml.safe_dump(earlier)}#{comments}")
+    assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0 and len(tasks) == 2
     capsys.readouterr()
     changes = ("adapter.num_tokens=16", "trainer.max_steps=9")
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds", *changes) == 1
