@@ -85,7 +85,10 @@ def own_text(cfg: DictConfig) -> str:
 
 
 def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a folder holds a run of this very configuration, finished or not."""
+    """Whether a folder holds a run of this very configuration, finished or not.
+
+    Where its curves go makes it no other run.
+    """
     config = folder / "config.yaml"
     if not config.is_file():
         return False
@@ -93,8 +96,9 @@ def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
         OmegaConf.to_container(from_text(text, str(config)))
         for text in (config.read_text(encoding="utf-8"), own_text(cfg))
     )
-    assert isinstance(stored, dict)
-    return {**LATER_KEYS, **stored} == own  # an earlier version's is so under its former names
+    assert isinstance(stored, dict) and isinstance(own, dict)
+    # an earlier version's is so under its former names
+    return {**LATER_KEYS, **stored, "logger": None} == {**own, "logger": None}
 
 
 def figure_of(folder: Path) -> float | None:
