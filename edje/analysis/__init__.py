@@ -9,6 +9,7 @@ from edje.analysis.lists import StoredLists, read_lists, recompute_metrics
 from edje.analysis.paper import paper_table
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
+from edje.analysis.run_report import report
 from edje.analysis.runs import load_runs, read_metrics
 from edje.analysis.speed import recall_against_latency
 from edje.analysis.study import bracketed, study_plot, study_table
@@ -35,6 +36,7 @@ __all__ = [
     "recall_at_k",
     "recall_bars",
     "recompute_metrics",
+    "report",
     "save_plots",
     "study_plot",
     "study_table",

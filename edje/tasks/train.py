@@ -17,7 +17,7 @@ from edje.pipeline.preparation import prepare
 from edje.pipeline.training import finish, train_reranker
 from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
-from edje.tasks.evaluate import report
+from edje.tasks.evaluate import conclude
 from edje.tasks.wiring import backbone_builder, cache_of, evaluation_choices, training_of
 
 
@@ -58,7 +58,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     if cfg.task == "train":
         return None
     result = evaluated(checkpoint, source, backbone, cache, **evaluation_choices(cfg))
-    return report(folder, result, cfg.scoring.examples)
+    return conclude(folder, result, cfg.scoring.examples)
 
 
 def is_trained(folder: Path, cfg: DictConfig) -> bool:

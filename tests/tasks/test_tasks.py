@@ -95,6 +95,7 @@ def test_a_run_folder_holds_what_is_promised(root):
     assert metrics["label"] == "folder train" and metrics["split"] == "val"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["adapter"]["num_tokens"] == 4
+    assert "8 images, 16 captions" in (folder / "report.html").read_text()
     assert {path.name for path in (folder / "plots").iterdir()} == {
         "losses.png",
         "recall.png",
