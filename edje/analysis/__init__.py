@@ -1,4 +1,4 @@
-"""Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
+"""Run folders read back: one table of all runs, metrics recomputed, plots, a report."""
 
 from edje.analysis.candidate_curves import candidate_curve, candidate_curve_plot
 from edje.analysis.comparison import compare

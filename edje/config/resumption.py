@@ -73,8 +73,8 @@ def steps_trained(folder: Path) -> int | None:
 def was_stopped(folder: Path, patience: int | None) -> bool:
     """Whether a run's last checkpoint has so many scores on dev without a new best behind it."""
     states = _last_checkpoint(folder).get("callbacks", {}).values()
-    since_best = max((state.get("since_best", 0) for state in states), default=0)
-    return patience is not None and since_best >= patience
+    since_best = [s["since_best"] for s in states if isinstance(s, dict) and "since_best" in s]
+    return patience is not None and max(since_best, default=0) >= patience
 
 
 def _last_checkpoint(folder: Path) -> dict[str, Any]:
