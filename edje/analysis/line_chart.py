@@ -64,8 +64,9 @@ def line_chart(
     shown = [one for one in map(_thinned, series) if len(one.x)]
     first, last = _range([one.x for one in shown])
     low, high = _range([ends for one in shown for ends in (one.y, one.low, one.high)])
+    high = 100.0 if percent else high
     y_ticks = MaxNLocator(nbins=4, min_n_ticks=3).tick_values(low, high)
-    low, high = min(low, y_ticks[0]), 100.0 if percent else max(high, y_ticks[-1])
+    low, high = min(low, y_ticks[0]), high if percent else max(high, y_ticks[-1])
     across = Axis((first, last), (LEFT, WIDTH - RIGHT))
     upward = Axis((low, high), (HEIGHT - BOTTOM, TOP))
     told = "{:.1f}".format if percent else number
@@ -91,9 +92,12 @@ def line_chart(
 def number(value: float) -> str:
     """A number in few digits.
 
-    >>> number(1234.0), number(0.00123456), number(99.96)
-    ('1,234', '0.00123', '100')
+    >>> number(1234.0), number(0.0123456), number(99.96), number(0.00075)
+    ('1,234', '0.0123', '100', '7.5e-4')
     """
+    if 0 < abs(value) < 1e-3:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits}e{int(power)}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -14,6 +14,7 @@ from edje.analysis.line_chart import (
     WIDTH,
     Series,
     line_chart,
+    number,
 )
 
 
@@ -41,6 +42,12 @@ def test_values_lie_between_the_ticks_and_the_first_and_last_at_the_sides():
     assert [text for _, text in chart.x_ticks] == ["1", "2", "3"]
 
 
+def test_the_axis_of_shares_ends_at_a_hundred_with_ticks_along_all_of_it():
+    chart = line_chart("recall", "step", [series([30, 50])], percent=True)
+    ticks = [float(text) for _, text in chart.y_ticks]
+    assert ticks[0] <= 30 and ticks[-1] == 100 and len(ticks) >= 3
+
+
 def test_what_is_no_number_is_left_out_and_a_level_line_has_a_chart():
     chart = line_chart("loss", "step", [series([2, np.nan, np.inf, 2])])
     assert [x for x, _ in places(chart.lines[0].points)] == [LEFT, WIDTH - RIGHT]
@@ -66,6 +73,12 @@ def test_labels_have_a_line_each_in_the_order_of_their_values(ends):
     gaps = np.diff([place for place, _ in found])
     assert (gaps >= LINE_HEIGHT - 1e-9).all()
     assert found[0][0] >= TOP and found[-1][0] <= HEIGHT - BOTTOM + 1e-9
+
+
+def test_numbers_are_short():
+    numbers = [0.0, 1234.0, -56_789.4, 0.0123456, 99.96, 0.00075, -2e-6]
+    told = ["0", "1,234", "-56,789", "0.0123", "100", "7.5e-4", "-2.0e-6"]
+    assert [number(value) for value in numbers] == told
 
 
 def test_long_curves_are_thinned_out_and_keep_their_end():
