@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edje.analysis import candidate_curve, failures, report
-from edje.analysis.run_report import SIDE
+from edje.analysis.embedded_gallery import SIDE
 from edje.errors import EdjeError
 from edje.tasks.evaluate import save_report
 
@@ -192,7 +192,10 @@ def test_a_file_that_is_gone_is_said_to_be_and_without_any_the_gallery_is_left_o
 
 def test_what_the_folder_lacks_is_left_out_with_a_word(run):
     shutil.rmtree(run / "logs")
+    (run / "logs").mkdir()  # with a run.log, as of task=evaluate
     assert "This run trained nothing." in Page(report(run)).text
+    (run / "checkpoints").mkdir()
+    assert "No metrics.csv below" in Page(report(run)).text
     for name in ("candidates", "queries"):
         (run / f"{name}.parquet").unlink()
     page = Page(report(run))
