@@ -11,6 +11,7 @@ TALKATIVE = (
     "lightning.pytorch",
     "lightning.fabric",
     "lightning.pytorch.utilities.rank_zero",
+    "tensorboardX",  # on every figure whose name has an @
 )
 
 

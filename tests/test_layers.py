@@ -42,7 +42,7 @@ MAY_IMPORT = {
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "retrieval", "data.images", "renames"},
+    "analysis": {"records", "errors", "durable", "retrieval", "data.images", "renames"},
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",

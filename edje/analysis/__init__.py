@@ -1,4 +1,4 @@
-"""Run folders read back: one table of all runs, metrics recomputed, plots, the closing table."""
+"""Run folders read back: one table of all runs, metrics recomputed, plots, a report."""
 
 from edje.analysis.attention_sheet import attention_sheet
 from edje.analysis.budget import budget_plot, budget_table
@@ -14,6 +14,7 @@ from edje.analysis.map_facts import map_facts, map_overlap, normalised_entropy
 from edje.analysis.paper import paper_table
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
+from edje.analysis.run_report import report
 from edje.analysis.runs import latest_run, load_runs, read_metrics
 from edje.analysis.speed import recall_against_latency
 from edje.analysis.study import bracketed, study_plot, study_table
@@ -51,6 +52,7 @@ __all__ = [
     "recall_at_k",
     "recall_bars",
     "recompute_metrics",
+    "report",
     "save_plots",
     "study_plot",
     "study_table",

@@ -24,7 +24,7 @@ def loss_curves(
     Raises:
         EdjeError: there is no such file, or nothing with that prefix in it.
     """
-    table = _read_log(Path(run_folder) / "logs")
+    table = read_log(run_folder)
     terms = [
         name.removeprefix(prefix)
         for name in table.columns
@@ -55,7 +55,13 @@ def loss_curves(
     return figure
 
 
-def _read_log(logs: Path) -> pd.DataFrame:
+def read_log(run_folder: str | Path) -> pd.DataFrame:
+    """What the CSV logger wrote, parts of a resumed run together: a row per logged step.
+
+    Raises:
+        EdjeError: it wrote nothing.
+    """
+    logs = Path(run_folder) / "logs"
     paths = sorted(logs.rglob("metrics.csv")) if logs.is_dir() else []
     if not paths:
         raise EdjeError(f"No metrics.csv below {logs}: the run logged nothing to a CSV logger.")

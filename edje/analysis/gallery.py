@@ -37,6 +37,30 @@ class Example:
     ranks: tuple[float, float]
     shown: tuple[list[str], list[str]]
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether reranking put the true image first, and did not displace it."""
+        return self.ranks[1] == 1
+
+
+@dataclass(frozen=True)
+class DrawnExamples:
+    """Examples of captions that reranking fixed, then of those it broke, and how many there are."""
+
+    num_asked: int
+    num_fixed: int
+    num_broken: int
+    examples: tuple[Example, ...]
+
+    @property
+    def head(self) -> str:
+        """The numbers as a sentence."""
+        return (
+            f"Of {self.num_asked:,} captions, reranking put the true image first for "
+            f"{self.num_fixed:,} where it was not, and displaced it for {self.num_broken:,} where "
+            "it was."
+        )
+
 
 def gallery(
     run_folder: str | Path,
@@ -56,9 +80,23 @@ def gallery(
         EdjeError: the run has no lists of text queries, or no paths of its images, or a query
             asked for is none of them.
     """
-    folder = Path(run_folder)
-    stored = read_text_lists(folder)
-    paths = image_paths(folder)
+    drawn = drawn_examples(run_folder, examples=examples, seed=seed, queries=queries)
+    return _page(drawn, image_paths(run_folder))
+
+
+def drawn_examples(
+    run_folder: str | Path,
+    *,
+    examples: int = 8,
+    seed: int = 0,
+    queries: Collection[str] | None = None,
+) -> DrawnExamples:
+    """What `gallery` shows, and the numbers that it is drawn from.
+
+    Raises:
+        EdjeError: the run has no lists of text queries, or a query asked for is none of them.
+    """
+    stored = read_text_lists(run_folder)
     ranks = torch.stack(
         [
             first_hit_ranks(scores, stored.reranked.first.relevant)
@@ -72,14 +110,13 @@ def gallery(
     num_hurt = min(len(worse), max(3 * examples // 8, examples - len(better)))
     num_helped = min(len(better), examples - num_hurt)
     draw = np.random.default_rng(seed)
-    drawn = [(GOOD, query) for query in draw.permutation(better)[:num_helped]]
-    drawn += [(BAD, query) for query in draw.permutation(worse)[:num_hurt]]
-    blocks = [(colour, _example(stored, ranks, query)) for colour, query in drawn]
-    head = (
-        f"Of {asked.sum():,} captions, reranking put the true image first for {len(better):,} "
-        f"where it was not, and displaced it for {len(worse):,} where it was."
+    drawn = [*draw.permutation(better)[:num_helped], *draw.permutation(worse)[:num_hurt]]
+    return DrawnExamples(
+        num_asked=int(asked.sum()),
+        num_fixed=len(better),
+        num_broken=len(worse),
+        examples=tuple(_example(stored, ranks, query) for query in drawn),
     )
-    return _page(head, blocks, paths)
 
 
 def _asked(ids: pd.Series, queries: Collection[str] | None) -> np.ndarray:
@@ -109,8 +146,8 @@ def _example(stored: StoredLists, ranks: np.ndarray, query: int) -> Example:
     return Example(row["text"], row["image_id"], (before, after), (shown[0], shown[1]))
 
 
-def _page(head: str, blocks: list[tuple[str, Example]], paths: dict[str, str]) -> Figure:
-    rows = max(1, -(-len(blocks) // 2))
+def _page(drawn: DrawnExamples, paths: dict[str, str]) -> Figure:
+    rows = max(1, -(-len(drawn.examples) // 2))
     width = 2 * BLOCK_WIDTH + GUTTER + 2 * MARGIN
     height = HEAD + rows * BLOCK_HEIGHT + 0.1
     with matplotlib.rc_context(RC):
@@ -119,15 +156,15 @@ def _page(head: str, blocks: list[tuple[str, Example]], paths: dict[str, str]) -
         title = "Example captions before and after reranking"
         figure.text(MARGIN / width, top, title, fontsize=14, fontweight="bold", va="center")
         note = (
-            f"{head}\nThe true image is framed. Green bar: now right; red bar: now wrong. "
+            f"{drawn.head}\nThe true image is framed. Green bar: now right; red bar: now wrong. "
             "Examples are drawn at random from each kind."
         )
         figure.text(MARGIN / width, top - 0.36 / height, note, color=QUIET, va="center")
-        for place, (colour, example) in enumerate(blocks):
+        for place, example in enumerate(drawn.examples):
             left = MARGIN + (place % 2) * (BLOCK_WIDTH + GUTTER)
             bottom = height - HEAD - (place // 2 + 1) * BLOCK_HEIGHT + BETWEEN
-            _block(figure, example, colour, left, bottom, paths)
-        if not blocks:
+            _block(figure, example, left, bottom, paths)
+        if not drawn.examples:
             text = "Reranking changed no first answer."
             figure.text(0.5, 0.4, text, ha="center", color=QUIET, fontsize=12)
     return figure
@@ -136,7 +173,6 @@ def _page(head: str, blocks: list[tuple[str, Example]], paths: dict[str, str]) -
 def _block(
     figure: Figure,
     example: Example,
-    colour: str,
     left: float,
     bottom: float,
     paths: dict[str, str],
@@ -146,6 +182,7 @@ def _block(
     lines = textwrap.wrap(example.text, 66, max_lines=2, placeholder=" …")
     tall = 2 * THUMB + GAP + 0.11 + 0.18 * len(lines)
     corner = (left - 0.14) / width, bottom / height
+    colour = GOOD if example.is_fixed else BAD
     bar = Rectangle(corner, 0.035 / width, tall / height, color=colour, linewidth=0)
     figure.add_artist(bar)
     figure.text(

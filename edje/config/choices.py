@@ -103,9 +103,22 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     task, data, score = tree.get("task"), tree.get("data") or {}, tree.get("score")
     if isinstance(seed := tree.get("seed"), int) and seed < 0:
         yield Problem("seed", f"={seed}: expected a number from 0, as random generators take it.")
+    scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
+    patience = scoring.get("patience")
+    if task == "backbone" and patience is not None:
+        what = (
+            f"={patience}: the scores of task=backbone are of the evaluated split, and nothing may "
+            "be chosen by them. Leave it out, or set trainer.max_steps."
+        )
+        yield Problem("scoring.patience", what)
     if task not in TRAINING:
         return
-    scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
+    if patience is not None and not scoring.get("dev_every"):
+        what = (
+            f"={patience} counts scores on dev, and scoring.dev_every=0 makes none. Set "
+            "scoring.dev_every, or leave it out."
+        )
+        yield Problem("scoring.patience", what)
     if data.get("dev_images") == 0:
         if score == "sum":
             what = (

@@ -16,7 +16,7 @@ from edje.errors import EdjeError
 OF_TRAINING = (
     *("seed", "teacher", "start.", "miner", "storage.raw_codec", "compile_training"),
     *("objective.", "negatives.", "loader.", "optim."),
-    *("scoring.dev_every", "data.dev_images", "data.dev_seed"),
+    *("scoring.dev_every", "scoring.patience", "data.dev_images", "data.dev_seed"),
     *("trainer.precision", "trainer.gradient_clip_", "trainer.accumulate_grad_batches"),
     *("trainer.max_", "trainer.min_"),
 )
@@ -51,11 +51,12 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
             "would be trained. Leave it out, or give a greater number to train on."
         )
     idle = [key for key in changed if key.startswith(OF_TRAINING)]
-    if asked == done and idle and is_finished(folder):
+    stopped = asked != done and was_stopped(folder, after.get("scoring.patience"))
+    if (asked == done or stopped) and idle and is_finished(folder):
+        on = "another scoring.patience" if stopped else f"trainer.max_steps above {done}"
         raise EdjeError(
             f"{idle[0]}{shown(after[idle[0]])}: the training of this run is finished, so nothing "
-            f"would be trained with it. Train on with trainer.max_steps above {done}, or start a "
-            "new run."
+            f"would be trained with it. Train on with {on}, or start a new run."
         )
 
 
@@ -66,12 +67,24 @@ def is_finished(folder: Path) -> bool:
 
 def steps_trained(folder: Path) -> int | None:
     """Optimiser steps that a run folder's last checkpoint has behind it; None without one."""
+    return _last_checkpoint(folder).get("global_step")
+
+
+def was_stopped(folder: Path, patience: int | None) -> bool:
+    """Whether a run's last checkpoint has so many scores on dev without a new best behind it."""
+    states = _last_checkpoint(folder).get("callbacks", {}).values()
+    since_best = [s["since_best"] for s in states if isinstance(s, dict) and "since_best" in s]
+    return patience is not None and max(since_best, default=0) >= patience
+
+
+def _last_checkpoint(folder: Path) -> dict[str, Any]:
     import torch
 
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        return None
-    return torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("global_step")
+        return {}
+    found: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    return found
 
 
 def _values(key: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,9 @@ class Component:
     """Type of a root key that holds a component: `_target_` and its values."""
 
 
+Loggers = Component | dict[str, Component] | None  # one, or several by name
+
+
 @dataclass(frozen=True, kw_only=True)
 class RootConfig:
     """The keys at the root of a configuration, and their types."""
@@ -69,7 +72,7 @@ class RootConfig:
     loader: Component
     optim: Component
     trainer: Component
-    logger: Component | None
+    logger: Loggers
     storage: Component
     scoring: Component
     benchmark: Component

@@ -14,7 +14,7 @@ from edje.config.locations import conf_folder
 from edje.config.parts import signature_at
 from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, short, shown
 from edje.config.resolution import contains_unknown, plain
-from edje.config.root import Component, RootConfig
+from edje.config.root import Component, Loggers, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError
 from edje.config.value_types import choices, describe, fits, is_plain
 from edje.errors import EdjeError
@@ -72,11 +72,13 @@ def check_root_value(key: str, value: Any, annotation: Any) -> list[Problem]:
     """Problems of one root key: a component, a mapping of components, or a simple value."""
     if value is UNKNOWN:
         return []
-    if annotation == Component | None and value is None:
+    if annotation in (Component | None, Loggers) and value is None:
         return []
-    if annotation in (Component, Component | None):
+    if annotation in (Component, Component | None) or (
+        annotation == Loggers and is_component(value)
+    ):
         return check_component(key, value)
-    if annotation == dict[str, Component]:
+    if annotation in (dict[str, Component], Loggers):
         if not isinstance(value, Mapping):
             return [Problem(key, f"{shown(value)}: expected {expected(annotation)}.")]
         return check_terms(key, value)
@@ -194,7 +196,7 @@ def components_in(key: str, value: Any) -> Iterable[tuple[str, Any]]:
 
 def expected(annotation: Any) -> str:
     """What a root key holds, in words."""
-    if annotation == dict[str, Component]:
+    if annotation in (dict[str, Component], Loggers):
         return "components by name (mapping)"
     if annotation in (Component, Component | None):
         return "a component (`_target_`)"

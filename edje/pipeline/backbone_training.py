@@ -1,6 +1,6 @@
 """A small dual encoder trained from scratch on a data set's images and captions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
 from edje.objectives.contrastive import Contrastive
 from edje.parallel.launch import other_ranks
-from edje.pipeline.trainer import check_trainer, make_trainer, run_logger
+from edje.pipeline.trainer import check_trainer, make_trainer, run_loggers
 from edje.pipeline.training import last_checkpoint, progress, steps_per_epoch
 from edje.records import DIRECTIONS, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
@@ -26,6 +26,7 @@ from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.dual_encoder import DualEncoderModule, embed_split
 from edje.training.optimisation import Optimisation
+from edje.training.step_figures import StepFigures
 
 CUTOFFS = (1, 5, 10, 20)
 
@@ -43,7 +44,7 @@ class BackboneTraining:
         dev_every: optimiser steps between two scores on the evaluated split; 0: one at the end.
         seed: of weights, order and choice of captions.
         checkpoint_every: optimiser steps between two checkpoints to resume from.
-        logger: makes Lightning's logger, given save_dir, name and version.
+        loggers: make Lightning's loggers, given save_dir, name and version.
         resume_command: what goes on with a training that was interrupted, for the message.
     """
 
@@ -55,7 +56,7 @@ class BackboneTraining:
     dev_every: int = 0
     seed: int = 0
     checkpoint_every: int = 200
-    logger: Callable[..., Logger] | None = None
+    loggers: Sequence[Callable[..., Logger]] = ()
     resume_command: str = "the same call"
 
 
@@ -71,7 +72,7 @@ def train_backbone(
         EdjeError: the captions of the images are not equal in number.
     """
     check_trainer(training.trainer)
-    logger = run_logger(training.logger, folder)
+    loggers = run_loggers(training.loggers, folder)
     splits = {
         name: check_images(source.read(name), source.bad_images) for name in ("train", source.split)
     }
@@ -93,6 +94,7 @@ def train_backbone(
         training.seed,
     )
     callbacks: list[L.Callback] = [
+        StepFigures(training.optimisation.lr),
         *progress(training.trainer),
         DevelopmentScore(
             lambda: recall(module, held_out)["t2i"]["recall@1"],
@@ -104,7 +106,7 @@ def train_backbone(
             folder / "checkpoints", training.checkpoint_every, training.resume_command
         ),
     ]
-    trainer = make_trainer(training.trainer, folder, logger, callbacks)
+    trainer = make_trainer(training.trainer, folder, loggers, callbacks)
     with other_ranks(trainer, folder):
         trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
     if not trainer.is_global_zero:

@@ -1,7 +1,7 @@
 """What a training needs but data: its choices, and the rerankers that are made and read first."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from edje.objectives.outputs import Objective
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.start import FreshStart, Start
 from edje.pipeline.trained import Published, check_named, facts_of, load_trained
-from edje.pipeline.trainer import check_trainer, run_logger, trainer_devices
+from edje.pipeline.trainer import check_trainer, run_loggers, trainer_devices
 from edje.training.compilation import compile_layers
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.optimisation import Optimisation
@@ -53,7 +53,7 @@ class Training:
         checkpoint_every: optimiser steps between two checkpoints to resume from.
         compile_training: a backend of torch.compile.
         gradient_checkpointing: layers are run again in the backward pass.
-        logger: makes Lightning's logger, given save_dir, name and version.
+        loggers: make Lightning's loggers, given save_dir, name and version.
         config: YAML that the checkpoint carries.
         resume_command: what goes on with a training that was interrupted, for the message.
         published: what is to be known where a published checkpoint is named.
@@ -75,7 +75,7 @@ class Training:
     checkpoint_every: int = 200
     compile_training: str | None = None
     gradient_checkpointing: bool = False
-    logger: Callable[..., Logger] | None = None
+    loggers: Sequence[Callable[..., Logger]] = ()
     config: str = "{}"
     resume_command: str = "the same call"
     published: Published = field(default_factory=Published)
@@ -100,7 +100,7 @@ class Prepared:
     checkpoint: Checkpoint
     teacher: Checkpoint | None = None
     miner: Checkpoint | None = None
-    logger: Logger | bool = False
+    loggers: Sequence[Logger] = ()
 
 
 def prepare(training: Training, backbone: Backbone, source: Source, folder: Path) -> Prepared:
@@ -120,7 +120,7 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     if training.distils:
         named["teacher"] = training.teacher
     check_named(named, backbone)
-    logger = run_logger(training.logger, folder)
+    loggers = run_loggers(training.loggers, folder)
     torch.manual_seed(training.seed)  # fresh weights are a function of the seed
     new = new_checkpoint(training, backbone, trained_on(source))
     training.start.load(new, backbone, training.published)
@@ -132,7 +132,7 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     teacher, miner = frozen_teacher(training, new, backbone), None
     if training.miner is not None:
         miner = load_trained(training.miner, "miner", lambda: backbone, training.published)
-    return Prepared(new, teacher, miner, logger)
+    return Prepared(new, teacher, miner, loggers)
 
 
 def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:

@@ -40,6 +40,7 @@ class Scoring:
         precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
             with exact products in it (VNNI), and is used where it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
+        patience: training ends after so many scores on dev without a new best; null: it doesn't.
         shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
             joint encoder reads off the images is gone.
         num_tokens: serve only the first so many visual tokens, of an adapter trained with
@@ -56,6 +57,7 @@ class Scoring:
         batch_size: PositiveInt = 1024,
         precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
         dev_every: NonNegativeInt = 0,
+        patience: PositiveInt | None = None,
         shuffle_tokens: bool = False,
         num_tokens: PositiveInt | None = None,
         examples: NonNegativeInt = 8,
@@ -65,6 +67,7 @@ class Scoring:
         self.batch_size = batch_size
         self.precision_name = precision
         self.dev_every = dev_every
+        self.patience = patience
         self.shuffle_tokens = shuffle_tokens
         self.num_tokens = num_tokens
         self.examples = examples

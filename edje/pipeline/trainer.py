@@ -1,4 +1,4 @@
-"""The Trainer of a run and its logger."""
+"""The Trainer of a run and its loggers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from edje.errors import EdjeError
@@ -37,7 +37,7 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
         )
     # Of copies: a strategy or a profiler belongs to the first Trainer that it is given to.
     tried = make_trainer(
-        deepcopy(dict(arguments)), Path(), False, [], deterministic=None, benchmark=None
+        deepcopy(dict(arguments)), Path(), [], [], deterministic=None, benchmark=None
     )
     for timer in tried.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (timer.time_remaining() or 0) <= 0:
@@ -66,7 +66,7 @@ REPLACED = {
 def make_trainer(
     arguments: Mapping[str, Any],
     folder: Path,
-    logger: Logger | bool,
+    loggers: Sequence[Logger],
     callbacks: Sequence[L.Callback],
     **other: Any,
 ) -> L.Trainer:
@@ -78,7 +78,7 @@ def make_trainer(
         EdjeError: Lightning refuses an argument.
     """
     own = {
-        "logger": logger,
+        "logger": list(loggers) or False,
         "callbacks": list(callbacks),
         "default_root_dir": str(folder),
         "plugins": [cluster()],
@@ -107,21 +107,36 @@ def patient(strategy: Any) -> Any:
     return DDPStrategy(timeout=PATIENCE, find_unused_parameters=unused)
 
 
-def run_logger(make: Callable[..., Logger] | None, folder: Path) -> Logger | bool:
-    """A logger, made for `logs/`; a resumed run writes beside its earlier part.
+PACKAGES = {  # of the loggers that we have options for
+    "TensorBoardLogger": "tensorboardX",
+    "WeightsAndBiases": "'edje[wandb]'",
+    "WandbLogger": "'edje[wandb]'",
+}
+
+
+def run_loggers(makers: Sequence[Callable[..., Logger]], folder: Path) -> list[Logger]:
+    """Loggers, made for `logs/`; a resumed run writes beside its earlier part.
+
+    The CSV logger comes first, as it warns of a folder that isn't empty.
 
     Raises:
-        EdjeError: its package isn't installed.
+        EdjeError: a package that one of them needs isn't installed.
     """
-    if make is None:
-        return False
-    parts = len(list((folder / "logs").glob("part_*")))
+    part = f"part_{len(list((folder / 'logs').glob('part_*')))}"
+    loggers = [_logger(make, save_dir=str(folder), name="logs", version=part) for make in makers]
+    return sorted(loggers, key=lambda logger: not isinstance(logger, CSVLogger))
+
+
+def _logger(make: Callable[..., Logger], **place: str) -> Logger:
     try:
-        return make(save_dir=str(folder), name="logs", version=f"part_{parts}")
+        return make(**place)
     except ImportError as error:
         kind = getattr(make, "func", make)  # of a partial
-        said = " ".join(str(error).split())
+        name = getattr(kind, "__name__", str(kind))
+        package = PACKAGES.get(name)
+        install = "Install it" if package is None else f"pip install {package}"
+        said = " ".join(str(error).split()).rstrip(".")
         raise EdjeError(
-            f"logger={getattr(kind, '__name__', kind)}: a package that it needs isn't installed "
-            f"({said}). Install it, or take logger=csv or logger=null."
+            f"logger: {name} needs a package that isn't installed ({said}). {install}, or take "
+            "logger=csv or logger=null."
         ) from error

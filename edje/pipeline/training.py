@@ -36,6 +36,8 @@ from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.data_wait import DataWait
 from edje.training.development_recall import DevelopmentRecall
 from edje.training.reranker_module import RerankerModule
+from edje.training.step_figures import StepFigures
+from edje.training.throughput import Throughput
 
 DEV_STRIDE = 3  # while training, dev is scored on every third caption
 DEV_FIGURE = "dev/t2i_recall@1"
@@ -74,7 +76,7 @@ def train_reranker(
         training.seed,
     )
     callbacks = callbacks_of(training, new, feed, backbone, cache, folder / "checkpoints")
-    trainer = make_trainer(training.trainer, folder, prepared.logger, callbacks)
+    trainer = make_trainer(training.trainer, folder, prepared.loggers, callbacks)
     with other_ranks(trainer, folder):
         trainer.fit(module, feed.datamodule, ckpt_path=last, weights_only=True)
     return new if trainer.is_global_zero else None
@@ -116,17 +118,19 @@ def callbacks_of(
     cache: Cache,
     checkpoints: Path,
 ) -> list[L.Callback]:
-    """Checkpoints to resume from, the bar, the log of waiting, and where it is asked for dev."""
-    callbacks: list[L.Callback] = [
-        ResumableCheckpoint(checkpoints, training.checkpoint_every, training.resume_command),
-        *progress(training.trainer),
-        DataWait(),
-    ]
+    """What is logged, where it is asked for dev, checkpoints to resume from, and the bar."""
+    wait, scored = DataWait(), []
     if feed.dev is not None and training.scoring.dev_every:
         codec, best = cache.storage.compressed_codec, checkpoints / "best.ckpt"
-        scored = development_score(new, backbone, feed.dev, training.scoring, codec, best)
-        callbacks.insert(0, scored)
-    return callbacks
+        scored = [development_score(new, backbone, feed.dev, training.scoring, codec, best)]
+    return [
+        Throughput(wait),
+        StepFigures(training.optimisation.lr),
+        *scored,
+        ResumableCheckpoint(checkpoints, training.checkpoint_every, training.resume_command),
+        *progress(training.trainer),
+        wait,
+    ]
 
 
 def progress(trainer: Mapping[str, Any]) -> list[L.Callback]:
@@ -166,7 +170,7 @@ def development_score(
     def keep() -> None:
         save_checkpoint(current, path)
 
-    return DevelopmentRecall(ranks, keep, scoring.dev_every, DEV_FIGURE)
+    return DevelopmentRecall(ranks, keep, scoring.dev_every, DEV_FIGURE, scoring.patience)
 
 
 def finish(

@@ -13,7 +13,7 @@ from edje.pipeline.backbone_training import BackboneTraining, train_backbone
 from edje.quiet import quiet_libraries
 from edje.records import DIRECTIONS
 from edje.tasks.building import part_from
-from edje.tasks.wiring import logger_of, trainer_arguments
+from edje.tasks.wiring import loggers_of, trainer_arguments
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         dev_every=cfg.scoring.dev_every,
         seed=cfg.seed,
         checkpoint_every=cfg.checkpoint_every,
-        logger=logger_of(cfg),
+        loggers=loggers_of(cfg),
         resume_command=resume_command(cfg, folder),
     )
     source = instantiate(cfg.data)

@@ -1,11 +1,13 @@
 """Evaluate: first-stage candidates, reranked, as recall with intervals in the run folder."""
 
+import logging
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from edje.analysis.plots import save_plots
+from edje.analysis.run_report import NAME, report
 from edje.analysis.table import metrics_table
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
@@ -16,6 +18,8 @@ from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
 from edje.tasks.console import show
 from edje.tasks.wiring import cache_of, evaluation_choices, published_of
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
@@ -34,12 +38,23 @@ def run(cfg: DictConfig, folder: Path) -> float:
     checkpoint = load_trained(cfg.checkpoint, "checkpoint", lambda: backbone, published_of(cfg))
     source = instantiate(cfg.data)
     result = evaluated(checkpoint, source, backbone, cache_of(cfg), **evaluation_choices(cfg))
-    return report(folder, result, cfg.scoring.examples)
+    return conclude(folder, result, cfg.scoring.examples)
 
 
-def report(folder: Path, result: Evaluated, examples: int) -> float:
+def conclude(folder: Path, result: Evaluated, examples: int) -> float:
     """Write a run folder's results, draw and show them; returns t2i R@1 in percent."""
     write_results(folder, result.metrics, result.reranked, result.collection)
     save_plots(folder, examples=examples)
+    save_report(folder, examples)
     show(metrics_table(result.metrics))
     return result.metrics["t2i"]["reranked"]["recall@1"]["value"]
+
+
+def save_report(folder: Path, examples: int) -> None:
+    """Write report.html; whatever is wrong with it, the results are there and the run is done."""
+    (folder / NAME).unlink(missing_ok=True)  # of former results
+    try:
+        report(folder, examples=examples)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        log.warning("No %s: %s: %s", NAME, type(error).__name__, said)

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from edje.config.resumption import is_finished, steps_trained
+from edje.config.resumption import is_finished, steps_trained, was_stopped
 from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import load_checkpoint
@@ -17,7 +17,7 @@ from edje.pipeline.preparation import prepare
 from edje.pipeline.training import finish, train_reranker
 from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
-from edje.tasks.evaluate import report
+from edje.tasks.evaluate import conclude
 from edje.tasks.wiring import backbone_builder, cache_of, evaluation_choices, training_of
 
 
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     source: Source = instantiate(cfg.data)
     training = training_of(cfg, source, folder)
     cache, backbone = cache_of(cfg), backbone_from(cfg.backbone)
-    if cfg.task == "run" and is_trained(folder, cfg.trainer.max_steps):  # resumed
+    if cfg.task == "run" and is_trained(folder, cfg):  # resumed
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
         prepared = prepare(training, backbone, source, folder)
@@ -58,9 +58,12 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     if cfg.task == "train":
         return None
     result = evaluated(checkpoint, source, backbone, cache, **evaluation_choices(cfg))
-    return report(folder, result, cfg.scoring.examples)
+    return conclude(folder, result, cfg.scoring.examples)
 
 
-def is_trained(folder: Path, max_steps: int) -> bool:
-    """Whether a run folder's training was finished, with so many steps."""
-    return is_finished(folder) and (steps_trained(folder) or 0) >= max_steps
+def is_trained(folder: Path, cfg: DictConfig) -> bool:
+    """Whether a run folder's training was finished: with all of its steps, or stopped early."""
+    has_all_steps = (steps_trained(folder) or 0) >= cfg.trainer.max_steps
+    return is_finished(folder) and (
+        has_all_steps or was_stopped(folder, cfg.scoring.get("patience"))
+    )

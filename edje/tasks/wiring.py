@@ -99,7 +99,7 @@ def training_of(cfg: DictConfig, source: Source, folder: Path) -> Training:
         checkpoint_every=cfg.checkpoint_every,
         compile_training=cfg.compile_training,
         gradient_checkpointing=cfg.gradient_checkpointing,
-        logger=logger_of(cfg),
+        loggers=loggers_of(cfg),
         config=OmegaConf.to_yaml(cfg, resolve=False),
         resume_command=resume_command(cfg, folder),
         published=published_of(cfg),
@@ -127,9 +127,12 @@ def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
     return dict(made.keywords)
 
 
-def logger_of(cfg: DictConfig) -> Callable[..., Logger] | None:
-    """What makes the configured logger; None where there is to be none."""
-    return None if cfg.logger is None else instantiate(cfg.logger, _partial_=True)
+def loggers_of(cfg: DictConfig) -> list[Callable[..., Logger]]:
+    """What makes the configured loggers: several by name, or one component, as formerly."""
+    if cfg.logger is None:
+        return []
+    nodes = [cfg.logger] if "_target_" in cfg.logger else cfg.logger.values()
+    return [instantiate(node, _partial_=True) for node in nodes if node is not None]
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -155,13 +155,15 @@ class StepProgress(TQDMProgressBar):
 class DevelopmentScore(Callback):
     """Scores the reranker on the development set every so often and keeps the best weights.
 
-    Rank 0 scores, the others wait.
+    Rank 0 scores, the others wait. A score stands in the log at its own step, and nowhere else.
 
     Args:
         score: the figure to raise, a function of nothing (it knows model and data).
         keep: writes the current weights as the best ones.
         every_n_steps: optimiser steps between two scores.
         name: the figure's name in the log.
+        patience: so many scores in a row that don't rise above the best end the training, on all
+            ranks together; None: none do.
     """
 
     def __init__(
@@ -170,12 +172,25 @@ class DevelopmentScore(Callback):
         keep: Callable[[], None],
         every_n_steps: int,
         name: str,
+        patience: int | None = None,
     ):
         self.score = score
         self.keep = keep
         self.every_n_steps = every_n_steps
         self.name = name
+        self.patience = patience
         self.best = float("-inf")
+        self.since_best = 0  # scores
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self.since_best >= self.patience
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train nothing where the training that is resumed had been stopped."""
+        if self.is_at_end:
+            self._stop(trainer)
 
     def on_train_batch_end(
         self,
@@ -196,23 +211,48 @@ class DevelopmentScore(Callback):
             pl_module.train()
         value = self.logged(trainer, pl_module, scored)
         log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
+        self.since_best += 1
         if value > self.best:
-            self.best = value
+            self.best, self.since_best = value, 0
             if trainer.is_global_zero:
                 self.keep()
+        if self.is_at_end:
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        log.info(
+            "stopped early, at step %d of %d: %s did not rise above %.2f again (scores since then: "
+            "%d, scoring.patience=%d); the weights of the best are kept",
+            *(trainer.global_step, trainer.max_steps, self.name),
+            *(self.best, self.since_best, self.patience),
+        )
+        trainer.should_stop = True
 
     def logged(
         self, trainer: L.Trainer, pl_module: L.LightningModule, scored: float | Tensor | None
     ) -> float:
         """The figure on all ranks, written into the log; `scored` is rank 0's, None on others."""
         value = trainer.strategy.broadcast(0.0 if scored is None else float(scored))
-        pl_module.log(self.name, torch.tensor(value))
+        self.write(trainer, pl_module, {self.name: torch.tensor(value)})
         return value
 
+    def write(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, figures: Mapping[str, Tensor]
+    ) -> None:
+        """Write figures into the log at the present step, and show them beside the bar.
+
+        Lightning would write them at the next step that is logged, and at all after it.
+        """
+        pl_module.log_dict(dict(figures), logger=False)
+        values = {name: float(value) for name, value in figures.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step - 1)  # which counts from 0
+
     def state_dict(self) -> dict[str, float]:
-        """The best figure so far, so that a resumed run goes on comparing."""
-        return {"best": self.best}
+        """The best figure so far and the scores since, so that a resumed run goes on comparing."""
+        return {"best": self.best, "since_best": self.since_best}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take the best figure of the interrupted run."""
+        """Take over those of the interrupted run; former versions kept the best alone."""
         self.best = state_dict["best"]
+        self.since_best = int(state_dict.get("since_best", 0))

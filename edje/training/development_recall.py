@@ -24,7 +24,7 @@ class DevelopmentRecall(DevelopmentScore):
         assert isinstance(pl_module, RerankerModule)
         ranks = torch.empty(0) if scored is None else torch.as_tensor(scored)
         found = pl_module.dev_recall(ranks.to(pl_module.device))
-        pl_module.log_dict(pl_module.dev_recall)
+        self.write(trainer, pl_module, found)
         pl_module.dev_recall.reset()  # the next score is of other weights
         return found[self.name].item()
 
@@ -33,4 +33,5 @@ class DevelopmentRecall(DevelopmentScore):
 
         Former versions kept it in double precision, in which no later score would be equal to it.
         """
-        self.best = torch.tensor(state_dict["best"], dtype=torch.float32).item()
+        super().load_state_dict(state_dict)
+        self.best = torch.tensor(self.best, dtype=torch.float32).item()

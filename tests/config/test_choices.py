@@ -76,6 +76,11 @@ FOLDER = ["experiment=folder", "data.root=photos"]
             ["scoring.dev_every=10", "data.dev_images=0"],
             "scoring.dev_every=10 scores images held back",
         ),
+        (
+            ["+scoring.patience=3"],
+            "scoring.patience=3 counts scores on dev, and scoring.dev_every=0",
+        ),
+        (["+scoring.patience=3", "task=backbone"], "nothing may be chosen by them"),
         (["scoring.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
         (
             ["adapter=compression_nested", "scoring.num_tokens=65"],
@@ -104,6 +109,8 @@ def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], mes
         ["score=sum"],
         ["score=sum", "data.dev_images=0", "task=evaluate"],
         ["scoring.num_tokens=2", "task=evaluate"],
+        ["+scoring.patience=3", "task=evaluate"],
+        ["+scoring.patience=3", "scoring.dev_every=10"],
         ["adapter=compression_nested", "scoring.num_tokens=16"],
         ["loader.batch_size=1", "objective=[masked_language]"],
         ["loader.batch_size=1", "trainer.devices=8"],

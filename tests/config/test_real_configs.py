@@ -35,7 +35,7 @@ LABELS = [option for group, option in OPTIONS if group == "paper" and option != 
 @pytest.mark.parametrize(("group", "option"), [("", ""), *OPTIONS])
 def test_the_option_composes_and_validates(group: str, option: str) -> None:
     register_resolvers()
-    chosen = f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+    chosen = f"{group}=[{option}]" if group in ("objective", "logger") else f"{group}={option}"
     chosen = f"+{chosen}" if group == "sweep" else chosen
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("run", [chosen] if group else [])
@@ -139,3 +139,20 @@ def test_help_and_the_configuration_can_be_shown() -> None:
         )
         assert result.returncode == 0 and expected in result.stdout
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (None, ["csv", "tensorboard"]),
+        ("logger=csv", ["csv"]),
+        ("logger=[wandb,csv]", ["wandb", "csv"]),
+        ("logger=none", None),
+    ],
+)
+def test_loggers_are_a_list(chosen: str | None, names: list[str] | None) -> None:
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", [chosen] if chosen else [])
+    assert (cfg.logger and list(cfg.logger)) == names
+    assert not problems_of(cfg)

@@ -12,6 +12,8 @@ import torch
 import edje
 from edje.training.callbacks import StepProgress
 from edje.training.data_wait import DataWait
+from edje.training.step_figures import StepFigures
+from edje.training.throughput import Throughput
 from tests.gpu.fitting import fit
 from tests.gpu.sizes import RawTokens, needs_gpu, reranker
 
@@ -47,7 +49,8 @@ def test_a_step_waits_for_the_gpu_once_where_it_counts(raw: RawTokens, tmp_path)
         warnings.simplefilter("always")
         warnings.showwarning = note
         try:
-            shown = [StepProgress(clock=lambda: 0.0), DataWait()]
+            wait = DataWait()
+            shown = [Throughput(wait), StepFigures(1e-3), StepProgress(clock=lambda: 0.0), wait]
             fit(reranker(), raw, tmp_path, steps=WATCHED + 2, callbacks=[Watch(), *shown])
         finally:
             torch.cuda.set_sync_debug_mode("default")

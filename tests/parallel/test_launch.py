@@ -76,6 +76,17 @@ def test_a_sweep_of_two_processes_makes_one_run_of_each_job(world, tmp_path):
 
 
 @pytest.mark.clusters
+def test_two_processes_stop_early_together_and_evaluate(world, tmp_path):
+    """Of the few queries on dev no six scores can each be better than the one before."""
+    early = ["scoring.dev_every=1", "scoring.patience=1", "trainer.max_steps=40"]
+    status, said, complained = start(*with_changes(world, *early, f"hydra.run.dir={tmp_path}"))
+    assert status == 0, complained
+    assert said.count("stopped early, at step") == 1 and said.count("ceiling: recall of") == 1
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 2 <= last["global_step"] <= 6
+
+
+@pytest.mark.clusters
 def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
     folder = tmp_path / "run"
     status, _, complained = start(

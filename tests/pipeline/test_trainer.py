@@ -2,10 +2,12 @@
 
 import inspect
 import math
+import struct
 import warnings
 from pathlib import Path
 
 import lightning as L
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
@@ -14,16 +16,17 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from edje.config.locations import conf_folder
 from edje.data.datamodules.cached_datamodule import CachedLoading, CachedTokenDataModule
 from edje.errors import EdjeError
 from edje.parallel.environment import RUN_FOLDER
 from edje.parallel.launch import other_ranks
 from edje.pipeline.devices import one_device_trainer
-from edje.pipeline.trainer import check_trainer, make_trainer, run_logger
+from edje.pipeline.trainer import check_trainer, make_trainer, run_loggers
 from edje.pipeline.trainer_arguments import ARGUMENTS, DDP_STRATEGY, any_value, misunderstood
 from edje.pipeline.training import progress
 from edje.quiet import quiet_libraries
-from edje.tasks.wiring import logger_of, trainer_arguments
+from edje.tasks.wiring import loggers_of, trainer_arguments
 from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from tests.training.test_training import module, pytestmark, training_set  # noqa: F401
 
@@ -55,14 +58,14 @@ class Watch(L.Callback):
         self.is_deterministic = torch.are_deterministic_algorithms_enabled()
 
 
-def trained(folder: Path, *callbacks, logger=False, clock=1000, **arguments):
+def trained(folder: Path, *callbacks, loggers=(), clock=1000, **arguments):
     """A run of the command line's own Trainer, with these arguments of it."""
     arguments = configured(**arguments)
     check_trainer(arguments)
     steps = module(arguments["max_steps"])
     data = CachedTokenDataModule(training_set(), None, 5, CachedLoading(batch_size=6))
     last = ResumableCheckpoint(folder / "checkpoints", clock, "resume")
-    trainer = make_trainer(arguments, folder, logger, [*callbacks, last])
+    trainer = make_trainer(arguments, folder, loggers, [*callbacks, last])
     with other_ranks(trainer, folder):
         trainer.fit(steps, data)
     assert trainer.is_global_zero
@@ -217,7 +220,7 @@ def test_deterministic_and_anomalies(tmp_path):
 
 def test_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    make_trainer(configured(benchmark=True), tmp_path, False, [])
+    make_trainer(configured(benchmark=True), tmp_path, [], [])
     assert torch.backends.cudnn.benchmark
 
 
@@ -250,13 +253,15 @@ def test_what_is_shown(tmp_path):
     assert any(isinstance(one, ModelSummary) for one in trainer.callbacks)
     for asked, right in ((True, [StepProgress]), (None, [StepProgress]), (False, [])):
         arguments = configured(enable_progress_bar=asked)
-        shown = make_trainer(arguments, tmp_path, False, progress(arguments)).callbacks
+        shown = make_trainer(arguments, tmp_path, [], progress(arguments)).callbacks
         assert [type(one) for one in shown if isinstance(one, TQDMProgressBar)] == right
 
 
 def test_the_log(tmp_path):
     logger = CSVLogger(tmp_path, "logs", "part_0")
-    trained(tmp_path, logger=logger, max_steps=6, log_every_n_steps=3, enable_autolog_hparams=False)
+    trained(
+        tmp_path, loggers=[logger], max_steps=6, log_every_n_steps=3, enable_autolog_hparams=False
+    )
     rows = (tmp_path / "logs" / "part_0" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("step")
     assert [row.split(",")[column] for row in rows[1:]] == ["2", "5"]
@@ -266,7 +271,7 @@ def test_the_log(tmp_path):
 def test_strategies_and_what_makes_no_difference_on_one_device(tmp_path, strategy):
     arguments = configured(strategy=strategy, sync_batchnorm=True)
     check_trainer(arguments)
-    trainer = make_trainer(arguments, tmp_path, False, [])
+    trainer = make_trainer(arguments, tmp_path, [], [])
     assert trainer.world_size == 1
     assert type(trainer.strategy).__name__ == (
         "SingleDeviceStrategy" if strategy == "auto" else DDP_STRATEGY
@@ -289,7 +294,7 @@ def test_a_run_is_quiet_where_slurm_s_tools_are_installed(tmp_path, slurm_s_tool
         with pytest.raises(UserWarning, match="srun"):
             L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         check_trainer(configured())
-        make_trainer(configured(), tmp_path, False, [])
+        make_trainer(configured(), tmp_path, [], [])
 
 
 def test_its_loops_are_quiet_there_too(slurm_s_tools):
@@ -307,11 +312,11 @@ def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_a_run_s_ra
     """A batch script of 4 tasks in which one process runs is one; `srun` of 2 is two."""
     for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0"), ("SLURM_JOB_NAME", "mine")):
         monkeypatch.setenv(name, value)
-    trainer = make_trainer(configured(devices=2), tmp_path, False, [])
+    trainer = make_trainer(configured(devices=2), tmp_path, [], [])
     assert (trainer.world_size, trainer.global_rank) == (2, 0)
     monkeypatch.setenv(RUN_FOLDER, str(tmp_path))  # as it is while rank 0 starts the others
     assert not trainer.strategy.cluster_environment.creates_processes_externally
-    other = make_trainer(configured(devices=2), tmp_path, False, [])
+    other = make_trainer(configured(devices=2), tmp_path, [], [])
     assert other.strategy.cluster_environment.creates_processes_externally
     monkeypatch.delenv(RUN_FOLDER)
     check_trainer(configured())
@@ -324,14 +329,72 @@ def test_one_task_of_slurm_s_starts_its_own_processes_and_several_are_a_run_s_ra
     check_trainer(configured(devices=2))
 
 
-def test_a_logger_whose_package_is_not_installed_is_refused_by_name(tmp_path, monkeypatch):
-    from lightning.pytorch.loggers import wandb
-
-    monkeypatch.setattr(wandb, "_WANDB_AVAILABLE", False)
-    cfg = OmegaConf.create({"logger": {"_target_": "lightning.pytorch.loggers.WandbLogger"}})
-    with pytest.raises(EdjeError, match=r"package that it needs isn't installed.*logger=csv"):
-        run_logger(logger_of(cfg), tmp_path)
+@pytest.mark.parametrize(
+    ("option", "flags", "install"),
+    [
+        (
+            "wandb",
+            ["pytorch.loggers.wandb._WANDB_AVAILABLE"],
+            r"pip install 'edje\[wandb\]'",
+        ),
+        (
+            "tensorboard",
+            [
+                "fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE",
+                "fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE",
+            ],
+            "pip install tensorboardX",
+        ),
+    ],
+)
+def test_a_logger_whose_package_is_missing_is_refused_with_what_to_install(
+    tmp_path, monkeypatch, option, flags, install
+):
+    for flag in flags:
+        monkeypatch.setattr(f"lightning.{flag}", False)
+    node = OmegaConf.load(conf_folder() / "logger" / f"{option}.yaml")
+    cfg = OmegaConf.create({"logger": {option: node}})
+    with pytest.raises(EdjeError, match=rf"isn't installed.*{install}, or take logger=csv"):
+        run_loggers(loggers_of(cfg), tmp_path)
 
 
 def test_without_a_logger_nothing_is_logged(tmp_path):
-    assert run_logger(None, tmp_path) is False
+    assert run_loggers(loggers_of(OmegaConf.create({"logger": None})), tmp_path) == []
+
+
+@pytest.mark.parametrize("order", [["csv", "tensorboard"], ["tensorboard", "csv"]])
+def test_several_loggers_write_the_same_figures_and_a_resumed_run_beside_them(tmp_path, order):
+    nodes = {name: OmegaConf.load(conf_folder() / "logger" / f"{name}.yaml") for name in order}
+    for part in ("part_0", "part_1"):
+        loggers = run_loggers(loggers_of(OmegaConf.create({"logger": nodes})), tmp_path)
+        trained(tmp_path, loggers=loggers, max_steps=4, log_every_n_steps=2)
+        folder = tmp_path / "logs" / part
+        table = pd.read_csv(folder / "metrics.csv")
+        assert table["step"].tolist() == [1, 3]
+        for name in ("train/loss", "train/accuracy"):
+            assert scalars(folder)[name] == {
+                step: pytest.approx(value)
+                for step, value in zip(table["step"], table[name], strict=True)
+            }
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard's event files in a folder hold, by name and step."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, dict[int, float]] = {}
+    for file in folder.glob("events.out.tfevents.*"):
+        content, at = file.read_bytes(), 0
+        while at < len(content):  # length, its checksum, the event, its checksum
+            (size,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+            at += size + 16
+    return found
+
+
+def test_one_logger_without_a_name_is_taken_as_formerly(tmp_path):
+    node = {"_target_": "lightning.pytorch.loggers.CSVLogger", "flush_logs_every_n_steps": 7}
+    (logger,) = run_loggers(loggers_of(OmegaConf.create({"logger": node})), tmp_path)
+    assert logger._flush_logs_every_n_steps == 7

@@ -56,7 +56,7 @@ def test_a_run_without_a_logger_trains_and_evaluates(world, tmp_path):
         ("trainer.devices=[2]", "Take trainer.accelerator=auto"),
         ("optim.lr=0", "expected more than 0"),
         ("optim.warmup_steps=-1", "expected at least 0"),
-        ("logger._target_=lightning.pytorch.loggers.WandbLogger", "WandbLogger.*logger=csv"),
+        ("logger=wandb", r"WeightsAndBiases.*pip install 'edje\[wandb\]'"),
     ],
 )
 def test_what_training_cannot_follow_is_found_before_data_is_read(
@@ -95,11 +95,41 @@ def test_a_run_folder_holds_what_is_promised(root):
     assert metrics["label"] == "folder train" and metrics["split"] == "val"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["adapter"]["num_tokens"] == 4
+    assert "8 images, 16 captions" in (folder / "report.html").read_text()
     assert {path.name for path in (folder / "plots").iterdir()} == {
         "losses.png",
         "recall.png",
         "gallery.png",
     }
+
+
+def test_a_run_that_stops_early_is_evaluated_with_its_best_weights_and_stays_stopped(
+    world, root, tmp_path, capsys
+):
+    """Of the few queries on dev no six scores can each be better than the one before."""
+    folder = tmp_path / "run"
+    early = ["scoring.dev_every=1", "scoring.patience=1", "trainer.max_steps=40"]
+    run(with_changes(world, *early, f"hydra.run.dir={folder}"))
+    last, model, best = (folder / "checkpoints" / f"{n}.ckpt" for n in ("last", "model", "best"))
+    state = torch.load(last, weights_only=True)
+    assert 2 <= state["global_step"] <= 6
+    log = (folder / "logs" / "run.log").read_text()
+    assert "stopped early, at step" in log and "tensorboardX" not in log
+    assert torch.equal(*(next(iter(weights(path).values())) for path in (model, best)))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    stamp = last.stat().st_mtime_ns
+    (folder / "metrics.json").unlink()
+    run([f"resume={folder}"])
+    assert last.stat().st_mtime_ns == stamp
+    assert json.loads((folder / "metrics.json").read_text())["t2i"] == metrics["t2i"]
+    with pytest.raises(EdjeError, match=r"optim\.lr=.*Train on with another scoring\.patience"):
+        run([f"resume={folder}", "optim.lr=0.001"])
+    run([f"resume={folder}", "scoring.patience=2"])
+    assert torch.load(last, weights_only=True)["global_step"] > state["global_step"]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world, root, tmp_path):

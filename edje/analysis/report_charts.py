@@ -1,0 +1,86 @@
+"""The charts of a run's report: recall by the number of candidates, and the training."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from edje.analysis.candidate_curves import LINES, candidate_curve
+from edje.analysis.curves import read_log
+from edje.analysis.line_chart import Chart, Series, line_chart
+from edje.analysis.table import DIRECTIONS
+from edje.errors import EdjeError
+
+KINDS = {"ceiling": "ink dashed", "reranked": "after", "first_stage": "before"}
+TITLES = {
+    "optim/learning_rate": "learning rate",
+    "optim/gradient_norm": "gradient norm, before clipping",
+    "time/pairs_per_second": "pairs per second",
+    "time/data_wait": "waiting for data, share of the time",
+}
+
+
+def candidate_charts(folder: Path) -> list[Chart]:
+    """Recall@1 by the number of candidates, a chart per direction."""
+    table = candidate_curve(folder)
+    charts = []
+    for direction in table["direction"].unique():
+        rows = table[table["direction"] == direction]
+        x = rows["candidates"].to_numpy(dtype=float)
+        series = [
+            Series(
+                LINES[stage][0],
+                KINDS[stage],
+                x,
+                *(rows[f"{stage}{end}"].to_numpy(dtype=float) for end in ("", ".low", ".high")),
+            )
+            for stage in LINES
+        ]
+        title = f"{DIRECTIONS[direction]}, R@1 in percent"
+        charts.append(line_chart(title, "candidates per query", series, percent=True))
+    return charts
+
+
+def training_charts(folder: Path) -> list[Chart]:
+    """The loss and its terms, recall on dev, and what was logged of steps and time.
+
+    Raises:
+        EdjeError: the run trained nothing, or logged nothing to a CSV file.
+    """
+    try:
+        table = read_log(folder)
+    except EdjeError as error:
+        if (folder / "checkpoints").is_dir():
+            raise
+        raise EdjeError("This run trained nothing.") from error
+    columns = [name for name in table if "/" in name and table[name].notna().any()]
+    dev = [name for name in columns if name.startswith("dev/")]
+    others = [name for name in columns if name not in dev and "teacher_" not in name]
+    others.sort(key=lambda name: (name != "train/loss", not name.startswith("train/"), name))
+    charts = [_curve(table, name) for name in others]
+    if dev:
+        dev.sort(key=lambda name: (len(name), name))
+        kinds = ("after", "ink dashed", "before")
+        series = [
+            Series(f"R@{name.rpartition('@')[2]}", kind, *_points(table, name))
+            for name, kind in zip(dev, kinds, strict=False)
+        ]
+        title = "dev, text → image recall in percent"
+        charts.insert(1, line_chart(title, "optimiser step", series, percent=True))
+    return charts
+
+
+def _points(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, counted from 1, and values of what was logged."""
+    points = table[["step", name]].dropna().drop_duplicates("step", keep="last")
+    return points["step"].to_numpy(dtype=float) + 1, points[name].to_numpy(dtype=float)
+
+
+def _curve(table: pd.DataFrame, name: str) -> Chart:
+    """Every value, pale, and their running mean over a 12th of the points."""
+    steps, values = _points(table, name)
+    window = max(1, len(values) // 12)
+    smooth = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+    title = TITLES.get(name, name.removeprefix("train/").replace("_", " "))
+    series = [Series("", "raw", steps, values), Series(" ", "after", steps, smooth)]
+    return line_chart(title, "optimiser step", series)
