@@ -37,7 +37,9 @@ from edje.config.root import TASKS
 from edje.config.run_folder import (
     create_run_folder,
     figure_of,
+    has_finished,
     holds_run_of,
+    is_of_job,
     logging_into,
     record_failure,
 )
@@ -46,9 +48,15 @@ from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched, own_rank
+from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "backbone")  # all ranks take part; rank 0 alone in any other
+SHARED_TASKS = (
+    "run",
+    "train",
+    "backbone",
+    "cache",
+)  # of all ranks; any other is rank 0's alone
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
 
@@ -59,6 +67,7 @@ def main() -> int:
         asking.append("HYDRA_FULL_ERROR")
     debug = "1" in map(os.environ.get, asking)
     use_plain_characters()
+    TimeLimit.heed(own_rank())
     try:
         folder, process = joined_run(), launched()
         if process is not None and process.rank > 0:
@@ -72,13 +81,21 @@ def main() -> int:
             take_part(folder)
     except StoppedError as stopped:
         sys.stderr.write(f"{stopped.interruption}\n")
+        if stopped.interruption.signal_number == TIME_IS_OVER:
+            ask_for_more_time()
         return stopped.interruption.exit_status
     except EdjeError as error:
         if debug:
             raise
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # the latter is what Lightning makes of it
+        if TimeLimit.is_over:
+            sys.stderr.write("The job's time is over; what is finished is kept.\n")
+            ask_for_more_time()
+            return 128 + TIME_IS_OVER
+        if isinstance(stop, SystemExit):
+            raise
         sys.stderr.write("Interrupted.\n")
         return 130
     try:
@@ -86,6 +103,12 @@ def main() -> int:
     except BrokenPipeError:  # the reader had enough, as `| head`
         stop_talking()
     return 0
+
+
+def ask_for_more_time() -> None:
+    """Let Slurm start this job again, which then goes on where it stopped."""
+    if said := requeue():
+        sys.stderr.write(f"{said}\n")
 
 
 def run(arguments: list[str]) -> None:
@@ -219,11 +242,12 @@ class Job:
         is_ours = self.is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
-            # The command of a sweep was given again: its jobs go on from where they stopped.
-            again = self.is_sweep and holds_run_of(cfg, folder)
-            if again and (known := figure_of(folder)) is not None:
-                log.info("%s: finished before", os.path.relpath(folder))
-                return known
+            again = may_go_on(self.is_sweep) and holds_run_of(cfg, folder)
+            if again and has_finished(cfg, folder):
+                if self.is_sweep or is_of_job(folder, job()):
+                    log.info("%s: finished before", os.path.relpath(folder))
+                    return figure_of(folder)
+                again = False  # and the folder is refused
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
             is_ours = True
             tell_others(folder, cfg)
@@ -256,6 +280,14 @@ class Job:
             for f in self.failures
         ]
         raise EdjeError(f"{len(lines)} of the sweep's jobs failed (see error.txt):{''.join(lines)}")
+
+
+def may_go_on(is_sweep: bool) -> bool:
+    """Whether the command of an unfinished run, given again, goes on in its folder.
+
+    So do a sweep's jobs, and what launchers and schedulers start, who can't change a command.
+    """
+    return is_sweep or launched() is not None or job() is not None
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

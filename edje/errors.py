@@ -15,4 +15,5 @@ class TrainingInterrupted(Exception):
     def __init__(self, signal_number: int, resume_command: str):
         super().__init__(f"Interrupted; a checkpoint is written. Continue with: {resume_command}")
         self.resume_command = resume_command
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
