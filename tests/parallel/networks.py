@@ -4,14 +4,14 @@ They have no names and nothing of them lies in the machine's own network: they a
 process that holds each of them.
 """
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+
+from tests.parallel.nodes import lacks
 
 CABLE = "edje0"
 
@@ -30,9 +30,8 @@ HERE = Node("127.0.0.1")
 
 @contextmanager
 def two_networks() -> Iterator[list[Node]]:
-    lacking = [name for name in ("unshare", "nsenter", "ip") if shutil.which(name) is None]
-    if os.geteuid() != 0 or lacking:
-        pytest.skip(f"networks of its own: need root and {', '.join(lacking) or 'have all else'}")
+    if lacking := lacks(("unshare", "setpriv", "nsenter", "ip")):
+        pytest.skip(f"networks of its own need {', '.join(lacking)}")
     with ExitStack() as stack:
         holders = [stack.enter_context(network()) for _ in range(2)]
         enters = [("nsenter", f"--target={holder}", "--net") for holder in holders]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +45,12 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def lacks(programs: Sequence[str]) -> list[str]:
+    """What of root and some programs isn't there."""
+    missing = [] if os.geteuid() == 0 else ["root"]
+    return missing + [name for name in programs if shutil.which(name) is None]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ nodes' /etc/hosts, which is another file in their eyes alone.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parallel.nodes import free_port
+from tests.parallel.nodes import free_port, lacks
 
 NEEDED = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "setpriv", "unshare")
 NODES = ("edje-node1", "edje-node2")
@@ -26,9 +25,11 @@ UP_WITHIN = 60  # seconds
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
     """What to add to the environment of a process that is to use it."""
-    lacking = [name for name in NEEDED if shutil.which(name) is None]
-    if os.geteuid() != 0 or lacking:
-        pytest.skip(f"a Slurm of its own: needs root and {', '.join(lacking) or 'has all else'}")
+    lacking = lacks(NEEDED)
+    if not lacking and subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        lacking = ["leave to mount"]
+    if lacking:
+        pytest.skip(f"a Slurm of its own needs {', '.join(lacking)}")
     (folder / "state").mkdir()
     (folder / "slurm.conf").write_text(configuration(folder))
     (folder / "key").write_bytes(os.urandom(128))

@@ -14,6 +14,7 @@ from world import with_changes
 
 from edje.errors import EdjeError
 from edje.parallel import agreement
+from edje.parallel.cluster import meeting_port
 from edje.parallel.environment import Launched, launched, local_rank, own_rank
 from edje.parallel.launch import check_processes, lost_ranks_named
 from tests.parallel.networks import HERE, Node, two_networks
@@ -76,6 +77,16 @@ def test_processes_that_nobody_started_are_asked_for(monkeypatch):
     check_processes(2, 2)
     with pytest.raises(EdjeError, match=r"started 4 .* are 2\. Give .*num_nodes=2 .*devices=2"):
         check_processes(1, 2)
+
+
+def test_steps_and_jobs_that_share_a_node_meet_at_ports_of_their_own(monkeypatch):
+    ports = []
+    for job, step in ((4321, 0), (4321, 1), (4322, 0), (4323, 0)):
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        monkeypatch.setenv("SLURM_STEP_ID", str(step))
+        ports += [meeting_port(), meeting_port() + 1]
+    assert len(set(ports)) == len(ports)
+    assert all(1024 < port < 32768 for port in ports)
 
 
 @pytest.fixture

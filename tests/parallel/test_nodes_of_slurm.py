@@ -156,15 +156,3 @@ def test_a_run_that_is_killed_or_told_to_end_goes_on_by_the_same_command(
     assert again.returncode == 0, again.stdout + again.stderr
     assert steps_of(folder) == STEPS and (folder / "metrics.json").is_file()
     has_weights_of(folder, alone)
-
-
-def test_steps_and_jobs_that_share_a_node_meet_at_ports_of_their_own(monkeypatch):
-    from edje.parallel.cluster import meeting_port
-
-    ports = []
-    for job, step in ((4321, 0), (4321, 1), (4322, 0), (4323, 0)):
-        monkeypatch.setenv("SLURM_JOB_ID", str(job))
-        monkeypatch.setenv("SLURM_STEP_ID", str(step))
-        ports += [meeting_port(), meeting_port() + 1]
-    assert len(set(ports)) == len(ports)
-    assert all(1024 < port < 32768 for port in ports)
