@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters compilers packaging assets notebooks# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets notebooks# what they are and how long they take: pyproject.toml
 
-.PHONY: help demo test test-all $(SLOW:%=test-%) test-gpu gpu-wheels test-oldest lint clean
+.PHONY: help demo test test-all $(SLOW:%=test-%) slurm-programs test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -37,6 +37,14 @@ test-all: $(SLOW:%=test-%) test-gpu  ## the tests that are slow by nature, part 
 $(SLOW:%=test-%): test-%: .venv/dev
 	@grep -E '^ *"$*: ' pyproject.toml
 	$(BIN)/python -m pytest -q -rs -m $*
+
+test-slurm: slurm-programs
+
+slurm-programs:  ## Debian's packages of Slurm, where root can install them; without, test-slurm skips
+	@test "$$(id -u)" != 0 || { slurmctld -V && slurmd -V && srun -V && munged -V; } >/dev/null 2>&1 \
+		|| { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+			slurmctld slurmd slurm-client munge >/dev/null; } \
+		|| echo "Slurm could not be installed"
 
 test-gpu: .venv/dev  ## checks and figures of a GPU, tiny without one (experiments/speed/README.md)
 	PYTHON=$(BIN)/python bash experiments/speed/gpu.sh

@@ -38,7 +38,9 @@ from edje.config.run_folder import (
     create_run_folder,
     figure_of,
     forget_failure,
+    has_finished,
     holds_run_of,
+    is_of_job,
     logging_into,
     record_failure,
     refuse_other_run,
@@ -49,10 +51,11 @@ from edje.config.terminal import stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched, own_rank
+from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "backbone")  # all ranks take part; rank 0 alone in any other
+SHARED_TASKS = ("run", "train", "backbone", "cache")  # of all ranks; any other is rank 0's alone
 SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
@@ -64,6 +67,7 @@ def main() -> int:
         asking.append("HYDRA_FULL_ERROR")
     debug = "1" in map(os.environ.get, asking)
     use_plain_characters()
+    TimeLimit.heed(own_rank())
     try:
         folder, process = joined_run(), launched()
         if process is not None and process.rank > 0:
@@ -77,13 +81,21 @@ def main() -> int:
             take_part(folder)
     except StoppedError as stopped:
         sys.stderr.write(f"{stopped.interruption}\n")
+        if stopped.interruption.signal_number == TIME_IS_OVER:
+            ask_for_more_time()
         return stopped.interruption.exit_status
     except EdjeError as error:
         if debug:
             raise
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # the latter is what Lightning makes of it
+        if TimeLimit.is_over:
+            sys.stderr.write("The job's time is over; what is finished is kept.\n")
+            ask_for_more_time()
+            return 128 + TIME_IS_OVER
+        if isinstance(stop, SystemExit):
+            raise
         sys.stderr.write("Interrupted.\n")
         return 130
     try:
@@ -91,6 +103,12 @@ def main() -> int:
     except BrokenPipeError:  # the reader had enough, as `| head`
         stop_talking()
     return 0
+
+
+def ask_for_more_time() -> None:
+    """Let Slurm start this job again, which then goes on where it stopped."""
+    if said := requeue():
+        sys.stderr.write(f"{said}\n")
 
 
 def run(arguments: list[str]) -> None:
@@ -256,13 +274,15 @@ class Job:
         is_ours = is_sweep  # the folder, to write into
         try:
             cfg = checked(cfg, overrides, folder)
-            # The command of a sweep was given again: its jobs go on from where they stopped.
-            again = is_sweep and holds_run_of(cfg, folder)
-            if again and (known := figure_of(folder)) is not None:
-                log.info("%s: finished before", os.path.relpath(folder))
-                forget_failure(folder)
-                record_job(folder, overrides, "done")
-                return known
+            again = may_go_on(is_sweep) and holds_run_of(cfg, folder)
+            if again and has_finished(cfg, folder):
+                if is_sweep or is_of_job(folder, job()):
+                    log.info("%s: finished before", os.path.relpath(folder))
+                    if is_sweep:
+                        forget_failure(folder)
+                        record_job(folder, overrides, "done")
+                    return figure_of(folder)
+                again = False  # and the folder is refused
             if is_sweep and not again:
                 refuse_other_run(cfg, folder)
             create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
@@ -293,6 +313,14 @@ class Job:
             record_job(folder, overrides, "done")
         log.info("%s", os.path.relpath(folder))
         return figure
+
+
+def may_go_on(is_sweep: bool) -> bool:
+    """Whether the command of an unfinished run, given again, goes on in its folder.
+
+    So do a sweep's jobs, and what launchers and schedulers start, who can't change a command.
+    """
+    return is_sweep or launched() is not None or job() is not None
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

@@ -16,6 +16,7 @@ class TrainingInterrupted(Exception):
         super().__init__(f"Interrupted; a checkpoint is written. Continue with: {resume_command}")
         self.signal_number = signal_number
         self.resume_command = resume_command
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
 
     def __reduce__(self) -> tuple[type, tuple[int, str]]:

@@ -46,10 +46,13 @@ MAY_IMPORT = {
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",
-        "parallel.environment",
+        "parallel.environment", "parallel.slurm",
+    },
+    "cli": {
+        "config", "errors", "parallel.environment", "parallel.agreement", "parallel.slurm",
+        "sweeps",
     },
     "sweeps": {"config", "errors"},
-    "cli": {"config", "errors", "parallel.environment", "parallel.agreement", "sweeps"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",

@@ -15,10 +15,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import edje
+from edje.config.resumption import is_finished
 from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.parallel.environment import launched
+from edje.parallel.slurm import job
 from edje.renames import LATER_KEYS
 
 JOB_FILE = "job.json"  # what a sweep's job came to, of one that was refused too
@@ -148,6 +150,17 @@ def figure_of(folder: Path) -> float | None:
     return float(stages.get("reranked", stages["first_stage"])["recall@1"]["value"])
 
 
+def has_finished(cfg: DictConfig, folder: Path) -> bool:
+    """Whether the run in a folder, of this configuration, came to its end."""
+    return figure_of(folder) is not None or (cfg.task == "train" and is_finished(folder))
+
+
+def is_of_job(folder: Path, number: str | None) -> bool:
+    """Whether this job of Slurm's made a run folder or went on in it."""
+    facts = (json.loads(path.read_text()) for path in folder.glob("environment*.json"))
+    return number is not None and number in (known.get("slurm_job") for known in facts)
+
+
 def unused(path: Path) -> Path:
     """The path, or where something is there its first free number (name.1.yaml)."""
     numbered, number = path, 0
@@ -202,6 +215,7 @@ def environment() -> dict[str, Any]:
         "launcher": None if process is None else process.launcher,
         "num_nodes": 1 if process is None else process.num_nodes,
         "world_size": None if process is None else process.world_size,  # null: trainer.devices
+        "slurm_job": job(),
     }
 
 

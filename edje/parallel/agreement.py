@@ -16,13 +16,14 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from edje.durable import writing_to
 from edje.errors import EdjeError
+from edje.parallel.cluster import slurm_processes
 from edje.parallel.environment import Launched
-from edje.parallel.launch import slurm
 
 PATIENCE = timedelta(minutes=10)  # in which rank 0 composes and checks a configuration
 SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show a new file
 FOLDER = "run_folder"
-_open: list[Store] = []  # rank 0's, which the others read as long as it lives
+LOOK_AGAIN = 0.5  # seconds between two looks whether all have come
+_open: dict[int, Store] = {}  # by rank; rank 0's is read by the others as long as it lives
 
 
 def tell(
@@ -40,8 +41,7 @@ def tell(
     Raises:
         EdjeError: the cache folder can't be written, or another rank doesn't come.
     """
-    store = _store(process)
-    _open.append(store)
+    store = _common(process)
     mark = None
     if cache_dir is not None:
         mark = cache_dir.absolute() / f".seen-{os.getpid()}-{time.time_ns()}"
@@ -73,7 +73,7 @@ def hear(process: Launched) -> Path | None:
         EdjeError: rank 0 isn't heard, or this node doesn't see its run folder or cache.
     """
     try:
-        store = _store(process)
+        store = _common(process)
         places = json.loads(store.get(FOLDER))
     except EdjeError:
         raise
@@ -97,6 +97,19 @@ def hear(process: Launched) -> Path | None:
     return config.parent
 
 
+def meet(process: Launched, place: str) -> None:
+    """Wait until all ranks have come to a place of the run, however long one takes to prepare.
+
+    Raises:
+        RuntimeError: rank 0 is gone; where another one is, its launcher ends those that wait.
+    """
+    store = _common(process)
+    store.set(f"{place} {process.rank}", "")
+    everyone = [f"{place} {rank}" for rank in range(process.world_size)]
+    while not store.check(everyone):
+        time.sleep(LOOK_AGAIN)
+
+
 def _is_seen(path: Path) -> bool:
     """Whether a file shows up within the time that shared file systems take."""
     latest = time.monotonic() + SEEN_WITHIN
@@ -105,10 +118,16 @@ def _is_seen(path: Path) -> bool:
     return path.exists()
 
 
+def _common(process: Launched) -> Store:
+    """The store of all ranks, opened once."""
+    if process.rank not in _open:
+        _open[process.rank] = _store(process)
+    return _open[process.rank]
+
+
 def _store(process: Launched) -> Store:
-    """The store of all ranks."""
     if process.launcher == "srun":
-        cluster = slurm()
+        cluster = slurm_processes()
         address, port, kept = cluster.main_address, cluster.main_port + 1, False
         run = os.environ.get("SLURM_STEP_ID", "0")
     else:

@@ -7,22 +7,20 @@ nodes srun or torchrun starts all of them; rank 0 tells the others which run fol
 """
 
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from torch import distributed
 
 from edje.errors import EdjeError
-from edje.parallel.environment import RUN_FOLDER, launched
+from edje.parallel.agreement import meet
+from edje.parallel.environment import RUN_FOLDER, Launched, launched
 
+LOST = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")  # in what torch raises then
 SET_FOR_RANKS = (
     RUN_FOLDER,
     *("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"),
@@ -52,55 +50,24 @@ def check_processes(num_nodes: int, devices_of_a_node: int) -> None:
         )
 
 
-def cluster() -> ClusterEnvironment:
-    """How Lightning finds the processes of this run."""
-    process = launched()
-    if process is None:
-        return OneMachine()
-    if process.launcher == "torchrun":
-        return TorchElasticEnvironment()
-    return slurm()
-
-
-def slurm() -> SLURMEnvironment:
-    """Slurm without Lightning's own way with signals, which would save in the middle of a step.
-
-    Raises:
-        EdjeError: Lightning can't follow how srun was called.
-    """
-    try:
-        return SLURMEnvironment(auto_requeue=False)
-    except RuntimeError as error:
-        raise EdjeError(f"srun: {error}") from error
-
-
-class OneMachine(LightningEnvironment):
-    """Processes that rank 0 starts itself; whether a scheduler started that one is no matter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_started = RUN_FOLDER in os.environ  # which rank 0 sets later, for the others
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """True in the other ranks, which find the run folder in their environment."""
-        return self._is_started
-
-
 @contextmanager
 def other_ranks(trainer: L.Trainer, folder: Path) -> Iterator[None]:
     """Let the ranks started within find the run folder; leave none of them, nor their traces.
 
-    Ranks that a launcher started have found it, and the launcher ends them.
+    Ranks that a launcher started have found it, and the launcher ends them; they wait here for
+    those that still prepare something, which may take hours, where a training's own wait may not.
 
     Raises:
-        EdjeError: another rank failed.
+        EdjeError: another rank failed, or is lost.
     """
-    if launched() is not None:
-        try:
-            yield
-        finally:
-            leave_group()
+    process = launched()
+    if process is not None:
+        with lost_ranks_named(process, folder):
+            meet(process, "the training")
+            try:
+                yield
+            finally:
+                leave_group()
         return
     before = {name: os.environ.get(name) for name in SET_FOR_RANKS}
     os.environ[RUN_FOLDER] = str(folder.resolve())
@@ -121,6 +88,27 @@ def other_ranks(trainer: L.Trainer, folder: Path) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def lost_ranks_named(process: Launched, folder: Path) -> Iterator[None]:
+    """Say so where another rank is gone, which the libraries tell of as a closed connection.
+
+    Raises:
+        EdjeError: another rank is gone.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, distributed.DistError) and not LOST.search(said):
+            raise
+        raise EdjeError(
+            f"rank {process.rank} on {socket.gethostname()}: another rank is gone or isn't heard "
+            f"any more ({said[:200]}). What ended it is said above, or by its node. Go on from the "
+            f"last checkpoint with resume={folder}, or with the same command and "
+            f"hydra.run.dir={folder}."
+        ) from error
 
 
 def leave_group() -> None:

@@ -57,6 +57,7 @@ def _told(
     index: int, part: Callable[..., object], arguments: tuple[Any, ...], count: int, problems: Any
 ) -> None:
     """What each of the processes does."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Slurm, whom the first process answers
     quiet_libraries()
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     try:

@@ -119,6 +119,7 @@ def cached_collection(
             storage,
             cache.devices,
             wait=wait,
+            by_all_ranks=cache.by_all_ranks,
         )
     opened = open_store(store or folder, fingerprints)
     return collection_of(cache, source, split, backbone, opened, wait=wait)

@@ -18,11 +18,14 @@ class Cache:
         storage: how token stores are written.
         devices: one process for each writes stores; what is one process's work is done on the
             first. A CPU may be named several times.
+        by_all_ranks: all processes of a launcher come here and write stores together, each with
+            the device of its own.
     """
 
     folder: Path
     storage: Storage = field(default_factory=Storage)
     devices: tuple[torch.device, ...] = field(default_factory=devices_of)
+    by_all_ranks: bool = False
 
     @property
     def device(self) -> torch.device:

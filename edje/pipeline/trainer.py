@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.strategies import DDPStrategy
 
 from edje.errors import EdjeError
-from edje.parallel.environment import launched
-from edje.parallel.launch import check_processes, cluster
+from edje.parallel.cluster import cluster
+from edje.parallel.launch import check_processes
 from edje.pipeline.devices import devices_of
 from edje.pipeline.trainer_arguments import FLOAT16, check_arguments
 
@@ -53,7 +51,6 @@ def trainer_devices(arguments: Mapping[str, Any]) -> tuple[torch.device, ...]:
     return devices_of(arguments.get("accelerator", "auto"), arguments.get("devices", "auto"))
 
 
-PATIENCE = timedelta(days=2)  # that one rank may prepare alone
 # What a run's own callbacks, loaders and loops take the place of.
 REPLACED = {
     "enable_checkpointing": False,
@@ -83,8 +80,6 @@ def make_trainer(
         "default_root_dir": str(folder),
         "plugins": [cluster()],
     }
-    if launched() is not None:
-        own["strategy"] = patient(arguments.get("strategy", "auto"))
     try:
         trainer = L.Trainer(**{**REPLACED, **arguments, **own, **other})
     except Exception as error:  # of whatever kind: they are Lightning's words about an argument
@@ -94,17 +89,6 @@ def make_trainer(
     if arguments.get("profiler") is not None and profiler.filename is None:
         profiler.dirpath, profiler.filename = folder / "logs", "profile"
     return trainer
-
-
-def patient(strategy: Any) -> Any:
-    """DDP that waits for hours: a rank may encode a data set while the others come to the training.
-
-    A strategy that is given as a component stays as it is.
-    """
-    if not isinstance(strategy, str):
-        return strategy
-    unused = strategy == "ddp_find_unused_parameters_true"
-    return DDPStrategy(timeout=PATIENCE, find_unused_parameters=unused)
 
 
 PACKAGES = {  # of the loggers that we have options for

@@ -10,6 +10,8 @@ import torch
 from tqdm import tqdm
 
 from edje.durable import writing_to
+from edje.parallel.environment import own_rank
+from edje.pipeline.devices import of_this_process
 from edje.pipeline.encoding import Encoding, Work, encode, encode_in_processes
 from edje.pipeline.storage import Storage
 from edje.tokens.codec import Codec
@@ -32,12 +34,14 @@ def fill_store(
     devices: Sequence[torch.device],
     *,
     wait: bool = True,
+    by_all_ranks: bool = False,
 ) -> None:
     """Write a store where there is none.
 
     Processes, one per device, claim shards; the bytes don't depend on their number. A killed run
     is continued, the finished shards are kept. Another run that writes the store is waited for, or
-    with `storage.join` helped. `prepare` is called where there is something to write.
+    with `storage.join` helped; so is rank 0 by all others of a launcher, `by_all_ranks`, each with
+    a device of its own instead of processes. `prepare` is called where there is something to write.
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
@@ -47,28 +51,30 @@ def fill_store(
         return
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if storage.join else writer_lock(folder, wait=wait):
+    helps = storage.join or (by_all_ranks and own_rank() > 0)
+    with nullcontext() if helps else writer_lock(folder, wait=wait):
         if (folder / STORE_FILE).is_file():  # by the run that was waited for
             return
         work = prepare()
         plan = make_plan(fingerprint, work.image_ids, codec, work.feature_width)
         unfinished = UnfinishedStore(folder, plan, work.image_ids)
         encoding = Encoding.of(work, unfinished, storage, devices)
-        if storage.join:
+        if helps:
             log.info("joining the run that writes %s", folder)
         else:
             unfinished.begin()
-        while _is_unwritten(unfinished, storage.join):
-            if not _has_work(unfinished, storage.join):  # other runs have the rest
+        while _is_unwritten(unfinished, helps):
+            if not _has_work(unfinished, helps):  # other runs have the rest
                 time.sleep(_POLL_SECONDS)
                 continue
             total, done = plan.num_images, unfinished.finished_images()
-            with tqdm(total=total, initial=done, desc=work.description, unit="image") as bar:
-                if len(devices) == 1:
-                    encode(encoding, devices[0], bar.update)
+            shown = {"desc": work.description, "unit": "image", "disable": own_rank() > 0}
+            with tqdm(total=total, initial=done, **shown) as bar:
+                if by_all_ranks or len(devices) == 1:
+                    encode(encoding, of_this_process(devices), bar.update)
                 else:
                     encode_in_processes(encoding, bar)
-        if not storage.join:
+        if not helps:
             unfinished.finish()
 
 

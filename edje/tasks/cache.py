@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from edje.backbones.protocol import Backbone
 from edje.data.sources.source import Source
+from edje.parallel.environment import own_rank
 from edje.pipeline.collection import cached_collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.feed import train_and_dev
@@ -21,20 +22,24 @@ from edje.tasks.wiring import backbone_builder, cache_of
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
+def run(cfg: DictConfig, folder: Path) -> float | None:
     """`task=cache`: fill the stores of train and of the evaluated split.
 
     Scores the first stage alone on dev (or on the evaluated split where there is no dev), writes
     it to first_stage.json and returns its t2i R@1 in percent. A store that another run is just
-    writing is an error.
+    writing is an error. Where a launcher has started several processes, all of them fill the
+    stores, and rank 0 scores.
     """
     quiet_libraries()
     source: Source = instantiate(cfg.data)
     backbone: Backbone = backbone_from(cfg.backbone)
-    cache, rebuild = cache_of(cfg), backbone_builder(cfg)
-    cached = partial(cached_collection, cache, source, backbone, wait=False, rebuild=rebuild)
+    cache, rebuild = cache_of(cfg, is_shared=True), backbone_builder(cfg)
+    wait = cache.by_all_ranks  # for one another
+    cached = partial(cached_collection, cache, source, backbone, wait=wait, rebuild=rebuild)
     train, dev = train_and_dev(source, cached("train"))
     evaluated = cached(source.split)
+    if own_rank() > 0:
+        return None
     align(backbone, train, cache, source.dev_seed)
     chosen = evaluated if dev is None else dev
     recalls = first_stage_recall(backbone, chosen, similarity_device(cache.device))

@@ -33,14 +33,16 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     quiet_libraries()
     source: Source = instantiate(cfg.data)
     training = training_of(cfg, source, folder)
-    cache, backbone = cache_of(cfg), backbone_from(cfg.backbone)
+    cache, backbone = cache_of(cfg, is_shared=True), backbone_from(cfg.backbone)
     if cfg.task == "run" and is_trained(folder, cfg):  # resumed
+        if own_rank() > 0:
+            return None
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
         prepared = prepare(training, backbone, source, folder)
         # All that can be refused has been: now what takes hours, the evaluated split first.
         rebuild = backbone_builder(cfg)
-        if cfg.task == "run" and own_rank() == 0:
+        if cfg.task == "run" and (own_rank() == 0 or cache.by_all_ranks):
             split = source.split
             cached_collection(cache, source, backbone, split, store=cfg.store, rebuild=rebuild)
         if isinstance(source, PretrainSource):

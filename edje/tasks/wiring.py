@@ -19,6 +19,7 @@ from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification
+from edje.parallel.environment import launched
 from edje.pipeline.preparation import Training
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trained import Published
@@ -27,13 +28,16 @@ from edje.pipeline.trainer_arguments import check_arguments
 from edje.tasks.building import backbone_from, objectives_from
 
 
-def cache_of(cfg: DictConfig) -> Cache:
+def cache_of(cfg: DictConfig, *, is_shared: bool = False) -> Cache:
     """The stores' folder, how they are written, and on which devices.
+
+    `is_shared`: where a launcher has started several processes, all of them do this task.
 
     Raises:
         EdjeError: this machine hasn't got the trainer's devices.
     """
-    return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), devices_of(cfg))
+    by_all_ranks = is_shared and launched() is not None
+    return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), devices_of(cfg), by_all_ranks)
 
 
 def devices_of(cfg: DictConfig) -> tuple[torch.device, ...]:

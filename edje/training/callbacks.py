@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from torch import Tensor
 
 from edje.errors import TrainingInterrupted
+from edje.parallel.collectives import largest_of_ranks, num_ranks
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN = 1.0  # seconds between two looks at the figures beside the bar
@@ -62,12 +63,33 @@ class ResumableCheckpoint(Callback):
         """Save where a save is due; only between optimiser steps."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        if told := self._told(trainer):
             self._save(trainer)
-            self._release()
-            raise TrainingInterrupted(self.received or signal.SIGTERM, self.resume_command)
+            self._release(but=told)
+            raise TrainingInterrupted(told, self.resume_command)
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
+
+    def _told(self, trainer: L.Trainer) -> int:
+        """The signal that any rank has got, 0 where none has; SIGTERM before SIGUSR1."""
+        if trainer.world_size == 1:
+            return self.received or 0
+        return largest_of_ranks(self.received or 0, trainer.strategy.root_device)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many ranks have trained, for whoever goes on."""
+        return {"num_ranks": num_ranks()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Say what another number of ranks changes."""
+        before, now = state_dict["num_ranks"], num_ranks()
+        if before != now:
+            log.info(
+                "ranks: %d now, %d before. Other pairs meet in batches, and a step reads "
+                "loader.batch_size of each rank; weights, optimiser and schedule are as they were",
+                now,
+                before,
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the last state, so that a finished run can be continued."""
@@ -86,9 +108,11 @@ class ResumableCheckpoint(Callback):
         if trainer.is_global_zero:
             partial.replace(self.path)
 
-    def _release(self) -> None:
+    def _release(self, but: int = 0) -> None:
+        """Give the signals back; `but` one of them may still be on its way from another rank."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            is_late = number == but == signal.SIGUSR1
+            signal.signal(number, signal.SIG_IGN if is_late else handler)
         self._previous.clear()
 
 

@@ -1,6 +1,8 @@
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from sample_project import write_yaml
 
 from edje.config import root
 from edje.errors import TrainingInterrupted
+from edje.parallel.slurm import TimeLimit
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]
@@ -262,6 +265,83 @@ def test_a_sweep_given_again_keeps_what_is_finished_and_goes_on_with_the_rest(
     assert "runs/seeds/0: finished before" in capsys.readouterr().out
     assert len({folder for _, folder in tasks}) == 3
     assert Path("runs/seeds/1/environment.1.json").exists()  # of the second go
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A job of Slurm's: what scontrol is asked lies in this file."""
+    asked = tmp_path / "asked"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_JOB_ID", "70")
+    monkeypatch.setattr(TimeLimit, "is_over", False)
+    before = signal.getsignal(signal.SIGUSR1)
+    yield asked
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_job_of_slurm_goes_on_in_its_folder_and_leaves_a_finished_one(
+    command: Command,
+    tasks: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    slurm: Path,
+) -> None:
+    def stopped_once(cfg: DictConfig, folder: Path) -> float:
+        tasks.append((cfg, folder))
+        if len(tasks) == 1:
+            raise TrainingInterrupted(signal.SIGUSR1, f"python run.py resume={folder}")
+        (folder / "metrics.json").write_text('{"t2i": {"first_stage": {"recall@1": {"value": 5}}}}')
+        return 5.0
+
+    monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", stopped_once)
+    assert command("hydra.run.dir=runs/one") == 128 + signal.SIGUSR1
+    assert slurm.read_text() == "requeue 70\n"
+    assert "Slurm job 70: queued again" in capsys.readouterr().err
+    assert command("hydra.run.dir=runs/one") == 0
+    assert [folder.name for _, folder in tasks] == ["one", "one"]
+    assert Path("runs/one/environment.1.json").exists()
+    assert command("hydra.run.dir=runs/one") == 0  # the script's next run was stopped
+    assert "runs/one: finished before" in capsys.readouterr().out and len(tasks) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    assert command("hydra.run.dir=runs/one") == 1
+    assert "expected a new or empty one" in capsys.readouterr().err and len(tasks) == 2
+
+
+def test_another_configuration_does_not_go_on_in_the_folder_of_a_job(
+    command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str], slurm: Path
+) -> None:
+    assert command("hydra.run.dir=runs/one") == 0
+    assert command("hydra.run.dir=runs/one", "seed=5") == 1
+    assert "expected a new or empty one" in capsys.readouterr().err and len(tasks) == 1
+
+
+def test_the_signal_before_a_time_limit_ends_what_is_no_training_and_the_job_is_queued_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch, slurm: Path
+) -> None:
+    def preparing(cfg: DictConfig, folder: Path) -> float:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", preparing)
+    assert command("hydra.run.dir=runs/one") == 128 + signal.SIGUSR1
+    assert slurm.read_text() == "requeue 70\n"
+
+
+def test_a_step_of_slurm_names_its_run_folder(
+    command: Command, tasks: Calls, monkeypatch: pytest.MonkeyPatch, slurm: Path
+) -> None:
+    """Two of one job are two runs; in a shell that srun has opened runs go by their time."""
+    for number in "01":
+        monkeypatch.setenv("SLURM_STEP_ID", number)
+        assert command() == 0
+    monkeypatch.setenv("SLURM_PTY_PORT", "40000")
+    assert command() == 0
+    names = [folder.name for _, folder in tasks]
+    assert names[:2] == ["slurm_70.0", "slurm_70.1"] and names[2].startswith("20")
 
 
 def test_a_sweep_into_the_folder_of_another_is_refused(

@@ -87,7 +87,7 @@ def test_two_processes_stop_early_together_and_evaluate(world, tmp_path):
 
 
 @pytest.mark.clusters
-def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
+def test_stopped_on_one_rank_a_run_resumes_with_another_number_of_ranks(world, tmp_path):
     folder = tmp_path / "run"
     status, _, complained = start(
         *world, "task=train", "trainer.strategy=ddp", *troubled("stop", 1, folder)
@@ -99,8 +99,12 @@ def test_stopped_on_one_rank_a_run_resumes(world, tmp_path):
     assert not (folder / "checkpoints" / "model.ckpt").exists()
     named = "objective.matching._target_=troubled.Troubled"
     assert f"resume={folder} {named}" in complained, "a folder may not name code of others"
-    status, _, complained = start(f"resume={folder}", named, "objective.matching.trouble=none")
+    alone = "trainer.devices=1"
+    status, said, complained = start(
+        f"resume={folder}", named, "objective.matching.trouble=none", alone
+    )
     assert status == 0, complained
+    assert said.count("ranks: 1 now, 2 before. Other pairs meet in batches") == 1
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert (folder / "checkpoints" / "model.ckpt").exists()
 

@@ -1,9 +1,7 @@
 """Runs whose processes a launcher has started: what they agree on, and that they are one run."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,14 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import make_world, with_changes
+from world import with_changes
 
 from edje.errors import EdjeError
 from edje.parallel import agreement
+from edje.parallel.cluster import meeting_port
 from edje.parallel.environment import Launched, launched, local_rank, own_rank
-from edje.parallel.launch import check_processes
+from edje.parallel.launch import check_processes, lost_ranks_named
+from tests.parallel.networks import HERE, Node, two_networks
+from tests.parallel.nodes import (
+    RUN,
+    STEPS,
+    environment,
+    free_port,
+    has_weights_of,
+    is_one_run,
+    made_alone,
+    steps_of,
+    told,
+    world_of_nodes,
+)
 
-ROOT = Path(__file__).parents[2]
 OF_TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "mine",
     "RANK": "5",
@@ -68,6 +79,16 @@ def test_processes_that_nobody_started_are_asked_for(monkeypatch):
         check_processes(1, 2)
 
 
+def test_steps_and_jobs_that_share_a_node_meet_at_ports_of_their_own(monkeypatch):
+    ports = []
+    for job, step in ((4321, 0), (4321, 1), (4322, 0), (4323, 0)):
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        monkeypatch.setenv("SLURM_STEP_ID", str(step))
+        ports += [meeting_port(), meeting_port() + 1]
+    assert len(set(ports)) == len(ports)
+    assert all(1024 < port < 32768 for port in ports)
+
+
 @pytest.fixture
 def meeting(monkeypatch) -> list[Launched]:
     """Two processes of torchrun on this machine, here two threads."""
@@ -75,7 +96,7 @@ def meeting(monkeypatch) -> list[Launched]:
     monkeypatch.setenv("MASTER_PORT", str(free_port() - 1))  # beside which rank 0 opens its own
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     monkeypatch.setattr(agreement, "SEEN_WITHIN", 0.2)
-    monkeypatch.setattr(agreement, "_open", [])
+    monkeypatch.setattr(agreement, "_open", {})
     return [Launched("torchrun", rank, 0, 2, 2) for rank in range(2)]
 
 
@@ -123,40 +144,68 @@ def test_a_node_that_does_not_see_the_run_folder_says_so(meeting, tmp_path):
     assert "doesn't see" in str(said) and "hydra.run.dir=<a folder on a shared disk>" in str(said)
 
 
+def test_all_wait_for_the_last_one(meeting):
+    """However long it takes; no rank's collective waits meanwhile."""
+    come = []
+
+    def rank(number: int) -> None:
+        agreement.meet(meeting[number], "the training")
+        come.append(number)
+
+    first, last = (threading.Thread(target=rank, args=(number,)) for number in range(2))
+    first.start()
+    first.join(timeout=1)
+    assert come == []
+    last.start()
+    for thread in (first, last):
+        thread.join(timeout=30)
+    assert sorted(come) == [0, 1]
+
+
+def test_a_lost_rank_is_named_and_other_errors_stay_as_they_are(tmp_path):
+    with (
+        pytest.raises(EdjeError, match=r"rank 1 on .*: another rank is gone .*resume=.*run"),
+        lost_ranks_named(Launched("srun", 1, 0, 2, 2), tmp_path / "run"),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+    with (
+        pytest.raises(RuntimeError, match="shapes differ"),
+        lost_ranks_named(Launched("srun", 1, 0, 2, 2), tmp_path / "run"),
+    ):
+        raise RuntimeError("shapes differ")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> list[str]:
-    return make_world(tmp_path_factory.mktemp("world"))
+    return world_of_nodes(tmp_path_factory.mktemp("world"))
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory) -> dict[str, torch.Tensor]:
+    return made_alone(world, tmp_path_factory.mktemp("alone"))
 
 
-def environment(**more: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
-
-
-def torchruns(arguments: list[str], port: int) -> list[subprocess.Popen[str]]:
-    """A launcher on each of two nodes, both on this machine."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=1"),
-        *("--max-restarts=0", "run.py", *arguments),
-    ]
+def torchruns(
+    arguments: list[str], port: int, first: Node = HERE, second: Node = HERE
+) -> list[subprocess.Popen[str]]:
+    """A launcher on each of two nodes."""
     return [
         subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(),
+            [
+                *node.enter,
+                *(sys.executable, "-m", "torch.distributed.run"),
+                *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=0", "--rdzv-id=1"),
+                *("--rdzv-backend=c10d", f"--rdzv-endpoint={first.address}:{port}"),
+                *(f"--rdzv-conf=is_host={int(number == 0)}", f"--local-addr={node.address}"),
+                *(RUN[1], *arguments),
+            ],
+            env=environment(**node.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-        for _ in range(2)
+        for number, node in enumerate((first, second))
     ]
 
 
@@ -170,49 +219,41 @@ def ended(processes: list[subprocess.Popen[str]], timeout: float) -> list[str]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "model.ckpt", weights_only=True)["state_dict"]
-
-
-@pytest.fixture(scope="module")
-def alone(world, tmp_path_factory) -> dict[str, torch.Tensor]:
-    """What two processes give that one process on one machine starts."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    arguments = with_changes(world, "trainer.devices=2", f"hydra.run.dir={folder}")
-    command = [sys.executable, "run.py", *arguments]
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
-    return weights(folder)
-
-
-def is_one_run(folder: Path, launcher: str, alone: dict[str, torch.Tensor]) -> None:
-    facts = json.loads((folder / "environment.json").read_text())
-    assert (facts["launcher"], facts["num_nodes"], facts["world_size"]) == (launcher, 2, 2)
-    assert json.loads((folder / "metrics.json").read_text())["num_images"] == 8
-    assert not list(folder.glob("error*"))
-    assert [path.name for path in (folder / "logs").glob("part_*")] == ["part_0"]
-    own = weights(folder)
-    assert own.keys() == alone.keys()
-    for name, tensor in alone.items():
-        torch.testing.assert_close(own[name], tensor, atol=1e-5, rtol=1e-5)
-
-
-NODES = ("trainer.num_nodes=2", "trainer.devices=1")
-
-
 @pytest.mark.clusters
-def test_two_nodes_of_torchrun_are_one_run(world, alone, tmp_path):
+def test_two_torchruns_that_meet_over_a_network_are_one_run(world, alone, tmp_path):
+    """Each in a network of its own, a cable between them."""
     folder = tmp_path / "run"
-    arguments = with_changes(world, *NODES, f"hydra.run.dir={folder}")
-    processes = torchruns(arguments, free_port())
-    said = ended(processes, 240)
-    assert [process.returncode for process in processes] == [0, 0], said
+    arguments = with_changes(world, f"hydra.run.dir={folder}")
+    with two_networks() as nodes:
+        processes = torchruns(arguments, free_port(), *nodes)
+        said = ended(processes, 240)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     is_one_run(folder, "torchrun", alone)
     assert sum("reranked" in one for one in said) == 1  # one voice
 
 
 @pytest.mark.clusters
+def test_a_node_that_is_killed_ends_the_other_and_the_same_command_goes_on(world, alone, tmp_path):
+    """Its torchrun and its process; both on this machine, as where there is no root."""
+    folder = tmp_path / "run"
+    arguments = with_changes(world, f"hydra.run.dir={folder}")
+    told(world).write_text("kill_both 1 3")
+    processes = torchruns(arguments, free_port())
+    said = ended(processes, 240)
+    assert time.time() - told(world).stat().st_mtime < 60
+    assert 0 not in [process.returncode for process in processes]
+    assert "\n".join(said).count("another rank is gone") == 1
+    assert steps_of(folder) == 2
+    processes = torchruns(arguments, free_port())
+    said = ended(processes, 240)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    assert steps_of(folder) == STEPS and (folder / "metrics.json").is_file()
+    has_weights_of(folder, alone)
+
+
+@pytest.mark.clusters
 def test_a_mistake_ends_both_nodes_with_one_message(world, tmp_path):
-    arguments = with_changes(world, *NODES, f"hydra.run.dir={tmp_path / 'run'}", "seed=x")
+    arguments = with_changes(world, f"hydra.run.dir={tmp_path / 'run'}", "seed=x")
     processes = torchruns(arguments, free_port())
     said = "".join(ended(processes, 120))
     assert 0 not in [process.returncode for process in processes]

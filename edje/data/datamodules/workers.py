@@ -37,12 +37,12 @@ def room() -> int:
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the main process stops.
+    """Ctrl-C and a scheduler's signals reach the whole process group: only the main process stops.
 
     A worker ends when the main process tells it to, or is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
