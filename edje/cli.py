@@ -55,7 +55,8 @@ from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "backbone", "cache")  # of all ranks; any other is rank 0's alone
+SHARED_TASKS = ("run", "train", "backbone", "cache", "compress")  # which all ranks run
+HELPED_TASKS = ("evaluate",)  # which rank 0 runs, helped by the others; any other it runs alone
 SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
 
@@ -75,8 +76,8 @@ def main() -> int:
         elif folder is None:
             try:
                 run(sys.argv[1:])
-            finally:  # where no run folder was named to the other ranks
-                tell_others(None, has_failed=sys.exc_info()[0] is not None)
+            finally:
+                release_others(has_failed=sys.exc_info()[0] is not None)
         if folder is not None:
             take_part(folder)
     except StoppedError as stopped:
@@ -169,16 +170,33 @@ def tell_others(
     from edje.parallel.agreement import tell  # imports torch
 
     Job.has_told = True
-    if cfg is None or cfg.task not in SHARED_TASKS:
+    Job.is_helped = cfg is not None and cfg.task in (*SHARED_TASKS, *HELPED_TASKS)
+    if cfg is None or not Job.is_helped:
         tell(process, None, has_failed=has_failed)
     else:
         tell(process, folder, Path(cfg.cache_dir))
 
 
+def release_others(*, has_failed: bool) -> None:
+    """Let the processes that a launcher started with this one end, with a run folder or without.
+
+    Raises:
+        EdjeError: as `tell_others`.
+    """
+    process = launched()
+    if process is None or not Job.is_helped:
+        tell_others(None, has_failed=has_failed)
+    else:
+        from edje.parallel.helping import dismiss  # imports torch
+
+        dismiss(process, wait=not has_failed)
+
+
 def take_part(folder: Path) -> None:
     """Run the task of a run folder as another rank of it; what is to be said, rank 0 says.
 
-    The folder's configuration is the one that rank 0 has checked and just written.
+    A launcher's process then helps rank 0 with what it does alone. The folder's configuration is
+    the one that rank 0 has checked and just written.
 
     Raises:
         Exception: this rank failed while rank 0 didn't; error_rank_<rank>.txt has it as well.
@@ -187,7 +205,12 @@ def take_part(folder: Path) -> None:
     path = folder / "config.yaml"
     cfg = from_text(path.read_text("utf-8"), str(path))
     try:
-        importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+        if cfg.task in SHARED_TASKS:
+            importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+        if (process := launched()) is not None:
+            from edje.parallel.helping import help_rank_0  # imports torch
+
+            help_rank_0(process)
     except TrainingInterrupted:
         return
     except Exception as wrapped:
@@ -253,6 +276,7 @@ class Job:
     """
 
     has_told = False  # whether the other ranks of a launcher know of this run's folder
+    is_helped = False  # whether they have named one, and stay until they are released
 
     def __init__(self) -> None:
         self.failure: Exception | None = None

@@ -118,7 +118,7 @@ def sweep_summary(table: pd.DataFrame) -> Group:
             shown.add_section()
             shown.add_row()
             pooled_before = True
-        values = [str(row[key]) for key in swept]
+        values = [str(row[key]).replace(",", ", ") for key in swept]  # where a line may break
         if row["job"] == POOLED and "seed" in swept:
             values[swept.index("seed")] = f"{row['seeds']} seeds"
         figures = [_cell(row, way) for way in DIRECTIONS]

@@ -41,7 +41,7 @@ def tell(
     Raises:
         EdjeError: the cache folder can't be written, or another rank doesn't come.
     """
-    store = _common(process)
+    store = common_store(process)
     mark = None
     if cache_dir is not None:
         mark = cache_dir.absolute() / f".seen-{os.getpid()}-{time.time_ns()}"
@@ -73,7 +73,7 @@ def hear(process: Launched) -> Path | None:
         EdjeError: rank 0 isn't heard, or this node doesn't see its run folder or cache.
     """
     try:
-        store = _common(process)
+        store = common_store(process)
         places = json.loads(store.get(FOLDER))
     except EdjeError:
         raise
@@ -88,7 +88,7 @@ def hear(process: Launched) -> Path | None:
         return None
     config = Path(places["folder"]) / "config.yaml"
     for path, key in ((config, "hydra.run.dir"), (Path(places["mark"]), "cache_dir")):
-        if not _is_seen(path):
+        if not is_seen(path):
             raise EdjeError(
                 f"rank {process.rank} on {socket.gethostname()} doesn't see {path.parent}, which "
                 f"rank 0 works in. All nodes need it: give {key}=<a folder on a shared disk>."
@@ -103,14 +103,14 @@ def meet(process: Launched, place: str) -> None:
     Raises:
         RuntimeError: rank 0 is gone; where another one is, its launcher ends those that wait.
     """
-    store = _common(process)
+    store = common_store(process)
     store.set(f"{place} {process.rank}", "")
     everyone = [f"{place} {rank}" for rank in range(process.world_size)]
     while not store.check(everyone):
         time.sleep(LOOK_AGAIN)
 
 
-def _is_seen(path: Path) -> bool:
+def is_seen(path: Path) -> bool:
     """Whether a file shows up within the time that shared file systems take."""
     latest = time.monotonic() + SEEN_WITHIN
     while not path.exists() and time.monotonic() < latest:
@@ -118,7 +118,12 @@ def _is_seen(path: Path) -> bool:
     return path.exists()
 
 
-def _common(process: Launched) -> Store:
+def common_folder(process: Launched) -> Path:
+    """The run folder, once rank 0 has named it."""
+    return Path(json.loads(common_store(process).get(FOLDER))["folder"])
+
+
+def common_store(process: Launched) -> Store:
     """The store of all ranks, opened once."""
     if process.rank not in _open:
         _open[process.rank] = _store(process)

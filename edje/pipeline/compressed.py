@@ -67,7 +67,8 @@ def compress(
         lambda: _CompressionWork(checkpoint, raw, load, num_tokens),
         cache.storage,
         cache.devices,
-        wait=False,
+        wait=cache.by_all_ranks,  # for one another
+        by_all_ranks=cache.by_all_ranks,
     )
     return TokenStore.open(target, fingerprint)
 

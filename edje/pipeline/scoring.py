@@ -14,7 +14,7 @@ from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.first_stage import first_stage_lists
-from edje.pipeline.shares import ScoringWork, score, scored_in_shares, settled
+from edje.pipeline.shares import ScoringWork, num_shares, score, scored_in_shares, settled
 from edje.pipeline.visual_tokens import visual_tokens
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import DIRECTIONS, CandidateList, Direction
@@ -118,7 +118,7 @@ def rerank_collection(
             backbone, collection, scoring.candidates, directions, device=device
         )
     # Several processes share a file or a store, not memory.
-    with visual_tokens(model, collection, codec, in_memory=len(devices) < 2) as visual:
+    with visual_tokens(model, collection, codec, in_memory=num_shares(devices) < 2) as visual:
         if scoring.shuffle_tokens:
             generator = torch.Generator().manual_seed(0)
             visual = visual.permuted(torch.randperm(len(visual), generator=generator))
@@ -133,7 +133,7 @@ def rerank_collection(
         )
         work = settled(asked)
         with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:
-            if len(devices) > 1 and work.num_pairs >= WORTH_SHARING:
+            if num_shares(devices) > 1 and work.num_pairs >= WORTH_SHARING:
                 reranked, seconds = scored_in_shares(work, devices, bar.update)
             else:
                 reranked, seconds = score(work, bar.update)

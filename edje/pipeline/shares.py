@@ -1,4 +1,4 @@
-"""ScoringWork candidate lists, in this process or shared out among one for each device."""
+"""Scoring candidate lists: in this process, or shared out among those of a run or of a launcher."""
 
 import tempfile
 import time
@@ -11,11 +11,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edje.data.datamodules.batches import each_tensor
+from edje.durable import new_file
 from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
+from edje.parallel.agreement import common_folder, is_seen
+from edje.parallel.environment import launched
+from edje.parallel.helping import in_all_ranks
 from edje.parallel.processes import in_processes
-from edje.pipeline.devices import make_current
+from edje.pipeline.devices import make_current, of_this_process
 from edje.records import CandidateList
 from edje.retrieval.rerank import RerankedList, rerank
 
@@ -89,14 +93,48 @@ def scorer_of(work: ScoringWork) -> StoredTokenScorer:
     )
 
 
+def num_shares(devices: Sequence[torch.device]) -> int:
+    """How many processes would score: all of a launcher's, or one for each device.
+
+    Without devices the one that asks scores alone.
+    """
+    process = launched()
+    return len(devices) if process is None or not devices else process.world_size
+
+
 def scored_in_shares(
     work: ScoringWork, devices: Sequence[torch.device], progress: Callable[[int], object]
 ) -> tuple[list[RerankedList], float]:
-    """What `score` gives, by a process for each device; the seconds are the slowest one's.
+    """What `score` gives, by `num_shares` processes; the seconds are the slowest one's.
 
     Raises:
         EdjeError: a process failed.
     """
+    process, count = launched(), num_shares(devices)
+    parent = None if process is None else common_folder(process)
+    with tempfile.TemporaryDirectory(prefix="shares-", dir=parent) as name:
+        folder = Path(name)
+        torch.save(work, folder / WORK)
+        if process is None:
+            _by_processes(folder, devices, progress)
+        else:
+            arguments = (folder, tuple(devices))
+            in_all_ranks(process, _part_of_rank, arguments, folder, progress)
+        files = [_result(folder, index) for index in range(count)]
+        parts = [torch.load(file, weights_only=True) for file in files if is_seen(file)]
+    reranked = []
+    for number, lists in enumerate(work.lists):
+        own = of_queries(lists, scored_rows(work, lists))
+        joint = torch.empty(own.candidates.shape)
+        for index, (shares, _) in enumerate(parts):
+            joint[index::count] = shares[number]
+        reranked.append(RerankedList(own, joint, joint))
+    return reranked, max(seconds for _, seconds in parts)
+
+
+def _by_processes(
+    folder: Path, devices: Sequence[torch.device], progress: Callable[[int], object]
+) -> None:
     done = torch.zeros(len(devices), dtype=torch.long).share_memory_()
     shown = 0
 
@@ -105,28 +143,14 @@ def scored_in_shares(
         progress(int(done.sum()) - shown)
         shown = int(done.sum())
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        torch.save(work, folder / WORK)
-        in_processes(
-            _part,
-            (folder, tuple(devices), done),
-            len(devices),
-            show,
-            doing="scored pairs",
-            advice="Run the same command again, with fewer trainer.devices if it was that.",
-        )
-        parts = [
-            torch.load(_result(folder, index), weights_only=True) for index in range(len(devices))
-        ]
-    reranked = []
-    for number, lists in enumerate(work.lists):
-        own = of_queries(lists, scored_rows(work, lists))
-        joint = torch.empty(own.candidates.shape)
-        for index, (shares, _) in enumerate(parts):
-            joint[index :: len(devices)] = shares[number]
-        reranked.append(RerankedList(own, joint, joint))
-    return reranked, max(seconds for _, seconds in parts)
+    in_processes(
+        _part,
+        (folder, tuple(devices), done),
+        len(devices),
+        show,
+        doing="scored pairs",
+        advice="Run the same command again, with fewer trainer.devices if it was that.",
+    )
 
 
 def scored_rows(work: ScoringWork, lists: CandidateList) -> Int[Tensor, "queries"]:
@@ -140,11 +164,30 @@ def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateL
 
 
 def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:
-    """What each of several processes does: its share, written where the first one finds it."""
+    """What each of several processes on this machine does."""
+    _score_share(folder, devices[index], (index, len(devices)), done[index].add_)
+
+
+def _part_of_rank(
+    rank: int,
+    count: int,
+    progress: Callable[[int], object],
+    folder: Path,
+    devices: Sequence[torch.device],
+) -> None:
+    """What each of a launcher's processes does."""
+    _score_share(folder, of_this_process(devices), (rank, count), progress)
+
+
+def _score_share(
+    folder: Path, device: torch.device, share: tuple[int, int], progress: Callable[[int], object]
+) -> None:
+    """One share, written where the first process finds it."""
     work: ScoringWork = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
-    work.model.to(make_current(devices[index]))
-    scored, seconds = score(work, done[index].add_, (index, len(devices)))
-    torch.save(([lists.joint for lists in scored], seconds), _result(folder, index))
+    work.model.to(make_current(device))
+    scored, seconds = score(work, progress, share)
+    with new_file(_result(folder, share[0])) as temporary:
+        torch.save(([lists.joint for lists in scored], seconds), temporary)
 
 
 def _result(folder: Path, index: int) -> Path:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import keep_first_tokens
+from edje.parallel.environment import own_rank
 from edje.pipeline.compressed import compress
 from edje.pipeline.trained import load_trained, trained_file
 from edje.quiet import quiet_libraries
@@ -33,13 +34,15 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if num_tokens is not None:
         checkpoint = keep_first_tokens(checkpoint, num_tokens)
     store = compress(
-        cache_of(cfg),
+        cache_of(cfg, is_shared=True),
         source,
         checkpoint,
         store=cfg.store,
         load=trained_file(given, "checkpoint", checkpoint.facts, published),
         num_tokens=num_tokens,
     )
+    if own_rank() > 0:
+        return
     report = {
         "store": str(store.folder),
         "num_images": len(store),

@@ -16,6 +16,7 @@ from tests.parallel.troubled import OVER
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, str(ROOT / "run.py")]
+ALL_SHARED = [sys.executable, str(Path(__file__).with_name("all_shared.py"))]
 WITH_SMALL_SHARDS = [sys.executable, str(Path(__file__).with_name("small_shards.py"))]
 NODES = ("trainer.num_nodes=2", "trainer.devices=1")
 STEPS = 6

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from world import with_changes
@@ -19,6 +20,7 @@ from edje.parallel.environment import Launched, launched, local_rank, own_rank
 from edje.parallel.launch import check_processes, lost_ranks_named
 from tests.parallel.networks import HERE, Node, two_networks
 from tests.parallel.nodes import (
+    ALL_SHARED,
     RUN,
     STEPS,
     environment,
@@ -181,12 +183,23 @@ def world(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(world, tmp_path_factory) -> dict[str, torch.Tensor]:
-    return made_alone(world, tmp_path_factory.mktemp("alone"))
+def home(tmp_path_factory) -> Path:
+    """Where the run of `alone` is."""
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def alone(world, home) -> dict[str, torch.Tensor]:
+    return made_alone(world, home)
 
 
 def torchruns(
-    arguments: list[str], port: int, first: Node = HERE, second: Node = HERE
+    arguments: list[str],
+    port: int,
+    first: Node = HERE,
+    second: Node = HERE,
+    script: str = RUN[1],
+    **variables: str,
 ) -> list[subprocess.Popen[str]]:
     """A launcher on each of two nodes."""
     return [
@@ -197,9 +210,9 @@ def torchruns(
                 *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=0", "--rdzv-id=1"),
                 *("--rdzv-backend=c10d", f"--rdzv-endpoint={first.address}:{port}"),
                 *(f"--rdzv-conf=is_host={int(number == 0)}", f"--local-addr={node.address}"),
-                *(RUN[1], *arguments),
+                *(script, *arguments),
             ],
-            env=environment(**node.environment),
+            env=environment(**node.environment, **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -249,6 +262,25 @@ def test_a_node_that_is_killed_ends_the_other_and_the_same_command_goes_on(world
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     assert steps_of(folder) == STEPS and (folder / "metrics.json").is_file()
     has_weights_of(folder, alone)
+
+
+@pytest.mark.clusters
+def test_both_nodes_score_what_is_evaluated_to_the_lists_of_one(world, alone, home, tmp_path):
+    (tmp_path / "begun").mkdir()
+    kept = ("cache_dir=", "data.root=", "objective.matching._target_=")
+    asked = ["task=evaluate", f"checkpoint={home / 'run-1'}", "trainer.devices=1"]
+    asked += [line for line in world if line.startswith(kept)]
+    folders = {number: f"hydra.run.dir={tmp_path / str(number)}" for number in (1, 2)}
+    single = [*RUN, *asked, folders[1]]
+    subprocess.run(single, env=environment(), capture_output=True, check=True)
+    both = [*asked, folders[2], "trainer.num_nodes=2"]
+    processes = torchruns(both, free_port(), script=ALL_SHARED[1], BEGUN=str(tmp_path / "begun"))
+    said = ended(processes, 240)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    assert {path.name for path in (tmp_path / "begun").iterdir()} == {"0 of 2", "1 of 2"}
+    lists = [pd.read_parquet(tmp_path / str(number) / "candidates.parquet") for number in (1, 2)]
+    pd.testing.assert_frame_equal(*lists, rtol=0, atol=1e-5)
+    assert not list((tmp_path / "2").glob("shares-*"))
 
 
 @pytest.mark.clusters

@@ -1,4 +1,4 @@
-"""Runs on two nodes of a Slurm that the tests start: one run, more time, lost nodes, one store."""
+"""Runs on two nodes of a Slurm that the tests start: one run, more time, lost nodes, a sweep."""
 
 import subprocess
 import time
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import with_changes
+from world import make_world, with_changes
 
+from edje.analysis import load_runs
 from tests.parallel.nodes import (
     RUN,
     STEPS,
@@ -70,6 +71,22 @@ def test_two_nodes_are_one_run_and_fill_a_store_with_the_bytes_of_one_process(
     assert {path.name for path in begun.iterdir()} == {"0", "1"}  # both wrote a part
     of_one = stored(told(world).parent / "cache")
     assert len(of_one) > 10 and stored(cache) == of_one
+
+
+def test_a_sweep_submits_its_jobs_and_tells_the_failed_one(slurm, tmp_path):
+    world = with_changes(make_world(tmp_path), "trainer.max_steps=1", "loader.batch_size=1000,8")
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5"]
+    sweep = [*RUN, "-m", *world, *launcher]
+    done = subprocess.run(sweep, env=environment(**slurm), capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    first, job = done.stderr.splitlines()[-2:]
+    assert first == "Error: 1 of the sweep's jobs failed (see error.txt):"
+    assert "sweep/0 (" in job and "loader.batch_size=1000" in job
+    assert done.stdout.count("text → image R@1") == 1  # the table of the sweep
+    runs = load_runs(tmp_path / "sweep").set_index("loader.batch_size")
+    assert list(runs.loc[[8, 1000], "status"]) == ["done", "failed"]
+    numbers = [path.name.split("_")[0] for path in (tmp_path / "sweep" / ".submitit").iterdir()]
+    assert any(number.isdecimal() for number in numbers)  # of Slurm's
 
 
 class BatchJob:

@@ -349,7 +349,8 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     kept = pd.read_csv(root / "sweep" / "sweep.csv", dtype={"run": str})
     assert list(kept["run"]) == list(table["run"]) and list(kept) == list(table)
     assert (root / "sweep" / "sweep.png").stat().st_size > 0
-    summed_up = capsys.readouterr().out.splitlines()[-11:]
+    said = capsys.readouterr().out.splitlines()
+    summed_up = said[max(n for n, line in enumerate(said) if line.startswith("job ")) :]
     assert summed_up[0].split()[:3] == ["job", "num_tokens", "seed"]
     assert [line.split()[0] for line in summed_up[1:5]] == ["0", "1", "2", "3"]
     assert [line.split()[:4] for line in summed_up[6:8]] == [
