@@ -49,8 +49,8 @@ MAY_IMPORT = {
         "parallel.environment", "parallel.slurm",
     },
     "cli": {
-        "config", "errors", "parallel.environment", "parallel.agreement", "parallel.slurm",
-        "sweeps",
+        "config", "errors", "parallel.environment", "parallel.agreement", "parallel.helping",
+        "parallel.slurm", "sweeps",
     },
     "sweeps": {"config", "errors"},
     "pipeline": {

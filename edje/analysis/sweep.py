@@ -108,7 +108,7 @@ def sweep_summary(table: pd.DataFrame) -> Group:
         shown.add_column(Text(name), overflow="fold", justify="right")
     has_bytes = table["bytes"].nunique() > 1
     if has_bytes:
-        shown.add_column("bytes/image", no_wrap=True, justify="right")
+        shown.add_column("bytes", no_wrap=True, justify="right")
     for name in NAMES.values():
         shown.add_column(Text(f"{name} R@1"), no_wrap=True)
     shown.add_column(no_wrap=True)
@@ -129,8 +129,9 @@ def sweep_summary(table: pd.DataFrame) -> Group:
         if has_bytes:
             values.append("" if pd.isna(row["bytes"]) else f"{row['bytes']:,.0f}")
         shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
-    means = ", and seeds in the means" if pooled_before else ""
-    feet = [f"percent · brackets: 95% bootstrap over images{means}"]
+    means = " (and seeds)" if pooled_before else ""
+    units = "percent · bytes per image" if has_bytes else "percent"
+    feet = [f"{units} · brackets: 95% bootstrap over images{means}"]
     first = table[[f"{way}{FIRST}" for way in DIRECTIONS]].dropna().drop_duplicates()
     if len(first) == 1:
         feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))

@@ -349,8 +349,7 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     kept = pd.read_csv(root / "sweep" / "sweep.csv", dtype={"run": str})
     assert list(kept["run"]) == list(table["run"]) and list(kept) == list(table)
     assert (root / "sweep" / "sweep.png").stat().st_size > 0
-    said = capsys.readouterr().out.splitlines()
-    summed_up = said[max(n for n, line in enumerate(said) if line.startswith("job ")) :]
+    summed_up = last_table(capsys.readouterr().out)
     assert summed_up[0].split()[:3] == ["job", "num_tokens", "seed"]
     assert [line.split()[0] for line in summed_up[1:5]] == ["0", "1", "2", "3"]
     assert [line.split()[:4] for line in summed_up[6:8]] == [
@@ -358,8 +357,13 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     ]  # fmt: skip
     before = sorted(path.stat().st_mtime_ns for path in root.glob("sweep/*/metrics.json"))
     run(sweep)  # given again it measures nothing, and says the same
-    assert capsys.readouterr().out.splitlines()[-11:] == summed_up
+    assert last_table(capsys.readouterr().out) == summed_up
     assert sorted(p.stat().st_mtime_ns for p in root.glob("sweep/*/metrics.json")) == before
+
+
+def last_table(said: str) -> list[str]:
+    """The lines of a sweep's table, its header first, and those below it."""
+    return said[said.rindex("\njob ") :].splitlines()[1:]
 
 
 def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
@@ -377,7 +381,7 @@ def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
     table = load_runs(folder)
     assert list(table["adapter.num_tokens"]) == [2, 3, 2, 3] and list(table["seed"]) == [0, 0, 1, 1]
     assert {path: path.stat().st_mtime_ns for path in first} == first
-    summed_up = capsys.readouterr().out.splitlines()[-11:]
+    summed_up = last_table(capsys.readouterr().out)
     assert sum(line.startswith("mean") for line in summed_up) == 2
 
 
