@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "objectives": {"records", "errors"},
     "retrieval": {"records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
-    "data": {"ranges", "records", "errors", "captions", "durable", "tokens"},
+    "images": {"errors"},
+    "data": {"ranges", "records", "errors", "captions", "durable", "images", "tokens"},
     "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "durable", "retrieval", "data.images", "renames"},
+    "analysis": {"records", "errors", "durable", "retrieval", "images", "renames"},
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",
@@ -54,9 +55,10 @@ MAY_IMPORT = {
     },
     "sweeps": {"config", "errors"},
     "pipeline": {
-        "ranges", "records", "errors", "captions", "durable", "identity", "language_model",
-        "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
-        "parallel", "config.problems", "registry", "part_kinds", "benchmark.flops",
+        "ranges", "records", "errors", "captions", "durable", "identity", "images",
+        "language_model", "backbones", "tokens", "data", "models", "objectives", "training",
+        "retrieval", "inference", "parallel", "config.problems", "registry", "part_kinds",
+        "benchmark.flops",
     },
     "tasks": {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",
