@@ -285,58 +285,60 @@ class Job:
         """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
         register_resolvers()  # for a process that a launcher has started
         hydra_cfg = HydraConfig.get()
-        figure = self.figure(cfg, hydra_cfg)
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            importlib.import_module(SWEEP_REPORT).update(Path(hydra_cfg.sweep.dir))
-        return figure
-
-    def figure(self, cfg: DictConfig, hydra_cfg: HydraConf) -> float | None:
-        """As above; the job's folder alone is written into."""
-        is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
-        folder = Path(hydra_cfg.runtime.output_dir)
-        overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
-        is_ours = is_sweep  # the folder, to write into
-        try:
-            cfg = checked(cfg, overrides, folder)
-            again = may_go_on(is_sweep) and holds_run_of(cfg, folder)
-            if again and has_finished(cfg, folder):
-                if is_sweep or is_of_job(folder, job()):
-                    log.info("%s: finished before", os.path.relpath(folder))
-                    if is_sweep:
-                        forget_failure(folder)
-                        record_job(folder, overrides, "done")
-                    return figure_of(folder)
-                again = False  # and the folder is refused
-            if is_sweep and not again:
-                refuse_other_run(cfg, folder)
-            create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
-            is_ours = True
-            tell_others(folder, cfg)
-            if is_sweep:
-                record_job(folder, overrides, "running")
-            with logging_into(folder):
-                figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
-        except TrainingInterrupted as interruption:
-            if is_sweep:
-                record_job(folder, overrides, "stopped", interruption)
-            raise StoppedError(interruption) from interruption
-        except Exception as wrapped:
-            error = own_words(wrapped)
-            if is_ours:
-                record_failure(folder, error)
-            if is_sweep:
-                record_job(folder, overrides, "failed", error)
-                report = os.path.relpath(folder / "error.txt")
-                log.error("Failed: %s (see %s)", one_line(error), report)
+        with reported(hydra_cfg):
+            is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
+            folder = Path(hydra_cfg.runtime.output_dir)
+            overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
+            is_ours = is_sweep  # the folder, to write into
+            try:
+                cfg = checked(cfg, overrides, folder)
+                again = may_go_on(is_sweep) and holds_run_of(cfg, folder)
+                if again and has_finished(cfg, folder):
+                    if is_sweep or is_of_job(folder, job()):
+                        log.info("%s: finished before", os.path.relpath(folder))
+                        if is_sweep:
+                            forget_failure(folder)
+                            record_job(folder, overrides, "done")
+                        return figure_of(folder)
+                    again = False  # and the folder is refused
+                if is_sweep and not again:
+                    refuse_other_run(cfg, folder)
+                create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
+                is_ours = True
+                tell_others(folder, cfg)
+                if is_sweep:
+                    record_job(folder, overrides, "running")
+                with logging_into(folder):
+                    figure: float | None = importlib.import_module(TASKS[cfg.task]).run(cfg, folder)
+            except TrainingInterrupted as interruption:
+                if is_sweep:
+                    record_job(folder, overrides, "stopped", interruption)
+                raise StoppedError(interruption) from interruption
+            except Exception as wrapped:
+                error = own_words(wrapped)
+                if is_ours:
+                    record_failure(folder, error)
+                if is_sweep:
+                    record_job(folder, overrides, "failed", error)
+                    report = os.path.relpath(folder / "error.txt")
+                    log.error("Failed: %s (see %s)", one_line(error), report)
+                    return float("nan")
+                self.failure = error
+                if not any(folder.iterdir()):
+                    folder.rmdir()
                 return float("nan")
-            self.failure = error
-            if not any(folder.iterdir()):
-                folder.rmdir()
-            return float("nan")
-        if is_sweep:
-            record_job(folder, overrides, "done")
-        log.info("%s", os.path.relpath(folder))
-        return figure
+            if is_sweep:
+                record_job(folder, overrides, "done")
+            log.info("%s", os.path.relpath(folder))
+            return figure
+
+
+@contextmanager
+def reported(hydra_cfg: HydraConf) -> Iterator[None]:
+    """After a job of a sweep, which the block runs, bring the sweep's files up to date."""
+    yield
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        importlib.import_module(SWEEP_REPORT).update(Path(hydra_cfg.sweep.dir))
 
 
 def may_go_on(is_sweep: bool) -> bool:
