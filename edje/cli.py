@@ -170,8 +170,7 @@ def tell_others(
     from edje.parallel.agreement import tell  # imports torch
 
     Job.has_told = True
-    Job.is_helped = cfg is not None and cfg.task in (*SHARED_TASKS, *HELPED_TASKS)
-    if cfg is None or not Job.is_helped:
+    if cfg is None or cfg.task not in (*SHARED_TASKS, *HELPED_TASKS):
         tell(process, None, has_failed=has_failed)
     else:
         tell(process, folder, Path(cfg.cache_dir))
@@ -184,11 +183,14 @@ def release_others(*, has_failed: bool) -> None:
         EdjeError: as `tell_others`.
     """
     process = launched()
-    if process is None or not Job.is_helped:
+    if process is None:
+        return
+    from edje.parallel.agreement import named_folder  # imports torch
+    from edje.parallel.helping import dismiss
+
+    if named_folder() is None:
         tell_others(None, has_failed=has_failed)
     else:
-        from edje.parallel.helping import dismiss  # imports torch
-
         dismiss(process, wait=not has_failed)
 
 
@@ -276,7 +278,6 @@ class Job:
     """
 
     has_told = False  # whether the other ranks of a launcher know of this run's folder
-    is_helped = False  # whether they have named one, and stay until they are released
 
     def __init__(self) -> None:
         self.failure: Exception | None = None

@@ -41,8 +41,15 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
     Raises:
         EdjeError: `folder` does not exist, or is a run folder itself.
     """
-    root = Path(folder)
-    runs = load_runs(root)
+    return table_of_jobs(Path(folder), load_runs(folder))
+
+
+def table_of_jobs(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """`sweep_table` of a folder whose runs, `load_runs`'s table, are at hand.
+
+    Raises:
+        EdjeError: `root` is a run folder itself.
+    """
     if any((root / name).exists() for name in RUN_FILES):
         raise EdjeError(f"{root} is a run folder. Give the folder of a sweep, which holds several.")
     jobs = [_job(root / run["run"], run) for run in runs.to_dict("records")]

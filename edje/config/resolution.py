@@ -1,7 +1,7 @@
 """A configuration as plain values, with every interpolation followed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +76,12 @@ def expand_home(cfg: DictConfig) -> None:
             OmegaConf.update(cfg, key, str(Path(value).expanduser()))
 
     expand("", OmegaConf.to_container(cfg, resolve=False))
+
+
+def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Full key and value of all that is no mapping, or an empty one."""
+    if isinstance(node, dict) and node:
+        for name, inner in node.items():
+            yield from leaves(f"{key}.{name}" if key else str(name), inner)
+    else:
+        yield key, node

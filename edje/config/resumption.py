@@ -1,6 +1,5 @@
 """What may change when a run is resumed: a change is acted on, or refused before it is recorded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from omegaconf import DictConfig
 
 from edje.config.choices import TRAINING
 from edje.config.problems import shown
-from edje.config.resolution import plain
+from edje.config.resolution import leaves, plain
 from edje.config.saved import from_text
 from edje.errors import EdjeError
 
@@ -33,7 +32,7 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
     if cfg.task not in TRAINING:
         return
     stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
-    before, after = (dict(_values("", plain(tree, "", []))) for tree in (stored, cfg))
+    before, after = (dict(leaves("", plain(tree, "", []))) for tree in (stored, cfg))
     changed = [key for key in after if key not in before or after[key] != before[key]]
     for key in changed:
         if key.startswith(OF_WEIGHTS) and not key.endswith(PLACES):
@@ -85,11 +84,3 @@ def _last_checkpoint(folder: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     return found
-
-
-def _values(key: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for name, inner in node.items():
-            yield from _values(f"{key}.{name}" if key else str(name), inner)
-    else:
-        yield key, node

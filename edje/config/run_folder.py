@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import edje
+from edje.config.resolution import leaves
 from edje.config.resumption import is_finished
 from edje.config.saved import from_text, to_text
 from edje.durable import new_file
@@ -130,15 +131,6 @@ def differing(stored: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """
     keys = [key for key in stored | own if stored.get(key) != own.get(key)]
     return [key for key in keys if key.partition(".")[0] != "logger"]
-
-
-def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """Full key and value of all that is no mapping, or an empty one."""
-    if isinstance(node, dict) and node:
-        for name, inner in node.items():
-            yield from leaves(f"{key}.{name}" if key else str(name), inner)
-    else:
-        yield key, node
 
 
 def figure_of(folder: Path) -> float | None:

@@ -23,6 +23,7 @@ PATIENCE = timedelta(minutes=10)  # in which rank 0 composes and checks a config
 SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show a new file
 FOLDER = "run_folder"
 LOOK_AGAIN = 0.5  # seconds between two looks whether all have come
+_named: list[Path] = []  # the run folder, by rank 0, once the others have it
 _open: dict[int, Store] = {}  # by rank; rank 0's is read by the others as long as it lives
 
 
@@ -63,6 +64,8 @@ def tell(
         ) from error
     finally:
         mark.unlink(missing_ok=True)
+    assert folder is not None  # there is one where there is a cache
+    _named[:] = [folder.absolute()]
 
 
 def hear(process: Launched) -> Path | None:
@@ -118,9 +121,9 @@ def is_seen(path: Path) -> bool:
     return path.exists()
 
 
-def common_folder(process: Launched) -> Path:
-    """The run folder, once rank 0 has named it."""
-    return Path(json.loads(common_store(process).get(FOLDER))["folder"])
+def named_folder() -> Path | None:
+    """The run folder that this process, as rank 0, has named; None where it has named none."""
+    return _named[0] if _named else None
 
 
 def common_store(process: Launched) -> Store:

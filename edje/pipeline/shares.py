@@ -12,10 +12,11 @@ from torch import Tensor
 
 from edje.data.datamodules.batches import each_tensor
 from edje.durable import new_file
+from edje.errors import EdjeError
 from edje.inference.device_cells import near
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
-from edje.parallel.agreement import common_folder, is_seen
+from edje.parallel.agreement import is_seen, named_folder
 from edje.parallel.environment import launched
 from edje.parallel.helping import in_all_ranks
 from edje.parallel.processes import in_processes
@@ -94,12 +95,14 @@ def scorer_of(work: ScoringWork) -> StoredTokenScorer:
 
 
 def num_shares(devices: Sequence[torch.device]) -> int:
-    """How many processes would score: all of a launcher's, or one for each device.
+    """How many processes would score: all of a launcher's that help, or one for each device.
 
     Without devices the one that asks scores alone.
     """
     process = launched()
-    return len(devices) if process is None or not devices else process.world_size
+    if process is None or named_folder() is None or not devices:
+        return len(devices)
+    return process.world_size
 
 
 def scored_in_shares(
@@ -110,18 +113,16 @@ def scored_in_shares(
     Raises:
         EdjeError: a process failed.
     """
-    process, count = launched(), num_shares(devices)
-    parent = None if process is None else common_folder(process)
-    with tempfile.TemporaryDirectory(prefix="shares-", dir=parent) as name:
+    process, shared, count = launched(), named_folder(), num_shares(devices)
+    with tempfile.TemporaryDirectory(prefix="shares-", dir=shared) as name:
         folder = Path(name)
         torch.save(work, folder / WORK)
-        if process is None:
+        if process is None or shared is None:
             _by_processes(folder, devices, progress)
         else:
             arguments = (folder, tuple(devices))
             in_all_ranks(process, _part_of_rank, arguments, folder, progress)
-        files = [_result(folder, index) for index in range(count)]
-        parts = [torch.load(file, weights_only=True) for file in files if is_seen(file)]
+        parts = [_scores_in(_result(folder, index)) for index in range(count)]
     reranked = []
     for number, lists in enumerate(work.lists):
         own = of_queries(lists, scored_rows(work, lists))
@@ -188,6 +189,16 @@ def _score_share(
     scored, seconds = score(work, progress, share)
     with new_file(_result(folder, share[0])) as temporary:
         torch.save(([lists.joint for lists in scored], seconds), temporary)
+
+
+def _scores_in(file: Path) -> tuple[list[Tensor], float]:
+    if not is_seen(file):
+        raise EdjeError(
+            f"the scores of another process don't show up in {file.parent}. All nodes need to see "
+            "the run folder: give hydra.run.dir=<a folder on a shared disk>."
+        )
+    scores: tuple[list[Tensor], float] = torch.load(file, weights_only=True)
+    return scores
 
 
 def _result(folder: Path, index: int) -> Path:

@@ -5,34 +5,37 @@ import os
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 
 from edje.analysis.runs import load_runs
 from edje.analysis.style import RC
-from edje.analysis.sweep import sweep_plot, sweep_summary, sweep_table
+from edje.analysis.sweep import sweep_plot, sweep_summary, table_of_jobs
 from edje.durable import new_file
 from edje.tasks.console import show
 
 log = logging.getLogger(__name__)
 
 
-def update(folder: Path) -> None:
+def update(folder: Path) -> pd.DataFrame:
     """Write sweep.csv, the columns of `load_runs`, and sweep.png of the jobs that are done.
 
-    Jobs side by side may do so at once: each file is one of theirs, whole.
+    Jobs side by side may do so at once: each file is one of theirs, whole. Returns the table of
+    `sweep_table`.
     """
+    runs = load_runs(folder)
     with new_file(folder / "sweep.csv") as temporary:
-        load_runs(folder).to_csv(temporary, index=False)
-    table = sweep_table(folder)
+        runs.to_csv(temporary, index=False)
+    table = table_of_jobs(folder, runs)
     if table["t2i"].notna().any():
         figure = sweep_plot(table, folder.name)
         with new_file(folder / "sweep.png") as temporary, matplotlib.rc_context(RC):
             figure.savefig(temporary, format="png")
+    return table
 
 
 def report(folder: Path) -> None:
     """Update both, and show the table of a sweep that is over, where its jobs have figures."""
-    update(folder)
-    table = sweep_table(folder)
+    table = update(folder)
     if table["t2i"].notna().any():
         show(sweep_summary(table))
         log.info("sweep.csv, sweep.png and a folder for each job: %s", os.path.relpath(folder))

@@ -18,6 +18,7 @@ from edje.parallel import agreement
 from edje.parallel.cluster import meeting_port
 from edje.parallel.environment import Launched, launched, local_rank, own_rank
 from edje.parallel.launch import check_processes, lost_ranks_named
+from edje.pipeline.shares import num_shares
 from tests.parallel.networks import HERE, Node, two_networks
 from tests.parallel.nodes import (
     ALL_SHARED,
@@ -175,6 +176,19 @@ def test_a_lost_rank_is_named_and_other_errors_stay_as_they_are(tmp_path):
         lost_ranks_named(Launched("srun", 1, 0, 2, 2), tmp_path / "run"),
     ):
         raise RuntimeError("shapes differ")
+
+
+def test_scoring_is_shared_with_ranks_that_have_stayed_to_help_and_with_no_others(
+    monkeypatch, tmp_path
+):
+    """A program of the user's own that srun has started, say, has no helpers."""
+    for name, value in OF_SRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(agreement, "_named", [])
+    devices = (torch.device("cpu"),)
+    assert num_shares(devices) == 1
+    agreement._named.append(tmp_path)
+    assert num_shares(devices) == 4 and num_shares(()) == 0
 
 
 @pytest.fixture(scope="module")
