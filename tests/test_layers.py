@@ -38,8 +38,9 @@ MAY_IMPORT = {
     "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
-        "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "retrieval.fusion", "tokens", "registry", "part_kinds",
+        "records", "errors", "captions", "durable", "identity", "images", "installed", "renames",
+        "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact", "tokens",
+        "registry", "part_kinds",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},

@@ -33,10 +33,10 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
         EdjeError: the file is missing or not a whole image, or has more pixels than are decoded.
     """
     try:
-        return _decoded(path, content)
+        return decoded(path, content)
     except Exception as error:  # decoders raise anything, from OSError to struct.error
         raise EdjeError(
-            f"image {path} is not readable ({_brief(error)}). Mend or replace it, "
+            f"image {path} is not readable ({brief(error)}). Mend or replace it, "
             "or leave such images out with data.bad_images=skip."
         ) from error
 
@@ -44,16 +44,19 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 def problem_of(path: str | Path) -> str | None:
     """Why `open_image` can't read a file; None if it can. JPEGs are decoded at an eighth."""
     try:
-        _decoded(path, draft=True)
+        decoded(path, draft=True)
     except Exception as error:  # as in open_image
-        return _brief(error)
+        return brief(error)
     return None
 
 
-def _decoded(path: str | Path, content: bytes | None = None, *, draft: bool = False) -> Image.Image:
-    """The image, or with `draft` where it is a JPEG one of an eighth of its size.
+def decoded(path: str | Path, content: bytes | None = None, *, draft: bool = False) -> Image.Image:
+    """What `open_image` gives, or with `draft` where it is a JPEG one of an eighth of its size.
 
     That one is made faster of the same bytes, all of them: it fails where the whole one would.
+
+    Raises:
+        Exception: of any type, of whatever kind of decoder; `brief` says it in words.
     """
     # Its bytes, not its name: PIL maps a named TIFF with the sides that it has once turned.
     content = Path(path).read_bytes() if content is None else content
@@ -61,14 +64,23 @@ def _decoded(path: str | Path, content: bytes | None = None, *, draft: bool = Fa
         if isinstance(image, JpegImageFile):
             factor = 8 if draft else _reduction(image.width * image.height)
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
-        image.load()
-        try:
-            turn = orientation(image)
-        except Exception as error:  # its parsers raise anything, and the pixels are sound
-            log.info("%s: its EXIF block is passed over (%s)", path, _brief(error))
-            turn = None
-        rgb = to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+        return upright(image, path)
+
+
+def upright(image: Image.Image, name: str | Path) -> Image.Image:
+    """An opened image as RGB, turned as its EXIF block says; `name` is for the log.
+
+    Raises:
+        Exception: as `decoded`.
+    """
+    image.load()
+    try:
+        turn = orientation(image)
+    except Exception as error:  # its parsers raise anything, and the pixels are sound
+        log.info("%s: its EXIF block is passed over (%s)", name, brief(error))
+        turn = None
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -104,7 +116,8 @@ def _reduction(pixels: int) -> int:
     return next((factor for factor in (1, 2, 4) if pixels <= LARGE_JPEG * factor**2), 8)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """What a decoder's error says."""
     if isinstance(error, UnidentifiedImageError):  # whose own words name a buffer in memory
         return "no image of a known format"
     return str(error) or type(error).__name__

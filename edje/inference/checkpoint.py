@@ -236,7 +236,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing and is_published(path):
         raise EdjeError(
             f"checkpoint={path}: it is of the published format, which has no configuration. From "
-            "Python, read it with edje.inference.reference.load_reference_checkpoint."
+            "Python, read it with edje.Reranker.from_pretrained or edje.load_reference_checkpoint."
         )
     if missing:
         raise EdjeError(

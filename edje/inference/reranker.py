@@ -1,33 +1,92 @@
 """The Reranker: what people put behind their own image search."""
 
+import logging
+import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
+from edje.images.pictures import Picture
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
+from edje.inference.location import find_checkpoint, shipped_folder
+from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query
+from edje.inference.picture_encoder import PictureEncoder
+from edje.inference.precisions import device_of, precision_of
+from edje.inference.published_model import published_checkpoint
+from edje.inference.run_choices import RunChoices, backbone_of, choices_of
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.language_model import tokenize
 from edje.records import Direction
+from edje.retrieval.exact import exact_products
+
+log = logging.getLogger(__name__)
 
 
 class Reranker:
-    """A trained reranker for use from Python; needs torch and transformers only.
+    """A trained reranker for use from Python, from pictures to answers.
 
-    >>> reranker = Reranker.load("runs/shapes/…")                        # doctest: +SKIP
-    >>> visual = reranker.compress(vision_tokens)    # once per image    # doctest: +SKIP
-    >>> reranker.score(["a red star"] * 10, visual)  # once per pair     # doctest: +SKIP
+    >>> reranker = Reranker.from_pretrained("photos")                    # doctest: +SKIP
+    >>> reranker.rank("two dogs", ["a.jpg", "b.jpg"], top_k=1)           # doctest: +SKIP
+    [{'corpus_id': 1, 'score': 3.1}]
+    >>> encoded = reranker.encode(paths)         # once per image        # doctest: +SKIP
+    >>> reranker.rank("two dogs", encoded)       # once per query        # doctest: +SKIP
+
+    Needs neither lightning nor hydra. The frozen backbone is built when a picture is first
+    encoded. A reranker is for one thread at a time.
     """
 
     def __init__(self, checkpoint: Checkpoint, precision: torch.dtype = torch.float32):
         self.checkpoint = checkpoint
         self.model = checkpoint.model.eval()
         self.precision = precision
+        self.choices: RunChoices = choices_of(checkpoint)
         self._scorers: dict[torch.device, StoredTokenScorer] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        precision: str | torch.dtype | None = None,
+        num_tokens: int | None = None,
+        revision: str | None = None,
+    ) -> "Reranker":
+        """A reranker by what lies at a path, else by a shipped name, else by a name on the hub.
+
+        Args:
+            name_or_path: a run folder, a .ckpt, a folder of `save_pretrained`, or a file of the
+                published format; "photos" or "shapes", which come with edje; a repository of the
+                hub with a saved folder or a published checkpoint. The log says which was taken.
+            device: where it computes; by default a CUDA device where there is one, else the CPU.
+            precision: number format of the joint encoder, fp32, bf16, fp16 or int8; by default
+                the one that its run scored with. Scores are float32 whatever it is.
+            num_tokens: take fewer of nested visual tokens; by default as its run.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            EdjeError: there is no readable reranker of that name, or it wasn't trained for
+                `num_tokens`, or the device or the precision isn't to be had here.
+        """
+        file = find_checkpoint(Path(name_or_path).expanduser(), revision)
+        log.info("%s: %s", name_or_path, _origin(name_or_path, file))
+        checkpoint = published_checkpoint(name_or_path, file) or load_checkpoint(file)
+        choices = choices_of(checkpoint)
+        fewer = choices.num_tokens if num_tokens is None else num_tokens
+        if fewer is not None:
+            checkpoint = keep_first_tokens(checkpoint, fewer)
+        where = device_of(device)
+        checkpoint.model.to(where)
+        return cls(checkpoint, precision_of(precision, choices.precision, where))
 
     @classmethod
     def load(
@@ -37,19 +96,119 @@ class Reranker:
         num_tokens: int | None = None,
         precision: torch.dtype = torch.float32,
     ) -> "Reranker":
-        """From a run folder or a .ckpt file; `num_tokens` takes fewer of nested visual tokens.
-
-        `precision` is the number format of the joint encoder: bf16 is several times as fast
-        where the hardware has it. Scores are float32 whatever it is.
+        """The former name of `from_pretrained`, on the CPU and in float32; the next release drops
+        it.
 
         Raises:
-            EdjeError: there is no readable checkpoint of ours at the path, or `num_tokens` is
-                given for an adapter that was trained without budgets, or beyond its tokens.
+            EdjeError: as `from_pretrained`.
         """
-        checkpoint = load_checkpoint(Path(path))
-        if num_tokens is not None:
-            checkpoint = keep_first_tokens(checkpoint, num_tokens)
-        return cls(checkpoint, precision)
+        warnings.warn(
+            "Reranker.load is Reranker.from_pretrained now, and will be gone in the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return cls.from_pretrained(path, device="cpu", precision=precision, num_tokens=num_tokens)
+
+    def encode(
+        self,
+        images: Sequence[Picture],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> EncodedImages:
+        """Embeddings and visual tokens of pictures, to be kept and ranked again and again.
+
+        Args:
+            images: paths, images of PIL, bytes of picture files, or arrays of uint8.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: by default where there is more than one batch.
+
+        Raises:
+            EdjeError: a picture can't be read, which the message names; or the backbone can't be
+                built here.
+        """
+        return self._encoder.images(list(images), batch_size, show_progress_bar)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts embedding"]:
+        """L2-normalised embeddings of the first stage, in float32; texts are cleaned here.
+
+        Raises:
+            EdjeError: the backbone can't be built here.
+        """
+        if isinstance(texts, str):
+            raise EdjeError(f"encode_text: got the text {texts[:60]!r}, expected a list of texts.")
+        return self._encoder.texts(texts)
+
+    def rank(
+        self,
+        query: str | Picture | EncodedImage,
+        documents: EncodedImages | Sequence[Any],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents from best to worst, as sentence-transformers' CrossEncoder gives them.
+
+        A row is `{"corpus_id": its place among the documents, "score": …}`, with
+        `return_documents` also `"text"`, the document itself. Scores are those that the run ranked
+        with: match logits, or both stages together.
+
+        Args:
+            query: a text; or a picture, a path then as pathlib.Path.
+            documents: pictures, rows of `encode`, or what `encode` gave; texts for a picture.
+            top_k: so many of the best; by default all.
+            return_documents: whether the rows hold the documents, too.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: of the pictures to encode; by default where they are several batches.
+
+        Raises:
+            EdjeError: a picture can't be read, or query and documents aren't a text and pictures
+                or a picture and texts.
+        """
+        pairs = pairs_of_query(query, documents)
+        scores = self._scores(pairs, batch_size, show_progress_bar)
+        order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
+        rows: list[dict[str, Any]] = [
+            {"corpus_id": row, "score": score}
+            for row, score in zip(order, scores[order].tolist(), strict=True)
+        ]
+        for row in rows if return_documents else ():
+            row["text"] = documents[row["corpus_id"]]
+        return rows
+
+    def predict(
+        self,
+        pairs: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """The score of each (query, document), or of a single such pair a number.
+
+        Repeated texts and pictures are encoded once.
+
+        Args:
+            pairs: of a text and a picture, or of a picture and a text, as in `rank`.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: of the pictures to encode; by default where they are several batches.
+            convert_to_numpy: an array of float32; else a list of tensors.
+            convert_to_tensor: a tensor in place of the array.
+
+        Raises:
+            EdjeError: as `rank`.
+        """
+        is_one = len(pairs) == 2 and not isinstance(pairs[0], tuple | list)
+        found = pairs_of([pairs] if is_one else pairs)  # type: ignore[list-item]
+        scores = self._scores(found, batch_size, show_progress_bar).float()
+        if is_one:
+            return scores[0] if convert_to_tensor else np.float32(scores.item())
+        if convert_to_tensor:
+            return scores
+        return scores.numpy() if convert_to_numpy else list(scores)
 
     @torch.inference_mode()
     def compress(
@@ -110,16 +269,76 @@ class Reranker:
         if not captions:
             return torch.empty(0)
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
-        text = tokenize(
-            self.checkpoint.language_model.tokenizer, [clean_caption(text) for text in different]
-        )
         texts = torch.tensor([different[caption] for caption in captions])
         images = torch.arange(len(visual))
-        queries, candidates = (texts, images) if direction == "t2i" else (images, texts)
         if first_stage is None:
             first_stage = torch.zeros(len(captions))
-        scorer = self._scorer(ScoringSet(text, visual))
-        return scorer(direction, queries, candidates, first_stage)
+        return self._logits(list(different), visual, texts, images, first_stage, direction)
+
+    def _scores(
+        self, pairs: Pairs, batch_size: int, show_progress_bar: bool | None
+    ) -> Float[Tensor, "pairs"]:
+        """Final scores of the pairs, in float64 where both stages are summed."""
+        if not len(pairs.text_rows):
+            return torch.empty(0)
+        images = pairs.images
+        if not isinstance(images, EncodedImages):
+            images = self._encoded(images, batch_size, show_progress_bar)
+        self._check_visual(images)
+        first = torch.zeros(len(pairs.text_rows))
+        if self.choices.score != "joint":
+            words = self.encode_text(pairs.texts)
+            with exact_products():
+                pictures = images.embeddings.float()
+                if len(words) == 1:
+                    first = (pictures @ words[0])[pairs.image_rows]
+                else:
+                    first = (words[pairs.text_rows] * pictures[pairs.image_rows]).sum(dim=1)
+        scores = torch.empty(len(first), dtype=torch.float64)
+        chosen_by: dict[Direction, Tensor] = {"t2i": pairs.is_t2i, "i2t": ~pairs.is_t2i}
+        for direction, chosen in chosen_by.items():
+            if chosen.any():
+                scores[chosen] = self._final(pairs, images, first, chosen, direction)
+        return scores if self.choices.score == "sum" else scores.float()
+
+    def _final(
+        self,
+        pairs: Pairs,
+        images: EncodedImages,
+        first: Tensor,
+        chosen: Tensor,
+        direction: Direction,
+    ) -> Tensor:
+        """Final scores of the chosen pairs, all of one direction."""
+        rows, first = (pairs.text_rows[chosen], pairs.image_rows[chosen]), first[chosen]
+        with torch.inference_mode():
+            joint = self._logits(pairs.texts, images.tokens, *rows, first, direction)
+        if self.choices.score != "sum":
+            return joint.double()
+        sums = self.checkpoint.fusion.get(int(self.model.adapter.num_tokens), {})
+        if direction not in sums:
+            raise EdjeError(
+                f"this reranker's run has score=sum and no weights of it fitted with "
+                f"{self.model.adapter.num_tokens} tokens. Train with data.dev_images > 0, or take "
+                "its parts: encode, score."
+            )
+        return sums[direction].of(first, joint)
+
+    def _logits(
+        self,
+        texts: Sequence[str],
+        visual: Tensor,
+        text_rows: Tensor,
+        image_rows: Tensor,
+        first: Tensor,
+        direction: Direction,
+    ) -> Tensor:
+        """Match logits of texts and visual tokens by row, in float32 on the CPU."""
+        tokenizer = self.checkpoint.language_model.tokenizer
+        words = tokenize(tokenizer, [clean_caption(text) for text in texts])
+        is_t2i = direction == "t2i"
+        queries, candidates = (text_rows, image_rows) if is_t2i else (image_rows, text_rows)
+        return self._scorer(ScoringSet(words, visual))(direction, queries, candidates, first)
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device, whose weights are laid out when it is first used."""
@@ -128,6 +347,35 @@ class Reranker:
             self._scorers[device] = StoredTokenScorer(self.model, collection, self.precision)
         return self._scorers[device].on(collection)
 
+    @cached_property
+    def _encoder(self) -> PictureEncoder:
+        return PictureEncoder(backbone_of(self.checkpoint), self.model, self.choices)
+
+    def _encoded(
+        self,
+        images: Sequence[Picture | EncodedImage],
+        batch_size: int,
+        show_progress_bar: bool | None,
+    ) -> EncodedImages:
+        """Pictures and encoded ones, in their order, as encoded ones."""
+        fresh = [image for image in images if not isinstance(image, EncodedImage)]
+        made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
+        if fresh:
+            made = self.encode(fresh, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        if len(made) == len(images):
+            return made
+        rows = iter(made)
+        return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
+
+    def _check_visual(self, images: EncodedImages) -> None:
+        expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
+        given = tuple(images.tokens.shape[1:])
+        if given != expected:
+            raise EdjeError(
+                f"got images encoded to {given} numbers each (tokens, width), this reranker reads "
+                f"{expected}. Encode them with this one."
+            )
+
     def _check_width(self, tokens: Tensor, caller: str) -> None:
         width = self.checkpoint.facts.token_width
         if tokens.ndim != 3 or tokens.shape[2] != width:
@@ -135,3 +383,9 @@ class Reranker:
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
+
+
+def _origin(given: str | Path, file: Path) -> str:
+    if Path(given).expanduser().exists():
+        return f"read from {file}"
+    return f"{'comes with edje' if shipped_folder(str(given)) else 'from the hub'}, {file}"

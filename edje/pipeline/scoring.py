@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
-from edje.inference.scorer import ScoringSet
+from edje.inference.scorer import PRECISIONS, ScoringSet
 from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
@@ -22,12 +22,6 @@ from edje.retrieval.fusion import SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tokens.codec import Codec, CodecName, make_codec
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.int8,
-}
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
 
 

@@ -60,7 +60,7 @@ def test_the_store_holds_what_the_adapter_makes_of_the_raw_tokens(root: Path) ->
     assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (8, 4, 32, 4 * 32 * 2)
     raw = TokenStore.open(next((root / "cache" / "folder-val").glob("raw-*")))
     rows = torch.arange(8)
-    expected = Reranker.load(root / "run").compress(raw.read(rows)).bfloat16().float()
+    expected = Reranker.from_pretrained(root / "run").compress(raw.read(rows)).bfloat16().float()
     torch.testing.assert_close(store.read(rows), expected, rtol=1e-2, atol=1e-5)
     assert store.image_ids == raw.image_ids and torch.equal(store.features(), raw.features())
 

@@ -24,7 +24,8 @@ from edje.config.of_published import config_of_published
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
-from edje.pipeline.trained import check_named, facts_of, load_trained, trained_file
+from edje.inference.run_choices import facts_of
+from edje.pipeline.trained import check_named, load_trained, trained_file
 from edje.tasks.wiring import backbone_builder, published_of
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore

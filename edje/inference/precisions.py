@@ -1,0 +1,48 @@
+"""Where and in which number format a reranker computes, of what is asked for and what is there."""
+
+import logging
+
+import torch
+
+from edje.errors import EdjeError
+from edje.inference.cpu import has_int8_products
+from edje.inference.scorer import PRECISIONS
+
+log = logging.getLogger(__name__)
+
+
+def device_of(asked: str | torch.device | None) -> torch.device:
+    """The device asked for; by default CUDA's, where there is one, else the CPU.
+
+    Raises:
+        EdjeError: there is no such device.
+    """
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # of any backend
+        said = str(error).strip().splitlines()[0]
+        raise EdjeError(f"device={asked}: is not to be had here ({said}). Take cpu.") from error
+    return device
+
+
+def precision_of(
+    asked: str | torch.dtype | None, of_run: torch.dtype, device: torch.device
+) -> torch.dtype:
+    """The number format asked for, by default the run's; bf16 where that was int8 and can't be.
+
+    Raises:
+        EdjeError: there is no such format.
+    """
+    if asked is None:
+        if of_run == torch.int8 and (device.type != "cpu" or not has_int8_products()):
+            log.info("its run scored in int8, which %s has no products for: bf16", device.type)
+            return torch.bfloat16
+        return of_run
+    found = asked if isinstance(asked, torch.dtype) else PRECISIONS.get(asked)
+    if found not in PRECISIONS.values():
+        raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
+    assert found is not None
+    return found
