@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "quiet": set(),
     "renames": set(),
     "installed": {"errors"},
+    "packaged": {"errors"},
     "part_kinds": set(),
     "registry": {"errors", "part_kinds"},
     "durable": {"errors"},
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "inference": {
         "records", "errors", "captions", "durable", "identity", "images", "installed", "renames",
         "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact", "tokens",
+        "packaged", "quiet",
         "registry", "part_kinds",
     },
     "index": {"errors"},

@@ -20,7 +20,7 @@ from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
-from edje.inference.location import find_checkpoint
+from edje.inference.location import WEIGHTS, find_checkpoint, is_saved
 from edje.inference.published import is_published
 from edje.language_model import (
     MAX_TEXT_TOKENS,
@@ -225,6 +225,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         EdjeError: the file is not readable with weights only, or is not one of ours.
     """
     path = find_checkpoint(path)
+    if path.name == WEIGHTS and is_saved(path.parent):
+        from edje.inference.saved_folder import read_folder  # which makes them of checkpoints
+
+        return _present(read_folder(path.parent))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -243,9 +247,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
+    return _present(content)
+
+
+def _present(content: dict[str, Any]) -> dict[str, Any]:
+    """With the backbone's identity in the present form."""
     facts = content["edje"]
-    content["edje"] = facts | {"backbone": canonical_identity(facts.get("backbone", {}))}
-    return content
+    return content | {"edje": facts | {"backbone": canonical_identity(facts.get("backbone", {}))}}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ from edje.inference.published import SUFFIXES, is_published
 from edje.installed import asset
 
 OF_A_RUN = ("model.ckpt", "best.ckpt", "last.ckpt")
-SAVED_BY_A_RUN = "pretrained"
+CHECKPOINTS, SAVED_BY_A_RUN = "checkpoints", "pretrained"  # folders of a run
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a folder that save_pretrained wrote
 MODEL_TYPE = "edje"  # what its config.json says
 SHIPPED = ("photos", "shapes")  # rerankers that edje brings, under assets/<name>/reranker
@@ -34,8 +34,8 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
     if path.is_file():
         return path
     for name in OF_A_RUN:
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
+        if (path / CHECKPOINTS / name).is_file():
+            return path / CHECKPOINTS / name
     for folder in (path, path / SAVED_BY_A_RUN):
         if is_saved(folder):
             return folder / WEIGHTS

@@ -1,6 +1,7 @@
 """The Reranker: what people put behind their own image search."""
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,15 +20,18 @@ from edje.images.pictures import Picture
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
 from edje.inference.location import find_checkpoint, shipped_folder
-from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import RunChoices, backbone_of, choices_of
+from edje.inference.saved_folder import metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query
 from edje.language_model import tokenize
+from edje.quiet import quiet_transformers
 from edje.records import Direction
 from edje.retrieval.exact import exact_products
+from edje.tokens.sharing import reaching_hub
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +49,14 @@ class Reranker:
     encoded. A reranker is for one thread at a time.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: torch.dtype = torch.float32,
+        metrics: dict[str, Any] | None = None,
+    ):
         self.checkpoint = checkpoint
+        self.metrics = metrics  # of its run's evaluation, as in metrics.json
         self.model = checkpoint.model.eval()
         self.precision = precision
         self.choices: RunChoices = choices_of(checkpoint)
@@ -79,14 +90,16 @@ class Reranker:
         """
         file = find_checkpoint(Path(name_or_path).expanduser(), revision)
         log.info("%s: %s", name_or_path, _origin(name_or_path, file))
-        checkpoint = published_checkpoint(name_or_path, file) or load_checkpoint(file)
+        with quiet_transformers():
+            checkpoint = published_checkpoint(name_or_path, file) or load_checkpoint(file)
         choices = choices_of(checkpoint)
         fewer = choices.num_tokens if num_tokens is None else num_tokens
         if fewer is not None:
             checkpoint = keep_first_tokens(checkpoint, fewer)
         where = device_of(device)
         checkpoint.model.to(where)
-        return cls(checkpoint, precision_of(precision, choices.precision, where))
+        chosen = precision_of(precision, choices.precision, where)
+        return cls(checkpoint, chosen, metrics_of(file))
 
     @classmethod
     def load(
@@ -209,6 +222,36 @@ class Reranker:
         if convert_to_tensor:
             return scores
         return scores.numpy() if convert_to_numpy else list(scores)
+
+    def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
+        """Write the reranker into a folder that `from_pretrained` reads anywhere.
+
+        `model.safetensors`, `config.json`, the tokenizer and a card with what its run was
+        measured at. Frozen parts that come from the hub or from a known package are named, with
+        their revision and digest, not copied; local files of the backbone are copied, unless
+        `with_backbone` is off: then they are named by their paths, for use on this machine.
+
+        Raises:
+            EdjeError: the folder holds something else, or can't be written.
+        """
+        save_folder(self.checkpoint, Path(folder), self.metrics, with_backbone=with_backbone)
+
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes, in one commit; returns the commit's address.
+
+        The repository is made where it is missing, private unless told otherwise.
+
+        Raises:
+            EdjeError: the hub refuses, or can't be reached.
+        """
+        with tempfile.TemporaryDirectory() as scratch, reaching_hub(f"model {repo}"):
+            self.save_pretrained(folder := Path(scratch) / "reranker")
+            api = HfApi(token=token)
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message="A reranker of edje"
+            )
+        return str(commit.commit_url)
 
     @torch.inference_mode()
     def compress(
@@ -349,7 +392,9 @@ class Reranker:
 
     @cached_property
     def _encoder(self) -> PictureEncoder:
-        return PictureEncoder(backbone_of(self.checkpoint), self.model, self.choices)
+        with quiet_transformers():
+            backbone = backbone_of(self.checkpoint)
+        return PictureEncoder(backbone, self.model, self.choices)
 
     def _encoded(
         self,

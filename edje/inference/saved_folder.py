@@ -1,0 +1,277 @@
+"""A reranker in a folder of its own: weights, plain values, tokenizer, card; nothing pickled.
+
+The same fields as in a .ckpt. `model.safetensors` has the reranker's tensors and the first
+stage's, `config.json` everything else, the run's configuration included; `metrics.json` is the
+run's, where it was evaluated. `backbone/` has the frozen encoder where that lay in local files.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+import yaml
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import edje
+from edje.durable import replace_file, temporary_path, writing_to
+from edje.errors import EdjeError
+from edje.inference.checkpoint import PREFIX, Checkpoint, checkpoint_fields
+from edje.inference.location import (
+    CHECKPOINTS,
+    CONFIG,
+    MODEL_TYPE,
+    SAVED_BY_A_RUN,
+    WEIGHTS,
+    is_saved,
+)
+from edje.inference.model_card import model_card
+from edje.inference.named_weights import from_plain, named_weights, plain, tensors_of
+from edje.inference.run_choices import backbone_values, configuration_of
+from edje.installed import asset
+from edje.part_kinds import Kind
+from edje.registry import short_name
+
+FORMAT = 1
+FIRST_STAGE = "first_stage."
+BACKBONE = "backbone"  # folder of its files, and key of a configuration
+METRICS, CARD, TOKENIZER = "metrics.json", "README.md", "tokenizer.json"
+FILES_OF = ("pretrained", "checkpoint", "tokenizer")  # keys of a backbone that name files
+COPIED = (".json", ".txt", ".model", ".safetensors", ".bin", ".pth", ".pt")
+BY_NUMBER = ("fusion", "calibration")  # fields whose keys are numbers of tokens
+
+
+def save_folder(
+    checkpoint: Checkpoint,
+    folder: Path,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    with_backbone: bool = True,
+) -> None:
+    """Write a reranker into a new or empty folder, or in place of what was saved there.
+
+    With `with_backbone` off, local files of the frozen encoder are named by their paths.
+
+    Raises:
+        EdjeError: the folder holds something else, or can't be written.
+    """
+    if folder.exists() and not is_saved(folder) and (folder.is_file() or any(folder.iterdir())):
+        raise EdjeError(
+            f"save_pretrained: {folder} is a file or holds something else than a saved reranker. "
+            "Give a new folder."
+        )
+    making = temporary_path(folder)
+    shutil.rmtree(making, ignore_errors=True)
+    with writing_to(folder.parent):
+        try:
+            making.mkdir(parents=True)
+            _write(checkpoint, making, metrics, with_backbone)
+            shutil.rmtree(folder, ignore_errors=True)
+            making.replace(folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The same dictionary as a .ckpt holds.
+
+    Raises:
+        EdjeError: a file is missing or damaged, is of a later version of the format, or names
+            weights that aren't there.
+    """
+    where = f"checkpoint={folder}"
+    try:
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
+    except Exception as error:  # of JSON, safetensors, the disk
+        raise EdjeError(
+            f"{where}: can't be read ({type(error).__name__}: {error}). Expected {CONFIG}, "
+            f"{WEIGHTS} and {TOKENIZER} as save_pretrained writes them: save or get them again."
+        ) from error
+    if about.get("format") != FORMAT:
+        raise EdjeError(
+            f"{where}: is of format {about.get('format')}, this edje ({edje.__version__}) reads "
+            f"{FORMAT}. It was written by edje {about.get('edje_version')}: install that or later."
+        )
+    fields = dict(about["reranker"])
+    language_model = fields["language_model"]
+    fields["language_model"] = {
+        **language_model,
+        "config": json.dumps(language_model["config"]),
+        "tokenizer": tokenizer,
+    }
+    for name in BY_NUMBER:
+        if name in fields:
+            fields[name] = _numbered(fields[name])
+    first = {n.removeprefix(FIRST_STAGE): t for n, t in tensors.items() if _is_first_stage(n)}
+    state = {name: tensor for name, tensor in tensors.items() if not _is_first_stage(name)}
+    state |= tensors_of(from_plain(about["named_weights"]), where)
+    config = about["run"]
+    for key, file in about["backbone_files"].items():
+        _set(config[BACKBONE], key.split("."), str(folder / file))
+    return {
+        "state_dict": {PREFIX + name: tensor for name, tensor in state.items()},
+        "edje": {**fields, "first_stage": first},
+        "edje_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    }
+
+
+def metrics_of(file: Path) -> dict[str, Any] | None:
+    """What the run of a checkpoint, or of a saved folder, was measured at."""
+    is_of_run = file.parent.name in (CHECKPOINTS, SAVED_BY_A_RUN)
+    folders = [file.parent, *([file.parent.parent] if is_of_run else [])]
+    for path in (folder / METRICS for folder in folders):
+        if path.is_file() and (file.name == WEIGHTS or is_of_run):
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return None
+            return found if isinstance(found, dict) else None
+    return None
+
+
+def _write(
+    checkpoint: Checkpoint,
+    folder: Path,
+    metrics: Mapping[str, Any] | None,
+    with_backbone: bool,
+) -> None:
+    config = configuration_of(checkpoint)
+    files: dict[str, str] = {}
+    if isinstance(config.get(BACKBONE), Mapping):
+        config[BACKBONE] = backbone_values(checkpoint)
+        for key, source in list(_own_files(config[BACKBONE])):
+            value = str(source.resolve())
+            if with_backbone:
+                files[key] = _copied(source, folder, f"{BACKBONE}/{key}")
+                value = ""  # where the folder lies is known when it is read
+            _set(config[BACKBONE], key.split("."), value)
+        config[BACKBONE] = _with_assets(config[BACKBONE])
+    config = _with_short_names(config)
+    state = dict(checkpoint.model.state_dict())
+    named = named_weights(state, (config.get("joint") or {}).get("pretrained"))
+    for one in named:
+        for name in one.tensors:
+            del state[one.prefix + name]
+    state |= {FIRST_STAGE + name: tensor for name, tensor in checkpoint.first_stage.items()}
+    weights = save({name: _own(tensor) for name, tensor in state.items()})
+    (folder / WEIGHTS).write_bytes(weights)  # the library's own writer lets nobody else read it
+    fields = checkpoint_fields(checkpoint)["edje"]
+    del fields["first_stage"]
+    language_model = dict(fields["language_model"])
+    fields["language_model"] = {
+        **{name: value for name, value in language_model.items() if name != "tokenizer"},
+        "config": json.loads(language_model["config"]),
+    }
+    checkpoint.language_model.tokenizer.save_pretrained(folder)
+    about = {
+        "model_type": MODEL_TYPE,
+        "format": FORMAT,
+        "edje_version": edje.__version__,
+        "reranker": fields,
+        "named_weights": plain(named),
+        "backbone_files": files,
+        "run": _without_places(config),
+    }
+    _write_json(folder / CONFIG, about)
+    if metrics is not None:
+        _write_json(folder / METRICS, metrics)
+    card = model_card(checkpoint, metrics, named)
+    replace_file(folder / CARD, card.encode())
+
+
+def _own_files(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Path]]:
+    """The local files and folders that a backbone is read from, by its keys; none of edje's own."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _own_files(value, f"{before}{name}.")
+        elif name in FILES_OF and isinstance(value, str):
+            path, assets = Path(value).expanduser(), Path(asset("")).resolve()
+            if path.exists() and not path.resolve().is_relative_to(assets):
+                yield f"{before}{name}", path
+
+
+def _copied(source: Path, folder: Path, place: str) -> str:
+    """Copy a file, or the files of a model's folder; where it is, from the saved folder."""
+    (folder / place).parent.mkdir(exist_ok=True)
+    if source.is_file():
+        place += source.suffix
+        shutil.copyfile(source, folder / place)
+        return place
+    (folder / place).mkdir()
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in COPIED:
+            shutil.copyfile(file, folder / place / file.name)
+    return place
+
+
+def _with_assets(node: Any) -> Any:
+    """Values in which what edje brings is named by `${asset:…}`, wherever edje is installed."""
+    if isinstance(node, dict):
+        return {key: _with_assets(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_assets(value) for value in node]
+    assets = asset("")
+    if isinstance(node, str) and node.startswith(f"{assets.rstrip('/')}/"):
+        return f"${{asset:{Path(node).relative_to(assets).as_posix()}}}"
+    return node
+
+
+def _with_short_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a configuration by their registered names."""
+
+    def short(kind: Kind, node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        named = {key: short(kind, value) for key, value in node.items()}
+        if isinstance(target := named.get("_target_"), str):
+            named["_target_"] = short_name(kind, target)
+        return named
+
+    return {
+        key: short(cast(Kind, key), value) if key in get_args(Kind) else value
+        for key, value in config.items()
+    }
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the absolute paths of the machine that it ran on.
+
+    Those of the backbone that aren't copied stay: nothing else says where it is.
+    """
+
+    def without(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: without(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [without(value) for value in node]
+        return "???" if isinstance(node, str) and Path(node).is_absolute() else node
+
+    return {key: value if key == BACKBONE else without(value) for key, value in config.items()}
+
+
+def _set(node: dict[str, Any], keys: list[str], value: str) -> None:
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+
+
+def _numbered(node: Mapping[str, Any]) -> dict[Any, Any]:
+    """With whole numbers for keys, which JSON writes as texts."""
+    return {int(key) if key.isdecimal() else key: value for key, value in node.items()}
+
+
+def _is_first_stage(name: str) -> bool:
+    return name.startswith(FIRST_STAGE)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    replace_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
