@@ -27,9 +27,9 @@ MAY_IMPORT = {
     "durable": {"errors"},
     "pretrained_head": set(),
     "language_model": {
-        "ranges", "records", "errors", "pretrained_head", "models.joint_options",
+        "ranges", "records", "errors", "packaged", "pretrained_head", "models.joint_options",
     },
-    "backbones": {"records", "errors", "identity", "renames", "installed", "registry"},
+    "backbones": {"records", "errors", "identity", "renames", "installed", "packaged", "registry"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"records", "errors"},
@@ -41,8 +41,7 @@ MAY_IMPORT = {
     "inference": {
         "records", "errors", "captions", "durable", "identity", "images", "installed", "renames",
         "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact", "tokens",
-        "packaged", "quiet",
-        "registry", "part_kinds",
+        "packaged", "quiet", "registry", "part_kinds",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
@@ -61,7 +60,7 @@ MAY_IMPORT = {
         "ranges", "records", "errors", "captions", "durable", "identity", "images",
         "language_model", "backbones", "tokens", "data", "models", "objectives", "training",
         "retrieval", "inference", "parallel", "config.problems", "registry", "part_kinds",
-        "benchmark.flops",
+        "benchmark.flops", "packaged",
     },
     "tasks": {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 import edje
 from edje.errors import EdjeError
+from edje.packaged import packaged_source
 
 Loaded = TypeVar("Loaded")
 
@@ -21,11 +22,15 @@ def pretrained_source(pretrained: str) -> str:
     """The local folder that `pretrained` names, or the hub name as it is.
 
     A path that starts with `edje/` may also name a folder of the installed package, so that the
-    shipped models are found from any working directory.
+    shipped models are found from any working directory; `package:<name>` that of a package of
+    weights (`edje.packaged`).
 
     Raises:
-        EdjeError: `pretrained` is clearly a path, and no folder is there.
+        EdjeError: `pretrained` is clearly a path, and no folder is there; or the package isn't
+            there as published.
     """
+    if packaged := packaged_source(pretrained):
+        return str(packaged)
     folder = Path(pretrained).expanduser()
     shipped = Path(edje.__file__).parent.parent / folder
     if folder.is_dir():

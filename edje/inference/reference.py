@@ -20,6 +20,7 @@ from edje.inference.published import BIAS, FROZEN, TIED, WORDS, is_published, re
 from edje.language_model import MAX_TRAINING_TOKENS, Attention, LanguageModel
 from edje.models.adapters import BackboneFacts
 from edje.models.joint_encoder import extend_position_table
+from edje.packaged import packaged_source
 
 if TYPE_CHECKING:
     from edje.inference.reranker import Reranker
@@ -169,9 +170,10 @@ def _check_number_of_tokens(rows: int, num_tokens: int, given: str) -> None:
 
 def _language_model(source: str, attention: Attention) -> LanguageModel:
     """A BERT of the folder's configuration with fresh weights, and its tokenizer."""
+    folder = packaged_source(source) or source
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"language_model={source}: no configuration and tokenizer could be read there "
