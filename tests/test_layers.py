@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "language_model", "models",
-        "retrieval.fusion", "tokens", "registry", "part_kinds",
+        "retrieval.fusion", "retrieval.calibration", "tokens", "registry", "part_kinds",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
