@@ -40,8 +40,8 @@ MAY_IMPORT = {
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
         "records", "errors", "captions", "durable", "identity", "images", "installed", "renames",
-        "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact", "tokens",
-        "packaged", "quiet", "registry", "part_kinds",
+        "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact",
+        "retrieval.calibration", "tokens", "packaged", "quiet", "registry", "part_kinds",
     },
     "index": {"errors"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},

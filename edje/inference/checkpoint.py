@@ -19,6 +19,7 @@ from torch import Tensor
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
+from edje.inference.calibrations import Calibrations, calibrations_of, plain_calibrations
 from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
 from edje.inference.location import WEIGHTS, find_checkpoint, is_saved
 from edje.inference.published import is_published
@@ -60,6 +61,7 @@ class Checkpoint:
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
     fusion: FittedSums  # weights of score=sum; empty before they are fitted
+    calibration: Calibrations = field(default_factory=dict)  # empty where there was no dev
 
 
 def build_reranker(
@@ -158,8 +160,8 @@ def adapter_class(
 def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
     """A reranker with nested budgets that gives the first `num_tokens` visual tokens only.
 
-    It shares its weights with the given one. The weights of score=sum are those fitted with so
-    many tokens; none where none were.
+    It shares its weights with the given one. The weights of score=sum and the calibration are
+    those fitted with so many tokens; none where none were.
 
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
@@ -180,6 +182,9 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
         checkpoint,
         model=checkpoint.model.with_first_tokens(num_tokens),
         fusion={count: sums for count, sums in checkpoint.fusion.items() if count == num_tokens},
+        calibration={
+            count: fitted for count, fitted in checkpoint.calibration.items() if count == num_tokens
+        },
     )
 
 
@@ -205,6 +210,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
             "fusion": plain_sums(checkpoint.fusion),
+            "calibration": plain_calibrations(checkpoint.calibration),
             **({"packages": packages} if packages else {}),  # that bring the parts not ours
         },
         "edje_config": checkpoint.config,
@@ -281,6 +287,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         label=fields["label"],
         first_stage=dict(fields["first_stage"]),
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
+        calibration=calibrations_of(fields.get("calibration", {})),  # former files have none
     )
 
 
