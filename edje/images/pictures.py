@@ -11,7 +11,7 @@ from edje.errors import EdjeError
 from edje.images.decoder import brief, decoded, upright
 from edje.images.pixels import to_rgb
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
+Picture = str | Path | bytes | bytearray | Image.Image | np.ndarray
 EXPECTED = (
     "a path (str or Path), the bytes of a picture file, an image of PIL, or an array of uint8 of "
     "shape (height, width), (height, width, 3) or (height, width, 4)"
@@ -27,7 +27,7 @@ def rgb_of(picture: Picture) -> Image.Image:
     try:
         if isinstance(picture, str | Path):
             return decoded(Path(picture).expanduser())
-        if isinstance(picture, bytes | bytearray | memoryview):
+        if isinstance(picture, bytes | bytearray):
             return decoded(name_of(picture), bytes(picture))
         if isinstance(picture, Image.Image):
             return upright(picture, name_of(picture))
@@ -56,7 +56,7 @@ def name_of(picture: Any) -> str:
     """What a message calls a picture."""
     if isinstance(picture, str | Path):
         return f"{picture}"
-    if isinstance(picture, bytes | bytearray | memoryview):
+    if isinstance(picture, bytes | bytearray):
         return f"a picture of {len(picture)} bytes"
     if isinstance(picture, Image.Image):
         file = getattr(picture, "filename", "")

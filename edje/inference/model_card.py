@@ -39,7 +39,7 @@ def model_card(
     header = ModelCardData(
         library_name="edje",
         tags=["edje", "reranking", "image-text-retrieval", "vision-language"],
-        base_model=[source for source in sources if _is_hub_name(source)] or None,
+        base_model=[source.partition("@")[0] for source in sources if _is_hub_name(source)] or None,
     )
     model, choices = checkpoint.model, choices_of(checkpoint)
     tokens, width = int(model.adapter.num_tokens), model.joint.width

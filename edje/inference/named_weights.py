@@ -1,6 +1,7 @@
 """Frozen weights that a saved reranker names instead of holding: of a package, or of the hub."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -111,12 +112,20 @@ def _origin(pretrained: str) -> tuple[Path, str, str] | None:
         folder = packaged_source(pretrained)
         assert folder is not None
         return folder / FILE, pretrained, PACKAGES[pretrained.removeprefix(PREFIX)].version
-    if Path(pretrained).exists():
+    commit = cached_commit(pretrained)
+    cached = try_to_load_from_cache(pretrained, FILE) if commit else None
+    return (Path(cached), pretrained, commit) if commit and isinstance(cached, str) else None
+
+
+def cached_commit(name: str) -> str | None:
+    """The commit of a repository's main branch in the hub's cache; None of anything else.
+
+    That is the one that a name without a revision was read from.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists():
         return None
-    cached = try_to_load_from_cache(pretrained, FILE) if pretrained.count("/") == 1 else None
-    if not isinstance(cached, str):
-        return None
-    return Path(cached), pretrained, Path(cached).parent.name
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _equal(own: Tensor, theirs: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
 from edje.records import Direction
+from edje.retrieval.calibration import Calibration
 from edje.retrieval.exact import exact_products
 from edje.tokens.sharing import reaching_hub
 
@@ -161,12 +162,14 @@ class Reranker:
         *,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
+        min_probability: float | None = None,
     ) -> list[dict[str, Any]]:
         """The documents from best to worst, as sentence-transformers' CrossEncoder gives them.
 
         A row is `{"corpus_id": its place among the documents, "score": …}`, with
-        `return_documents` also `"text"`, the document itself. Scores are those that the run ranked
-        with: match logits, or both stages together.
+        `return_documents` also `"text"`, the document itself, and with `"probability"`, that this
+        document is right, where the reranker has a calibration. Scores are those that the run
+        ranked with: match logits, or both stages together.
 
         Args:
             query: a text; or a picture, a path then as pathlib.Path.
@@ -175,21 +178,50 @@ class Reranker:
             return_documents: whether the rows hold the documents, too.
             batch_size: pictures through the tower at once.
             show_progress_bar: of the pictures to encode; by default where they are several batches.
+            min_probability: leave out documents whose probability is less: a list may be empty.
 
         Raises:
-            EdjeError: a picture can't be read, or query and documents aren't a text and pictures
-                or a picture and texts.
+            EdjeError: a picture can't be read, query and documents aren't a text and pictures or a
+                picture and texts, or a probability is asked for and there is no calibration.
         """
         pairs = pairs_of_query(query, documents)
         scores = self._scores(pairs, batch_size, show_progress_bar)
-        order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
-        rows: list[dict[str, Any]] = [
-            {"corpus_id": row, "score": score}
-            for row, score in zip(order, scores[order].tolist(), strict=True)
-        ]
-        for row in rows if return_documents else ():
-            row["text"] = documents[row["corpus_id"]]
+        order = scores.argsort(descending=True, stable=True)
+        direction: Direction = "t2i" if isinstance(query, str) else "i2t"
+        if min_probability is not None:
+            self._calibration(direction)  # or says that there is none
+        probability = self.probability(scores, len(documents), direction)
+        if probability is not None and min_probability is not None:
+            order = order[probability[order] >= min_probability]
+        rows: list[dict[str, Any]] = []
+        for place in order[:top_k].tolist():
+            row: dict[str, Any] = {"corpus_id": place, "score": scores[place].item()}
+            if probability is not None:
+                row["probability"] = probability[place].item()
+            if return_documents:
+                row["text"] = documents[place]
+            rows.append(row)
         return rows
+
+    def probability(
+        self, scores: Float[Tensor, "pool"], gallery_size: int, direction: Direction = "t2i"
+    ) -> Float[Tensor, "pool"] | None:
+        """Probability of each hit of one search to be right, by its list's scores.
+
+        `gallery_size` is the number of images (t2i) or texts (i2t) that were searched. None where
+        the reranker has no calibration: its training had no dev images.
+        """
+        if direction not in self._calibrations or not len(scores):
+            return None
+        return self._calibrations[direction].probability(scores, max(gallery_size, 1))
+
+    def threshold(self, precision: float, direction: Direction = "t2i") -> float:
+        """The `min_probability` above which so large a share of top answers was right, on dev.
+
+        Raises:
+            EdjeError: the reranker has no calibration, or none of dev's answers were so sure.
+        """
+        return self._calibration(direction).threshold(precision)
 
     def predict(
         self,
@@ -382,6 +414,19 @@ class Reranker:
         is_t2i = direction == "t2i"
         queries, candidates = (text_rows, image_rows) if is_t2i else (image_rows, text_rows)
         return self._scorer(ScoringSet(words, visual))(direction, queries, candidates, first)
+
+    @property
+    def _calibrations(self) -> Mapping[Direction, Calibration]:
+        fitted = self.checkpoint.calibration.get(int(self.model.adapter.num_tokens), {})
+        return {name: one for name, one in fitted.items() if one.score == self.choices.score}
+
+    def _calibration(self, direction: Direction) -> Calibration:
+        if direction not in self._calibrations:
+            raise EdjeError(
+                f"this reranker has no calibration of {direction} for score={self.choices.score}: "
+                "it is fitted where a training ends that has dev images (data.dev_images > 0)."
+            )
+        return self._calibrations[direction]
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device, whose weights are laid out when it is first used."""

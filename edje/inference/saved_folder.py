@@ -29,7 +29,13 @@ from edje.inference.location import (
     is_saved,
 )
 from edje.inference.model_card import model_card
-from edje.inference.named_weights import from_plain, named_weights, plain, tensors_of
+from edje.inference.named_weights import (
+    cached_commit,
+    from_plain,
+    named_weights,
+    plain,
+    tensors_of,
+)
 from edje.inference.run_choices import backbone_values, configuration_of
 from edje.installed import asset
 from edje.part_kinds import Kind
@@ -150,6 +156,9 @@ def _write(
                 files[key] = _copied(source, folder, f"{BACKBONE}/{key}")
                 value = ""  # where the folder lies is known when it is read
             _set(config[BACKBONE], key.split("."), value)
+        for key, name in list(_values(config[BACKBONE])):
+            if commit := cached_commit(name):
+                _set(config[BACKBONE], key.split("."), f"{name}@{commit}")
         config[BACKBONE] = _with_assets(config[BACKBONE])
     config = _with_short_names(config)
     state = dict(checkpoint.model.state_dict())
@@ -184,15 +193,22 @@ def _write(
     replace_file(folder / CARD, card.encode())
 
 
-def _own_files(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Path]]:
-    """The local files and folders that a backbone is read from, by its keys; none of edje's own."""
+def _values(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """What a backbone's weights and tokenizers are read from, by its keys."""
     for name, value in node.items():
         if isinstance(value, Mapping):
-            yield from _own_files(value, f"{before}{name}.")
+            yield from _values(value, f"{before}{name}.")
         elif name in FILES_OF and isinstance(value, str):
-            path, assets = Path(value).expanduser(), Path(asset("")).resolve()
-            if path.exists() and not path.resolve().is_relative_to(assets):
-                yield f"{before}{name}", path
+            yield f"{before}{name}", value
+
+
+def _own_files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The local files and folders among them; none of edje's own."""
+    assets = Path(asset("")).resolve()
+    for key, value in _values(node):
+        path = Path(value).expanduser()
+        if value and path.exists() and not path.resolve().is_relative_to(assets):
+            yield key, path
 
 
 def _copied(source: Path, folder: Path, place: str) -> str:
@@ -239,7 +255,7 @@ def _with_short_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the absolute paths of the machine that it ran on.
+    """A run's configuration with the last names alone of what lay on the machine that it ran on.
 
     Those of the backbone that aren't copied stay: nothing else says where it is.
     """
@@ -249,7 +265,7 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
             return {key: without(value) for key, value in node.items()}
         if isinstance(node, list):
             return [without(value) for value in node]
-        return "???" if isinstance(node, str) and Path(node).is_absolute() else node
+        return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
 
     return {key: value if key == BACKBONE else without(value) for key, value in config.items()}
 

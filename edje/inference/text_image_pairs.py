@@ -49,7 +49,7 @@ def pairs_of(pairs: Iterable[tuple[Any, Any]]) -> Pairs:
         query, document = pair
         is_t2i = isinstance(query, str)
         text, image = (query, document) if is_t2i else (document, query)
-        if not isinstance(text, str) or isinstance(image, EncodedImages):
+        if not isinstance(text, str) or not isinstance(image, EncodedImage | Picture):
             raise EdjeError(
                 f"got a pair of {_shown(query)} and {_shown(document)}; expected {EXPECTED}."
             )
