@@ -80,11 +80,10 @@ class PictureEncoder:
         with products_in(self.precision, self.device), half:
             encoding = self.backbone.encode_images(pixels.to(self.device))
         embeddings = self.backbone.project_images(encoding.features.float())
-        raw = _through(self.raw, encoding.tokens, torch.float32)
-        visual = self.model.compress(raw.to(self.device)).float()
-        return embeddings.float().cpu(), _through(
-            self.compressed, visual, stored_type(self.compressed)
-        )
+        raw = _through(self.raw, encoding.tokens, torch.float32, self.device)
+        visual = self.model.compress(raw).float()
+        stored = stored_type(self.compressed)
+        return embeddings.float().cpu(), _through(self.compressed, visual, stored)
 
     def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
         """Batches of pixels, the next one in the making while one is used."""
@@ -112,6 +111,8 @@ def stored_type(codec: Codec) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(codec.name, torch.float32)
 
 
-def _through(codec: Codec, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Tokens as they come back from a store, on the CPU."""
-    return codec.decode(torch.from_numpy(codec.encode(tokens)), dtype)
+def _through(
+    codec: Codec, tokens: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Tokens as they come back from a store, on a device."""
+    return codec.decode(torch.from_numpy(codec.encode(tokens)), dtype, device)
