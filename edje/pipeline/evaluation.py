@@ -16,6 +16,7 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
 from edje.inference.run_choices import Score, backbone_of, check_identity
+from edje.pipeline.calibrating import measured_calibrations
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.compressed import compressed_collection
 from edje.pipeline.devices import make_current
@@ -158,6 +159,11 @@ def evaluated(
         "dtype": str(precision).removeprefix("torch."),
     }
     warn_of_ties(metrics["share_of_ties"])
+    calibration = measured_calibrations(
+        checkpoint, backbone, collection, scoring, codec_name, score, seed, devices
+    )
+    if calibration:
+        metrics["calibration"] = calibration
     return Evaluated(metrics, reranked, collection)
 
 

@@ -1,6 +1,7 @@
 """Is the first hit right? The probability of it, from a list's scores and the gallery's size."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +27,12 @@ class Searches:
     scores: Float[Tensor, "searches pool"]
     right: Bool[Tensor, "searches pool"]
     gallery_sizes: Int[Tensor, "searches"]
+
+
+def joined(parts: Sequence[Searches]) -> Searches:
+    """All of them together; their lists are equally long."""
+    names = [field.name for field in fields(Searches)]
+    return Searches(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)
