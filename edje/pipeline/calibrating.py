@@ -9,8 +9,8 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens
+from edje.inference.run_choices import Score
 from edje.pipeline.collection import Collection
-from edje.pipeline.preparation import Score
 from edje.pipeline.sampled_searches import SMALLEST, sampled_searches
 from edje.pipeline.scoring import Scoring
 from edje.records import Direction
