@@ -56,10 +56,12 @@ def save_folder(
     metrics: Mapping[str, Any] | None = None,
     *,
     with_backbone: bool = True,
+    notes: str = "",
 ) -> None:
     """Write a reranker into a new or empty folder, or in place of what was saved there.
 
-    With `with_backbone` off, local files of the frozen encoder are named by their paths.
+    With `with_backbone` off, local files of the frozen encoder are named by their paths. `notes`
+    are for the card, in Markdown.
 
     Raises:
         EdjeError: the folder holds something else, or can't be written.
@@ -74,7 +76,7 @@ def save_folder(
     with writing_to(folder.parent):
         try:
             making.mkdir(parents=True)
-            _write(checkpoint, making, metrics, with_backbone)
+            _write(checkpoint, making, metrics, with_backbone, notes)
             shutil.rmtree(folder, ignore_errors=True)
             making.replace(folder)
         finally:
@@ -145,6 +147,7 @@ def _write(
     folder: Path,
     metrics: Mapping[str, Any] | None,
     with_backbone: bool,
+    notes: str,
 ) -> None:
     config = configuration_of(checkpoint)
     files: dict[str, str] = {}
@@ -189,7 +192,7 @@ def _write(
     _write_json(folder / CONFIG, about)
     if metrics is not None:
         _write_json(folder / METRICS, metrics)
-    card = model_card(checkpoint, metrics, named)
+    card = model_card(checkpoint, metrics, named, notes)
     replace_file(folder / CARD, card.encode())
 
 
