@@ -48,17 +48,18 @@ class OperatingPoint:
 class Calibration:
     """log odds that a hit is right = intercept + Σ per_… · feature, for one direction.
 
-    Features of a hit are its final score, 1 where it is the first and else 0, its lead (what the
-    first is ahead of the second, else 0), its lag (minus what the others are behind the first) and
-    the natural logarithm of the gallery's size. It is fitted on searches half of which seek what
-    is not in the gallery, and honest where about so many do. Plain numbers, as in a checkpoint.
+    Features of a hit are its final score, 1 where it is the first and else 0, the root of its lead
+    (what the first is ahead of the second, else 0), its lag (minus what the others are behind the
+    first) and the natural logarithm of the gallery's size. It is fitted on searches half of which
+    seek what is not in the gallery, and honest where about so many do. Plain numbers, as in a
+    checkpoint.
     """
 
     score: str  # joint, residual or sum: what the final scores are
     intercept: float
     per_score: float
     per_first: float
-    per_lead: float
+    per_root_lead: float
     per_lag: float
     per_log_size: float
     smallest_gallery: int  # of those it was fitted on; beyond them the nearest counts
@@ -105,10 +106,10 @@ class Calibration:
     def _of_sizes(self, scores: Tensor, sizes: Tensor) -> Tensor:
         given = sizes.clamp(self.smallest_gallery, self.largest_gallery).to(scores.device)
         found = features(scores, given)
-        weights = torch.tensor(
-            [self.per_score, self.per_first, self.per_lead, self.per_lag, self.per_log_size]
+        weights = found.new_tensor(
+            [self.per_score, self.per_first, self.per_root_lead, self.per_lag, self.per_log_size]
         )
-        logits = self.intercept + found @ weights.to(found)
+        logits = self.intercept + found @ weights
         margin = 1 / (self.num_searches + 2)
         probability = logits.sigmoid().clamp(margin, 1 - margin)
         return probability.masked_fill(scores == -torch.inf, 0.0)
@@ -117,7 +118,7 @@ class Calibration:
 def features(
     scores: Float[Tensor, "*searches pool"], gallery_sizes: Int[Tensor, "*searches"]
 ) -> Float[Tensor, "*searches pool features"]:
-    """Score, first, lead, lag and logarithm of the gallery's size of each hit, in float64.
+    """Score, first, root of lead, lag, logarithm of the gallery's size of each hit, in float64.
 
     A hit that has no other beside it has no lead.
     """
@@ -127,7 +128,7 @@ def features(
     best, second = padded.topk(2, dim=-1).values.split(1, dim=-1)
     ahead = (best - second).masked_fill(second == -torch.inf, 0.0)
     is_first = (scores == best) & ~absent
-    lead = torch.where(is_first, ahead, 0.0)
+    lead = torch.where(is_first, ahead.sqrt(), 0.0)
     lag = (scores - best).masked_fill(absent, 0.0)
     size = gallery_sizes.double().log()[..., None].expand_as(scores)
     score = scores.masked_fill(absent, 0.0)
@@ -144,7 +145,7 @@ def fit_calibration(searches: Searches, score: str) -> Calibration:
     scores, right = scores[:, :HITS], right[:, :HITS]
     listed = scores != -torch.inf
     found = features(scores, searches.gallery_sizes)[listed]
-    intercept, (per_score, per_first, per_lead, per_lag, per_log_size) = _fitted(
+    intercept, (per_score, per_first, per_root_lead, per_lag, per_log_size) = _fitted(
         found, right[listed].double()
     )
     fitted = Calibration(
@@ -152,7 +153,7 @@ def fit_calibration(searches: Searches, score: str) -> Calibration:
         intercept=intercept,
         per_score=per_score,
         per_first=per_first,
-        per_lead=per_lead,
+        per_root_lead=per_root_lead,
         per_lag=per_lag,
         per_log_size=per_log_size,
         smallest_gallery=int(searches.gallery_sizes.min()),

@@ -31,7 +31,7 @@ def test_a_checkpoint_keeps_them_by_number_of_tokens_and_direction(tmp_path):
     save_checkpoint(replace(tiny_checkpoint(NESTED), calibration=FITTED), tmp_path / "model.ckpt")
     assert load_checkpoint(tmp_path / "model.ckpt").calibration == FITTED
     stored = torch.load(tmp_path / "model.ckpt", weights_only=True)["edje"]["calibration"]
-    assert stored[2]["i2t"]["per_lead"] == 2.0
+    assert stored[2]["i2t"]["per_root_lead"] == 2.0
     assert stored[2]["i2t"]["operating_points"] == [[0.1, 0.5, 1.0], [0.9, 0.95, 0.4]]
 
 

@@ -42,10 +42,12 @@ def made(**changes) -> Calibration:
 
 
 def test_the_features_of_a_list_worked_by_hand():
-    found = features(torch.tensor([[1.0, 4.0, 3.5], [2.0, 2.0, -torch.inf]]), torch.tensor([1, 10]))
+    found = features(
+        torch.tensor([[1.0, 4.0, 3.75], [2.0, 2.0, -torch.inf]]), torch.tensor([1, 10])
+    )
     ten = math.log(10)
     assert found.tolist() == [
-        [[1.0, 0.0, 0.0, -3.0, 0.0], [4.0, 1.0, 0.5, 0.0, 0.0], [3.5, 0.0, 0.0, -0.5, 0.0]],
+        [[1.0, 0.0, 0.0, -3.0, 0.0], [4.0, 1.0, 0.5, 0.0, 0.0], [3.75, 0.0, 0.0, -0.25, 0.0]],
         [[2.0, 1.0, 0.0, 0.0, ten], [2.0, 1.0, 0.0, 0.0, ten], [0.0, 0.0, 0.0, 0.0, ten]],
     ]
 
@@ -77,29 +79,30 @@ def test_what_isnt_in_a_list_is_not_right():
 
 
 def test_a_known_logistic_law_is_recovered():
-    """Over 20 seeds the intercept was within 0.2 of the true one, the weights within 0.19."""
+    """Over 20 seeds the intercept was within 0.25 of the true one, the weights within 0.21."""
     generator = torch.Generator().manual_seed(0)
     best, behind = torch.randn(8000, generator=generator), torch.rand(8000, generator=generator)
     scores = torch.stack([best, best - 3 * behind], dim=1)
     sizes = torch.tensor([50, 200, 800, 3200]).repeat(2000)
     law = made(
-        intercept=1.5, per_score=1.0, per_first=0.5, per_lead=0.8, per_lag=0.6, per_log_size=-0.4,
-        largest_gallery=3200,
+        intercept=1.5, per_score=1.0, per_first=0.5, per_root_lead=0.8, per_lag=0.6,
+        per_log_size=-0.4, largest_gallery=3200,
     )  # fmt: skip
     probability = torch.empty_like(scores, dtype=torch.float64)
     for size in sizes.unique():
         probability[sizes == size] = law.probability(scores[sizes == size], int(size))
     right = torch.rand(probability.shape, generator=generator) < probability
     fitted = fit_calibration(Searches(scores, right, sizes), "joint")
-    for name in ("intercept", "per_score", "per_first", "per_lead", "per_lag", "per_log_size"):
-        assert getattr(fitted, name) == pytest.approx(getattr(law, name), abs=0.3), name
+    names = ("intercept", "per_score", "per_first", "per_root_lead", "per_lag", "per_log_size")
+    for name in names:
+        assert getattr(fitted, name) == pytest.approx(getattr(law, name), abs=0.4), name
     assert (fitted.smallest_gallery, fitted.largest_gallery) == (50, 3200)
     assert fitted.num_searches == 8000 and fitted.score == "joint"
 
 
 @pytest.mark.parametrize("gap", [2.0, 4.0])
 def test_on_other_searches_of_the_kind_it_says_how_often_the_first_hit_is_right(gap):
-    """Of every size, in each quarter of the searches by probability; within 0.112 over 20 seeds."""
+    """Of every size, in each quarter of the searches by probability; within 0.12 over 20 seeds."""
     fitted = fit_calibration(drawn(400, gap), "joint")
     other = drawn(1500, gap, seed=1)
     probability, right = first_hits(fitted, other)
@@ -120,6 +123,17 @@ def test_a_higher_score_is_never_less_likely_right_and_a_larger_gallery_never_mo
         ordered = fitted.probability(torch.tensor([4.0, 3.0, 2.5, -1.0]), 100)
         assert (ordered.diff() <= 0).all()
         assert (fitted.probability(lists, 5000) <= fitted.probability(lists, 50)).all()
+
+
+def test_a_lead_that_speaks_against_a_hit_counts_for_nothing():
+    """As where several captions are right: these are close to each other."""
+    generator = torch.Generator().manual_seed(0)
+    best, near = torch.randn(600, generator=generator), torch.rand(600, generator=generator) < 0.5
+    scores = torch.stack([best, best - torch.where(near, 0.1, 2.0)], dim=1)
+    right = near[:, None].expand_as(scores)
+    fitted = fit_calibration(Searches(scores, right, torch.full((600,), 100)), "joint")
+    assert fitted.per_root_lead == 0.0 and fitted.per_lag > 0.0
+    assert min(fitted.per_score, fitted.per_first, -fitted.per_log_size) >= 0.0
 
 
 def test_among_more_impostors_the_same_score_is_less_likely_right():
