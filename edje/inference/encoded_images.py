@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,16 +46,19 @@ class EncodedImages:
         return len(self.tokens)
 
     @overload
-    def __getitem__(self, rows: int) -> EncodedImage: ...
+    def __getitem__(self, rows: int | np.integer) -> EncodedImage: ...
     @overload
-    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> "EncodedImages": ...
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray | Tensor) -> "EncodedImages": ...
     def __getitem__(
-        self, rows: int | slice | Sequence[int] | Tensor
+        self, rows: int | np.integer | slice | Sequence[int] | np.ndarray | Tensor
     ) -> "EncodedImage | EncodedImages":
         """One image by its row, or several by a slice, rows, or a mask."""
+        if not isinstance(rows, slice | int):
+            rows = torch.as_tensor(rows)
+            rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
+            rows = rows if rows.ndim else int(rows)
         if isinstance(rows, int):
             return EncodedImage(self.embeddings[rows], self.tokens[rows])
-        rows = rows if isinstance(rows, slice) else torch.as_tensor(rows)
         return EncodedImages(self.embeddings[rows], self.tokens[rows])
 
     def __iter__(self) -> Iterator[EncodedImage]:

@@ -63,16 +63,17 @@ class PictureEncoder:
                 bar.update(len(pixels))
         return EncodedImages(embeddings, tokens)
 
-    @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts embedding"]:
         """L2-normalised embeddings of texts, which are cleaned here, on the CPU."""
         cleaned = [clean_caption(text) for text in texts]
-        parts = [torch.empty(0, self.backbone.embedding_width)]
+        embeddings = torch.empty(len(cleaned), self.backbone.embedding_width)
         for first in range(0, len(cleaned), TEXTS_AT_ONCE):
-            with products_in("tf32", self.device):
-                features = self.backbone.encode_texts(cleaned[first : first + TEXTS_AT_ONCE])
-            parts.append(self.backbone.project_texts(features).float().cpu())
-        return torch.cat(parts).clone()
+            some = slice(first, first + TEXTS_AT_ONCE)
+            with torch.inference_mode():
+                with products_in("tf32", self.device):
+                    features = self.backbone.encode_texts(cleaned[some])
+                embeddings[some] = self.backbone.project_texts(features).float().cpu()
+        return embeddings
 
     @torch.inference_mode()
     def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +95,10 @@ class PictureEncoder:
             try:
                 for first in range(0, len(pictures), batch_size):
                     for picture in pictures[started : first + 2 * batch_size]:
-                        waiting.append(pool.submit(self._prepared, picture))
+                        # PIL reads an opened file when it is first used: never in two threads.
+                        under_way = zip(pictures[first:started], waiting, strict=True)
+                        same = next((one for other, one in under_way if other is picture), None)
+                        waiting.append(same or pool.submit(self._prepared, picture))
                         started += 1
                     batch, waiting = waiting[:batch_size], waiting[batch_size:]
                     yield torch.stack([one.result() for one in batch])

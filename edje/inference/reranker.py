@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import RunChoices, backbone_of, choices_of
 from edje.inference.saved_folder import metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query
+from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
 from edje.records import Direction
@@ -125,7 +125,7 @@ class Reranker:
 
     def encode(
         self,
-        images: Sequence[Picture],
+        images: Iterable[Picture],
         *,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
@@ -141,22 +141,21 @@ class Reranker:
             EdjeError: a picture can't be read, which the message names; or the backbone can't be
                 built here.
         """
-        return self._encoder.images(list(images), batch_size, show_progress_bar)
+        _check_count("batch_size", batch_size, 1)
+        return self._encoder.images(several(images, "pictures"), batch_size, show_progress_bar)
 
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts embedding"]:
+    def encode_text(self, texts: Iterable[str]) -> Float[Tensor, "texts embedding"]:
         """L2-normalised embeddings of the first stage, in float32; texts are cleaned here.
 
         Raises:
             EdjeError: the backbone can't be built here.
         """
-        if isinstance(texts, str):
-            raise EdjeError(f"encode_text: got the text {texts[:60]!r}, expected a list of texts.")
-        return self._encoder.texts(texts)
+        return self._encoder.texts(several(texts, "texts"))
 
     def rank(
         self,
         query: str | Picture | EncodedImage,
-        documents: EncodedImages | Sequence[Any],
+        documents: EncodedImages | Iterable[Any],
         top_k: int | None = None,
         return_documents: bool = False,
         *,
@@ -184,13 +183,16 @@ class Reranker:
             EdjeError: a picture can't be read, query and documents aren't a text and pictures or a
                 picture and texts, or a probability is asked for and there is no calibration.
         """
-        pairs = pairs_of_query(query, documents)
+        if top_k is not None:
+            _check_count("top_k", top_k, 0)
+        candidates = several(documents, "documents")
+        pairs = pairs_of_query(query, candidates)
         scores = self._scores(pairs, batch_size, show_progress_bar)
         order = scores.argsort(descending=True, stable=True)
         direction: Direction = "t2i" if isinstance(query, str) else "i2t"
         if min_probability is not None:
             self._calibration(direction)  # or says that there is none
-        probability = self.probability(scores, len(documents), direction)
+        probability = self.probability(scores, len(candidates), direction)
         if probability is not None and min_probability is not None:
             order = order[probability[order] >= min_probability]
         rows: list[dict[str, Any]] = []
@@ -199,7 +201,7 @@ class Reranker:
             if probability is not None:
                 row["probability"] = probability[place].item()
             if return_documents:
-                row["text"] = documents[place]
+                row["text"] = candidates[place]
             rows.append(row)
         return rows
 
@@ -225,7 +227,7 @@ class Reranker:
 
     def predict(
         self,
-        pairs: Sequence[Any],
+        pairs: Iterable[Any],
         *,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
@@ -246,8 +248,9 @@ class Reranker:
         Raises:
             EdjeError: as `rank`.
         """
-        is_one = len(pairs) == 2 and not isinstance(pairs[0], tuple | list)
-        found = pairs_of([pairs] if is_one else pairs)  # type: ignore[list-item]
+        given = several(pairs, "pairs")
+        is_one = len(given) == 2 and not any(isinstance(part, tuple | list) for part in given)
+        found = pairs_of([given] if is_one else given)
         scores = self._scores(found, batch_size, show_progress_bar).float()
         if is_one:
             return scores[0] if convert_to_tensor else np.float32(scores.item())
@@ -473,6 +476,11 @@ class Reranker:
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
+
+
+def _check_count(name: str, given: int, least: int) -> None:
+    if given < least:
+        raise EdjeError(f"{name}={given}: expected a whole number of {least} or more.")
 
 
 def _origin(given: str | Path, file: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -33,7 +34,7 @@ class Pairs:
     is_t2i: Bool[Tensor, "pairs"]
 
 
-def pairs_of(pairs: Iterable[tuple[Any, Any]]) -> Pairs:
+def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
     """What any pairs are made of; what comes again is there once.
 
     Raises:
@@ -62,23 +63,37 @@ def pairs_of(pairs: Iterable[tuple[Any, Any]]) -> Pairs:
     return Pairs(list(texts), given, columns[:, 0], columns[:, 1], columns[:, 2].bool())
 
 
-def pairs_of_query(query: Any, documents: EncodedImages | Sequence[Any]) -> Pairs:
+def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pairs:
     """One query with each of its documents; encoded images are taken as they lie.
 
     Raises:
         EdjeError: as `pairs_of`.
     """
-    if isinstance(documents, str | bytes):
-        raise EdjeError(f"got {_shown(documents)} as documents; expected a list of them.")
     if not isinstance(documents, EncodedImages):
         return pairs_of((query, document) for document in documents)
     if not isinstance(query, str):
         raise EdjeError(
-            f"got {_shown(query)} as query of encoded images; expected a text. {EXPECTED}."
+            f"got {_shown(query)} as query of encoded images; expected a text. Its documents are "
+            "texts where the query is a picture."
         )
     every = torch.arange(len(documents))
     same = torch.zeros_like(every)
     return Pairs([query], documents, same, every, torch.ones_like(every, dtype=torch.bool))
+
+
+def several(given: Any, what: str) -> Any:
+    """Encoded images as they are, anything else to go through, a generator too, as a list.
+
+    Raises:
+        EdjeError: it is a single text, picture or encoded image, or nothing to go through.
+    """
+    if isinstance(given, EncodedImages):
+        return given
+    is_batch = isinstance(given, np.ndarray) and (given.dtype != np.uint8 or given.ndim == 4)
+    is_one = isinstance(given, Picture | EncodedImage) and not is_batch
+    if is_one or not isinstance(given, Iterable):
+        raise EdjeError(f"got {_shown(given)} as {what}; expected a list of them.")
+    return list(given)
 
 
 def _shown(value: Any) -> str:

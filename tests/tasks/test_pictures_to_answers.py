@@ -130,6 +130,27 @@ def test_one_pair_has_a_number_and_none_has_none(world: Path) -> None:
     assert reranker.predict([("red", path)], convert_to_tensor=True).shape == (1,)
 
 
+def test_documents_and_pairs_may_come_from_a_generator(world: Path) -> None:
+    reranker = Reranker.from_pretrained(world / "joint", device="cpu")
+    paths = list(Candidates(world / "joint").paths)[:3]
+    expected = reranker.rank("red", paths, return_documents=True)
+    assert reranker.rank("red", (path for path in paths), return_documents=True) == expected
+    found = reranker.predict(("red", path) for path in paths)
+    assert sorted(found, reverse=True) == [hit["score"] for hit in expected]
+    assert len(reranker.encode(path for path in paths)) == 3
+
+
+def test_counts_that_mean_nothing_are_refused(world: Path) -> None:
+    reranker = Reranker.from_pretrained(world / "joint", device="cpu")
+    paths = list(Candidates(world / "joint").paths)[:2]
+    for batch_size in (0, -1):
+        with pytest.raises(EdjeError, match=rf"batch_size={batch_size}: expected .* 1 or more"):
+            reranker.encode(paths, batch_size=batch_size)
+    with pytest.raises(EdjeError, match="top_k=-1: expected a whole number of 0 or more"):
+        reranker.rank("red", paths, -1)
+    assert reranker.rank("red", paths, 0) == []
+
+
 @pytest.mark.parametrize(
     ("query", "documents", "message"),
     [
