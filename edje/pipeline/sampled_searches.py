@@ -21,7 +21,7 @@ from edje.tokens.codec import CodecName
 
 SMALLEST = 50  # images of a gallery
 NUM_SIZES = 4  # from the smallest to the whole collection, in equal ratios
-QUERIES = 200  # of each size, each of another image
+QUERIES = 400  # of each size, each of another image
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class Calibration:
     per_root_lead: float
     per_lag: float
     per_log_size: float
-    smallest_gallery: int  # of those it was fitted on; beyond them the nearest counts
-    largest_gallery: int
+    smallest_gallery: int  # of those it was fitted on; any below counts as this one,
+    largest_gallery: int  # and beyond this one the line is continued
     num_searches: int  # it was fitted on; no probability is nearer to 0 or 1 than these can show
     operating_points: tuple[OperatingPoint, ...]  # of all answers first, then of fewer
 
@@ -104,7 +104,7 @@ class Calibration:
         )
 
     def _of_sizes(self, scores: Tensor, sizes: Tensor) -> Tensor:
-        given = sizes.clamp(self.smallest_gallery, self.largest_gallery).to(scores.device)
+        given = sizes.clamp(min=self.smallest_gallery).to(scores.device)
         found = features(scores, given)
         weights = found.new_tensor(
             [self.per_score, self.per_first, self.per_root_lead, self.per_lag, self.per_log_size]

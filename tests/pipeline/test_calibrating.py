@@ -22,7 +22,7 @@ from edje.pipeline.shares import ScoringWork, score
 from edje.records import CandidateList
 from tests.inference.test_scorer import collection, reranker_of
 
-IMAGES, CAPTIONS = 260, 3  # of each image
+IMAGES, CAPTIONS = 520, 3  # of each image
 OWNER = torch.arange(IMAGES).repeat_interleave(CAPTIONS)
 
 
@@ -33,7 +33,7 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
     return normalize(images, dim=1), normalize(captions, dim=1)
 
 
-@pytest.mark.parametrize(("size", "count"), [(50, 4), (120, 2), (200, 1), (260, 1)])
+@pytest.mark.parametrize(("size", "count"), [(50, 8), (120, 4), (200, 2), (520, 1)])
 def test_galleries_of_a_size_share_no_image_and_no_two_queries_are_of_one(size, count):
     galleries = list(drawn_galleries(OWNER, size, torch.Generator().manual_seed(0)))
     images = torch.cat([one.images for one in galleries])

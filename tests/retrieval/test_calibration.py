@@ -65,12 +65,13 @@ def test_probabilities_worked_by_hand_come_in_the_order_given():
     assert torch.equal(several[0], found) and several.shape == (2, 3)
 
 
-def test_beyond_the_galleries_of_the_fit_the_nearest_counts():
-    fitted = made(per_log_size=-0.3)
-    one, other = (torch.tensor([2.0, 1.0]) for _ in range(2))
-    for beyond, nearest in ((3, 50), (10**7, 1000)):
-        assert torch.equal(fitted.probability(one, beyond), fitted.probability(other, nearest))
-    assert (fitted.probability(one, 60) > fitted.probability(one, 900)).all()
+def test_a_gallery_below_those_of_the_fit_counts_as_the_smallest_and_a_larger_one_is_harder():
+    """Continued beyond the fit, the line was nearer to the truth than the largest of the fit."""
+    fitted, scores = made(per_log_size=-0.3), torch.tensor([2.0, 1.0])
+    assert torch.equal(fitted.probability(scores, 3), fitted.probability(scores, 50))
+    odds = [fitted.probability(scores, size)[0].logit().item() for size in (50, 1000, 20_000)]
+    assert odds[0] - odds[1] == pytest.approx(0.3 * math.log(20))
+    assert odds[1] - odds[2] == pytest.approx(0.3 * math.log(20))
 
 
 def test_what_isnt_in_a_list_is_not_right():
