@@ -21,6 +21,7 @@ from edje.packaged import packaged_source
 
 HEAD_WIDTH = 64  # of the adapter's attention where the tower has no attention of its own
 LAYER_NORM_EPS = 1e-6  # likewise, that of SigLIP
+NAMING_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # to timm
 
 
 class TimmBackbone(nn.Module):
@@ -194,6 +195,11 @@ def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -
         raise EdjeError(
             f"model={model!r} is no model of timm {timm.__version__}; "
             f"near it: {', '.join(near) or 'nothing'}. See timm.list_models()."
+        )
+    if elsewhere := sorted(NAMING_WEIGHTS & model_args.keys()):
+        raise EdjeError(
+            f"model_args has {', '.join(elsewhere)}, which would read weights past edje's own "
+            "checks. Name their file: checkpoint=<file of weights>."
         )
     try:
         return timm.create_model(model, pretrained=checkpoint is None, **model_args)

@@ -6,6 +6,7 @@ run's configuration as a YAML string). Lightning's training checkpoints hold the
 their own.
 """
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import edje
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
@@ -173,7 +175,7 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
             f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
             "leave num_tokens out."
         )
-    if not 1 <= num_tokens <= adapter.num_tokens:
+    if not isinstance(num_tokens, int) or not 1 <= num_tokens <= adapter.num_tokens:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
             f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
@@ -269,12 +271,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         EdjeError: the file is not a checkpoint of ours, or its weights don't fit.
     """
     content = read_checkpoint(path)
+    try:
+        return _rebuilt(content, path)
+    except EdjeError:
+        raise
+    except Exception as error:  # whatever a file may say of itself
+        said = str(error).strip().partition("\n")[0]
+        raise EdjeError(
+            f"checkpoint={path}: what it says of itself can't be built ({type(error).__name__}: "
+            f"{said}). It is damaged, or edje {edje.__version__} is too old for it."
+        ) from error
+
+
+def _rebuilt(content: Mapping[str, Any], path: Path) -> Checkpoint:
     fields = content["edje"]
-    language_model = language_model_from_specification(fields["language_model"])
     facts = BackboneFacts(**fields["facts"])
     adapter = AdapterSpecification(**fields["adapter"])
     package = fields.get("packages", {}).get(adapter.target)
     adapter_class(adapter.target, f"checkpoint={path}", package)
+    check_sizes(fields, content["state_dict"], path)
+    language_model = language_model_from_specification(fields["language_model"])
     model = build_reranker(adapter, facts, language_model, fields["residual"])
     load_weights(model, content["state_dict"], str(path))
     return Checkpoint(
@@ -289,6 +305,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
         calibration=calibrations_of(fields.get("calibration", {})),  # former files have none
     )
+
+
+def check_sizes(fields: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse sizes that a file's own tensors don't bear out, before memory is taken for them.
+
+    Raises:
+        EdjeError: it describes more than twice the numbers that it holds.
+    """
+    adapter = AdapterSpecification(**fields["adapter"])
+    layers = json.loads(fields["language_model"]["config"]).get("num_hidden_layers", 0)
+    held, needed = sum(tensor.numel() for tensor in state.values()), 0
+    if layers <= len(state):
+        with torch.device("meta"):
+            words = language_model_from_specification(fields["language_model"])
+            described: nn.Module = words.encoder
+            if ours("adapter", adapter.target) is not None:
+                facts = BackboneFacts(**fields["facts"])
+                described = build_reranker(adapter, facts, words, fields["residual"])
+        needed = sum(parameter.numel() for parameter in described.parameters())
+    if layers > len(state) or needed > 2 * held:
+        raise EdjeError(
+            f"checkpoint={path}: it describes a model of {layers} layers, or of more numbers than "
+            f"the {held:,} in {len(state):,} tensors that it holds. It is damaged: get it again."
+        )
 
 
 def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:

@@ -46,6 +46,11 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
             return shipped / WEIGHTS
         if on_hub := hub_name(str(path)):
             return _downloaded(*on_hub, revision)
+    elif shipped_folder(str(path)):
+        raise EdjeError(
+            f"checkpoint={path}: {path.absolute()} lies here and holds no checkpoint; edje's own "
+            f"{path} is meant where nothing has that name. Work in another folder, or rename it."
+        )
     raise EdjeError(
         f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, a run folder with "
         "checkpoints/model.ckpt, best.ckpt or last.ckpt, or a folder of save_pretrained; or one "

@@ -1,7 +1,6 @@
 """Frozen weights that a saved reranker names instead of holding: of a package, or of the hub."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from torch import Tensor
 
@@ -109,7 +110,10 @@ def _file(named: NamedWeights, where: str) -> Path:
 def _origin(pretrained: str) -> tuple[Path, str, str] | None:
     """The file of weights that a name means, with what it is called and its revision."""
     if pretrained.startswith(PREFIX):
-        folder = packaged_source(pretrained)
+        try:
+            folder = packaged_source(pretrained)
+        except EdjeError:  # it isn't here: the weights are held instead
+            return None
         assert folder is not None
         return folder / FILE, pretrained, PACKAGES[pretrained.removeprefix(PREFIX)].version
     commit = cached_commit(pretrained)
@@ -122,7 +126,11 @@ def cached_commit(name: str) -> str | None:
 
     That is the one that a name without a revision was read from.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).exists():
+    if Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
         return None
     cached = try_to_load_from_cache(name, "config.json")
     return Path(cached).parent.name if isinstance(cached, str) else None

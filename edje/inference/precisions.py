@@ -23,7 +23,7 @@ def device_of(asked: str | torch.device | None) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # of any backend
-        said = str(error).strip().splitlines()[0]
+        said = str(error).strip().partition("\n")[0]
         raise EdjeError(f"device={asked}: is not to be had here ({said}). Take cpu.") from error
     return device
 
@@ -34,15 +34,21 @@ def precision_of(
     """The number format asked for, by default the run's; bf16 where that was int8 and can't be.
 
     Raises:
-        EdjeError: there is no such format.
+        EdjeError: there is no such format, or the device has no products in it.
     """
+    computes_int8 = device.type == "cpu" and has_int8_products()
     if asked is None:
-        if of_run == torch.int8 and (device.type != "cpu" or not has_int8_products()):
+        if of_run == torch.int8 and not computes_int8:
             log.info("its run scored in int8, which %s has no products for: bf16", device.type)
             return torch.bfloat16
         return of_run
     found = asked if isinstance(asked, torch.dtype) else PRECISIONS.get(asked)
     if found not in PRECISIONS.values():
         raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
+    if found == torch.int8 and not computes_int8:
+        raise EdjeError(
+            f"precision={asked}: needs a CPU that computes exact products of int8 (with VNNI), "
+            f"which this {device.type} isn't. Take bf16."
+        )
     assert found is not None
     return found

@@ -24,7 +24,7 @@ from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import RunChoices, backbone_of, choices_of
-from edje.inference.saved_folder import metrics_of, save_folder
+from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several
 from edje.language_model import tokenize
@@ -284,7 +284,10 @@ class Reranker:
             api = HfApi(token=token)
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message="A reranker of edje"
+                repo_id=repo,
+                folder_path=folder,
+                commit_message="A reranker of edje",
+                delete_patterns=[METRICS, f"{BACKBONE}/*"],  # of the one that was there before
             )
         return str(commit.commit_url)
 

@@ -18,6 +18,7 @@ from edje.models.adapters import BackboneFacts
 from edje.renames import present_configuration
 from edje.tokens.codec import CodecName
 
+CODECS = ("raw_codec", "compressed_codec")
 Score = Literal["joint", "residual", "sum"]
 
 
@@ -37,21 +38,40 @@ class RunChoices:
 
 
 def choices_of(checkpoint: Checkpoint) -> RunChoices:
-    """The choices of the run that a checkpoint is of."""
+    """The choices of the run that a checkpoint is of.
+
+    Raises:
+        EdjeError: it names a codec or a number of tokens that can't be.
+    """
     config = configuration_of(checkpoint)
-    scoring, storage = config.get("scoring") or {}, config.get("storage") or {}
+    scoring, storage = (_section(config, name) for name in ("scoring", "storage"))
     plain = RunChoices()
     score = config.get("score", plain.score)
     if checkpoint.model.residual is not None and score == "joint":
         score = "residual"
+    num_tokens = scoring.get("num_tokens")
+    codecs = {name: storage.get(name, getattr(plain, name)) for name in CODECS}
+    wrong = {name: value for name, value in codecs.items() if value not in get_args(CodecName)}
+    if not isinstance(num_tokens, int | None):
+        wrong["num_tokens"] = num_tokens
+    if wrong:
+        said = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise EdjeError(
+            f"the checkpoint's configuration says {said}; expected a whole number of tokens, and "
+            f"codecs of {', '.join(get_args(CodecName))}. It is damaged, or of a later edje."
+        )
     return RunChoices(
         score=score if score in get_args(Score) else plain.score,
         precision=PRECISIONS.get(str(scoring.get("precision")), plain.precision),
-        raw_codec=storage.get("raw_codec", plain.raw_codec),
-        compressed_codec=storage.get("compressed_codec", plain.compressed_codec),
         tower_precision=storage.get("tower_precision", plain.tower_precision),
-        num_tokens=scoring.get("num_tokens"),
+        num_tokens=num_tokens,
+        **codecs,
     )
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -82,7 +102,16 @@ def backbone_of(checkpoint: Checkpoint) -> Backbone:
         EdjeError: the checkpoint carries no configuration of one, that can't be built here, or it
             isn't the one whose tokens the reranker was trained on.
     """
-    backbone = load_backbone(backbone_values(checkpoint))
+    values = backbone_values(checkpoint)
+    try:
+        backbone = load_backbone(values)
+    except EdjeError:
+        raise
+    except Exception as error:  # values that its parts can't take
+        raise EdjeError(
+            f"the checkpoint's backbone can't be built: {type(error).__name__}: {error}. Its "
+            f"configuration says {values}."
+        ) from error
     if knows_its_backbone(checkpoint.backbone):
         check_identity(checkpoint, backbone)
     elif differing := differing_facts(checkpoint, backbone):

@@ -8,7 +8,7 @@ run's, where it was evaluated. `backbone/` has the frozen encoder where that lay
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
 
 import torch
@@ -36,7 +36,7 @@ from edje.inference.named_weights import (
     plain,
     tensors_of,
 )
-from edje.inference.run_choices import backbone_values, configuration_of
+from edje.inference.run_choices import backbone_values, choices_of, configuration_of
 from edje.installed import asset
 from edje.part_kinds import Kind
 from edje.registry import short_name
@@ -48,6 +48,8 @@ METRICS, CARD, TOKENIZER = "metrics.json", "README.md", "tokenizer.json"
 FILES_OF = ("pretrained", "checkpoint", "tokenizer")  # keys of a backbone that name files
 COPIED = (".json", ".txt", ".model", ".safetensors", ".bin", ".pth", ".pt")
 BY_NUMBER = ("fusion", "calibration")  # fields whose keys are numbers of tokens
+WORDS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+WRITTEN = {WEIGHTS, CONFIG, METRICS, CARD, TOKENIZER, BACKBONE, *WORDS}  # by save_folder
 
 
 def save_folder(
@@ -66,19 +68,17 @@ def save_folder(
     Raises:
         EdjeError: the folder holds something else, or can't be written.
     """
-    if folder.exists() and not is_saved(folder) and (folder.is_file() or any(folder.iterdir())):
-        raise EdjeError(
-            f"save_pretrained: {folder} is a file or holds something else than a saved reranker. "
-            "Give a new folder."
-        )
+    folder = folder.resolve()
+    _check_free(folder)
+    if not with_backbone:
+        _check_backbone_stays(checkpoint, folder)
     making = temporary_path(folder)
     shutil.rmtree(making, ignore_errors=True)
     with writing_to(folder.parent):
         try:
             making.mkdir(parents=True)
             _write(checkpoint, making, metrics, with_backbone, notes)
-            shutil.rmtree(folder, ignore_errors=True)
-            making.replace(folder)
+            _put_in_place(making, folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -92,25 +92,30 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     where = f"checkpoint={folder}"
     try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
-    except Exception as error:  # of JSON, safetensors, the disk
+        return _read(folder, where)
+    except EdjeError:
+        raise
+    except Exception as error:  # of JSON, safetensors, the disk, or for what config.json says
         raise EdjeError(
             f"{where}: can't be read ({type(error).__name__}: {error}). Expected {CONFIG}, "
             f"{WEIGHTS} and {TOKENIZER} as save_pretrained writes them: save or get them again."
         ) from error
+
+
+def _read(folder: Path, where: str) -> dict[str, Any]:
+    about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         raise EdjeError(
             f"{where}: is of format {about.get('format')}, this edje ({edje.__version__}) reads "
             f"{FORMAT}. It was written by edje {about.get('edje_version')}: install that or later."
         )
+    tensors = load_file(folder / WEIGHTS)
     fields = dict(about["reranker"])
     language_model = fields["language_model"]
     fields["language_model"] = {
         **language_model,
         "config": json.dumps(language_model["config"]),
-        "tokenizer": tokenizer,
+        "tokenizer": (folder / TOKENIZER).read_text(encoding="utf-8"),
     }
     for name in BY_NUMBER:
         if name in fields:
@@ -120,12 +125,24 @@ def read_folder(folder: Path) -> dict[str, Any]:
     state |= tensors_of(from_plain(about["named_weights"]), where)
     config = about["run"]
     for key, file in about["backbone_files"].items():
-        _set(config[BACKBONE], key.split("."), str(folder / file))
+        _set(config[BACKBONE], key.split("."), str(folder / _inside(key, file, where)))
     return {
         "state_dict": {PREFIX + name: tensor for name, tensor in state.items()},
         "edje": {**fields, "first_stage": first},
         "edje_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     }
+
+
+def _inside(key: str, file: str, where: str) -> PurePosixPath:
+    """A file of the backbone's, which lies in the folder whatever config.json says."""
+    place = PurePosixPath(file)
+    names_a_file = key.split(".")[-1] in FILES_OF
+    if not names_a_file or place.parts[:1] != (BACKBONE,) or ".." in place.parts:
+        raise EdjeError(
+            f"{where}: its {CONFIG} names {file} as its backbone's {key}; expected a file in "
+            f"{BACKBONE}/ for one of {', '.join(FILES_OF)}. Don't trust it."
+        )
+    return place
 
 
 def metrics_of(file: Path) -> dict[str, Any] | None:
@@ -142,6 +159,48 @@ def metrics_of(file: Path) -> dict[str, Any] | None:
     return None
 
 
+def _check_free(folder: Path) -> None:
+    """Only what save_pretrained wrote is ever replaced."""
+    if not folder.exists():
+        return
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    others = sorted(set(names) - WRITTEN) if is_saved(folder) else names
+    if others:
+        raise EdjeError(
+            f"save_pretrained: {folder} is a file or holds something else than a saved reranker: "
+            f"{', '.join(others[:4])}{' …' if others[4:] else ''}. Give a new folder."
+        )
+
+
+def _check_backbone_stays(checkpoint: Checkpoint, folder: Path) -> None:
+    """Files that are only named must not be those that are about to be replaced."""
+    if isinstance(configuration_of(checkpoint).get(BACKBONE), Mapping):
+        for _, source in _own_files(backbone_values(checkpoint)):
+            if source.resolve().is_relative_to(folder):
+                raise EdjeError(
+                    f"save_pretrained: the backbone's files lie in {folder} itself, where "
+                    "with_backbone=False would delete them. Give another folder, or leave "
+                    "with_backbone on."
+                )
+
+
+def _put_in_place(making: Path, folder: Path) -> None:
+    """Rename what was made; an existing folder stays the one that it is, with its rights.
+
+    Without config.json, which comes last, it is no saved folder meanwhile.
+    """
+    if not folder.exists():
+        making.replace(folder)
+        return
+    for name in [CONFIG, *(WRITTEN - {CONFIG})]:
+        if (old := folder / name).is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    for made in sorted(making.iterdir(), key=lambda path: path.name == CONFIG):
+        made.replace(folder / made.name)
+
+
 def _write(
     checkpoint: Checkpoint,
     folder: Path,
@@ -153,16 +212,20 @@ def _write(
     files: dict[str, str] = {}
     if isinstance(config.get(BACKBONE), Mapping):
         config[BACKBONE] = backbone_values(checkpoint)
+        copies: dict[Path, str] = {}  # one file may stand at two keys
         for key, source in list(_own_files(config[BACKBONE])):
             value = str(source.resolve())
             if with_backbone:
-                files[key] = _copied(source, folder, f"{BACKBONE}/{key}")
+                if source not in copies:
+                    copies[source] = _copied(source, folder, f"{BACKBONE}/{key}")
+                files[key] = copies[source]
                 value = ""  # where the folder lies is known when it is read
             _set(config[BACKBONE], key.split("."), value)
         for key, name in list(_values(config[BACKBONE])):
             if commit := cached_commit(name):
                 _set(config[BACKBONE], key.split("."), f"{name}@{commit}")
         config[BACKBONE] = _with_assets(config[BACKBONE])
+    _set_num_tokens(config, checkpoint)
     config = _with_short_names(config)
     state = dict(checkpoint.model.state_dict())
     named = named_weights(state, (config.get("joint") or {}).get("pretrained"))
@@ -194,6 +257,13 @@ def _write(
         _write_json(folder / METRICS, metrics)
     card = model_card(checkpoint, metrics, named, notes)
     replace_file(folder / CARD, card.encode())
+
+
+def _set_num_tokens(config: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """A reranker that was cut to fewer of its nested tokens is saved as one that takes so many."""
+    adapter, asked = checkpoint.model.adapter, choices_of(checkpoint).num_tokens
+    if adapter.budgets and asked != adapter.num_tokens:
+        config["scoring"] = {**(config.get("scoring") or {}), "num_tokens": adapter.num_tokens}
 
 
 def _values(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
