@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
+from edje.data.sources.holdout import hold_out
 from edje.inference.checkpoint import Checkpoint
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
@@ -20,7 +21,8 @@ from edje.retrieval.fusion import SumFusion
 from edje.tokens.codec import CodecName
 
 SMALLEST = 50  # images of a gallery
-NUM_SIZES = 4  # from the smallest to the whole collection, in equal ratios
+LARGEST = 5000  # so that of a vast collection not all is compressed for this
+NUM_SIZES = 4  # from the smallest to all, in equal ratios
 QUERIES = 400  # of each size, each of another image
 
 
@@ -73,8 +75,11 @@ def sampled_searches(
     """Searches in random galleries, by direction those of each size, with final scores.
 
     Each query searches twice: in its gallery, and in the same without what is relevant to it.
-    `fusion` gives the final scores of score=sum. All is drawn from the seed.
+    `fusion` gives the final scores of score=sum. All is drawn from the seed. Of a collection of
+    more than `LARGEST` images so many are taken.
     """
+    if len(collection.split.images) > LARGEST:
+        collection = collection.restricted(hold_out(collection.split, LARGEST, seed)[1])
     device = similarity_device(next(checkpoint.model.parameters()).device)
     drawn = drawn_samples(backbone, collection, scoring.candidates, seed, device)
     whole = {direction: joined(samples) for direction, samples in drawn.items()}

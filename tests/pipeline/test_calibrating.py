@@ -10,6 +10,7 @@ from world import make_images, make_world, with_changes
 
 from edje.cli import run
 from edje.inference.checkpoint import load_checkpoint
+from edje.pipeline import sampled_searches
 from edje.pipeline.calibrating import calibrations_for
 from edje.pipeline.sampled_searches import (
     QUERIES,
@@ -164,6 +165,17 @@ def test_an_evaluation_says_how_honest_they_are(trained):
         assert searches == sum(number for *_, number in found["galleries"])
         gaps = [number * abs(said - right) for said, right, number in found["bins"]]
         assert found["ece"] == pytest.approx(sum(gaps) / searches, abs=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_of_a_vast_split_a_part_is_searched(trained, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampled_searches, "LARGEST", 60)
+    (cache,) = (line for line in world if line.startswith("cache_dir="))
+    asked = [f"checkpoint={trained[0]}", cache, f"hydra.run.dir={tmp_path}"]
+    run(["task=evaluate", *asked])
+    found = json.loads((tmp_path / "metrics.json").read_text())["calibration"]
+    assert [row[0] for row in found["t2i"]["galleries"]] == [50, 53, 56, 60]
+    assert [row[0] for row in found["i2t"]["galleries"]] == [100, 106, 112, 120]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
