@@ -1,5 +1,7 @@
 """The Reranker runs on the fast scorer and gives the scores of the training module."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model
@@ -7,8 +9,10 @@ from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model
 from edje.captions import clean_caption
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
+from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.language_model import tokenize
+from edje.retrieval.calibration import Calibration, OperatingPoint
 
 
 def reranker(
@@ -66,3 +70,89 @@ def test_maps_are_refused_of_other_tokens_and_of_an_adapter_that_has_none():
     tokens = torch.randn(2, FACTS.num_tokens, FACTS.token_width)
     with pytest.raises(EdjeError, match=r"LocalAdapter weighs no vision tokens.*adapter=compress"):
         reranker(False, adapter=local).attention_maps(tokens)
+
+
+CALIBRATION = Calibration(
+    score="joint",
+    intercept=0.5,
+    per_score=2.0,
+    per_first=0.25,
+    per_lead=1.0,
+    per_lag=0.5,
+    per_log_size=-0.125,
+    smallest_gallery=2,
+    largest_gallery=1000,
+    num_searches=500,
+    operating_points=(OperatingPoint(0.1, 0.6, 1.0), OperatingPoint(0.7, 0.9, 0.4)),
+)
+
+
+def calibrated(**changes) -> Reranker:
+    served = reranker(False)
+    one = replace(CALIBRATION, **changes)
+    num_tokens = int(served.model.adapter.num_tokens)
+    return Reranker(replace(served.checkpoint, calibration={num_tokens: {"t2i": one}}))
+
+
+def gallery(count: int = 6) -> EncodedImages:
+    tokens = torch.randn(count, 4, 32, generator=torch.Generator().manual_seed(5))
+    return EncodedImages(torch.zeros(count, FACTS.embedding_width), tokens)
+
+
+def test_a_hits_probability_is_its_calibrations():
+    hits = calibrated().rank("red star", gallery())
+    first, second = hits[0]["score"], hits[1]["score"]
+    size = torch.tensor(6.0).log()
+    odds = 0.5 + 2 * first + 0.25 + (first - second) - 0.125 * size
+    assert hits[0]["probability"] == pytest.approx(odds.sigmoid().item(), abs=1e-6)
+    odds = 0.5 + 2 * second + 0.5 * (second - first) - 0.125 * size
+    assert hits[1]["probability"] == pytest.approx(odds.sigmoid().item(), abs=1e-6)
+    probabilities = [hit["probability"] for hit in hits]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert calibrated().rank("red star", gallery(), 2) == hits[:2]
+
+
+def test_less_probable_documents_are_left_out():
+    served = calibrated()
+    hits = served.rank("red star", gallery())
+    middle = hits[2]["probability"]
+    assert served.rank("red star", gallery(), min_probability=middle) == hits[:3]
+    assert served.rank("red star", gallery(), 1, min_probability=middle) == hits[:1]
+    assert served.rank("red star", gallery(), min_probability=1.0) == []
+    assert served.rank("red star", gallery(0), min_probability=0.5) == []
+
+
+def test_the_threshold_is_the_calibrations():
+    assert calibrated().threshold(0.9) == 0.7 and calibrated().threshold(0.5) == 0.1
+    with pytest.raises(EdjeError, match=r"threshold: precision=0\.99 was reached by no probab"):
+        calibrated().threshold(0.99)
+
+
+@pytest.mark.parametrize("served", [reranker(False), calibrated(score="sum")], ids=["none", "sum"])
+def test_without_a_calibration_of_its_score_there_is_no_probability(served):
+    hits = served.rank("red star", gallery())
+    assert set(hits[0]) == {"corpus_id", "score"}
+    assert served.probability(torch.randn(3), 3) is None
+    said = r"no calibration of t2i for score=joint.*data\.dev_images > 0"
+    for asked in (
+        lambda: served.rank("red star", gallery(), min_probability=0.5),
+        lambda: served.threshold(0.9),
+    ):
+        with pytest.raises(EdjeError, match=said):
+            asked()
+
+
+def test_a_calibration_of_another_number_of_tokens_or_direction_is_not_used():
+    served = calibrated()
+    with pytest.raises(EdjeError, match="no calibration of i2t"):
+        served.threshold(0.9, "i2t")
+    other = Reranker(replace(served.checkpoint, calibration={2: {"t2i": CALIBRATION}}))
+    assert "probability" not in other.rank("red star", gallery())[0]
+
+
+def test_encoded_images_are_ranked_without_a_copy_of_their_tokens(monkeypatch):
+    served, images, seen = reranker(False), gallery(50), []
+    make = served._scorer
+    monkeypatch.setattr(served, "_scorer", lambda one: seen.append(one.visual) or make(one))
+    served.rank("red star", images)
+    assert seen[0] is images.tokens
