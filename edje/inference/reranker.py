@@ -19,6 +19,7 @@ from edje.errors import EdjeError
 from edje.images.pictures import Picture
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
+from edje.inference.example_texts import example_texts
 from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
@@ -438,7 +439,11 @@ class Reranker:
         """The scorer on the model's device, whose weights are laid out when it is first used."""
         device = next(self.model.parameters()).device
         if device not in self._scorers:
-            self._scorers[device] = StoredTokenScorer(self.model, collection, self.precision)
+            examples = collection
+            if self.precision == torch.int8:  # whose ranges must fit later queries as well
+                words = example_texts(self.checkpoint.language_model.tokenizer)
+                examples = ScoringSet(words, collection.visual)
+            self._scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
         return self._scorers[device].on(collection)
 
     @cached_property
