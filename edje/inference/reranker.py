@@ -459,6 +459,9 @@ class Reranker:
         show_progress_bar: bool | None,
     ) -> EncodedImages:
         """Pictures and encoded ones, in their order, as encoded ones."""
+        for image in images:
+            if isinstance(image, EncodedImage):
+                self._check_visual(image)
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
         if fresh:
@@ -468,9 +471,9 @@ class Reranker:
         rows = iter(made)
         return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
 
-    def _check_visual(self, images: EncodedImages) -> None:
+    def _check_visual(self, images: EncodedImages | EncodedImage) -> None:
         expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
-        given = tuple(images.tokens.shape[1:])
+        given = tuple(images.tokens.shape[-2:])
         if given != expected:
             raise EdjeError(
                 f"got images encoded to {given} numbers each (tokens, width), this reranker reads "

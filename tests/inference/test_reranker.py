@@ -190,6 +190,13 @@ def test_a_calibration_of_another_number_of_tokens_or_direction_is_not_used():
     assert "probability" not in other.rank("red star", gallery())[0]
 
 
+def test_a_row_of_another_reranker_is_named_among_the_documents():
+    row = EncodedImages(torch.zeros(1, FACTS.embedding_width), torch.randn(1, 2, 32))[0]
+    for documents in ([gallery()[0], row], [row]):
+        with pytest.raises(EdjeError, match=r"encoded to \(2, 32\) .*reads \(4, 32\)"):
+            reranker(False).rank("red star", documents)
+
+
 def test_encoded_images_are_ranked_without_a_copy_of_their_tokens(monkeypatch):
     served, images, seen = reranker(False), gallery(50), []
     make = served._scorer
