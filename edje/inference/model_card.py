@@ -88,7 +88,7 @@ reranker.rank("two dogs racing along a beach", encoded, top_k=10)  # once per qu
 
 
 def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
-    if metrics is None:
+    if metrics is None or not DIRECTIONS.keys() & metrics.keys():
         yield "It hasn't been evaluated: `python run.py task=evaluate checkpoint=<this folder>`."
         return
     facts = [

@@ -19,6 +19,7 @@ from edje.errors import EdjeError
 from edje.images.pictures import Picture
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
+from edje.inference.example_texts import example_texts
 from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
@@ -438,7 +439,11 @@ class Reranker:
         """The scorer on the model's device, whose weights are laid out when it is first used."""
         device = next(self.model.parameters()).device
         if device not in self._scorers:
-            self._scorers[device] = StoredTokenScorer(self.model, collection, self.precision)
+            examples = collection
+            if self.precision == torch.int8:  # whose ranges must fit later queries as well
+                words = example_texts(self.checkpoint.language_model.tokenizer)
+                examples = ScoringSet(words, collection.visual)
+            self._scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
         return self._scorers[device].on(collection)
 
     @cached_property
@@ -454,6 +459,9 @@ class Reranker:
         show_progress_bar: bool | None,
     ) -> EncodedImages:
         """Pictures and encoded ones, in their order, as encoded ones."""
+        for image in images:
+            if isinstance(image, EncodedImage):
+                self._check_visual(image)
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
         if fresh:
@@ -463,9 +471,9 @@ class Reranker:
         rows = iter(made)
         return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
 
-    def _check_visual(self, images: EncodedImages) -> None:
+    def _check_visual(self, images: EncodedImages | EncodedImage) -> None:
         expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
-        given = tuple(images.tokens.shape[1:])
+        given = tuple(images.tokens.shape[-2:])
         if given != expected:
             raise EdjeError(
                 f"got images encoded to {given} numbers each (tokens, width), this reranker reads "

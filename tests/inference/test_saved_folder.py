@@ -128,6 +128,12 @@ def test_a_backbone_that_is_only_named_is_not_deleted(local: Checkpoint, tmp_pat
     assert str(folder / "backbone") in (tmp_path / "named" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("metrics", [None, {}, {"loss": 0.5}])
+def test_a_card_without_recall_says_that_it_wasnt_evaluated(tmp_path: Path, metrics: Any) -> None:
+    save_folder(tiny_checkpoint(), tmp_path / "saved", metrics)
+    assert "It hasn't been evaluated" in (tmp_path / "saved" / "README.md").read_text()
+
+
 def test_a_file_that_stands_at_two_keys_is_copied_once(tmp_path: Path) -> None:
     weights = tmp_path / "tower.pth"
     weights.write_bytes(b"weights")
