@@ -5,7 +5,7 @@ import logging
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.cpu import has_int8_products
+from edje.inference.cpu import has_bf16_instructions, has_int8_products
 from edje.inference.scorer import PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -52,3 +52,10 @@ def precision_of(
         )
     assert found is not None
     return found
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 have instructions of their own on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_bf16_instructions()

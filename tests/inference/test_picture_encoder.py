@@ -117,3 +117,21 @@ def test_embeddings_of_texts_are_tensors_like_any_other(encoder: PictureEncoder)
     found = encoder.texts(["..." + "a" * (number % 7) for number in range(600)])
     assert found[:, 0].tolist() == [number % 7 for number in range(600)]
     assert not found.is_inference() and encoder.texts([]).shape == (0, FACTS.embedding_width)
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize("asked", ["bf16", "tf32"])
+def test_the_tower_runs_in_bf16_where_its_run_did_and_the_device_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, here: bool, asked: str
+) -> None:
+    monkeypatch.setattr("edje.inference.picture_encoder.has_bf16", lambda device: here)
+    tower, seen = Tower(), []
+    encode = tower.encode_images
+    monkeypatch.setattr(
+        tower,
+        "encode_images",
+        lambda pixels: seen.append(torch.is_autocast_enabled("cpu")) or encode(pixels),
+    )
+    encoder = PictureEncoder(tower, tiny_checkpoint().model, RunChoices(tower_precision=asked))
+    encoder.images([np.zeros((4, 4, 3), np.uint8)], 1, False)
+    assert seen == [here and asked == "bf16"]
