@@ -59,11 +59,13 @@ def save_folder(
     *,
     with_backbone: bool = True,
     notes: str = "",
+    stored: torch.dtype = torch.float32,
 ) -> None:
     """Write a reranker into a new or empty folder, or in place of what was saved there.
 
     With `with_backbone` off, local files of the frozen encoder are named by their paths. `notes`
-    are for the card, in Markdown.
+    are for the card, in Markdown. Matrices are `stored` in a number format of fewer bits if asked
+    for: scores then are those of the rounded weights.
 
     Raises:
         EdjeError: the folder holds something else, or can't be written.
@@ -77,7 +79,7 @@ def save_folder(
     with writing_to(folder.parent):
         try:
             making.mkdir(parents=True)
-            _write(checkpoint, making, metrics, with_backbone, notes)
+            _write(checkpoint, making, metrics, with_backbone, notes, stored)
             _put_in_place(making, folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
@@ -109,7 +111,7 @@ def _read(folder: Path, where: str) -> dict[str, Any]:
             f"{where}: is of format {about.get('format')}, this edje ({edje.__version__}) reads "
             f"{FORMAT}. It was written by edje {about.get('edje_version')}: install that or later."
         )
-    tensors = load_file(folder / WEIGHTS)
+    tensors = {name: _whole(one) for name, one in load_file(folder / WEIGHTS).items()}
     fields = dict(about["reranker"])
     language_model = fields["language_model"]
     fields["language_model"] = {
@@ -207,6 +209,7 @@ def _write(
     metrics: Mapping[str, Any] | None,
     with_backbone: bool,
     notes: str,
+    stored: torch.dtype,
 ) -> None:
     config = configuration_of(checkpoint)
     files: dict[str, str] = {}
@@ -233,14 +236,18 @@ def _write(
         for name in one.tensors:
             del state[one.prefix + name]
     state |= {FIRST_STAGE + name: tensor for name, tensor in checkpoint.first_stage.items()}
-    weights = save({name: _own(tensor) for name, tensor in state.items()})
+    weights = save({name: _own(tensor, stored) for name, tensor in state.items()})
     (folder / WEIGHTS).write_bytes(weights)  # the library's own writer lets nobody else read it
     fields = checkpoint_fields(checkpoint)["edje"]
     del fields["first_stage"]
     language_model = dict(fields["language_model"])
     fields["language_model"] = {
         **{name: value for name, value in language_model.items() if name != "tokenizer"},
-        "config": json.loads(language_model["config"]),
+        "config": {
+            name: value
+            for name, value in json.loads(language_model["config"]).items()
+            if name != "_name_or_path"  # on the machine that it was read on
+        },
     }
     checkpoint.language_model.tokenizer.save_pretrained(folder)
     about = {
@@ -358,8 +365,14 @@ def _is_first_stage(name: str) -> bool:
     return name.startswith(FIRST_STAGE)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
+def _own(tensor: Tensor, stored: torch.dtype) -> Tensor:
+    dtype = stored if tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype
+    own = tensor.detach().to("cpu", dtype, copy=True)
+    return own.contiguous(memory_format=torch.contiguous_format)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,13 @@
-"""Write the reranker of photographs that edje ships: python experiments/photos/save.py <run>."""
+"""Write the reranker of photographs that edje ships, in 16 bits, from a run.
 
+python experiments/photos/save.py <run folder> [<run folder of its evaluation as it ships>]
+"""
+
+import json
 import sys
 from pathlib import Path
+
+import torch
 
 from edje import Reranker
 from edje.inference.saved_folder import save_folder
@@ -18,13 +24,14 @@ reranker = edje.Reranker.from_pretrained("shahafw/edje-vl-image-retrieval-rerank
 ```"""
 
 
-def main(run: str) -> None:
+def main(run: str, evaluation: str | None = None) -> None:
     """Save a finished run of experiment=photos into the package's assets."""
-    reranker = Reranker.from_pretrained(run, device="cpu")
+    checkpoint = Reranker.from_pretrained(run, device="cpu").checkpoint
     folder = Path(asset("photos/reranker"))
     folder.parent.mkdir(exist_ok=True)
-    save_folder(reranker.checkpoint, folder, reranker.metrics, notes=NOTES)
+    metrics = evaluation and json.loads((Path(evaluation) / "metrics.json").read_text())
+    save_folder(checkpoint, folder, metrics or None, notes=NOTES, stored=torch.float16)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
