@@ -21,6 +21,7 @@ from transformers import (
 
 from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
+from edje.packaged import packaged_source
 from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import TextBatch
@@ -75,33 +76,35 @@ def pretrained_language_model(
 ) -> LanguageModel:
     """A trained encoder from a folder or hub name, with its first `num_layers` layers.
 
-    Its masked-language head comes along where it has one (BERT does, MiniLM doesn't). Layers that
-    it hasn't got are added with fresh weights. `attention` names transformers' implementation of
+    `package:<name>` is the folder of a package of weights (`edje.packaged`). The masked-language
+    head comes along where there is one (BERT has, MiniLM hasn't). Layers that the encoder
+    hasn't got are added with fresh weights. `attention` names transformers' implementation of
     it, the same numbers at another speed; `fusion_layer` is the layer at which visual tokens join
     (see `JointEncoder`). With `frozen_text` the word embeddings and the layers below it are not
     trained; `evidence` adds what words and tokens say there to the match logit (see
     `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder or hub name can't be read, or the options don't go together.
+        EdjeError: the folder, hub name or package can't be read, or the options don't go together.
     """
     options = JointOptions(
         fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
     )
+    source = _source(pretrained)
     try:
-        config = AutoConfig.from_pretrained(pretrained)
-        tokenizer = AutoTokenizer.from_pretrained(pretrained)
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
         _set_dropout(config, dropout)
         kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
         encoder, report = AutoModel.from_pretrained(
-            pretrained,
+            source,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
             **kwargs,
         )
-        head = pretrained_head(pretrained, config, report["unexpected_keys"])
+        head = pretrained_head(source, config, report["unexpected_keys"])
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"joint.pretrained={pretrained}: no language model could be read there "
@@ -130,14 +133,15 @@ def new_language_model(
     evidence_layers: Sequence[int] = (),
     evidence_dropout: float = 0.0,
 ) -> LanguageModel:
-    """A BERT of the given sizes with fresh weights and the tokenizer of a folder.
+    """A BERT of the given sizes with fresh weights and the tokenizer of a folder or package.
 
     Raises:
         EdjeError: there is no tokenizer in the folder, or the options don't go together.
     """
     options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
+    source = _source(tokenizer)
     try:
-        words = AutoTokenizer.from_pretrained(tokenizer)
+        words = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"joint.tokenizer={tokenizer}: no tokenizer could be read there "
@@ -241,6 +245,11 @@ def tokenize(
         input_ids[rows, : ids.shape[1]], mask[rows, : ids.shape[1]] = ids, present
         first += len(ids)
     return TextBatch(input_ids, mask)
+
+
+def _source(value: str) -> str:
+    """The folder of a package of weights, where a value names one; others as they are."""
+    return str(packaged_source(value) or value)
 
 
 def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:

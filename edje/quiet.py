@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from huggingface_hub.utils import disable_progress_bars
 from transformers.utils import logging as transformers_logging
@@ -28,3 +30,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
     # Lightning on a newer torch than it knows.
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and no advice of transformers while a model is loaded; its own level afterwards."""
+    level, had_bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if had_bars:
+            transformers_logging.enable_progress_bar()

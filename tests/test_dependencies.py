@@ -22,6 +22,7 @@ PARTS = {"pydantic_core"}  # of pydantic, which fixes its version
 OPTIONAL = {
     "sentence_transformers": "benchmark",
     "optuna": "sweep",
+    "pillow_heif": "heif",
 }  # of which extra, inside the function that needs it
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from edje.analysis.gallery import DrawnExamples, Example, drawn_examples
 from edje.analysis.lists import image_paths
 from edje.analysis.table import STAGES
-from edje.data.images import open_image
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 
 SIDE = 144  # pixels of a thumbnail's longer side
 MOST_OF_IMAGES = 2_000_000  # bytes of the page; examples beyond are left out, and it says so

@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 
 from edje.analysis.lists import StoredLists, image_paths, read_text_lists
 from edje.analysis.style import BAD, GOOD, QUIET, RC, RULE, TRUE
-from edje.data.images import open_image
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 from edje.retrieval.metrics import first_hit_ranks
 
 SHOWN = 5

@@ -1,6 +1,8 @@
-"""The charts of a run's report: recall by the number of candidates, and the training."""
+"""The charts of a run's report: recall by number of candidates, reliability, the training."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +41,44 @@ def candidate_charts(folder: Path) -> list[Chart]:
         title = f"{DIRECTIONS[direction]}, R@1 in percent"
         charts.append(line_chart(title, "candidates per query", series, percent=True))
     return charts
+
+
+def reliability_charts(metrics: Mapping[str, Any]) -> list[Chart]:
+    """Share of right first hits by their probability, a chart per direction.
+
+    Raises:
+        EdjeError: the run measured no calibration.
+    """
+    measured = metrics.get("calibration", {})
+    if not measured:
+        raise EdjeError(
+            "This run has no calibration for its score: train with data.dev_images=50 or more, and "
+            "evaluate on at least 50 images."
+        )
+    charts = []
+    for direction, found in measured.items():
+        said, right, searches = np.array(found["bins"], dtype=float).T
+        ends = wilson_interval(right, searches)
+        series = [
+            Series("honest", "ink dashed", np.array([0.0, 100.0]), np.array([0.0, 100.0])),
+            Series("right", "after", 100 * said, 100 * right, *(100 * end for end in ends)),
+        ]
+        title = f"{DIRECTIONS[direction]}, first hits that are right, in percent"
+        charts.append(line_chart(title, "probability in percent", series, percent=True))
+    return charts
+
+
+def wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% interval of a share of `count` independent trials (Wilson 1927).
+
+    >>> low, high = wilson_interval(np.array([0.0, 0.5]), np.array([10, 100]))
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.0, 0.404], [0.278, 0.596])
+    """
+    z = 1.959964
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    spread = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) * z / (1 + z**2 / count)
+    return np.clip(middle - spread, 0, 1), np.clip(middle + spread, 0, 1)
 
 
 def training_charts(folder: Path) -> list[Chart]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edje.analysis.embedded_gallery import pictured
 from edje.analysis.failures import failures
-from edje.analysis.report_charts import candidate_charts, training_charts
+from edje.analysis.report_charts import candidate_charts, reliability_charts, training_charts
 from edje.analysis.runs import read_metrics
 from edje.analysis.table import DIRECTIONS, STAGES
 from edje.durable import new_file
@@ -31,8 +31,9 @@ Found = TypeVar("Found")
 def report(run_folder: str | Path, *, examples: int = 8) -> Path:
     """Write a run's report.html into its folder; the path of the page.
 
-    It has the table with its intervals, recall by the number of candidates, the curves of the
-    training, what reranking fixed and broke with `examples` of it, and what was measured on what.
+    It has the table with its intervals, recall by the number of candidates, how honest the
+    probabilities of first hits are, the curves of the training, what reranking fixed and broke with
+    `examples` of it, and what was measured on what.
     Images are within the page, small; it asks no other host for anything and runs no script.
     What the folder lacks is left out with a word.
 
@@ -58,6 +59,7 @@ def report(run_folder: str | Path, *, examples: int = 8) -> Path:
         directions=shown,
         stages=STAGES,
         candidates=_or_why(lambda: candidate_charts(folder)),
+        reliability=_or_why(lambda: reliability_charts(metrics)),
         training=_or_why(lambda: training_charts(folder)),
         outcomes=_or_why(lambda: failures(folder)),
         facts=FACTS,

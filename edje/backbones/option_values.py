@@ -68,13 +68,18 @@ def with_given(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     return merged
 
 
-def resolved(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def resolved(
+    values: Mapping[str, Any], where: str, rest: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The values with every interpolation replaced by what it stands for.
+
+    `rest` is the configuration that they are the backbone of, where there is one.
 
     Raises:
         EdjeError: a value must be given and isn't, or an interpolation names something else than
-            a key of the backbone or a shipped asset.
+            a key of the backbone, or of the rest, or a shipped asset.
     """
+    whole_tree = {**(rest or {}), "backbone": values}
 
     def value_of(node: Any, path: tuple[str, ...], asked: tuple[str, ...]) -> Any:
         if isinstance(node, Mapping):
@@ -85,8 +90,7 @@ def resolved(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise EdjeError(f"{where}: {'.'.join(path)} has no value. Give it: {path[0]}=….")
         if not isinstance(node, str):
             return node
-        whole = INTERPOLATION.fullmatch(node)
-        if whole:
+        if whole := INTERPOLATION.fullmatch(node):
             return meant(whole[1], path, asked)
         return INTERPOLATION.sub(lambda found: str(meant(found[1], path, asked)), node)
 
@@ -94,16 +98,16 @@ def resolved(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """What an interpolation at `path` stands for; `asked` are those that it was met in."""
         if text.startswith("asset:"):
             return asset(text.removeprefix("asset:"))
-        root, *keys = text.split(".")
-        known = root == "backbone" and keys and text not in asked
-        node = _at(values, keys) if known else _NOTHING
+        keys = text.split(".")
+        known = keys != ["backbone"] and text not in asked
+        node = _at(whole_tree, keys) if known else _NOTHING
         if node is _NOTHING:
             raise EdjeError(
                 f"{where}: {'.'.join(path)} is ${{{text}}}, which stands for nothing here; "
                 "expected ${backbone.<another key>} or ${asset:<path>}. Give the value itself: "
                 f"{path[0]}=…."
             )
-        return value_of(node, tuple(keys), (*asked, text))
+        return value_of(node, tuple(keys[1:] or keys), (*asked, text))
 
     return {key: value_of(node, (str(key),), ()) for key, node in values.items()}
 

@@ -13,19 +13,24 @@ from transformers import AutoTokenizer
 
 import edje
 from edje.errors import EdjeError
+from edje.packaged import packaged_source
 
 Loaded = TypeVar("Loaded")
 
 
 def pretrained_source(pretrained: str) -> str:
-    """The local folder that `pretrained` names, or the hub name as it is.
+    """The local folder that `pretrained` names, or the hub name (and @revision) as it is.
 
     A path that starts with `edje/` may also name a folder of the installed package, so that the
-    shipped models are found from any working directory.
+    shipped models are found from any working directory; `package:<name>` that of a package of
+    weights (`edje.packaged`).
 
     Raises:
-        EdjeError: `pretrained` is clearly a path, and no folder is there.
+        EdjeError: `pretrained` is clearly a path, and no folder is there; or the package isn't
+            there as published.
     """
+    if packaged := packaged_source(pretrained):
+        return str(packaged)
     folder = Path(pretrained).expanduser()
     shipped = Path(edje.__file__).parent.parent / folder
     if folder.is_dir():
@@ -37,9 +42,20 @@ def pretrained_source(pretrained: str) -> str:
         raise EdjeError(
             f"pretrained={pretrained!r} is {kind}; expected a folder written by save_pretrained "
             "(with config.json) or a Hugging Face hub name such as "
-            "'google/siglip2-base-patch16-384'. Give the folder's path."
+            "'google/siglip2-base-patch16-384', with @<revision> behind it if you like. Give the "
+            "folder's path."
         )
     return pretrained
+
+
+def hub_revision(source: str) -> tuple[str, str | None]:
+    """A hub name and the revision behind its @, if there is one; a path as it is.
+
+    >>> hub_revision("google/siglip2-base-patch16-384@0123abc")
+    ('google/siglip2-base-patch16-384', '0123abc')
+    """
+    name, at, revision = source.rpartition("@")
+    return (name, revision) if at and not Path(source).exists() else (source, None)
 
 
 def load_pretrained(
@@ -51,7 +67,9 @@ def load_pretrained(
         EdjeError: the folder or hub repository is missing, incomplete, not of a known kind, or
             needs a package that isn't installed.
     """
-    source = pretrained_source(pretrained)
+    source, revision = hub_revision(pretrained_source(pretrained))
+    if revision is not None:
+        options["revision"] = revision
     try:
         return load(source, **options)
     except ImportError as error:
@@ -80,9 +98,9 @@ def has_file(pretrained: str, name: str) -> bool:
     if source.is_dir():
         return (source / name).is_file()
 
-    def download(repository: str) -> bool:
+    def download(repository: str, revision: str | None = None) -> bool:
         try:
-            hf_hub_download(repository, name)
+            hf_hub_download(repository, name, revision=revision)
         except LocalEntryNotFoundError:
             if not constants.HF_HUB_OFFLINE:
                 raise  # it may be there

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from PIL import Image
@@ -61,6 +61,7 @@ class TextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class Backbone(VisionBackbone, TextEncoder, Protocol):
     """A dual encoder: both towers, and projections into one space where cosine ranks.
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from edje.backbones.pretrained import freeze, weights_digest
 from edje.backbones.protocol import Identity, ImageEncoding
 from edje.errors import EdjeError
+from edje.packaged import packaged_source
 
 HEAD_WIDTH = 64  # of the adapter's attention where the tower has no attention of its own
 LAYER_NORM_EPS = 1e-6  # likewise, that of SigLIP
+NAMING_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # to timm
 
 
 class TimmBackbone(nn.Module):
@@ -35,8 +37,9 @@ class TimmBackbone(nn.Module):
 
     Args:
         model: a name of `timm.list_models()`.
-        checkpoint: a file of weights (.safetensors, or .pth with a state dict); null takes
-            timm's own weights from the hub.
+        checkpoint: a file of weights (.safetensors, or .pth with a state dict), or
+            `package:<name>` for that of a package (`edje.packaged`), whose tensors take timm's
+            names by their order; null takes timm's own weights from the hub.
         model_args: further arguments of `timm.create_model`, for instance `pad_type: same`.
         image_size: side of the square that the tower sees, in pixels.
         resize: "squash" scales both sides to `image_size`; "crop" scales the shorter one and
@@ -77,7 +80,7 @@ class TimmBackbone(nn.Module):
         self.stages = list(stages)
         self.model: Any = _create(model, checkpoint, self.model_args)
         if checkpoint is not None:
-            _load(self.model, model, Path(checkpoint).expanduser())
+            _load(self.model, model, checkpoint)
         freeze(self.model)
 
         encoding = self._probe()
@@ -193,6 +196,11 @@ def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -
             f"model={model!r} is no model of timm {timm.__version__}; "
             f"near it: {', '.join(near) or 'nothing'}. See timm.list_models()."
         )
+    if elsewhere := sorted(NAMING_WEIGHTS & model_args.keys()):
+        raise EdjeError(
+            f"model_args has {', '.join(elsewhere)}, which would read weights past edje's own "
+            "checks. Name their file: checkpoint=<file of weights>."
+        )
     try:
         return timm.create_model(model, pretrained=checkpoint is None, **model_args)
     except (TypeError, RuntimeError, OSError, ValueError) as error:
@@ -203,10 +211,12 @@ def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -
         ) from error
 
 
-def _load(module: nn.Module, model: str, checkpoint: Path) -> None:
+def _load(module: nn.Module, model: str, given: str) -> None:
+    packaged = packaged_source(given)
+    checkpoint = packaged or Path(given).expanduser()
     if not checkpoint.is_file():
         raise EdjeError(
-            f"checkpoint={str(checkpoint)!r} is no file; expected weights of timm's {model!r}. "
+            f"checkpoint={given!r} is no file; expected weights of timm's {model!r}. "
             "Give the path of a .safetensors or .pth file."
         )
     try:
@@ -215,13 +225,28 @@ def _load(module: nn.Module, model: str, checkpoint: Path) -> None:
         else:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
-        module.load_state_dict(state)
+        module.load_state_dict(_named_by_order(state, module) if packaged else state)
     except Exception as error:
         raise EdjeError(
-            f"checkpoint={str(checkpoint)!r} doesn't fit timm's {model!r}: "
+            f"checkpoint={given!r} doesn't fit timm's {model!r}: "
             f"{_first_line(error, lines=2)}. Give its weights, or the model_args they were "
             "made with."
         ) from error
+
+
+def _named_by_order(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Weights of another implementation of the same network: other names, the same order.
+
+    Raises:
+        ValueError: not as many tensors as the module's, or one of another shape.
+    """
+    own = module.state_dict()
+    shapes = [[tuple(tensor.shape) for tensor in some.values()] for some in (state, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{len(state)} tensors, expected {len(own)} of the model's shapes in its order"
+        )
+    return dict(zip(own, state.values(), strict=True))
 
 
 def _attention_settings(model: nn.Module, width: int) -> tuple[int, float]:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.cpu import has_bf16_instructions
+from edje.inference.precisions import has_bf16
 from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
@@ -165,10 +165,3 @@ class Benchmark:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
             self.precision
         ]
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 have instructions of their own on this device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return has_bf16_instructions()

@@ -41,12 +41,12 @@ def composition_for(arguments: list[str]) -> list[str]:
 
 
 def is_there(checkpoint: str) -> bool:
-    """Whether something lies at a path, or it can be asked for on the hub."""
+    """Whether something lies at a path, comes with edje, or can be asked for on the hub."""
     if Path(checkpoint).exists():
         return True
-    from edje.inference.location import hub_name  # imports torch
+    from edje.inference.location import hub_name, shipped_folder  # imports torch
 
-    return hub_name(checkpoint) is not None
+    return shipped_folder(checkpoint) is not None or hub_name(checkpoint) is not None
 
 
 def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

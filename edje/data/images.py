@@ -1,39 +1,17 @@
-"""Image files: opening them, and finding the broken ones before anything is written."""
+"""Finding broken image files before anything is written."""
 
-import io
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from edje.data.pixels import orientation, to_rgb
 from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
-from edje.records import ImageRecord, RetrievalSplit
+from edje.images.decoder import problem_of
+from edje.records import RetrievalSplit
 
 log = logging.getLogger(__name__)
-
-
-def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
-    """The image as RGB, upright by its EXIF orientation, fully decoded; see `to_rgb`.
-
-    An EXIF block that can't be read is passed over: the picture is taken as it lies. With
-    `content`, the encoded image, the path only names it.
-
-    Raises:
-        EdjeError: the file is missing or not a whole image.
-    """
-    try:
-        return _decoded(path, content)
-    except Exception as error:  # decoders raise anything, from OSError to struct.error
-        raise EdjeError(
-            f"image {path} is not readable ({_brief(error)}). Mend or replace it, "
-            "or leave such images out with data.bad_images=skip."
-        ) from error
 
 
 def check_images(
@@ -54,7 +32,7 @@ def check_images(
     broken: dict[str, str] = {}
     pool = ThreadPoolExecutor(num_threads or os.cpu_count())
     try:
-        problems = pool.map(_problem, split.images)
+        problems = pool.map(problem_of, [image.path for image in split.images])
         for image, problem in zip(split.images, problems, strict=True):
             if problem is not None:
                 broken[image.image_id] = problem
@@ -78,38 +56,3 @@ def check_images(
         captions=tuple(item for item in split.captions if item.image_id not in broken),
         skipped=tuple(sorted({*split.skipped, *broken})),
     )
-
-
-def _problem(record: ImageRecord) -> str | None:
-    """Why `open_image` can't read an image; None if it can."""
-    try:
-        _decoded(record.path, draft=True)
-    except Exception as error:  # as in open_image
-        return _brief(error)
-    return None
-
-
-def _decoded(path: str | Path, content: bytes | None = None, *, draft: bool = False) -> Image.Image:
-    """The image, or with `draft` where it is a JPEG one of an eighth of its size.
-
-    That one is made faster of the same bytes, all of them: it fails where the whole one would.
-    """
-    # Its bytes, not its name: PIL maps a named TIFF with the sides that it has once turned.
-    content = Path(path).read_bytes() if content is None else content
-    with Image.open(io.BytesIO(content)) as image:
-        if draft:
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
-        try:
-            turn = orientation(image)
-        except Exception as error:  # its parsers raise anything, and the pixels are sound
-            log.info("%s: its EXIF block is passed over (%s)", path, _brief(error))
-            turn = None
-        rgb = to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose own words name a buffer in memory
-        return "no image of a known format"
-    return str(error) or type(error).__name__

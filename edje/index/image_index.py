@@ -23,5 +23,5 @@ class ImageIndex:
         raise EdjeError(
             f"ImageIndex.open({str(path)!r}): this version of edje has no image index yet, it can "
             "neither build nor open one. What does its work now: edje.TokenStore.open(<folder or "
-            "URL>) for the images' tokens, and edje.Reranker.load(<run>).score(texts, tokens)."
+            "URL>) for the images' tokens, and edje.Reranker.from_pretrained(<run>)."
         )

@@ -6,6 +6,7 @@ run's configuration as a YAML string). Lightning's training checkpoints hold the
 their own.
 """
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import edje
 from edje.durable import new_file
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
+from edje.inference.calibrations import Calibrations, calibrations_of, plain_calibrations
 from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
-from edje.inference.location import find_checkpoint
+from edje.inference.location import WEIGHTS, find_checkpoint, is_saved
 from edje.inference.published import is_published
 from edje.language_model import (
     MAX_TEXT_TOKENS,
@@ -60,6 +63,7 @@ class Checkpoint:
     label: str  # what it was trained on
     first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
     fusion: FittedSums  # weights of score=sum; empty before they are fitted
+    calibration: Calibrations = field(default_factory=dict)  # empty where there was no dev
 
 
 def build_reranker(
@@ -158,8 +162,8 @@ def adapter_class(
 def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
     """A reranker with nested budgets that gives the first `num_tokens` visual tokens only.
 
-    It shares its weights with the given one. The weights of score=sum are those fitted with so
-    many tokens; none where none were.
+    It shares its weights with the given one. The weights of score=sum and the calibration are
+    those fitted with so many tokens; none where none were.
 
     Raises:
         EdjeError: its adapter was trained without budgets, or has not that many tokens.
@@ -171,7 +175,7 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
             f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
             "leave num_tokens out."
         )
-    if not 1 <= num_tokens <= adapter.num_tokens:
+    if not isinstance(num_tokens, int) or not 1 <= num_tokens <= adapter.num_tokens:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
             f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
@@ -180,6 +184,9 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
         checkpoint,
         model=checkpoint.model.with_first_tokens(num_tokens),
         fusion={count: sums for count, sums in checkpoint.fusion.items() if count == num_tokens},
+        calibration={
+            count: fitted for count, fitted in checkpoint.calibration.items() if count == num_tokens
+        },
     )
 
 
@@ -205,6 +212,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "label": checkpoint.label,
             "first_stage": checkpoint.first_stage,
             "fusion": plain_sums(checkpoint.fusion),
+            "calibration": plain_calibrations(checkpoint.calibration),
             **({"packages": packages} if packages else {}),  # that bring the parts not ours
         },
         "edje_config": checkpoint.config,
@@ -225,6 +233,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         EdjeError: the file is not readable with weights only, or is not one of ours.
     """
     path = find_checkpoint(path)
+    if path.name == WEIGHTS and is_saved(path.parent):
+        from edje.inference.saved_folder import read_folder  # which makes them of checkpoints
+
+        return _present(read_folder(path.parent))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -236,16 +248,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing and is_published(path):
         raise EdjeError(
             f"checkpoint={path}: it is of the published format, which has no configuration. From "
-            "Python, read it with edje.inference.reference.load_reference_checkpoint."
+            "Python, read it with edje.Reranker.from_pretrained or edje.load_reference_checkpoint."
         )
     if missing:
         raise EdjeError(
             f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
+    return _present(content)
+
+
+def _present(content: dict[str, Any]) -> dict[str, Any]:
+    """With the backbone's identity in the present form."""
     facts = content["edje"]
-    content["edje"] = facts | {"backbone": canonical_identity(facts.get("backbone", {}))}
-    return content
+    return content | {"edje": facts | {"backbone": canonical_identity(facts.get("backbone", {}))}}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -255,12 +271,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         EdjeError: the file is not a checkpoint of ours, or its weights don't fit.
     """
     content = read_checkpoint(path)
+    try:
+        return _rebuilt(content, path)
+    except EdjeError:
+        raise
+    except Exception as error:  # whatever a file may say of itself
+        said = str(error).strip().partition("\n")[0]
+        raise EdjeError(
+            f"checkpoint={path}: what it says of itself can't be built ({type(error).__name__}: "
+            f"{said}). It is damaged, or edje {edje.__version__} is too old for it."
+        ) from error
+
+
+def _rebuilt(content: Mapping[str, Any], path: Path) -> Checkpoint:
     fields = content["edje"]
-    language_model = language_model_from_specification(fields["language_model"])
     facts = BackboneFacts(**fields["facts"])
     adapter = AdapterSpecification(**fields["adapter"])
     package = fields.get("packages", {}).get(adapter.target)
     adapter_class(adapter.target, f"checkpoint={path}", package)
+    check_sizes(fields, content["state_dict"], path)
+    language_model = language_model_from_specification(fields["language_model"])
     model = build_reranker(adapter, facts, language_model, fields["residual"])
     load_weights(model, content["state_dict"], str(path))
     return Checkpoint(
@@ -273,7 +303,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
         label=fields["label"],
         first_stage=dict(fields["first_stage"]),
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
+        calibration=calibrations_of(fields.get("calibration", {})),  # former files have none
     )
+
+
+def check_sizes(fields: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse sizes that a file's own tensors don't bear out, before memory is taken for them.
+
+    Raises:
+        EdjeError: it describes more than twice the numbers that it holds.
+    """
+    adapter = AdapterSpecification(**fields["adapter"])
+    layers = json.loads(fields["language_model"]["config"]).get("num_hidden_layers", 0)
+    held, needed = sum(tensor.numel() for tensor in state.values()), 0
+    if layers <= len(state):
+        with torch.device("meta"):
+            words = language_model_from_specification(fields["language_model"])
+            described: nn.Module = words.encoder
+            if ours("adapter", adapter.target) is not None:
+                facts = BackboneFacts(**fields["facts"])
+                described = build_reranker(adapter, facts, words, fields["residual"])
+        needed = sum(parameter.numel() for parameter in described.parameters())
+    if layers > len(state) or needed > 2 * held:
+        raise EdjeError(
+            f"checkpoint={path}: it describes a model of {layers} layers, or of more numbers than "
+            f"the {held:,} in {len(state):,} tensors that it holds. It is damaged: get it again."
+        )
 
 
 def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:

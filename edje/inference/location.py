@@ -1,5 +1,6 @@
-"""Where a checkpoint lies: in a file, a run folder, a downloaded folder, or on the hub."""
+"""Where a checkpoint lies: in a file, a run folder, a saved folder, with edje, or on the hub."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,17 +9,24 @@ from huggingface_hub import snapshot_download
 
 from edje.errors import EdjeError
 from edje.inference.published import SUFFIXES, is_published
+from edje.installed import asset
 
 OF_A_RUN = ("model.ckpt", "best.ckpt", "last.ckpt")
+CHECKPOINTS, SAVED_BY_A_RUN = "checkpoints", "pretrained"  # folders of a run
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a folder that save_pretrained wrote
+MODEL_TYPE = "edje"  # what its config.json says
+SHIPPED = ("photos", "shapes")  # rerankers that edje brings, under assets/<name>/reranker
+BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")  # in a repository of a saved folder
 HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The file that a path means, or a hub name where nothing lies at it.
+def find_checkpoint(path: Path, revision: str | None = None) -> Path:
+    """The file that a path means, or where nothing lies at it, a shipped name or a hub name.
 
-    Of a run folder model.ckpt, then best.ckpt, then last.ckpt; of another folder and of a
-    repository of the hub its one file of the published format, whatever it is called. The hub's
-    cache does where the hub can't be reached.
+    Of a run folder model.ckpt, then best.ckpt, then last.ckpt, then what is saved in it; of a
+    folder of `save_pretrained` its weights; of another folder and of a repository of the hub its
+    one file of the published format, whatever it is called. The hub's cache does where the hub
+    can't be reached. `revision` is a branch, tag or commit of the hub's.
 
     Raises:
         EdjeError: there is no checkpoint, or there are several of the published format.
@@ -26,16 +34,44 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_file():
         return path
     for name in OF_A_RUN:
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
+        if (path / CHECKPOINTS / name).is_file():
+            return path / CHECKPOINTS / name
+    for folder in (path, path / SAVED_BY_A_RUN):
+        if is_saved(folder):
+            return folder / WEIGHTS
     if files := _weights(path.iterdir() if path.is_dir() else []):
         return _published_one(files, path, str(path))
-    if not path.exists() and (on_hub := hub_name(str(path))):
-        return _downloaded(*on_hub)
+    if not path.exists():
+        if shipped := shipped_folder(str(path)):
+            return shipped / WEIGHTS
+        if on_hub := hub_name(str(path)):
+            return _downloaded(*on_hub, revision)
+    elif shipped_folder(str(path)):
+        raise EdjeError(
+            f"checkpoint={path}: {path.absolute()} lies here and holds no checkpoint; edje's own "
+            f"{path} is meant where nothing has that name. Work in another folder, or rename it."
+        )
     raise EdjeError(
-        f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, or a run folder "
-        "with checkpoints/model.ckpt, best.ckpt or last.ckpt). See the list of runs under runs/."
+        f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, a run folder with "
+        "checkpoints/model.ckpt, best.ckpt or last.ckpt, or a folder of save_pretrained; or one "
+        f"of edje's own: {', '.join(SHIPPED)}). See the list of runs under runs/."
     )
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one that `Reranker.save_pretrained` wrote."""
+    if not ((folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()):
+        return False
+    try:
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("model_type") == MODEL_TYPE
+
+
+def shipped_folder(name: str) -> Path | None:
+    """The folder of a reranker that edje brings; None for any other name."""
+    return Path(asset(f"{name}/reranker")) if name in SHIPPED else None
 
 
 def hub_name(given: str) -> tuple[str, str | None] | None:
@@ -54,21 +90,24 @@ def hub_name(given: str) -> tuple[str, str | None] | None:
     return found["repo"], found["file"]
 
 
-def _downloaded(repo: str, file: str | None) -> Path:
+def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
     """A file of a repository, downloaded now or lying in the hub's cache."""
     given = repo if file is None else f"{repo}/{file}"
-    wanted = [f"*{suffix}" for suffix in SUFFIXES] if file is None else [file]
+    wanted = [file] if file else [*(f"*{suffix}" for suffix in SUFFIXES), *BESIDE_WEIGHTS]
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=wanted))
+        folder = Path(snapshot_download(repo, allow_patterns=wanted, revision=revision))
     except Exception as error:  # of the hub's client, of HTTP, of the network
         said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        at = f" at revision {revision}" if revision else ""
         raise EdjeError(
             f"checkpoint={given}: no file or folder lies there, and as a name on the hub it can't "
-            f"be read ({type(error).__name__}: {said}). Check the spelling, your network and "
+            f"be read{at} ({type(error).__name__}: {said}). Check the spelling, your network and "
             f"your rights (`hf auth login`); offline, fetch it before (`hf download {repo}`)."
         ) from error
     if file is not None and (folder / file).is_file():
         return folder / file
+    if file is None and is_saved(folder):
+        return folder / WEIGHTS
     files = _weights(folder.rglob("*"))
     if file is not None or not files:
         there = _names(files, folder)

@@ -46,7 +46,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     if state is None:
         raise EdjeError(
             f'{path}: holds no tensors by name under "model", so it is not a checkpoint of the '
-            "published format. Checkpoints that edje wrote are read by Reranker.load."
+            "published format. Checkpoints that edje wrote are read by Reranker.from_pretrained."
         )
     return _with_all_names(state) if path.suffix == ".safetensors" else state
 

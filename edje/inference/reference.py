@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from edje.inference.checkpoint import (
 )
 from edje.inference.location import find_checkpoint
 from edje.inference.published import BIAS, FROZEN, TIED, WORDS, is_published, read_published
-from edje.inference.reranker import Reranker
 from edje.language_model import MAX_TRAINING_TOKENS, Attention, LanguageModel
 from edje.models.adapters import BackboneFacts
 from edje.models.joint_encoder import extend_position_table
+from edje.packaged import packaged_source
+
+if TYPE_CHECKING:
+    from edje.inference.reranker import Reranker
 
 # How our names begin and how theirs do; the longest beginning that fits is taken.
 NAMES = {
@@ -49,7 +53,7 @@ POSITIONS = "language_model.bert.embeddings.position_embeddings.weight"
 
 def load_reference_checkpoint(
     path: str | Path, *, language_model: str | Path, vision_tower: str | Path
-) -> Reranker:
+) -> "Reranker":
     """The reranker of a checkpoint in the published format, local or compressed.
 
     Two differences from the folders are allowed: one more row of word embeddings (the image
@@ -66,8 +70,10 @@ def load_reference_checkpoint(
     Raises:
         EdjeError: a file can't be read, or names or shapes differ.
     """
+    from edje.inference.reranker import Reranker  # which reads files of this format, too
+
     tower = str(vision_tower)
-    return Reranker(reference_checkpoint(str(path), str(language_model), _facts(tower), tower))
+    return Reranker(reference_checkpoint(str(path), str(language_model), tower_facts(tower), tower))
 
 
 def reference_checkpoint(
@@ -76,8 +82,13 @@ def reference_checkpoint(
     facts: BackboneFacts,
     vision_tower: str,
     attention: Attention = "sdpa",
+    *,
+    config: str | None = None,
+    name: str | None = None,
 ) -> Checkpoint:
     """The same, with what is known of the vision tower. It is bound to no backbone.
+
+    `config` is the configuration that it carries then, and `name` what it is called.
 
     Raises:
         EdjeError: a file can't be read, or names or shapes differ.
@@ -111,13 +122,13 @@ def reference_checkpoint(
             "hub names of the models it was trained with."
         )
     model.load_state_dict({name: state[theirs[name]] for name in theirs}, strict=False)
-    name = path.name if Path(given).exists() else given
+    name = name or (path.name if Path(given).exists() else given)
     return Checkpoint(
         model=model.eval(),
         language_model=words,
         facts=facts,
         adapter=adapter,
-        config=f"name: {path.stem}\n",
+        config=config or f"name: {path.stem}\n",
         backbone={"backbone": vision_tower},
         label=f"unknown sets (published checkpoint {name})",
         first_stage={},
@@ -159,9 +170,10 @@ def _check_number_of_tokens(rows: int, num_tokens: int, given: str) -> None:
 
 def _language_model(source: str, attention: Attention) -> LanguageModel:
     """A BERT of the folder's configuration with fresh weights, and its tokenizer."""
+    folder = packaged_source(source) or source
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"language_model={source}: no configuration and tokenizer could be read there "
@@ -179,7 +191,7 @@ def _language_model(source: str, attention: Attention) -> LanguageModel:
     return LanguageModel(encoder, tokenizer)
 
 
-def _facts(source: str) -> BackboneFacts:
+def tower_facts(source: str) -> BackboneFacts:
     """What the adapter must know of the vision tower; heads and epsilon have no default."""
     try:
         config = AutoConfig.from_pretrained(source)

@@ -1,33 +1,107 @@
 """The Reranker: what people put behind their own image search."""
 
-from collections.abc import Sequence
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from huggingface_hub import HfApi
 from jaxtyping import Float
 from torch import Tensor
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
+from edje.images.pictures import Picture
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
+from edje.inference.example_texts import example_texts
+from edje.inference.location import find_checkpoint, shipped_folder
+from edje.inference.picture_encoder import PictureEncoder
+from edje.inference.precisions import device_of, precision_of
+from edje.inference.published_model import published_checkpoint
+from edje.inference.run_choices import RunChoices, backbone_of, choices_of
+from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
+from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several
 from edje.language_model import tokenize
+from edje.quiet import quiet_transformers
 from edje.records import Direction
+from edje.retrieval.calibration import Calibration
+from edje.retrieval.exact import exact_products
+from edje.tokens.sharing import reaching_hub
+
+log = logging.getLogger(__name__)
 
 
 class Reranker:
-    """A trained reranker for use from Python; needs torch and transformers only.
+    """A trained reranker for use from Python, from pictures to answers.
 
-    >>> reranker = Reranker.load("runs/shapes/…")                        # doctest: +SKIP
-    >>> visual = reranker.compress(vision_tokens)    # once per image    # doctest: +SKIP
-    >>> reranker.score(["a red star"] * 10, visual)  # once per pair     # doctest: +SKIP
+    >>> reranker = Reranker.from_pretrained("photos")                    # doctest: +SKIP
+    >>> reranker.rank("two dogs", ["a.jpg", "b.jpg"], top_k=1)           # doctest: +SKIP
+    [{'corpus_id': 1, 'score': 3.1}]
+    >>> encoded = reranker.encode(paths)         # once per image        # doctest: +SKIP
+    >>> reranker.rank("two dogs", encoded)       # once per query        # doctest: +SKIP
+
+    Needs neither lightning nor hydra. The frozen backbone is built when a picture is first
+    encoded. A reranker is for one thread at a time.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: torch.dtype = torch.float32,
+        metrics: dict[str, Any] | None = None,
+    ):
         self.checkpoint = checkpoint
+        self.metrics = metrics  # of its run's evaluation, as in metrics.json
         self.model = checkpoint.model.eval()
         self.precision = precision
+        self.choices: RunChoices = choices_of(checkpoint)
         self._scorers: dict[torch.device, StoredTokenScorer] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        precision: str | torch.dtype | None = None,
+        num_tokens: int | None = None,
+        revision: str | None = None,
+    ) -> "Reranker":
+        """A reranker by what lies at a path, else by a shipped name, else by a name on the hub.
+
+        Args:
+            name_or_path: a run folder, a .ckpt, a folder of `save_pretrained`, or a file of the
+                published format; "photos" or "shapes", which come with edje; a repository of the
+                hub with a saved folder or a published checkpoint. The log says which was taken.
+            device: where it computes; by default a CUDA device where there is one, else the CPU.
+            precision: number format of the joint encoder, fp32, bf16, fp16 or int8; by default
+                the one that its run scored with. Scores are float32 whatever it is.
+            num_tokens: take fewer of nested visual tokens; by default as its run.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            EdjeError: there is no readable reranker of that name, or it wasn't trained for
+                `num_tokens`, or the device or the precision isn't to be had here.
+        """
+        file = find_checkpoint(Path(name_or_path).expanduser(), revision)
+        log.info("%s: %s", name_or_path, _origin(name_or_path, file))
+        with quiet_transformers():
+            checkpoint = published_checkpoint(name_or_path, file) or load_checkpoint(file)
+        choices = choices_of(checkpoint)
+        fewer = choices.num_tokens if num_tokens is None else num_tokens
+        if fewer is not None:
+            checkpoint = keep_first_tokens(checkpoint, fewer)
+        where = device_of(device)
+        checkpoint.model.to(where)
+        chosen = precision_of(precision, choices.precision, where)
+        return cls(checkpoint, chosen, metrics_of(file))
 
     @classmethod
     def load(
@@ -37,19 +111,186 @@ class Reranker:
         num_tokens: int | None = None,
         precision: torch.dtype = torch.float32,
     ) -> "Reranker":
-        """From a run folder or a .ckpt file; `num_tokens` takes fewer of nested visual tokens.
-
-        `precision` is the number format of the joint encoder: bf16 is several times as fast
-        where the hardware has it. Scores are float32 whatever it is.
+        """The former name of `from_pretrained`, on the CPU and in float32; the next release drops
+        it.
 
         Raises:
-            EdjeError: there is no readable checkpoint of ours at the path, or `num_tokens` is
-                given for an adapter that was trained without budgets, or beyond its tokens.
+            EdjeError: as `from_pretrained`.
         """
-        checkpoint = load_checkpoint(Path(path))
-        if num_tokens is not None:
-            checkpoint = keep_first_tokens(checkpoint, num_tokens)
-        return cls(checkpoint, precision)
+        warnings.warn(
+            "Reranker.load is Reranker.from_pretrained now, and will be gone in the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return cls.from_pretrained(path, device="cpu", precision=precision, num_tokens=num_tokens)
+
+    def encode(
+        self,
+        images: Iterable[Picture],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> EncodedImages:
+        """Embeddings and visual tokens of pictures, to be kept and ranked again and again.
+
+        Args:
+            images: paths, images of PIL, bytes of picture files, or arrays of uint8.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: by default where there is more than one batch.
+
+        Raises:
+            EdjeError: a picture can't be read, which the message names; or the backbone can't be
+                built here.
+        """
+        _check_count("batch_size", batch_size, 1)
+        return self._encoder.images(several(images, "pictures"), batch_size, show_progress_bar)
+
+    def encode_text(self, texts: Iterable[str]) -> Float[Tensor, "texts embedding"]:
+        """L2-normalised embeddings of the first stage, in float32; texts are cleaned here.
+
+        Raises:
+            EdjeError: the backbone can't be built here.
+        """
+        return self._encoder.texts(several(texts, "texts"))
+
+    def rank(
+        self,
+        query: str | Picture | EncodedImage,
+        documents: EncodedImages | Iterable[Any],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        min_probability: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents from best to worst, as sentence-transformers' CrossEncoder gives them.
+
+        A row is `{"corpus_id": its place among the documents, "score": …}`, with
+        `return_documents` also `"text"`, the document itself, and with `"probability"`, that this
+        document is right, where the reranker has a calibration. Scores are those that the run
+        ranked with: match logits, or both stages together.
+
+        Args:
+            query: a text; or a picture, a path then as pathlib.Path.
+            documents: pictures, rows of `encode`, or what `encode` gave; texts for a picture.
+            top_k: so many of the best; by default all.
+            return_documents: whether the rows hold the documents, too.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: of the pictures to encode; by default where they are several batches.
+            min_probability: leave out documents whose probability is less: a list may be empty.
+
+        Raises:
+            EdjeError: a picture can't be read, query and documents aren't a text and pictures or a
+                picture and texts, or a probability is asked for and there is no calibration.
+        """
+        if top_k is not None:
+            _check_count("top_k", top_k, 0)
+        candidates = several(documents, "documents")
+        pairs = pairs_of_query(query, candidates)
+        scores = self._scores(pairs, batch_size, show_progress_bar)
+        order = scores.argsort(descending=True, stable=True)
+        direction: Direction = "t2i" if isinstance(query, str) else "i2t"
+        if min_probability is not None:
+            self._calibration(direction)  # or says that there is none
+        probability = self.probability(scores, len(candidates), direction)
+        if probability is not None and min_probability is not None:
+            order = order[probability[order] >= min_probability]
+        rows: list[dict[str, Any]] = []
+        for place in order[:top_k].tolist():
+            row: dict[str, Any] = {"corpus_id": place, "score": scores[place].item()}
+            if probability is not None:
+                row["probability"] = probability[place].item()
+            if return_documents:
+                row["text"] = candidates[place]
+            rows.append(row)
+        return rows
+
+    def probability(
+        self, scores: Float[Tensor, "pool"], gallery_size: int, direction: Direction = "t2i"
+    ) -> Float[Tensor, "pool"] | None:
+        """Probability of each hit of one search to be right, by its list's scores.
+
+        `gallery_size` is the number of images (t2i) or texts (i2t) that were searched. None where
+        the reranker has no calibration: its training had no dev images.
+        """
+        if direction not in self._calibrations or not len(scores):
+            return None
+        return self._calibrations[direction].probability(scores, max(gallery_size, 1))
+
+    def threshold(self, precision: float, direction: Direction = "t2i") -> float:
+        """The `min_probability` above which so large a share of top answers was right, on dev.
+
+        Raises:
+            EdjeError: the reranker has no calibration, or none of dev's answers were so sure.
+        """
+        return self._calibration(direction).threshold(precision)
+
+    def predict(
+        self,
+        pairs: Iterable[Any],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
+        """The score of each (query, document), or of a single such pair a number.
+
+        Repeated texts and pictures are encoded once.
+
+        Args:
+            pairs: of a text and a picture, or of a picture and a text, as in `rank`.
+            batch_size: pictures through the tower at once.
+            show_progress_bar: of the pictures to encode; by default where they are several batches.
+            convert_to_numpy: an array of float32; else a list of tensors.
+            convert_to_tensor: a tensor in place of the array.
+
+        Raises:
+            EdjeError: as `rank`.
+        """
+        given = several(pairs, "pairs")
+        is_one = len(given) == 2 and not any(isinstance(part, tuple | list) for part in given)
+        found = pairs_of([given] if is_one else given)
+        scores = self._scores(found, batch_size, show_progress_bar).float()
+        if is_one:
+            return scores[0] if convert_to_tensor else np.float32(scores.item())
+        if convert_to_tensor:
+            return scores
+        return scores.numpy() if convert_to_numpy else list(scores)
+
+    def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
+        """Write the reranker into a folder that `from_pretrained` reads anywhere.
+
+        `model.safetensors`, `config.json`, the tokenizer and a card with what its run was
+        measured at. Frozen parts that come from the hub or from a known package are named, with
+        their revision and digest, not copied; local files of the backbone are copied, unless
+        `with_backbone` is off: then they are named by their paths, for use on this machine.
+
+        Raises:
+            EdjeError: the folder holds something else, or can't be written.
+        """
+        save_folder(self.checkpoint, Path(folder), self.metrics, with_backbone=with_backbone)
+
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes, in one commit; returns the commit's address.
+
+        The repository is made where it is missing, private unless told otherwise.
+
+        Raises:
+            EdjeError: the hub refuses, or can't be reached.
+        """
+        with tempfile.TemporaryDirectory() as scratch, reaching_hub(f"model {repo}"):
+            self.save_pretrained(folder := Path(scratch) / "reranker")
+            api = HfApi(token=token)
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message="A reranker of edje",
+                delete_patterns=[METRICS, f"{BACKBONE}/*"],  # of the one that was there before
+            )
+        return str(commit.commit_url)
 
     @torch.inference_mode()
     def compress(
@@ -110,23 +351,134 @@ class Reranker:
         if not captions:
             return torch.empty(0)
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
-        text = tokenize(
-            self.checkpoint.language_model.tokenizer, [clean_caption(text) for text in different]
-        )
         texts = torch.tensor([different[caption] for caption in captions])
         images = torch.arange(len(visual))
-        queries, candidates = (texts, images) if direction == "t2i" else (images, texts)
         if first_stage is None:
             first_stage = torch.zeros(len(captions))
-        scorer = self._scorer(ScoringSet(text, visual))
-        return scorer(direction, queries, candidates, first_stage)
+        return self._logits(list(different), visual, texts, images, first_stage, direction)
+
+    def _scores(
+        self, pairs: Pairs, batch_size: int, show_progress_bar: bool | None
+    ) -> Float[Tensor, "pairs"]:
+        """Final scores of the pairs, in float64 where both stages are summed."""
+        if not len(pairs.text_rows):
+            return torch.empty(0)
+        images = pairs.images
+        if not isinstance(images, EncodedImages):
+            images = self._encoded(images, batch_size, show_progress_bar)
+        self._check_visual(images)
+        first = torch.zeros(len(pairs.text_rows))
+        if self.choices.score != "joint":
+            words = self.encode_text(pairs.texts)
+            with exact_products():
+                pictures = images.embeddings.float()
+                if len(words) == 1:
+                    first = (pictures @ words[0])[pairs.image_rows]
+                else:
+                    first = (words[pairs.text_rows] * pictures[pairs.image_rows]).sum(dim=1)
+        scores = torch.empty(len(first), dtype=torch.float64)
+        chosen_by: dict[Direction, Tensor] = {"t2i": pairs.is_t2i, "i2t": ~pairs.is_t2i}
+        for direction, chosen in chosen_by.items():
+            if chosen.any():
+                scores[chosen] = self._final(pairs, images, first, chosen, direction)
+        return scores if self.choices.score == "sum" else scores.float()
+
+    def _final(
+        self,
+        pairs: Pairs,
+        images: EncodedImages,
+        first: Tensor,
+        chosen: Tensor,
+        direction: Direction,
+    ) -> Tensor:
+        """Final scores of the chosen pairs, all of one direction."""
+        rows, first = (pairs.text_rows[chosen], pairs.image_rows[chosen]), first[chosen]
+        with torch.inference_mode():
+            joint = self._logits(pairs.texts, images.tokens, *rows, first, direction)
+        if self.choices.score != "sum":
+            return joint.double()
+        sums = self.checkpoint.fusion.get(int(self.model.adapter.num_tokens), {})
+        if direction not in sums:
+            raise EdjeError(
+                f"this reranker's run has score=sum and no weights of it fitted with "
+                f"{self.model.adapter.num_tokens} tokens. Train with data.dev_images > 0, or take "
+                "its parts: encode, score."
+            )
+        return sums[direction].of(first, joint)
+
+    def _logits(
+        self,
+        texts: Sequence[str],
+        visual: Tensor,
+        text_rows: Tensor,
+        image_rows: Tensor,
+        first: Tensor,
+        direction: Direction,
+    ) -> Tensor:
+        """Match logits of texts and visual tokens by row, in float32 on the CPU."""
+        tokenizer = self.checkpoint.language_model.tokenizer
+        words = tokenize(tokenizer, [clean_caption(text) for text in texts])
+        is_t2i = direction == "t2i"
+        queries, candidates = (text_rows, image_rows) if is_t2i else (image_rows, text_rows)
+        return self._scorer(ScoringSet(words, visual))(direction, queries, candidates, first)
+
+    @property
+    def _calibrations(self) -> Mapping[Direction, Calibration]:
+        fitted = self.checkpoint.calibration.get(int(self.model.adapter.num_tokens), {})
+        return {name: one for name, one in fitted.items() if one.score == self.choices.score}
+
+    def _calibration(self, direction: Direction) -> Calibration:
+        if direction not in self._calibrations:
+            raise EdjeError(
+                f"this reranker has no calibration of {direction} for score={self.choices.score}: "
+                "it is fitted where a training ends that has dev images (data.dev_images > 0)."
+            )
+        return self._calibrations[direction]
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device, whose weights are laid out when it is first used."""
         device = next(self.model.parameters()).device
         if device not in self._scorers:
-            self._scorers[device] = StoredTokenScorer(self.model, collection, self.precision)
+            examples = collection
+            if self.precision == torch.int8:  # whose ranges must fit later queries as well
+                words = example_texts(self.checkpoint.language_model.tokenizer)
+                examples = ScoringSet(words, collection.visual)
+            self._scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
         return self._scorers[device].on(collection)
+
+    @cached_property
+    def _encoder(self) -> PictureEncoder:
+        with quiet_transformers():
+            backbone = backbone_of(self.checkpoint)
+        return PictureEncoder(backbone, self.model, self.choices)
+
+    def _encoded(
+        self,
+        images: Sequence[Picture | EncodedImage],
+        batch_size: int,
+        show_progress_bar: bool | None,
+    ) -> EncodedImages:
+        """Pictures and encoded ones, in their order, as encoded ones."""
+        for image in images:
+            if isinstance(image, EncodedImage):
+                self._check_visual(image)
+        fresh = [image for image in images if not isinstance(image, EncodedImage)]
+        made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
+        if fresh:
+            made = self.encode(fresh, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        if len(made) == len(images):
+            return made
+        rows = iter(made)
+        return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
+
+    def _check_visual(self, images: EncodedImages | EncodedImage) -> None:
+        expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
+        given = tuple(images.tokens.shape[-2:])
+        if given != expected:
+            raise EdjeError(
+                f"got images encoded to {given} numbers each (tokens, width), this reranker reads "
+                f"{expected}. Encode them with this one."
+            )
 
     def _check_width(self, tokens: Tensor, caller: str) -> None:
         width = self.checkpoint.facts.token_width
@@ -135,3 +487,14 @@ class Reranker:
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
+
+
+def _check_count(name: str, given: int, least: int) -> None:
+    if given < least:
+        raise EdjeError(f"{name}={given}: expected a whole number of {least} or more.")
+
+
+def _origin(given: str | Path, file: Path) -> str:
+    if Path(given).expanduser().exists():
+        return f"read from {file}"
+    return f"{'comes with edje' if shipped_folder(str(given)) else 'from the hub'}, {file}"

@@ -19,6 +19,12 @@ from edje.models.edje import EDJE
 from edje.records import Direction, TextBatch
 
 EXAMPLES = 64  # pairs on which the ranges of int8 are found
+PRECISIONS = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -184,10 +190,10 @@ class StoredTokenScorer:
             for batch, some in zip(
                 sent(rows, self.device).chunk(batches), group_images.chunk(batches), strict=True
             ):
-                visual = self.transfer.gather(some)
+                visual = self.transfer.gather(some).float()
                 evidence = None
                 if words is not None:
-                    evidence = self.model.word_evidence(words, batch, visual.float())
+                    evidence = self.model.word_evidence(words, batch, visual)
                 states = self.encoder.cls_states(read, batch, visual)
                 self.transfer.scored()
                 yield states, evidence

@@ -45,9 +45,14 @@ class AlignmentEvidence(nn.Module):
         super().__init__()
         self.standardise = Standardise(text_width, options.evidence_dropout)
         self.text = nn.Linear(text_width, width)
-        shares = torch.tensor([START_MEAN_SHARE, 1 - START_MEAN_SHARE])
-        self.mixture = nn.Parameter(shares.log())  # softmax: shares of mean and late cosine
+        self.mixture = nn.Parameter(torch.zeros(2))  # softmax: shares of mean and late cosine
+        self.set_mean_share(START_MEAN_SHARE)
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
+
+    @torch.no_grad()
+    def set_mean_share(self, share: float) -> None:
+        """Mix the cosines anew, `share` (above 0, below 1) of the mean one, the rest of late."""
+        self.mixture.copy_(torch.tensor([share, 1 - share]).log())
 
     def words(
         self,

@@ -13,9 +13,10 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.new_siglip import NewSiglip
 from edje.captions import clean_caption
 from edje.data.datamodules.pixel_datamodule import PixelDataModule, PixelSet
-from edje.data.images import check_images, open_image
+from edje.data.images import check_images
 from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 from edje.objectives.contrastive import Contrastive
 from edje.parallel.launch import other_ranks
 from edje.pipeline.trainer import check_trainer, make_trainer, run_loggers

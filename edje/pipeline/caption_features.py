@@ -10,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.protocol import TextEncoder
-from edje.pipeline.devices import moved, products_in
+from edje.pipeline.devices import moved
 from edje.records import RetrievalSplit
+from edje.retrieval.exact import products_in
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.text import TABLE_FILE, EmbeddingTable
 from edje.tokens.text_filling import Encode, fill_table

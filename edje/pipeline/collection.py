@@ -18,6 +18,7 @@ from edje.data.image_digest import former_images_digest, images_digest
 from edje.data.images import check_images
 from edje.data.sources.source import BadImages, Source
 from edje.errors import EdjeError
+from edje.images import decoder
 from edje.pipeline.caption_features import caption_features
 from edje.pipeline.encoding import Encoder
 from edje.pipeline.finding import find_store, open_store
@@ -132,13 +133,16 @@ def raw_fingerprints(
 
     A tower in bf16 makes another store; TF32 and float32 make one that counts as the same, as do
     a GPU and a CPU. The present fingerprint comes first, then those that earlier versions gave
-    the same store.
+    the same store: they didn't know which decoder had read the pictures.
     """
     precision = storage.tower_precision
     coarse = {"tower_precision": precision} if precision == "bf16" else {}
-    return tuple(
-        Fingerprint({**identity, **coarse, "codec": storage.raw_codec, "images": digest(split)})
-        for digest in (images_digest, former_images_digest)
+    shared = {**identity, **coarse, "codec": storage.raw_codec}
+    images, former = images_digest(split), former_images_digest(split)
+    return (
+        Fingerprint({**shared, "images": images, "decoder": decoder.VERSION}),
+        Fingerprint({**shared, "images": images}),
+        Fingerprint({**shared, "images": former}),
     )
 
 

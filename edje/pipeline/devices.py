@@ -1,8 +1,8 @@
 """Which devices a run uses, as Lightning's arguments name them, whatever the work."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 import torch
@@ -12,8 +12,6 @@ from torch import nn
 
 from edje.errors import EdjeError
 from edje.parallel.environment import local_rank
-from edje.pipeline.storage import TowerPrecision
-from edje.retrieval.exact import float32_as
 
 
 def devices_of(accelerator: str = "auto", devices: Any = 1) -> tuple[torch.device, ...]:
@@ -43,19 +41,6 @@ def make_current(device: torch.device) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
-
-
-def products_in(precision: TowerPrecision, device: torch.device) -> AbstractContextManager[None]:
-    """Matrix products and convolutions of float32 numbers on a GPU as `precision` says.
-
-    torch's own setting has exact products but convolutions in TF32, so that of one tower a part
-    would be rounded. Other devices are left as they are; autocast is the caller's.
-    """
-    if device.type != "cuda":
-        return nullcontext()
-    cudnn: Any = torch.backends.cudnn
-    own: Literal["ieee", "tf32"] = "ieee" if precision == "fp32" else "tf32"
-    return float32_as(own, torch.backends.cuda.matmul, cudnn.conv)
 
 
 def of_this_process(devices: Sequence[torch.device]) -> torch.device:

@@ -16,8 +16,9 @@ from edje.data.datamodules.shard_datamodule import ShardBatch, ShardDataModule
 from edje.data.datamodules.workers import share_of_cores
 from edje.errors import EdjeError
 from edje.parallel.processes import in_processes
-from edje.pipeline.devices import one_device_trainer, products_in
+from edje.pipeline.devices import one_device_trainer
 from edje.pipeline.storage import Storage, TowerPrecision
+from edje.retrieval.exact import products_in
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
 

@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.data.datamodules.cached_datamodule import caption_keys
 from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
-from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
+from edje.inference.run_choices import Score, backbone_of, check_identity
+from edje.pipeline.calibrating import measured_calibrations
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.compressed import compressed_collection
 from edje.pipeline.devices import make_current
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
-from edje.pipeline.preparation import Score
 from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.pipeline.token_cache import Cache
 from edje.records import Direction
@@ -90,23 +89,6 @@ def evaluate(
         seed,
         store=store,
     ).metrics
-
-
-def backbone_of(checkpoint: Checkpoint) -> Backbone:
-    """The backbone that a checkpoint's run was configured with.
-
-    Raises:
-        EdjeError: it carries no configuration of one, or that can't be built here.
-    """
-    from edje.backbones.loading import load_backbone
-
-    node = (yaml.safe_load(checkpoint.config) or {}).get("backbone")
-    if node is None:
-        raise EdjeError(
-            "evaluate: the checkpoint doesn't say how its backbone is built. Pass backbone, such "
-            'as edje.load_backbone("siglip2_l16_384").'
-        )
-    return load_backbone(node)
 
 
 def evaluated(
@@ -177,6 +159,11 @@ def evaluated(
         "dtype": str(precision).removeprefix("torch."),
     }
     warn_of_ties(metrics["share_of_ties"])
+    calibration = measured_calibrations(
+        checkpoint, backbone, collection, scoring, codec_name, score, seed, devices
+    )
+    if calibration:
+        metrics["calibration"] = calibration
     return Evaluated(metrics, reranked, collection)
 
 
@@ -200,18 +187,7 @@ def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
     Raises:
         EdjeError: naming what differs.
     """
-    given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
-    trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}
-    differing = [
-        f"{key}: trained on {trained.get(key)}, given {given.get(key)}"
-        for key in sorted(given.keys() | trained.keys())
-        if given.get(key) != trained.get(key)
-    ]
-    if differing:
-        raise EdjeError(
-            f"the checkpoint was trained on another backbone's tokens ({'; '.join(differing)}). "
-            "Evaluate with the backbone of its run."
-        )
+    check_identity(checkpoint, backbone)
     residual = checkpoint.model.residual is not None
     if residual and score == "joint":
         raise EdjeError(

@@ -34,11 +34,12 @@ def open_store(
     mine = store.manifest.fingerprint
     if not any(mine.differences(one) == [] for one in fingerprints):
         return TokenStore.open(folder, present, rebuild=rebuild)  # says what differs
-    marks = [name for name, mark in mine.fields.items() if mark != present.fields.get(name)]
+    known, wanted = mine.fields, present.fields
+    marks = sorted(n for n in known.keys() | wanted.keys() if known.get(n) != wanted.get(n))
     if marks:
         log.info(
-            "reading %s, by an earlier version, which told %s apart less exactly; if they have "
-            "changed since, delete it",
+            "reading %s, by an earlier version, which recorded less of its %s; if you have "
+            "changed that since, delete the store",
             folder,
             " and ".join(marks),
         )

@@ -20,6 +20,7 @@ from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.heads import MaskedLanguageHead
 from edje.models.joint_encoder import JointEncoder
 from edje.models.joint_options import JointOptions
+from edje.packaged import packaged_source
 from edje.pipeline.known_models import known_configuration
 from edje.pipeline.plan import Sizes
 from edje.tokens.codec import CodecName, make_codec
@@ -32,15 +33,16 @@ SEPARATOR = 0  # whichever: only sizes count
 
 
 def configuration(name: str, key: str, notes: list[str]) -> PretrainedConfig:
-    """A model's configuration from a folder or the hub's cache, or else as it is known.
+    """A model's configuration from a folder, a package or the hub's cache, or else as it is known.
 
     Nothing is downloaded; `notes` gets a line where it is taken as known.
 
     Raises:
         EdjeError: it is in none of these.
     """
+    source = packaged_source(name) or name
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(name, local_files_only=True)
+        found: PretrainedConfig = AutoConfig.from_pretrained(source, local_files_only=True)
         return found
     except (OSError, ValueError):
         known = known_configuration(name, key)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -15,19 +15,19 @@ from edje.data.mixture.pretrain import trained_on
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
+from edje.inference.run_choices import Score, facts_of
 from edje.language_model import LanguageModel
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.start import FreshStart, Start
-from edje.pipeline.trained import Published, check_named, facts_of, load_trained
+from edje.pipeline.trained import Published, check_named, load_trained
 from edje.pipeline.trainer import check_trainer, run_loggers, trainer_devices
 from edje.training.compilation import compile_layers
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.optimisation import Optimisation
 
 log = logging.getLogger(__name__)
-Score = Literal["joint", "residual", "sum"]
 
 
 @dataclass(frozen=True, kw_only=True)

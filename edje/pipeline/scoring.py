@@ -5,11 +5,13 @@ from copy import copy
 from typing import Literal
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
-from edje.inference.scorer import ScoringSet
+from edje.inference.scorer import PRECISIONS, ScoringSet
 from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
@@ -22,12 +24,6 @@ from edje.retrieval.fusion import SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tokens.codec import Codec, CodecName, make_codec
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.int8,
-}
 WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
 
 
@@ -100,12 +96,14 @@ def rerank_collection(
     *,
     directions: Sequence[Direction] = DIRECTIONS,
     first: Sequence[CandidateList] | None = None,
+    queries: Mapping[Direction, Int[Tensor, "queries"]] | None = None,
     stride: int = 1,
     devices: Sequence[torch.device] = (),
 ) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
     """Candidates of both directions with their joint scores, codec, pairs per second, precision.
 
-    `first` holds the first stage's lists of the directions, where they are known already.
+    `first` holds the first stage's lists of the directions, where they are known already, and
+    `queries` the rows of their queries, where these are not all of the collection's in order.
     The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
     every so many-th query only, against the whole gallery. Of several `devices` each has its
     share of the queries, where there are pairs enough; else the model's own has all.
@@ -130,6 +128,7 @@ def rerank_collection(
             first,
             stride,
             scoring.compile,
+            queries=None if queries is None else [queries[one.direction] for one in first],
         )
         work = settled(asked)
         with tqdm(total=work.num_pairs, desc="rerank", unit="pair") as bar:

@@ -32,6 +32,7 @@ class ScoringWork:
     """All that a process needs to score its share.
 
     `lists` are of one direction each; of their queries 0, stride, 2·stride, … are scored.
+    `queries` says for each list by which rows the scorer knows them; by default 0, 1, 2, …
     """
 
     model: EDJE
@@ -42,6 +43,7 @@ class ScoringWork:
     stride: int = 1
     compiled: bool = False
     as_given: bool = False  # the precision, without a measurement of int8
+    queries: Sequence[Int[Tensor, "queries"]] | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -63,9 +65,10 @@ def score(
     text, visual = work.collection.text, work.collection.visual
     scorer = scorer.on(ScoringSet(text, near(visual, scorer.device)))
     scored = []
-    for lists in work.lists:
-        rows = scored_rows(work, lists)[share[0] :: share[1]]
-        own = of_queries(lists, rows)
+    for number, lists in enumerate(work.lists):
+        places = scored_rows(work, lists)[share[0] :: share[1]]
+        own = of_queries(lists, places)
+        rows = places if work.queries is None else work.queries[number][places]
         scored.append(
             rerank(own, scorer.launch, work.batch_size, progress, key=scorer.lengths, rows=rows)
         )
@@ -155,7 +158,7 @@ def _by_processes(
 
 
 def scored_rows(work: ScoringWork, lists: CandidateList) -> Int[Tensor, "queries"]:
-    """The queries that are scored."""
+    """Places in the lists of the queries that are scored."""
     return torch.arange(0, len(lists.candidates), work.stride)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from edje.backbones.protocol import Backbone
+from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, warm_start
 from edje.pipeline.canonical import canonical_start
 from edje.pipeline.collection import Collection
@@ -72,10 +73,23 @@ class CanonicalStart(Start):
 
 
 class ContrastiveStart(Start):
-    """The same, then trained for a minute on the mean tokens and words of the training set."""
+    """The same, then trained for a minute on the mean tokens and words of the training set.
 
-    def __init__(self) -> None:
-        pass
+    Args:
+        mean_share: of the mean cosine in the evidence, with which training starts; the rest is
+            late interaction's. null leaves it as it is.
+
+    Raises:
+        EdjeError: a share that isn't between 0 and 1.
+    """
+
+    def __init__(self, *, mean_share: float | None = None):
+        if mean_share is not None and not 0 < mean_share < 1:
+            raise EdjeError(
+                f"start.mean_share={mean_share}: expected above 0 and below 1, or null for that "
+                "of joint.evidence. Give such a share."
+            )
+        self.mean_share = mean_share
 
     def fit(self, new: Checkpoint, train: Collection, seed: int, device: torch.device) -> None:
         """Set and train them.
@@ -84,3 +98,6 @@ class ContrastiveStart(Start):
             EdjeError: as `canonical_start`.
         """
         canonical_start(new, train, seed, device)
+        evidence = new.model.evidence
+        if self.mean_share is not None and evidence is not None:
+            evidence.set_mean_share(self.mean_share)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from edje.inference.published import (
     shared_towers,
 )
 from edje.inference.reference import reference_checkpoint
+from edje.inference.run_choices import differing_facts, facts_of
 from edje.language_model import Attention
 from edje.models.adapters import BackboneFacts
 from edje.pipeline.first_stage import FittedProjections
@@ -160,17 +161,6 @@ def trained_content(
     return {"state_dict": state, **checkpoint_fields(checkpoint)}
 
 
-def facts_of(backbone: Backbone) -> BackboneFacts:
-    """What an adapter must know of a backbone."""
-    return BackboneFacts(
-        num_tokens=backbone.num_tokens,
-        token_width=backbone.token_width,
-        num_heads=backbone.num_heads,
-        layer_norm_eps=backbone.layer_norm_eps,
-        embedding_width=backbone.embedding_width,
-    )
-
-
 def check_published(given: str, key: str, backbone: Backbone) -> int:
     """Compare a published checkpoint with a backbone; how many tensors of the towers are in both.
 
@@ -201,13 +191,7 @@ def bound(
             f"{key}={given}: it holds no first stage, and that of backbone="
             f"{type(backbone).__name__} is fitted by a training run. Take a dual encoder."
         )
-    made_for, here = asdict(checkpoint.facts), asdict(facts_of(backbone))
-    differing = (
-        f"{name} is {made_for[name]} in it, {here[name]} in the backbone"
-        for name in here
-        if made_for[name] != here[name]
-    )
-    refuse(differing, key, given)
+    refuse(iter(differing_facts(checkpoint, backbone)), key, given)
     config = published.config if key == "checkpoint" else checkpoint.config
     return replace(checkpoint, backbone=backbone.identity(), config=config)
 

@@ -19,6 +19,7 @@ from edje.inference.checkpoint import (
     save_checkpoint,
 )
 from edje.parallel.launch import other_ranks
+from edje.pipeline.calibrating import fitted_calibrations
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.feed import Feed
@@ -183,8 +184,8 @@ def finish(
 ) -> Checkpoint:
     """Write checkpoints/model.ckpt: the best weights on dev, or else the last.
 
-    For score=sum the weights of both scores are fitted. The caller should hold the feed no longer:
-    it is gigabytes.
+    On dev the weights of both scores are fitted for score=sum, and for every score the calibration.
+    The caller should hold the feed no longer: it is gigabytes.
     """
     gc.collect()  # a Trainer is part of circles, and holds the training set
     checkpoints = folder / "checkpoints"
@@ -192,13 +193,25 @@ def finish(
     if best.is_file():
         trained = load_checkpoint(best)
     trained.model.eval()
-    if dev is not None and training.score == "sum":
+    if dev is not None:
         trained.model.to(make_current(cache.devices[0]))  # Lightning took it back to the CPU
-        codec = cache.storage.compressed_codec
-        sums = fitted_sums(trained, backbone, dev, training.scoring, codec, cache.devices)
-        trained = replace(trained, fusion=sums)
+        trained = fitted_on(dev, training, trained, backbone, cache)
         trained.model.cpu()
     save_checkpoint(trained, checkpoints / "model.ckpt")
     if best.is_file():
         shutil.copyfile(checkpoints / "model.ckpt", best)
     return trained
+
+
+def fitted_on(
+    dev: Collection, training: Training, trained: Checkpoint, backbone: Backbone, cache: Cache
+) -> Checkpoint:
+    """What is fitted after the last step: the weights of score=sum, and what scores say."""
+    scoring, codec = training.scoring, cache.storage.compressed_codec
+    if training.score == "sum":
+        sums = fitted_sums(trained, backbone, dev, scoring, codec, cache.devices)
+        trained = replace(trained, fusion=sums)
+    calibration = fitted_calibrations(
+        trained, backbone, dev, scoring, codec, training.score, training.seed, cache.devices
+    )
+    return replace(trained, calibration=calibration)

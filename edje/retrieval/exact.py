@@ -1,7 +1,7 @@
 """How float32 is computed; similarities in full float32, whatever a run allows its training."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,20 @@ def exact_products() -> AbstractContextManager[None]:
     """Matrix products of float32 are computed in it, not in TF32: neighbours lie close together."""
     mkldnn: Any = torch.backends.mkldnn
     return float32_as("ieee", torch.backends.cuda.matmul, mkldnn.matmul)
+
+
+def products_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Matrix products and convolutions of float32 on a GPU: exact where `precision` is fp32.
+
+    Else they are TF32's. torch's own setting has exact products but convolutions in TF32, so that
+    of one tower a part would be rounded. Other devices are left as they are; autocast is the
+    caller's.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    cudnn: Any = torch.backends.cudnn
+    own: Literal["ieee", "tf32"] = "ieee" if precision == "fp32" else "tf32"
+    return float32_as(own, torch.backends.cuda.matmul, cudnn.conv)
 
 
 def similarities(

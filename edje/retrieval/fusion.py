@@ -49,9 +49,11 @@ class SumFusion:
 
     def __call__(self, reranked: RerankedList) -> RerankedList:
         """The same lists with the fused score as the final one."""
-        first = self.first(reranked.first.scores)
-        final = (1 - self.weight) * first + self.weight * self.joint(reranked.joint)
-        return replace(reranked, final=final)
+        return replace(reranked, final=self.of(reranked.first.scores, reranked.joint))
+
+    def of(self, first: Float[Tensor, "..."], joint: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The fused score of each pair, in float64."""
+        return (1 - self.weight) * self.first(first) + self.weight * self.joint(joint)
 
 
 def fit_sum(dev: RerankedList, weights: Sequence[float] = WEIGHTS) -> SumFusion:

@@ -38,3 +38,17 @@ def recall_at_k(ranks: Float[Tensor, "queries"], ks: Sequence[int]) -> dict[int,
     """
     shares = hits_at_k(ranks, ks).double().mean(dim=0)
     return dict(zip(ks, shares.tolist(), strict=True))
+
+
+def best_first(
+    scores: Num[Tensor, "queries pool"], relevant: Bool[Tensor, "queries pool"]
+) -> tuple[Num[Tensor, "queries pool"], Bool[Tensor, "queries pool"]]:
+    """Both in descending order of the scores; among equal ones the relevant come last.
+
+    >>> best_first(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([[False, True, False]]))
+    (tensor([[3., 3., 1.]]), tensor([[False,  True, False]]))
+    """
+    by_relevance = relevant.long().argsort(dim=1, stable=True)
+    scores, relevant = scores.gather(1, by_relevance), relevant.gather(1, by_relevance)
+    by_score = scores.argsort(dim=1, descending=True, stable=True)
+    return scores.gather(1, by_score), relevant.gather(1, by_score)

@@ -9,6 +9,8 @@ from edje.config.resumption import is_finished, steps_trained, was_stopped
 from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import load_checkpoint
+from edje.inference.location import SAVED_BY_A_RUN
+from edje.inference.saved_folder import save_folder
 from edje.parallel.environment import own_rank
 from edje.pipeline.collection import cached_collection
 from edje.pipeline.evaluation import evaluated
@@ -57,9 +59,12 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         if trained is None:
             return None
         checkpoint = finish(training, trained, backbone, dev, cache, folder)
+    saved = folder / SAVED_BY_A_RUN
     if cfg.task == "train":
+        save_folder(checkpoint, saved, with_backbone=False)
         return None
     result = evaluated(checkpoint, source, backbone, cache, **evaluation_choices(cfg))
+    save_folder(checkpoint, saved, result.metrics, with_backbone=False)
     return conclude(folder, result, cfg.scoring.examples)
 
 

@@ -44,7 +44,7 @@ def push_to_hub(
     names = [STORE_FILE, *(shard.file for shard in store.manifest.shards)]
     operations = [CommitOperationAdd(name, folder / name) for name in names]
     operations.append(CommitOperationAdd("README.md", card.encode()))
-    with _reaching(repo):
+    with reaching_hub(f"data set {repo}"):
         api = HfApi(token=token)
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         commit = api.create_commit(
@@ -68,7 +68,7 @@ def load_from_hub(
         EdjeError: the hub can't be reached or doesn't have it, it holds no complete store, or one
             of other tokens than expected.
     """
-    with _reaching(repo):
+    with reaching_hub(f"data set {repo}"):
         folder = HfApi(token=token).snapshot_download(
             repo, repo_type="dataset", revision=revision, allow_patterns=[STORE_FILE, SHARDS]
         )
@@ -126,12 +126,18 @@ With `datasets.load_dataset("{repo}")` a row has `image_id`, `features` and the 
 
 
 @contextmanager
-def _reaching(repo: str) -> Iterator[None]:
-    """The hub's refusals and a missing network as one error that names the repository."""
+def reaching_hub(what: str) -> Iterator[None]:
+    """The hub's refusals and a missing network as one error that names the repository.
+
+    Raises:
+        EdjeError: the block failed by another error than one of ours.
+    """
     try:
         yield
+    except EdjeError:
+        raise
     except Exception as error:  # of the hub's client, of HTTP, of the network
         raise EdjeError(
-            f"the hub's data set {repo}: {type(error).__name__}: {error}. Check its name, your "
+            f"the hub's {what}: {type(error).__name__}: {error}. Check its name, your "
             "network and your rights (`hf auth login`)."
         ) from error

@@ -32,7 +32,7 @@ READING = {"edje.analysis"}
 MAY_USE = {
     "what_tokens_see.ipynb": {
         "edje",  # Reranker and load_backbone, which compress pictures
-        "edje.data.images.open_image",
+        "edje.images.decoder.open_image",
         "edje.data.shapes.scene_places.occupied_cells",
         "edje.data.shapes.scene_places.read_scenes",
         "edje.quiet.quiet_libraries",

@@ -16,6 +16,7 @@ from PIL import Image
 
 from edje.analysis import candidate_curve, failures, report
 from edje.analysis.embedded_gallery import SIDE
+from edje.analysis.report_charts import wilson_interval
 from edje.errors import EdjeError
 from edje.tasks.evaluate import save_report
 
@@ -101,6 +102,27 @@ def test_it_shows_the_candidate_curve_the_training_and_what_was_fixed(run):
     counts = failures(run).iloc[0]
     head = f"all {counts.queries} {counts.fixed} {counts.broken} {counts.missed}"
     assert head in page.text
+
+
+def test_it_shows_whether_the_first_hit_is_as_often_right_as_said(run):
+    assert "This run has no calibration for its score: train with data.dev_images" in str(
+        Page(report(run)).text
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    measured = {"ece": 0.03, "ece_by_chance": 0.02, "fitted_on": [50, 500]}
+    bins = {"bins": [[0.05, 0.0, 40], [0.45, 0.5, 60], [0.97, 0.925, 120]]}
+    galleries = {"galleries": [[500, 0.0312, 0.021, 120], [1234, 0.0456, 0.022, 100]]}
+    metrics["calibration"] = {
+        "t2i": measured | bins | galleries,
+        "i2t": measured | bins | galleries,
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = Page(report(run))
+    charts = [chart["aria-label"] for chart in page.all("svg")]
+    assert sum("right from 0.0 to 92.5" in chart for chart in charts) == 2
+    assert sum("honest from 0.0 to 100.0" in chart for chart in charts) == 2
+    assert "500 120 0.031 0.021 1,234 * 100 0.046 0.022" in page.text
+    assert "text → image, calibration error" in page.text and "no calibration" not in page.text
 
 
 def test_nothing_of_a_caption_becomes_part_of_the_page(run):
@@ -227,3 +249,10 @@ def test_a_problem_of_the_report_is_one_line_of_the_log_and_ends_no_run(run, cap
     assert all(r.getMessage().startswith("No report.html: ") for r in caplog.records)
     assert not any("\n" in record.getMessage() for record in caplog.records)
     assert not page.exists()  # it would be that of former results
+
+
+def test_the_interval_of_a_share_worked_by_hand():
+    """Of 0 right among 10 the upper end is z² / (10 + z²)."""
+    low, high = wilson_interval(np.array([0.0, 0.5]), np.array([10.0, 100.0]))
+    assert low == pytest.approx([0.0, 0.4038], abs=1e-4)
+    assert high == pytest.approx([3.8415 / 13.8415, 0.5962], abs=1e-4)

@@ -3,12 +3,12 @@
 Repositories hold different files: that of DFN has no preprocessor_config.json.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_cache import put_into_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -24,21 +24,6 @@ from tests.backbones.tiny_models import save_clip, save_siglip
 DFN = "apple/DFN2B-CLIP-ViT-L-14-39B"
 COMPLETE = "openai/clip-vit-large-patch14"
 SIDE = 16
-
-
-def put_into_cache(hub: Path, name: str, folder: Path, without: tuple[str, ...] = ()) -> None:
-    """A repository as it lies in the hub's cache once it was downloaded."""
-    repository = hub / f"models--{name.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("a" * 40)
-    (repository / "blobs").mkdir()
-    snapshot = repository / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    for number, file in enumerate(sorted(folder.iterdir())):
-        if file.name not in without:
-            blob = repository / "blobs" / f"{number:040x}"
-            shutil.copyfile(file, blob)
-            (snapshot / file.name).symlink_to(blob)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +98,7 @@ def test_pixels_of_torchvision_are_a_choice_that_the_identity_tells():
 def test_a_file_that_the_hub_may_hold_is_not_taken_for_absent(monkeypatch):
     """Online, but the hub can't be reached: other pixels than the repository's would be silent."""
 
-    def out_of_reach(*_):
+    def out_of_reach(*_, **__):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

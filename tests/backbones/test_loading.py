@@ -88,7 +88,7 @@ def test_a_saved_mapping_builds_its_nested_towers_under_former_names(
 
 def test_a_checkpoints_configuration_gives_the_encoder_that_it_reads() -> None:
     made = Path(__file__).parents[1] / "formats" / "0.1.0"
-    checkpoint = Reranker.load(made / "checkpoints" / "joint.ckpt").checkpoint
+    checkpoint = Reranker.from_pretrained(made / "checkpoints" / "joint.ckpt").checkpoint
     saved = yaml.safe_load(checkpoint.config)["backbone"]
     loaded = load_backbone(saved, pretrained=str(made / "tower"))  # it was a relative path
     assert canonical_identity(loaded.identity()) == checkpoint.backbone

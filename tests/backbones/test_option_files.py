@@ -39,8 +39,10 @@ SIGLIP = {
 # option: small sizes of the same architecture
 TIMM: dict[str, dict[str, Any]] = {
     "dinov3_s16_aligned": {"depth": 2, "embed_dim": 48, "num_heads": 3},
+    "efficientnet_lite2_aligned": {"num_classes": 5},
     "mobilenetv2_aligned": {"num_classes": 5},
 }
+COUNTS = {"dinov3_s16_aligned": 256, "efficientnet_lite2_aligned": 81, "mobilenetv2_aligned": 49}
 OTHER = {"new_siglip", "shapes"}  # not published models; tested in files of their own
 CAPTIONS = ["A brown DOG runs in the snow", "the dog"]
 
@@ -137,7 +139,7 @@ def test_timm_tokens_are_timms_own_features(name, tmp_path):
     found = backbone.encode_images(pixels)
     torch.testing.assert_close(found.tokens, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.features, pooled.flatten(1), rtol=1e-4, atol=1e-5)
-    assert backbone.num_tokens == {"dinov3_s16_aligned": 256, "mobilenetv2_aligned": 49}[name]
+    assert backbone.num_tokens == COUNTS[name]
 
 
 def test_dinov3_sees_what_timm_shows_it(tmp_path):

@@ -185,3 +185,10 @@ def test_features_can_be_those_of_a_smaller_image(conv_file):
 def test_a_stage_that_the_model_does_not_have_is_refused(conv_file):
     with pytest.raises(EdjeError, match="stages"):
         conv(conv_file, stages=[9])
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+def test_weights_are_named_by_checkpoint_alone(vit_file, name):
+    """What timm itself would read may come from anywhere."""
+    with pytest.raises(EdjeError, match=rf"model_args has {name}, .*checkpoint=<file of weights>"):
+        TimmBackbone(model=VIT, checkpoint=vit_file, model_args={**VIT_ARGS, name: "x.pth"})

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import edje
-from edje.data.images import check_images, open_image
+from edje.data.images import check_images
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
 
@@ -122,4 +123,4 @@ def test_skipping_every_image_is_an_error(tmp_path: Path) -> None:
 def test_nothing_else_opens_an_image_file() -> None:
     package = Path(edje.__file__).parent
     openers = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
-    assert openers == [package / "data" / "images.py"]
+    assert openers == [package / "images" / "decoder.py"]

@@ -35,7 +35,7 @@ def scores(folder: Path, kind: str) -> Tensor:
     direction = "i2t" if kind.endswith("i2t") else "t2i"
     place = "run" if kind.startswith("sum") else f"checkpoints/{name}.ckpt"
     budget = int(tokens.split()[0]) if tokens else None
-    reranker = Reranker.load(folder / place, num_tokens=budget)
+    reranker = Reranker.from_pretrained(folder / place, num_tokens=budget, precision="fp32")
     visual = reranker.compress(store.read(torch.arange(len(store))))
     images = torch.arange(len(store)).repeat(len(captions))
     first = _cosines(folder, store, len(captions)).flatten()

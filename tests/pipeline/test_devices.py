@@ -17,6 +17,7 @@ from edje.pipeline.scoring import Scoring
 from edje.pipeline.storage import Storage
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import trainer_devices
+from edje.retrieval.calibration import Calibration
 from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark
 
@@ -184,27 +185,36 @@ def test_a_backbone_is_back_on_the_cpu_whatever_happens():
         pass
 
 
-def test_a_run_s_sum_is_fitted_on_its_devices_and_saved_from_the_cpu(
+def test_a_run_s_sum_and_calibration_are_fitted_on_its_devices_and_saved_from_the_cpu(
     four_gpus, monkeypatch, tmp_path
 ):
     trained = tiny_checkpoint()
     moves, asked, dev = [], [], object()
     sums = {4: {"t2i": SumFusion(1.0, Standardiser(0.0, 1.0), Standardiser(0.0, 1.0))}}
+    calibration = {4: {"t2i": Calibration("sum", *[0.0] * 6, 50, 100, 300, ())}}
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
     monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
 
-    def fitted(*given):
-        asked.append(given[-1])
+    def sums_fitted(*given):
+        asked.append(("sums", given[-1]))
         return sums
 
-    monkeypatch.setattr(training, "fitted_sums", fitted)
+    def calibrations_fitted(checkpoint, *given):
+        asked.append((f"of {len(checkpoint.fusion)} sums", given[-1]))
+        return calibration
+
+    monkeypatch.setattr(training, "fitted_sums", sums_fitted)
+    monkeypatch.setattr(training, "fitted_calibrations", calibrations_fitted)
     (tmp_path / "checkpoints").mkdir()
     cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
-    chosen = SimpleNamespace(score="sum", scoring=None)
+    both = (torch.device("cuda:2"), torch.device("cuda:3"))
+    chosen = SimpleNamespace(score="sum", scoring=None, seed=0)
     done = training.finish(chosen, trained, None, dev, cache, tmp_path)
-    assert moves == ["cuda:2", "cpu"] and done.fusion == sums
-    assert asked == [(torch.device("cuda:2"), torch.device("cuda:3"))]
+    assert moves == ["cuda:2", "cpu"] and done.fusion == sums and done.calibration == calibration
+    assert asked == [("sums", both), ("of 1 sums", both)]
     for score in ("joint", "residual"):
         chosen.score = score
-        assert training.finish(chosen, trained, None, dev, cache, tmp_path).fusion == {}
-    assert len(asked) == 1
+        done = training.finish(chosen, trained, None, dev, cache, tmp_path)
+        assert done.fusion == {} and done.calibration == calibration
+    assert asked[2:] == [("of 0 sums", both)] * 2
+    assert training.finish(chosen, trained, None, None, cache, tmp_path).calibration == {}

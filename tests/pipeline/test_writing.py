@@ -15,9 +15,9 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.pipeline.collection import VisionWork, raw_fingerprints
-from edje.pipeline.devices import products_in
 from edje.pipeline.storage import Storage
 from edje.pipeline.writing import fill_store
+from edje.retrieval.exact import products_in
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 

@@ -60,7 +60,7 @@ def test_the_store_holds_what_the_adapter_makes_of_the_raw_tokens(root: Path) ->
     assert (len(store), store.num_tokens, store.width, store.cell_bytes) == (8, 4, 32, 4 * 32 * 2)
     raw = TokenStore.open(next((root / "cache" / "folder-val").glob("raw-*")))
     rows = torch.arange(8)
-    expected = Reranker.load(root / "run").compress(raw.read(rows)).bfloat16().float()
+    expected = Reranker.from_pretrained(root / "run").compress(raw.read(rows)).bfloat16().float()
     torch.testing.assert_close(store.read(rows), expected, rtol=1e-2, atol=1e-5)
     assert store.image_ids == raw.image_ids and torch.equal(store.features(), raw.features())
 
@@ -123,7 +123,9 @@ def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
     data = FolderSource(name="folder", root=str(root / "data"), images="images")
     former = {"images": former_images_digest(data.read("val"))}
     manifest = read_manifest(raw / "store.json")
-    fingerprint = Fingerprint({**manifest.fingerprint.fields, **former})
+    fields = {**manifest.fingerprint.fields, **former}
+    del fields["decoder"]  # which came later than the present digest
+    fingerprint = Fingerprint(fields)
     there = store_folder(tmp_path / "cache", "folder", "val", "raw", fingerprint)
     shutil.copytree(raw, there)
     replace(manifest, fingerprint=fingerprint).write(there / "store.json")
@@ -131,7 +133,8 @@ def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
     compressed = compress(root, str(tmp_path / "compressed"), cache)
     # Not the present digest: the old tokens may be of other pictures of equal sizes.
     fields = TokenStore.open(compressed).manifest.fingerprint.fields
-    assert fields == {**TokenStore.open(store_of(root)).manifest.fingerprint.fields, **former}
+    present = {**TokenStore.open(store_of(root)).manifest.fingerprint.fields, **former}
+    assert fields == {name: value for name, value in present.items() if name != "decoder"}
     shutil.rmtree(there)
     evaluate(root, str(tmp_path / "evaluated"), cache)
     assert not list(there.parent.glob("raw-*")), "the vision tower ran again"

@@ -92,7 +92,7 @@ def test_a_fresh_process_loads_it_with_the_package_and_says_what_lacks_without(
 ) -> None:
     load = (
         "from edje.inference.reranker import Reranker; from edje.errors import EdjeError\n"
-        f"try: print(type(Reranker.load({str(home / 'run')!r}).model.adapter))\n"
+        f"try: print(type(Reranker.from_pretrained({str(home / 'run')!r}).model.adapter))\n"
         "except EdjeError as error: print(error)"
     )
     assert "house_parts.adapter.FirstTokens" in fresh(load, home / "site")
@@ -126,7 +126,9 @@ def test_a_sweep_goes_over_options_of_ones_own_and_ours(
     run(["-m", *with_changes(kept, *changes, f"hydra.sweep.dir={tmp_path}")])
     runs = load_runs(tmp_path)
     assert list(runs["status"]) == ["done", "done"]
-    adapters = [type(Reranker.load(tmp_path / job).model.adapter).__name__ for job in "01"]
+    adapters = [
+        type(Reranker.from_pretrained(tmp_path / job).model.adapter).__name__ for job in "01"
+    ]
     assert adapters == ["FirstTokens", "LocalAdapter"]
 
 

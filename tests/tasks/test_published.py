@@ -6,12 +6,12 @@ import pickle
 import shutil
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from hub_cache import put_into_cache
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -24,7 +24,8 @@ from edje.config.of_published import config_of_published
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.reference import load_reference_checkpoint
-from edje.pipeline.trained import check_named, facts_of, load_trained, trained_file
+from edje.inference.run_choices import facts_of
+from edje.pipeline.trained import check_named, load_trained, trained_file
 from edje.tasks.wiring import backbone_builder, published_of
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
@@ -125,26 +126,6 @@ def evaluated(root: Path, checkpoint: object, folder: Path, *changes: str) -> pd
     return pd.read_parquet(folder / "candidates.parquet")
 
 
-def on_hub(cache: Path, files: dict[str, Path]) -> None:
-    """What the hub's client leaves of a repository in its cache."""
-    folder = cache / f"models--{HUB_NAME.replace('/', '--')}"
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    for part in ("blobs", "refs", f"snapshots/{commit}"):
-        (folder / part).mkdir(parents=True)
-    (folder / "refs" / "main").write_text(commit)
-    for number, (name, source) in enumerate(files.items()):
-        blob = folder / "blobs" / f"{number:040x}"
-        shutil.copyfile(source, blob)
-        (folder / "snapshots" / commit / name).symlink_to(blob)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the hub."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
 def expected_logits(root: Path, kind: str, lists: pd.DataFrame, queries: pd.DataFrame) -> Tensor:
     """The reference's logit of every listed pair, on the tokens of the store after the codec."""
     reranker = load_reference_checkpoint(
@@ -176,7 +157,7 @@ def test_every_logit_is_the_references(root, kind, way, hub, tmp_path) -> None:
     name = root / f"{kind}.pth"
     label = name.name
     if way == "hub":
-        on_hub(hub, {"epoch_2.pth": name})
+        put_into_cache(hub, HUB_NAME, {"epoch_2.pth": name})
         name = label = HUB_NAME
     lists = evaluated(root, name, tmp_path / "run")
     queries = pd.read_parquet(tmp_path / "run" / "queries.parquet")

@@ -225,7 +225,7 @@ def test_the_reranker_from_a_run_folder_gives_the_runs_scores(root):
     """Through files alone: raw tokens of the store, compressed and scored by the Reranker."""
     from edje.tokens.store import TokenStore
 
-    reranker = Reranker.load(root / "run")
+    reranker = Reranker.from_pretrained(root / "run")
     folder = next((root / "cache" / "folder-val").glob("raw-*"))
     store = TokenStore.open(folder)
     table = pd.read_parquet(root / "run" / "candidates.parquet")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from edje.data.datamodules.batches import Batch
 from edje.data.datamodules.cached_datamodule import on_gpu
 from edje.data.datamodules.workers import leave_signals_to_main
-from edje.data.images import open_image
+from edje.images.decoder import open_image
 
 ON_LINUX = sys.platform == "linux"
 

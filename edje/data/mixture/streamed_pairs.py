@@ -14,11 +14,11 @@ from torch.utils.data import Dataset, Sampler
 
 from edje.captions import clean_caption
 from edje.data.datamodules.batches import Batch
-from edje.data.images import open_image
 from edje.data.mixture.order import MixtureOrder, Rows
 from edje.data.mixture.pairs import Pair
 from edje.data.mixture.pretrain import Mixture
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 
 Preprocess = Callable[[Image.Image], Float[Tensor, "3 height width"]]
 TRIES = 100  # for one place in a batch

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edje.data.images import open_image
 from edje.data.shapes.scene_images import draw_scene
 from edje.data.shapes.scenes import (
     BACKGROUNDS,
@@ -21,6 +20,7 @@ from edje.data.shapes.scenes import (
 )
 from edje.data.shapes.shapes_source import ANNOTATIONS, ShapesSource
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 from tests.data.shapes.scene_reader import is_true
 
 

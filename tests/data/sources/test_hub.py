@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from edje.data.image_digest import images_digest
-from edje.data.images import check_images, open_image
+from edje.data.images import check_images
 from edje.data.sources.hub import HubSource
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
 
 
 @pytest.fixture(autouse=True)

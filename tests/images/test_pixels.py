@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edje.data.images import check_images, open_image
-from edje.data.pixels import to_rgb
+from edje.data.images import check_images
 from edje.errors import EdjeError
+from edje.images.decoder import open_image
+from edje.images.pixels import to_rgb
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
 Colour = tuple[int, int, int]

@@ -1,0 +1,74 @@
+"""Pictures as a program holds them: paths, encoded bytes, images of PIL, arrays of pixels."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edje.errors import EdjeError
+from edje.images.decoder import brief, decoded, upright
+from edje.images.pixels import to_rgb
+
+Picture = str | Path | bytes | bytearray | Image.Image | np.ndarray
+EXPECTED = (
+    "a path (str or Path), the bytes of a picture file, an image of PIL, or an array of uint8 of "
+    "shape (height, width), (height, width, 3) or (height, width, 4)"
+)
+
+
+def rgb_of(picture: Picture) -> Image.Image:
+    """Any picture as upright eight-bit RGB, read by the one decoder; nothing is changed in place.
+
+    Raises:
+        EdjeError: it can't be read, or is no picture.
+    """
+    try:
+        if isinstance(picture, str | Path):
+            return decoded(Path(picture).expanduser())
+        if isinstance(picture, bytes | bytearray):
+            return decoded(name_of(picture), bytes(picture))
+        if isinstance(picture, Image.Image):
+            return upright(picture, name_of(picture))
+        if isinstance(picture, np.ndarray):
+            return _of_array(picture)
+    except EdjeError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise EdjeError(
+            f"{name_of(picture)} can't be read as a picture ({brief(error)}). Mend or replace it, "
+            "or leave it out."
+        ) from error
+    raise EdjeError(f"a {type(picture).__name__} is no picture; expected {EXPECTED}.")
+
+
+def same_picture(picture: Picture) -> Hashable:
+    """A key that is equal for one picture given twice: by its path, its bytes, or as one object."""
+    if isinstance(picture, str | Path):
+        return str(picture)
+    if isinstance(picture, bytes):
+        return picture
+    return id(picture)
+
+
+def name_of(picture: Any) -> str:
+    """What a message calls a picture."""
+    if isinstance(picture, str | Path):
+        return f"{picture}"
+    if isinstance(picture, bytes | bytearray):
+        return f"a picture of {len(picture)} bytes"
+    if isinstance(picture, Image.Image):
+        file = getattr(picture, "filename", "")
+        return str(file) if file else f"an image of {picture.width} × {picture.height} pixels"
+    return f"an array of shape {getattr(picture, 'shape', '?')}"
+
+
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    shape = pixels.shape
+    fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if pixels.dtype != np.uint8 or not fits or 0 in shape:
+        raise EdjeError(
+            f"an array of {pixels.dtype} of shape {shape} is no picture; expected {EXPECTED}."
+        )
+    return to_rgb(Image.fromarray(pixels[..., 0] if shape[2:] == (1,) else pixels))

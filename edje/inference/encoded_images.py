@@ -1,0 +1,73 @@
+"""Encoded images: what is kept of pictures, to be ranked again and again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.errors import EdjeError
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """One row of `EncodedImages`."""
+
+    embedding: Float[Tensor, "embedding"]
+    tokens: Float[Tensor, "tokens width"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """Images as a reranker reads them, in the order in which they were given.
+
+    `embeddings` are those of the first stage, L2-normalised, in float32. `tokens` are the visual
+    tokens as they would come out of a store: rounded by the run's codec.
+
+    >>> encoded = reranker.encode(paths)                                 # doctest: +SKIP
+    >>> encoded[3].tokens.shape, len(encoded[10:20])                     # doctest: +SKIP
+    (torch.Size([64, 384]), 10)
+    """
+
+    embeddings: Float[Tensor, "images embedding"]
+    tokens: Float[Tensor, "images tokens width"]
+
+    def __post_init__(self) -> None:
+        if len(self.embeddings) != len(self.tokens):
+            raise EdjeError(
+                f"EncodedImages: got {len(self.embeddings)} embeddings and {len(self.tokens)} "
+                "images' tokens, expected one of each per image."
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, rows: int | np.integer) -> EncodedImage: ...
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray | Tensor) -> "EncodedImages": ...
+    def __getitem__(
+        self, rows: int | np.integer | slice | Sequence[int] | np.ndarray | Tensor
+    ) -> "EncodedImage | EncodedImages":
+        """One image by its row, or several by a slice, rows, or a mask."""
+        if not isinstance(rows, slice | int):
+            rows = torch.as_tensor(rows)
+            rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
+            rows = rows if rows.ndim else int(rows)
+        if isinstance(rows, int):
+            return EncodedImage(self.embeddings[rows], self.tokens[rows])
+        return EncodedImages(self.embeddings[rows], self.tokens[rows])
+
+    def __iter__(self) -> Iterator[EncodedImage]:
+        return (self[row] for row in range(len(self)))
+
+
+def stacked(images: Sequence[EncodedImage]) -> EncodedImages:
+    """Single images put together, in their order."""
+    return EncodedImages(
+        torch.stack([image.embedding for image in images]),
+        torch.stack([image.tokens for image in images]),
+    )

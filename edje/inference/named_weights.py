@@ -1,0 +1,146 @@
+"""Frozen weights that a saved reranker names instead of holding: of a package, or of the hub."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+from torch import Tensor
+
+from edje.errors import EdjeError
+from edje.packaged import PACKAGES, PREFIX, packaged_source
+
+FILE = "model.safetensors"
+LANGUAGE_MODEL = "joint.language_model."  # how a reranker's state calls what may be frozen
+WORTH_NAMING = 1_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """Tensors of a reranker that are those of a file elsewhere, bit by bit.
+
+    Args:
+        source: `package:<name>`, or the name of a repository on the hub.
+        revision: the package's version, or the repository's commit.
+        sha256: of the file of weights.
+        prefix: what stands before their names in the reranker's state.
+        tensors: their names in the file.
+    """
+
+    source: str
+    revision: str
+    sha256: str
+    prefix: str
+    tensors: tuple[str, ...]
+
+
+def named_weights(state: Mapping[str, Tensor], pretrained: str | None) -> list[NamedWeights]:
+    """What of a state is the language model's that it started from, if that can be named.
+
+    `pretrained` is how the run named it. Nothing of a local folder is named: it may go.
+    """
+    found = _origin(pretrained) if pretrained else None
+    if found is None:
+        return []
+    file, source, revision = found
+    same, size = [], 0
+    with safe_open(file, "pt") as theirs:
+        for name in theirs.keys():  # noqa: SIM118
+            own = state.get(LANGUAGE_MODEL + name)
+            if own is not None and _equal(own.cpu(), theirs.get_tensor(name)):
+                same.append(name)
+                size += own.numel() * own.itemsize
+    if size < WORTH_NAMING:
+        return []
+    return [NamedWeights(source, revision, _digest(file), LANGUAGE_MODEL, tuple(sorted(same)))]
+
+
+def tensors_of(named: Sequence[NamedWeights], where: str) -> dict[str, Tensor]:
+    """The tensors themselves, by the names of the reranker's state.
+
+    Raises:
+        EdjeError: a package or a file isn't there, or isn't the one that is named.
+    """
+    return {name: tensor for one in named for name, tensor in _tensors(one, where)}
+
+
+def plain(named: Sequence[NamedWeights]) -> list[dict[str, Any]]:
+    """As plain values, for JSON."""
+    return [asdict(one) | {"tensors": list(one.tensors)} for one in named]
+
+
+def from_plain(values: Sequence[Mapping[str, Any]]) -> list[NamedWeights]:
+    """What `plain` gave."""
+    return [NamedWeights(**{**one, "tensors": tuple(one["tensors"])}) for one in values]
+
+
+def _tensors(named: NamedWeights, where: str) -> Iterator[tuple[str, Tensor]]:
+    file = _file(named, where)
+    if (found := _digest(file)) != named.sha256:
+        raise EdjeError(
+            f"{where}: its frozen weights are those of {named.source}, revision {named.revision}, "
+            f"whose {FILE} has the SHA-256 {named.sha256}; {file} has {found}. Get that revision."
+        )
+    with safe_open(file, "pt") as theirs:
+        for name in named.tensors:
+            yield named.prefix + name, theirs.get_tensor(name)
+
+
+def _file(named: NamedWeights, where: str) -> Path:
+    if folder := packaged_source(named.source):
+        return folder / FILE
+    try:
+        return Path(hf_hub_download(named.source, FILE, revision=named.revision))
+    except Exception as error:  # of the hub's client, of HTTP, of the network
+        said = str(error).strip().partition("\n")[0]
+        raise EdjeError(
+            f"{where}: its frozen weights are those of {named.source} on the hub, revision "
+            f"{named.revision}, which can't be read ({type(error).__name__}: {said}). Offline, "
+            f"fetch them before: hf download {named.source} --revision {named.revision}."
+        ) from error
+
+
+def _origin(pretrained: str) -> tuple[Path, str, str] | None:
+    """The file of weights that a name means, with what it is called and its revision."""
+    if pretrained.startswith(PREFIX):
+        try:
+            folder = packaged_source(pretrained)
+        except EdjeError:  # it isn't here: the weights are held instead
+            return None
+        assert folder is not None
+        return folder / FILE, pretrained, PACKAGES[pretrained.removeprefix(PREFIX)].version
+    commit = cached_commit(pretrained)
+    cached = try_to_load_from_cache(pretrained, FILE) if commit else None
+    return (Path(cached), pretrained, commit) if commit and isinstance(cached, str) else None
+
+
+def cached_commit(name: str) -> str | None:
+    """The commit of a repository's main branch in the hub's cache; None of anything else.
+
+    That is the one that a name without a revision was read from.
+    """
+    if Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _equal(own: Tensor, theirs: Tensor) -> bool:
+    return own.shape == theirs.shape and own.dtype == theirs.dtype and torch.equal(own, theirs)
+
+
+@cache
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

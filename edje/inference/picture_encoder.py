@@ -1,0 +1,125 @@
+"""From pictures to visual tokens and embeddings, as a run made them: tower, adapter, codecs."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from edje.backbones.protocol import Backbone
+from edje.captions import clean_caption
+from edje.images.pictures import Picture, rgb_of
+from edje.inference.encoded_images import EncodedImages
+from edje.inference.precisions import has_bf16
+from edje.inference.run_choices import RunChoices
+from edje.models.edje import EDJE
+from edje.retrieval.exact import products_in
+from edje.tokens.codec import Codec, make_codec
+
+MOST_THREADS = 16  # that decode pictures
+TEXTS_AT_ONCE = 256
+
+
+class PictureEncoder:
+    """What gives a picture's embedding and visual tokens, and a text's embedding.
+
+    The numbers are those of the run's stores: the tower's tokens pass through the codec of the raw
+    tier, what the adapter makes of them through that of the compressed one.
+    """
+
+    def __init__(self, backbone: Backbone, model: EDJE, choices: RunChoices):
+        self.backbone = backbone
+        self.model = model
+        self.device = next(model.parameters()).device
+        if isinstance(backbone, torch.nn.Module):
+            backbone.to(self.device)
+        self.precision = choices.tower_precision
+        # Where bf16 has no instructions it is many times slower than the float32 it is near to.
+        self.in_half = self.precision == "bf16" and has_bf16(self.device)
+        self.raw = make_codec(choices.raw_codec, backbone.num_tokens, backbone.token_width)
+        self.compressed = make_codec(
+            choices.compressed_codec, int(model.adapter.num_tokens), model.joint.width
+        )
+
+    def images(
+        self, pictures: Sequence[Picture], batch_size: int, show_progress_bar: bool | None
+    ) -> EncodedImages:
+        """Embeddings and tokens; pictures are decoded by threads while the tower runs.
+
+        Raises:
+            EdjeError: a picture can't be read.
+        """
+        width = self.backbone.embedding_width
+        dtype = stored_type(self.compressed)
+        shape = (len(pictures), self.compressed.num_tokens, self.compressed.width)
+        embeddings, tokens = torch.empty(len(pictures), width), torch.empty(shape, dtype=dtype)
+        done = 0
+        hidden = len(pictures) <= batch_size if show_progress_bar is None else not show_progress_bar
+        with tqdm(total=len(pictures), desc="encode", unit="image", disable=hidden) as bar:
+            for pixels in self._pixels(pictures, batch_size):
+                rows = slice(done, done + len(pixels))
+                embeddings[rows], tokens[rows] = self._encoded(pixels)
+                done = rows.stop
+                bar.update(len(pixels))
+        return EncodedImages(embeddings, tokens)
+
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts embedding"]:
+        """L2-normalised embeddings of texts, which are cleaned here, on the CPU."""
+        cleaned = [clean_caption(text) for text in texts]
+        embeddings = torch.empty(len(cleaned), self.backbone.embedding_width)
+        for first in range(0, len(cleaned), TEXTS_AT_ONCE):
+            some = slice(first, first + TEXTS_AT_ONCE)
+            with torch.inference_mode():
+                with products_in("tf32", self.device):
+                    features = self.backbone.encode_texts(cleaned[some])
+                embeddings[some] = self.backbone.project_texts(features).float().cpu()
+        return embeddings
+
+    @torch.inference_mode()
+    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
+        with products_in(self.precision, self.device), half:
+            encoding = self.backbone.encode_images(pixels.to(self.device))
+        embeddings = self.backbone.project_images(encoding.features.float())
+        raw = _through(self.raw, encoding.tokens, torch.float32, self.device)
+        visual = self.model.compress(raw).float()
+        stored = stored_type(self.compressed)
+        return embeddings.float().cpu(), _through(self.compressed, visual, stored)
+
+    def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
+        """Batches of pixels, the next one in the making while one is used."""
+        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(pictures), 1))
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: list[Future[Tensor]] = []
+            started = 0
+            try:
+                for first in range(0, len(pictures), batch_size):
+                    for picture in pictures[started : first + 2 * batch_size]:
+                        # PIL reads an opened file when it is first used: never in two threads.
+                        under_way = zip(pictures[first:started], waiting, strict=True)
+                        same = next((one for other, one in under_way if other is picture), None)
+                        waiting.append(same or pool.submit(self._prepared, picture))
+                        started += 1
+                    batch, waiting = waiting[:batch_size], waiting[batch_size:]
+                    yield torch.stack([one.result() for one in batch])
+            finally:
+                for one in waiting:
+                    one.cancel()
+
+    def _prepared(self, picture: Picture) -> Tensor:
+        return self.backbone.preprocess(rgb_of(picture))
+
+
+def stored_type(codec: Codec) -> torch.dtype:
+    """The float type that holds what a codec stores without another loss."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(codec.name, torch.float32)
+
+
+def _through(
+    codec: Codec, tokens: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Tokens as they come back from a store, on a device."""
+    return codec.decode(torch.from_numpy(codec.encode(tokens)), dtype, device)

@@ -1,0 +1,162 @@
+"""What a checkpoint's run was configured with, as far as scoring pictures goes by it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import yaml
+
+from edje.backbones.loading import load_backbone
+from edje.backbones.option_values import resolved
+from edje.backbones.protocol import Backbone
+from edje.errors import EdjeError
+from edje.identity import canonical_identity
+from edje.inference.checkpoint import Checkpoint, knows_its_backbone
+from edje.inference.scorer import PRECISIONS
+from edje.models.adapters import BackboneFacts
+from edje.renames import present_configuration
+from edje.tokens.codec import CodecName
+
+CODECS = ("raw_codec", "compressed_codec")
+Score = Literal["joint", "residual", "sum"]
+
+
+@dataclass(frozen=True)
+class RunChoices:
+    """How a run scored; where its checkpoint doesn't say, how one does by default.
+
+    A published checkpoint says nothing of it: it is read in float32.
+    """
+
+    score: Score = "joint"
+    precision: torch.dtype = torch.float32
+    raw_codec: CodecName = "bf16"
+    compressed_codec: CodecName = "bf16"
+    tower_precision: str = "tf32"
+    num_tokens: int | None = None
+
+
+def choices_of(checkpoint: Checkpoint) -> RunChoices:
+    """The choices of the run that a checkpoint is of.
+
+    Raises:
+        EdjeError: it names a codec or a number of tokens that can't be.
+    """
+    config = configuration_of(checkpoint)
+    scoring, storage = (_section(config, name) for name in ("scoring", "storage"))
+    plain = RunChoices()
+    score = config.get("score", plain.score)
+    if checkpoint.model.residual is not None and score == "joint":
+        score = "residual"
+    num_tokens = scoring.get("num_tokens")
+    codecs = {name: storage.get(name, getattr(plain, name)) for name in CODECS}
+    wrong = {name: value for name, value in codecs.items() if value not in get_args(CodecName)}
+    if not isinstance(num_tokens, int | None):
+        wrong["num_tokens"] = num_tokens
+    if wrong:
+        said = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        raise EdjeError(
+            f"the checkpoint's configuration says {said}; expected a whole number of tokens, and "
+            f"codecs of {', '.join(get_args(CodecName))}. It is damaged, or of a later edje."
+        )
+    return RunChoices(
+        score=score if score in get_args(Score) else plain.score,
+        precision=PRECISIONS.get(str(scoring.get("precision")), plain.precision),
+        tower_precision=storage.get("tower_precision", plain.tower_precision),
+        num_tokens=num_tokens,
+        **codecs,
+    )
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A run's configuration as plain values, with present names; interpolations as they stand."""
+    config = yaml.safe_load(checkpoint.config)
+    return present_configuration(config) if isinstance(config, Mapping) else {}
+
+
+def backbone_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How a run's backbone is built: a mapping with `_target_`, interpolations resolved.
+
+    Raises:
+        EdjeError: the checkpoint carries no configuration of one.
+    """
+    config = configuration_of(checkpoint)
+    if not isinstance(node := config.get("backbone"), Mapping):
+        raise EdjeError(
+            "the checkpoint doesn't say how its backbone is built. Pass the backbone, such as "
+            'edje.load_backbone("siglip2_l16_384"), where one is asked for.'
+        )
+    return resolved(node, "the checkpoint's backbone", config)
+
+
+def backbone_of(checkpoint: Checkpoint) -> Backbone:
+    """The frozen encoder that a checkpoint's run was configured with, with its first stage.
+
+    Raises:
+        EdjeError: the checkpoint carries no configuration of one, that can't be built here, or it
+            isn't the one whose tokens the reranker was trained on.
+    """
+    values = backbone_values(checkpoint)
+    try:
+        backbone = load_backbone(values)
+    except EdjeError:
+        raise
+    except Exception as error:  # values that its parts can't take
+        raise EdjeError(
+            f"the checkpoint's backbone can't be built: {type(error).__name__}: {error}. Its "
+            f"configuration says {values}."
+        ) from error
+    if knows_its_backbone(checkpoint.backbone):
+        check_identity(checkpoint, backbone)
+    elif differing := differing_facts(checkpoint, backbone):
+        raise EdjeError(f"the checkpoint was made for another backbone: {'; '.join(differing)}.")
+    if checkpoint.first_stage:
+        backbone.load_first_stage_state(checkpoint.first_stage)  # type: ignore[attr-defined]
+    return backbone
+
+
+def facts_of(backbone: Backbone) -> BackboneFacts:
+    """What an adapter must know of a backbone."""
+    return BackboneFacts(
+        num_tokens=backbone.num_tokens,
+        token_width=backbone.token_width,
+        num_heads=backbone.num_heads,
+        layer_norm_eps=backbone.layer_norm_eps,
+        embedding_width=backbone.embedding_width,
+    )
+
+
+def differing_facts(checkpoint: Checkpoint, backbone: Backbone) -> list[str]:
+    """In what a backbone's tokens are of another shape than a reranker was made for."""
+    made_for, here = asdict(checkpoint.facts), asdict(facts_of(backbone))
+    return [
+        f"{name} is {made_for[name]} in it, {here[name]} in the backbone"
+        for name in here
+        if made_for[name] != here[name]
+    ]
+
+
+def check_identity(checkpoint: Checkpoint, backbone: Backbone) -> None:
+    """Refuse a backbone that gives other tokens than those that a reranker was trained on.
+
+    Raises:
+        EdjeError: naming what differs.
+    """
+    given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
+    trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}
+    differing = [
+        f"{key}: trained on {trained.get(key)}, given {given.get(key)}"
+        for key in sorted(given.keys() | trained.keys())
+        if given.get(key) != trained.get(key)
+    ]
+    if differing:
+        raise EdjeError(
+            f"the checkpoint was trained on another backbone's tokens ({'; '.join(differing)}). "
+            "Evaluate with the backbone of its run."
+        )

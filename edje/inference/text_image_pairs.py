@@ -1,0 +1,104 @@
+"""Pairs of a query and a document, as programs give them, taken apart into what is encoded once."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from edje.errors import EdjeError
+from edje.images.pictures import Picture, name_of, same_picture
+from edje.inference.encoded_images import EncodedImage, EncodedImages
+
+Image = Picture | EncodedImage
+EXPECTED = (
+    "a text as query with pictures (paths, images of PIL, bytes, arrays, rows of EncodedImages) "
+    "as documents, or a picture as query (a path as pathlib.Path) with texts"
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Different texts and pictures, and which pair is made of which.
+
+    A pair is `is_t2i` where its query is the text.
+    """
+
+    texts: list[str]
+    images: EncodedImages | list[Image]
+    text_rows: Int[Tensor, "pairs"]
+    image_rows: Int[Tensor, "pairs"]
+    is_t2i: Bool[Tensor, "pairs"]
+
+
+def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
+    """What any pairs are made of; what comes again is there once.
+
+    Raises:
+        EdjeError: a pair isn't one, or isn't of a text and a picture.
+    """
+    texts: dict[str, int] = {}
+    images: dict[Hashable, int] = {}
+    given: list[Image] = []
+    rows: list[tuple[int, int, bool]] = []
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise EdjeError(f"got {_shown(pair)} as a pair; expected (query, document).")
+        query, document = pair
+        is_t2i = isinstance(query, str)
+        text, image = (query, document) if is_t2i else (document, query)
+        if not isinstance(text, str) or not isinstance(image, EncodedImage | Picture):
+            raise EdjeError(
+                f"got a pair of {_shown(query)} and {_shown(document)}; expected {EXPECTED}."
+            )
+        key = id(image) if isinstance(image, EncodedImage) else same_picture(image)
+        if key not in images:
+            images[key] = len(images)
+            given.append(image)
+        rows.append((texts.setdefault(text, len(texts)), images[key], is_t2i))
+    columns = torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
+    return Pairs(list(texts), given, columns[:, 0], columns[:, 1], columns[:, 2].bool())
+
+
+def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pairs:
+    """One query with each of its documents; encoded images are taken as they lie.
+
+    Raises:
+        EdjeError: as `pairs_of`.
+    """
+    if not isinstance(documents, EncodedImages):
+        return pairs_of((query, document) for document in documents)
+    if not isinstance(query, str):
+        raise EdjeError(
+            f"got {_shown(query)} as query of encoded images; expected a text. Its documents are "
+            "texts where the query is a picture."
+        )
+    every = torch.arange(len(documents))
+    same = torch.zeros_like(every)
+    return Pairs([query], documents, same, every, torch.ones_like(every, dtype=torch.bool))
+
+
+def several(given: Any, what: str) -> Any:
+    """Encoded images as they are, anything else to go through, a generator too, as a list.
+
+    Raises:
+        EdjeError: it is a single text, picture or encoded image, or nothing to go through.
+    """
+    if isinstance(given, EncodedImages):
+        return given
+    is_batch = isinstance(given, np.ndarray) and (given.dtype != np.uint8 or given.ndim == 4)
+    is_one = isinstance(given, Picture | EncodedImage) and not is_batch
+    if is_one or not isinstance(given, Iterable):
+        raise EdjeError(f"got {_shown(given)} as {what}; expected a list of them.")
+    return list(given)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"the text {value[:60]!r}"
+    if isinstance(value, EncodedImage | EncodedImages):
+        return type(value).__name__
+    return name_of(value) if isinstance(value, Picture) else f"a {type(value).__name__}"

@@ -1,0 +1,68 @@
+"""Where and in which number format a reranker computes: what is asked for, what is there."""
+
+import pytest
+import torch
+
+from edje.errors import EdjeError
+from edje.inference.precisions import device_of, precision_of
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def set_products(monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    monkeypatch.setattr("edje.inference.precisions.has_int8_products", lambda: here)
+
+
+@pytest.mark.parametrize("asked", [None, "cpu", torch.device("cpu")])
+def test_without_a_gpu_it_is_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, asked: str | torch.device | None
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of(asked) == CPU
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(None) == CUDA
+
+
+@pytest.mark.parametrize("asked", ["cuda:77", "xpu", "gpu", "", "cpu:x"])
+def test_a_device_that_isnt_there_is_named(asked: str) -> None:
+    with pytest.raises(EdjeError, match=rf"device={asked}: is not to be had here .*Take cpu"):
+        device_of(asked)
+
+
+@pytest.mark.parametrize("of_run", [torch.float32, torch.bfloat16, torch.float16])
+def test_by_default_it_is_the_runs(of_run: torch.dtype) -> None:
+    assert precision_of(None, of_run, CPU) == precision_of(None, of_run, CUDA) == of_run
+
+
+def test_int8_of_a_run_is_bf16_where_there_are_no_products_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_products(monkeypatch, True)
+    assert precision_of(None, torch.int8, CPU) == torch.int8
+    assert precision_of(None, torch.int8, CUDA) == torch.bfloat16
+    set_products(monkeypatch, False)
+    assert precision_of(None, torch.int8, CPU) == torch.bfloat16
+
+
+def test_int8_that_is_asked_for_is_given_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_products(monkeypatch, True)
+    assert precision_of("int8", torch.float32, CPU) == torch.int8
+    with pytest.raises(EdjeError, match=r"precision=int8: needs a CPU .* this cuda isn't"):
+        precision_of("int8", torch.float32, CUDA)
+    set_products(monkeypatch, False)
+    with pytest.raises(EdjeError, match=r"precision=torch\.int8: needs a CPU .*Take bf16"):
+        precision_of(torch.int8, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("asked", ["fp32", torch.float32])
+def test_names_and_types_mean_the_same(asked: str | torch.dtype) -> None:
+    assert precision_of(asked, torch.bfloat16, CPU) == torch.float32
+
+
+@pytest.mark.parametrize("asked", ["bfloat16", "", torch.float64])
+def test_another_format_is_named(asked: str | torch.dtype) -> None:
+    with pytest.raises(EdjeError, match=f"precision={asked}: expected one of fp32, bf16, fp16"):
+        precision_of(asked, torch.float32, CPU)
