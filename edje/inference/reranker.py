@@ -43,7 +43,7 @@ class Reranker:
 
     >>> reranker = Reranker.from_pretrained("photos")                    # doctest: +SKIP
     >>> reranker.rank("two dogs", ["a.jpg", "b.jpg"], top_k=1)           # doctest: +SKIP
-    [{'corpus_id': 1, 'score': 3.1}]
+    [{'corpus_id': 1, 'score': ..., 'probability': ...}]
     >>> encoded = reranker.encode(paths)         # once per image        # doctest: +SKIP
     >>> reranker.rank("two dogs", encoded)       # once per query        # doctest: +SKIP
 
