@@ -117,7 +117,7 @@ CALIBRATION = Calibration(
     intercept=0.5,
     per_score=2.0,
     per_first=0.25,
-    per_lead=1.0,
+    per_root_lead=1.0,
     per_lag=0.5,
     per_log_size=-0.125,
     smallest_gallery=2,
@@ -143,7 +143,7 @@ def test_a_hits_probability_is_its_calibrations():
     hits = calibrated().rank("red star", gallery())
     first, second = hits[0]["score"], hits[1]["score"]
     size = torch.tensor(6.0).log()
-    odds = 0.5 + 2 * first + 0.25 + (first - second) - 0.125 * size
+    odds = 0.5 + 2 * first + 0.25 + (first - second) ** 0.5 - 0.125 * size
     assert hits[0]["probability"] == pytest.approx(odds.sigmoid().item(), abs=1e-6)
     odds = 0.5 + 2 * second + 0.5 * (second - first) - 0.125 * size
     assert hits[1]["probability"] == pytest.approx(odds.sigmoid().item(), abs=1e-6)

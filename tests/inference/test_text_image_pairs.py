@@ -38,7 +38,7 @@ def test_a_generator_a_set_and_a_batch_of_arrays_are_lists_of_documents() -> Non
         (ENCODED[0], "EncodedImage"),
         (None, "a NoneType"),
     ],
-    ids=str,
+    ids=["text", "path", "bytes", "bytearray", "colours", "grey", "image", "encoded", "none"],
 )
 def test_a_single_one_is_not_taken_for_a_list(one: object, named: str) -> None:
     with pytest.raises(EdjeError, match=re.escape(f"got {named} as documents; expected a list")):
