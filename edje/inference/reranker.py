@@ -64,6 +64,14 @@ class Reranker:
         self.choices: RunChoices = choices_of(checkpoint)
         self._scorers: dict[torch.device, StoredTokenScorer] = {}
 
+    def __repr__(self) -> str:
+        device, tokens = next(self.model.parameters()).device, self.model.adapter.num_tokens
+        precision = str(self.precision).removeprefix("torch.")
+        return (
+            f"Reranker(trained on {self.checkpoint.label}; {tokens} tokens per image, "
+            f"score={self.choices.score}, {precision} on {device})"
+        )
+
     @classmethod
     def from_pretrained(
         cls,

@@ -56,6 +56,11 @@ def test_no_captions_have_no_scores_and_half_precision_is_near():
     torch.testing.assert_close(rounded, scores, rtol=0.05, atol=0.05)
 
 
+def test_it_says_what_it_is():
+    shown = "Reranker(trained on ; 4 tokens per image, score=joint, float32 on cpu)"
+    assert repr(reranker(False)) == shown
+
+
 def test_attention_maps_are_the_adapters_own():
     served = reranker(False)
     tokens = torch.randn(3, FACTS.num_tokens, FACTS.token_width)
