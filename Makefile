@@ -5,7 +5,7 @@ OLDEST := .venv-oldest/bin
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
 SLOW := kills clusters slurm compilers packaging assets notebooks# what they are and how long they take: pyproject.toml
 
-.PHONY: help demo test test-all $(SLOW:%=test-%) slurm-programs test-gpu gpu-wheels test-oldest lint clean
+.PHONY: help demo search test test-all $(SLOW:%=test-%) slurm-programs test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -20,6 +20,11 @@ help:  ## show the targets
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/product
 
+.venv/search: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[index,photos]'
+	@touch $@ .venv/product
+
 .venv-oldest/dev: pyproject.toml
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
 	$(OLDEST)/pip install -q --disable-pip-version-check uv
@@ -28,6 +33,11 @@ help:  ## show the targets
 
 demo: .venv/product  ## install and run the embedded example (about 3 minutes on 2 cores)
 	$(BIN)/python run.py
+
+search: .venv/search  ## index the pictures of IMAGES=<folder>, then search: QUERY="…", or line by line
+	@test -n "$(IMAGES)" || { echo "Say where the pictures are: make search IMAGES=<folder>"; exit 2; }
+	$(BIN)/edje index "$(IMAGES)" --into photos.edje
+	@$(BIN)/edje search photos.edje $(if $(QUERY),"$(QUERY)")
 
 test: .venv/dev  ## install with the development extra and run the fast tests
 	$(BIN)/python $(FAST)

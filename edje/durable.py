@@ -68,7 +68,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             advice = "Free some space"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "Make the folder writable or choose another with cache_dir"
+            advice = "Make the folder writable or choose another (cache_dir= of a run)"
         else:
             advice = "Check the path and the disk"
         raise EdjeError(

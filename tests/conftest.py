@@ -11,7 +11,14 @@ from jaxtyping import install_import_hook
 
 # Shapes are types: checked here, in the tests only.
 install_import_hook(
-    ["edje.models", "edje.objectives", "edje.retrieval", "edje.inference", "edje.records"],
+    [
+        "edje.models",
+        "edje.objectives",
+        "edje.retrieval",
+        "edje.inference",
+        "edje.index",
+        "edje.records",
+    ],
     "beartype.beartype",
 )
 

@@ -23,6 +23,7 @@ OPTIONAL = {
     "sentence_transformers": "benchmark",
     "optuna": "sweep",
     "pillow_heif": "heif",
+    "lancedb": "index",
 }  # of which extra, inside the function that needs it
 
 

@@ -43,7 +43,10 @@ MAY_IMPORT = {
         "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact",
         "retrieval.calibration", "tokens", "packaged", "quiet", "registry", "part_kinds",
     },
-    "index": {"errors"},
+    "index": {
+        "errors", "identity", "images", "inference", "backbones.pretrained", "registry",
+        "retrieval.exact", "tokens.codec", "tokens.lock",
+    },
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "durable", "retrieval", "images", "renames"},
     "config": {
@@ -55,6 +58,7 @@ MAY_IMPORT = {
         "config", "errors", "parallel.environment", "parallel.agreement", "parallel.helping",
         "parallel.slurm", "sweeps",
     },
+    "command": {"cli", "config.terminal", "errors", "index"},
     "sweeps": {"config", "errors"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "images",

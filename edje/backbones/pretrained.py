@@ -1,14 +1,14 @@
 """Loading frozen towers: where a name points to, what to do when it points nowhere, and a hash."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import edje
@@ -135,8 +135,13 @@ def freeze(module: nn.Module) -> None:
 
 def weights_digest(module: nn.Module) -> str:
     """The first 16 hex digits of a SHA-256 over names, types, shapes and values of the weights."""
+    return state_digest(module.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """The `weights_digest` of a module with this state."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)

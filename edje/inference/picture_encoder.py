@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,7 +62,8 @@ class PictureEncoder:
         with tqdm(total=len(pictures), desc="encode", unit="image", disable=hidden) as bar:
             for pixels in self._pixels(pictures, batch_size):
                 rows = slice(done, done + len(pixels))
-                embeddings[rows], tokens[rows] = self._encoded(pixels)
+                embeddings[rows], cells = self.encoded(pixels)
+                tokens[rows] = self.compressed.decode(torch.from_numpy(cells), dtype)
                 done = rows.stop
                 bar.update(len(pixels))
         return EncodedImages(embeddings, tokens)
@@ -79,15 +81,21 @@ class PictureEncoder:
         return embeddings
 
     @torch.inference_mode()
-    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def encoded(
+        self, pixels: Float[Tensor, "images channels height width"]
+    ) -> tuple[Float[Tensor, "images embedding"], UInt8[np.ndarray, "images _"]]:
+        """Embeddings, and the tokens as cells of the codec `compressed`, of preprocessed pictures.
+
+        Raises:
+            EdjeError: a token is not finite, or too large for the codec.
+        """
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
         with products_in(self.precision, self.device), half:
             encoding = self.backbone.encode_images(pixels.to(self.device))
         embeddings = self.backbone.project_images(encoding.features.float())
-        raw = _through(self.raw, encoding.tokens, torch.float32, self.device)
-        visual = self.model.compress(raw).float()
-        stored = stored_type(self.compressed)
-        return embeddings.float().cpu(), _through(self.compressed, visual, stored)
+        stored = torch.from_numpy(self.raw.encode(encoding.tokens))
+        visual = self.model.compress(self.raw.decode(stored, torch.float32, self.device))
+        return embeddings.float().cpu(), self.compressed.encode(visual.float())
 
     def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
         """Batches of pixels, the next one in the making while one is used."""
@@ -116,10 +124,3 @@ class PictureEncoder:
 def stored_type(codec: Codec) -> torch.dtype:
     """The float type that holds what a codec stores without another loss."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(codec.name, torch.float32)
-
-
-def _through(
-    codec: Codec, tokens: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Tokens as they come back from a store, on a device."""
-    return codec.decode(torch.from_numpy(codec.encode(tokens)), dtype, device)

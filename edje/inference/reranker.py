@@ -56,8 +56,10 @@ class Reranker:
         checkpoint: Checkpoint,
         precision: torch.dtype = torch.float32,
         metrics: dict[str, Any] | None = None,
+        name: str = "",
     ):
         self.checkpoint = checkpoint
+        self.name = name  # by which from_pretrained found it, a path from the root
         self.metrics = metrics  # of its run's evaluation, as in metrics.json
         self.model = checkpoint.model.eval()
         self.precision = precision
@@ -109,7 +111,9 @@ class Reranker:
         where = device_of(device)
         checkpoint.model.to(where)
         chosen = precision_of(precision, choices.precision, where)
-        return cls(checkpoint, chosen, metrics_of(file))
+        path = Path(name_or_path).expanduser()
+        name = str(path.resolve() if path.exists() else name_or_path)
+        return cls(checkpoint, chosen, metrics_of(file), name)
 
     @classmethod
     def load(
@@ -151,7 +155,9 @@ class Reranker:
                 built here.
         """
         _check_count("batch_size", batch_size, 1)
-        return self._encoder.images(several(images, "pictures"), batch_size, show_progress_bar)
+        return self.picture_encoder.images(
+            several(images, "pictures"), batch_size, show_progress_bar
+        )
 
     def encode_text(self, texts: Iterable[str]) -> Float[Tensor, "texts embedding"]:
         """L2-normalised embeddings of the first stage, in float32; texts are cleaned here.
@@ -159,7 +165,7 @@ class Reranker:
         Raises:
             EdjeError: the backbone can't be built here.
         """
-        return self._encoder.texts(several(texts, "texts"))
+        return self.picture_encoder.texts(several(texts, "texts"))
 
     def rank(
         self,
@@ -267,6 +273,22 @@ class Reranker:
             return scores
         return scores.numpy() if convert_to_numpy else list(scores)
 
+    def score_images(
+        self,
+        query: str,
+        images: EncodedImages,
+        first_stage: Float[Tensor, "images"] | None = None,
+    ) -> Float[Tensor, "images"]:
+        """The scores of a text with encoded images by which `rank` orders them, on the CPU.
+
+        In float64 where both stages are summed, else in float32. `first_stage` are the text's
+        first-stage scores with these images where they are known; else they are computed here.
+
+        Raises:
+            EdjeError: as `rank`.
+        """
+        return self._scores(pairs_of_query(query, images), len(images), False, first_stage)
+
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
         """Write the reranker into a folder that `from_pretrained` reads anywhere.
 
@@ -366,7 +388,11 @@ class Reranker:
         return self._logits(list(different), visual, texts, images, first_stage, direction)
 
     def _scores(
-        self, pairs: Pairs, batch_size: int, show_progress_bar: bool | None
+        self,
+        pairs: Pairs,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        first_stage: Float[Tensor, "pairs"] | None = None,
     ) -> Float[Tensor, "pairs"]:
         """Final scores of the pairs, in float64 where both stages are summed."""
         if not len(pairs.text_rows):
@@ -376,7 +402,9 @@ class Reranker:
             images = self._encoded(images, batch_size, show_progress_bar)
         self._check_visual(images)
         first = torch.zeros(len(pairs.text_rows))
-        if self.choices.score != "joint":
+        if first_stage is not None:
+            first = first_stage.float()
+        elif self.choices.score != "joint":
             words = self.encode_text(pairs.texts)
             with exact_products():
                 pictures = images.embeddings.float()
@@ -455,7 +483,12 @@ class Reranker:
         return self._scorers[device].on(collection)
 
     @cached_property
-    def _encoder(self) -> PictureEncoder:
+    def picture_encoder(self) -> PictureEncoder:
+        """What `encode` and `encode_text` go through, built when it is first used.
+
+        Raises:
+            EdjeError: the backbone can't be built here.
+        """
         with quiet_transformers():
             backbone = backbone_of(self.checkpoint)
         return PictureEncoder(backbone, self.model, self.choices)

@@ -26,19 +26,20 @@ _held: dict[Path, int] = {}
 
 
 @contextmanager
-def writer_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def writer_lock(folder: Path, *, wait: bool = True, what: str = "store") -> Iterator[None]:
     """Hold `<folder>/writer.lock` during the block; the file names the process and its host.
 
-    The kernel releases the lock of a process that died, so a stale file is taken over.
+    The kernel releases the lock of a process that died, so a stale file is taken over. `what` is
+    the word for it in messages.
 
     Raises:
         EdjeError: another process holds it and `wait` is off, or the folder is not writable.
     """
     path = folder.resolve() / "writer.lock"
     if _is_held(path):
-        raise EdjeError(f"this process is already writing {folder}. Write one store at a time.")
+        raise EdjeError(f"this process is already writing {folder}. Write one {what} at a time.")
     with writing_to(folder):
-        descriptor = _acquire(path, folder, wait)
+        descriptor = _acquire(path, folder, wait, what)
     _held[path] = os.getpid()
     try:
         yield
@@ -72,7 +73,7 @@ def _is_held(path: Path) -> bool:
     return _held.get(path) == os.getpid()
 
 
-def _acquire(path: Path, folder: Path, wait: bool) -> int:
+def _acquire(path: Path, folder: Path, wait: bool, what: str) -> int:
     announced = False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -87,7 +88,7 @@ def _acquire(path: Path, folder: Path, wait: bool) -> int:
                 holder = _holder(descriptor)
                 os.close(descriptor)
                 raise EdjeError(
-                    f"the store {folder} is being written by {holder}. "
+                    f"the {what} {folder} is being written by {holder}. "
                     "Wait until it is done, or end that process, then run this again."
                 ) from None
             if not announced:

@@ -1,13 +1,287 @@
+"""Claims about opening an index and searching it."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
+from index.indexed import contents, make_picture
+from PIL import Image
 
+from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
-from edje.index.image_index import ImageIndex
+from edje.index.hits import Hit
+from edje.index.image_table import MAKING, TABLE
 
 
-@pytest.mark.parametrize("path", ["photos/index", Path("photos/index")])
-def test_opening_one_says_what_is_missing_and_what_does_its_work_now(path: str | Path) -> None:
-    with pytest.raises(EdjeError, match=r"'photos/index'\): this version.*no image index") as said:
-        ImageIndex.open(path)
-    assert "TokenStore.open" in str(said.value) and "Reranker.from_pretrained" in str(said.value)
+def test_the_order_is_that_of_the_run_on_its_split_and_candidates(
+    index: ImageIndex, run_folder: Path
+) -> None:
+    paths = pd.read_parquet(run_folder / "images.parquet").set_index("image_id").path
+    index.add(dict(paths))
+    lists = pd.read_parquet(run_folder / "candidates.parquet")
+    queries = pd.read_parquet(run_folder / "queries.parquet").set_index(["direction", "query_id"])
+    lists = lists[lists.direction == "t2i"]
+    assert len(lists) > 10
+    for query, rows in lists.groupby("query_id"):
+        hits = index.search(queries.text["t2i", query], k=5, top=5)
+        rows = rows.sort_values("final", ascending=False)
+        assert {hit.id for hit in hits} == set(rows.candidate_id)
+        final = rows.set_index("candidate_id").final
+        np.testing.assert_allclose([hit.score for hit in hits], rows.final, atol=1e-3)
+        np.testing.assert_allclose([final[hit.id] for hit in hits], rows.final, atol=1e-3)
+        first = rows.set_index("candidate_id")
+        for hit in hits:
+            assert hit.first_stage == pytest.approx(first.first_stage[hit.id], abs=1e-4)
+
+
+def test_hits_have_all_that_is_known_of_them(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    index.add(pictures)
+    hits = index.search("a red star", k=6, top=4)
+    assert len(hits) == 4 and all(isinstance(hit, Hit) for hit in hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    first = sorted(index.search("a red star", k=6, top=6), key=lambda hit: hit.rank)
+    assert [hit.rank for hit in first] == [1, 2, 3, 4, 5, 6]
+    stages = [hit.first_stage for hit in first]
+    assert stages == sorted(stages, reverse=True)
+    words, encoded = ranker.encode_text(["a red star"]), ranker.encode([hit.path for hit in first])
+    np.testing.assert_allclose(stages, encoded.embeddings @ words[0], atol=1e-5)
+    ranked = ranker.rank("a red star", encoded)
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [r["score"] for r in ranked][:4], atol=1e-4
+    )
+    scores = torch.tensor([hit.score for hit in index.search("a red star", k=6, top=6)])
+    expected = ranker.probability(scores.double(), 12)
+    assert expected is not None
+    assert [hit.probability for hit in hits] == pytest.approx(expected[:4].tolist())
+    assert hits[0].id in str(hits[0]) and "%" in str(hits[0])
+
+
+def test_improbable_hits_are_left_out(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    hits = index.search("a red star", top=12)
+    probabilities = [hit.probability or 0.0 for hit in hits]
+    middle = sorted(probabilities)[6]
+    found = index.search("a red star", top=12, min_probability=middle)
+    assert found == [hit for hit in hits if (hit.probability or 0.0) >= middle] and found
+    assert index.search("a red star", min_probability=1.0) == []
+
+
+def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    hits = index.search("a red star", k=2, where="id LIKE 'more/%'")
+    assert len(hits) == 2 and all(hit.id.startswith("more/") for hit in hits)
+    everything = index.search("a red star", k=12, top=12)
+    order = [h.id for h in sorted(everything, key=lambda h: h.rank) if h.id.startswith("more/")]
+    assert {hit.id for hit in hits} == set(order[:2])
+    assert index.search("red", where="width > 1000") == []
+    for where, message in (
+        ("nonsense = 3", r"no filter of the index .* No field named nonsense.*\bid\b"),
+        ("width >", "no filter of the index .* Expected: an expression"),
+        ("width = 'wide'", "no filter of the index"),
+    ):
+        with pytest.raises(EdjeError, match=message):
+            index.search("red", where=where)
+
+
+def test_ids_of_another_search_are_reranked_without_a_picture(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    hits = index.search("a red star", k=12, top=12)
+    for path in pictures.rglob("*.png"):
+        path.unlink()
+    ids = [hit.id for hit in sorted(hits, key=lambda hit: hit.id)]
+    again = index.rerank("a red star", ids)
+    assert [hit.id for hit in again] == [hit.id for hit in hits]
+    assert [hit.score for hit in again] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+    assert {hit.id: hit.rank for hit in again} == {one: row + 1 for row, one in enumerate(ids)}
+    by_id = {hit.id: hit.first_stage for hit in hits}
+    given = index.rerank("a red star", ids, [by_id[one] for one in ids])
+    assert [hit.score for hit in given] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+    other = index.rerank("a red star", ids, [0.0] * len(ids))
+    assert {hit.first_stage for hit in other} == {0.0}
+    assert [hit.score for hit in other] != pytest.approx([hit.score for hit in hits], abs=1e-5)
+    for wrong, scores, message in (
+        (["absent", ids[0]], None, "1 of 2 ids are of no picture of the index, such as 'absent'"),
+        ([ids[0], ids[0]], None, "an id comes twice"),
+        (ids[:2], [1.0], "got 2 ids and 1 first-stage scores"),
+        ("000.png", None, "expected a list of ids"),
+    ):
+        with pytest.raises(EdjeError, match=message):
+            index.rerank("red", wrong, scores)
+    assert index.rerank("red", []) == []
+
+
+def test_near_duplicates_stand_behind_the_best_of_them(index: ImageIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for seed in range(3):
+        path = make_picture(folder / f"{seed}.png", seed, (64, 64))
+        Image.open(path).save(folder / f"{seed} again.png", compress_level=1)
+    index.add(folder)
+    hits, plain = index.search("red", group_duplicates=0.99999), index.search("red")
+    assert len(plain) == 6 and all(hit.duplicates == () for hit in plain)
+    assert {frozenset((hit.id, *hit.duplicates)) for hit in hits} == {
+        frozenset((f"{seed}.png", f"{seed} again.png")) for seed in range(3)
+    }
+    assert hits[0].id == plain[0].id and "(+1 near duplicate)" in str(hits[0])
+    assert len(index.search("red", top=1, group_duplicates=0.99999)) == 1
+    assert len(index.search("red", group_duplicates=True)) == 1  # to a random tower all are alike
+
+
+@pytest.mark.parametrize("query", ["", "  "])
+def test_a_query_is_a_text(index: ImageIndex, pictures: Path, query: str) -> None:
+    index.add(pictures / "000.png")
+    with pytest.raises(EdjeError, match="as query, expected a text"):
+        index.search(query)
+
+
+def test_what_is_not_there_yet_says_how_it_is_made_and_leaves_nothing_behind(
+    index: ImageIndex, tmp_path: Path
+) -> None:
+    assert len(index) == 0 and index.ids() == [] and index.problems() == []
+    for call in (lambda: index.search("red"), index.stats, index.optimize):
+        with pytest.raises(EdjeError, match=r"there is no index to \w+ at .*photos\.edje yet"):
+            call()
+    assert not (tmp_path / "photos.edje").exists()
+
+
+def test_an_emptied_index_finds_nothing(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    index.remove(index.ids())
+    assert index.search("red") == [] and len(index) == 0
+
+
+def test_another_reranker_is_refused_with_the_difference_and_the_command(
+    index: ImageIndex, ranker: Reranker, pictures: Path, run_folder: Path
+) -> None:
+    index.add(pictures)
+    again = ImageIndex.open(index.folder, Reranker.from_pretrained(run_folder / "pretrained"))
+    assert len(again) == 12  # the same one, from elsewhere
+    other = Reranker.from_pretrained(run_folder, device="cpu")
+    with torch.no_grad():
+        next(other.model.adapter.parameters()).mul_(2)
+    with pytest.raises(EdjeError, match=r"adapter_weights: \w+ in the index, \w+ here") as said:
+        ImageIndex.open(index.folder, other)
+    assert f"({ranker.name})" in str(said.value)
+    assert f"edje index <folder> --into <new folder> --reranker {run_folder}" in str(said.value)
+
+
+def test_a_joint_encoder_trained_further_reads_the_same_index(
+    index: ImageIndex, pictures: Path, run_folder: Path
+) -> None:
+    index.add(pictures)
+    other = Reranker.from_pretrained(run_folder, device="cpu")
+    with torch.no_grad():
+        for weight in other.model.joint.parameters():
+            weight.mul_(0.9)
+    assert len(ImageIndex.open(index.folder, other).search("red")) == 10
+
+
+def test_a_reader_keeps_its_version_until_it_asks_for_the_present_one(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    index.add(pictures / "more")
+    reader = ImageIndex.open(index.folder, ranker)
+    before = reader.search("red")
+    index.add(pictures / "000.png")
+    index.remove(["more/008.png"] if "more/008.png" in index.ids() else ["008.png"])
+    index.optimize()
+    assert reader.search("red") == before and len(reader) == 4
+    reader.refresh()
+    assert {hit.id for hit in reader.search("red")} == {"000.png", "009.png", "010.png", "011.png"}
+
+
+def test_optimising_changes_nothing_but_pieces_and_bytes(index: ImageIndex, pictures: Path) -> None:
+    for path in sorted(pictures.rglob("*.png")):
+        index.add(path)
+    index.remove(["000.png"])
+    before, hits, stats = contents(index), index.search("red"), index.stats()
+    index.optimize(keep=timedelta(0))
+    assert contents(index) == before and index.search("red") == hits
+    after = index.stats()
+    assert stats.fragments == 11 and after.fragments == 1 and after.bytes < stats.bytes
+    assert (after.images, after.problems, after.first_stage) == (11, 0, "exact")
+    assert after.bytes_per_image == 4 * 32 * 2 + 4 * 32  # 4 tokens of width 32 in bf16; float32
+    assert after.built_with["codec"] == "bf16"
+
+
+def test_a_reader_whose_version_was_removed_is_told_to_refresh(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    index.add(pictures / "more")
+    index.add(pictures / "000.png")
+    reader = ImageIndex.open(index.folder, ranker)
+    index.optimize(keep=timedelta(0))
+    with pytest.raises(EdjeError, match=r"index\.refresh\(\) reads its present version"):
+        reader.search("red")
+    reader.refresh()
+    assert len(reader.search("red")) == 5
+
+
+def test_a_later_format_is_refused(
+    index: ImageIndex, ranker: Reranker, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures)
+    monkeypatch.setattr("edje.index.image_table.FORMAT", 0)
+    with pytest.raises(EdjeError, match=r"is of format 1, this version of edje reads 0\. Upgrade"):
+        ImageIndex.open(index.folder, ranker)
+
+
+def test_a_foreign_table_is_refused(ranker: Reranker, tmp_path: Path) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    lancedb.connect(tmp_path).create_table(TABLE, pa.table({"id": ["a"]}))
+    with pytest.raises(EdjeError, match="holds a table of Lance that is no index of edje"):
+        ImageIndex.open(tmp_path, ranker)
+
+
+def test_the_library_is_named_where_it_is_missing(
+    ranker: Reranker, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(EdjeError, match=r"needs LanceDB .*pip install 'edje\[index\]'"):
+        ImageIndex.open(tmp_path / "a.edje", ranker).add(pictures)
+
+
+def test_an_interrupted_beginning_is_made_anew(index: ImageIndex, pictures: Path) -> None:
+    (index.folder / MAKING / f"{TABLE}.lance" / "data").mkdir(parents=True)
+    assert index.add(pictures).new == 12
+    assert not (index.folder / MAKING).exists()
+
+
+FRESH = """
+import sys
+blocked = ["lightning", "pytorch_lightning", "lightning_fabric", "hydra", "omegaconf"]
+sys.modules |= dict.fromkeys(blocked)
+import warnings
+warnings.simplefilter("error", DeprecationWarning)
+import edje
+assert "lancedb" not in sys.modules
+reranker = edje.Reranker.from_pretrained(sys.argv[1], device="cpu")
+index = edje.ImageIndex.open(sys.argv[2], reranker)
+index.add(sys.argv[3])
+for hit in index.search("two dogs", top=3): print(hit)
+"""
+
+
+def test_three_lines_do_without_hydra_and_lightning_and_say_nothing_else(
+    run_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lancedb", reason="LanceDB is not installed (pip install 'edje[index]')")
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, run_folder, tmp_path / "a.edje", pictures],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3 and done.stderr == ""

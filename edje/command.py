@@ -1,0 +1,51 @@
+"""The command `edje`: `edje index` and `edje search`, or else a run as `edje.cli` composes it.
+
+The first two need no Hydra.
+"""
+
+import logging
+import os
+import sys
+
+from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_characters
+from edje.errors import EdjeError
+
+OF_AN_INDEX = ("index", "search")
+WAITING = "edje.tokens.lock"  # which logs that another process is waited for
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    if sys.argv[1:2] and sys.argv[1] in OF_AN_INDEX:
+        return on_index(sys.argv[1:])
+    from edje import cli  # imports Hydra; by its own name, which Hydra records
+
+    return cli.main()
+
+
+def on_index(arguments: list[str]) -> int:
+    """Add to an index or search one; mistakes end as one message."""
+    use_plain_characters()
+    log = logging.getLogger(WAITING)
+    log.setLevel(logging.INFO)
+    log.addHandler(ConsoleHandler())
+    try:
+        from edje.index.index_commands import run  # imports torch
+
+        run(arguments)
+        sys.stdout.flush()
+    except EdjeError as error:
+        if os.environ.get("EDJE_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; what is written is kept.\n")
+        return 130
+    except BrokenPipeError:  # the reader had enough, as `| head`
+        stop_talking()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

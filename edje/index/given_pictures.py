@@ -1,0 +1,156 @@
+"""What a user gives to an index, a folder, paths, pictures or a data set, as pictures with ids."""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from edje.errors import EdjeError
+from edje.images.pictures import Picture
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    *(".ico", ".pcx", ".sgi"),
+)  # of the files that a folder is taken to be there for; a file named by itself may have any
+IDS = ("image_id", "id", "filename", "file_name")  # columns of a data set, best first
+IMAGE = "image"
+URI = "file://"
+EXPECTED = (
+    "a folder, a path, a list of paths, a mapping of ids to pictures (images of PIL, bytes, "
+    "arrays), or a datasets.Dataset with a column of images"
+)
+
+
+@dataclass(frozen=True)
+class GivenPicture:
+    """A picture with its id: a file by its absolute path, or something to be read by `load`."""
+
+    id: str
+    path: str | None = None
+    data: Any = None  # a picture, or a data set whose `row` it is
+    row: int | None = None
+
+    def load(self) -> Picture:
+        """The picture of a given one that is no file."""
+        found = self.data if self.row is None else self.data[self.row][IMAGE]
+        if isinstance(found, Mapping):  # a data set's, not decoded
+            found = found["path"] if found["bytes"] is None else found["bytes"]
+        return cast(Picture, found)
+
+
+def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]:
+    """All pictures of a source in the order of their ids; nothing is read yet.
+
+    Raises:
+        EdjeError: there is nothing at a path, a folder can't be listed, two have one id, or the
+            source is none of the kinds that are taken.
+    """
+    found = list(_of(source))
+    if prefix is not None:
+        lead = valid_id(prefix.strip("/"))
+        found = [replace(one, id=f"{lead}/{one.id}") for one in found]
+    found.sort(key=lambda one: one.id)
+    for one, other in pairwise(found):
+        if one.id == other.id and (one.path is None or one.path != other.path):
+            raise EdjeError(
+                f"{one.path or 'one picture'} and {other.path or 'another'} would both have the id "
+                f"{one.id!r}. Add their folder, or them in two calls with a prefix each."
+            )
+    return list({one.id: one for one in found}.values())
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Picture files of a folder and of those in it; hidden ones and links to folders are left out.
+
+    Raises:
+        EdjeError: a folder can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise EdjeError(f"the folder {error.filename} can't be listed: {error.strerror}.")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.suffix.lower() in ENDINGS and path.is_file():
+                yield path
+
+
+def absolute(path: str | Path) -> Path:
+    """A path from the root, all but its last name with links resolved."""
+    path = Path(path).expanduser()
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+
+
+def valid_id(name: str) -> str:
+    """A name as an id: NFC, and bytes that are no Unicode as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def written_path(path: str) -> str:
+    """A path as the table has it: itself, or a file:// address where it isn't all Unicode."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Path(path).as_uri()
+    return path
+
+
+def read_path(written: str | None) -> str | None:
+    """The path that `written_path` was given."""
+    if written is None or not written.startswith(URI):
+        return written
+    return os.fsdecode(unquote_to_bytes(written.removeprefix(URI)))
+
+
+def _of(source: Any) -> Iterator[GivenPicture]:
+    if isinstance(source, str | Path):
+        path = absolute(source)
+        if path.is_dir():
+            for file in files_under(path):
+                yield GivenPicture(valid_id(file.relative_to(path).as_posix()), str(file))
+        elif path.is_file():
+            yield GivenPicture(valid_id(path.name), str(path))
+        else:
+            raise EdjeError(f"{source}: there is no file or folder to add. Check the spelling.")
+    elif isinstance(source, Mapping):
+        for name, picture in source.items():
+            if not isinstance(name, str) or not isinstance(picture, Picture):
+                raise EdjeError(
+                    f"got {name!r}: {type(picture).__name__}; expected ids with pictures."
+                )
+            if isinstance(picture, str | Path):
+                yield GivenPicture(valid_id(name), str(absolute(picture)))
+            else:
+                yield GivenPicture(valid_id(name), data=picture)
+    elif hasattr(source, "column_names") and hasattr(source, "features"):
+        yield from _of_data_set(source)
+    elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray):
+        for path in source:
+            if not isinstance(path, str | Path):
+                raise EdjeError(f"got a list with a {type(path).__name__}; expected {EXPECTED}.")
+            yield from _of(path)
+    else:
+        raise EdjeError(f"got a {type(source).__name__} to add; expected {EXPECTED}.")
+
+
+def _of_data_set(source: Any) -> Iterator[GivenPicture]:
+    if IMAGE not in source.column_names:
+        raise EdjeError(
+            f"the data set has the columns {', '.join(source.column_names)} and none that is "
+            f"named {IMAGE!r}. Rename it: dataset.rename_column(<its name>, {IMAGE!r})."
+        )
+    id_column = next((name for name in IDS if name in source.column_names), None)
+    ids = range(len(source)) if id_column is None else source[id_column]
+    encoded = source.select_columns([IMAGE])
+    if hasattr(feature := source.features[IMAGE], "decode"):
+        encoded = encoded.cast_column(IMAGE, type(feature)(decode=False))  # each read where used
+    for row, name in enumerate(ids):
+        yield GivenPicture(valid_id(str(name)), data=encoded, row=row)

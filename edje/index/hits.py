@@ -1,0 +1,59 @@
+"""What a search gives: hits, and near duplicates among them put together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.retrieval.exact import similarities
+
+NEAR_DUPLICATE = 0.8  # least cosine of all of two pictures' tokens; measured: experiments/search
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that a search found, with its scores.
+
+    `score` is the reranker's, `probability` that the picture is right (None where the reranker has
+    no calibration), `first_stage` and `rank` the score and the place (from 1) in the first stage.
+    `duplicates` are the ids of the near duplicates for which it stands. `path` is None where the
+    picture was no file.
+    """
+
+    id: str
+    path: str | None
+    score: float
+    probability: float | None
+    first_stage: float
+    rank: int
+    duplicates: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A line: probability or score, id, and how many near duplicates it has."""
+        sure = f"{self.score:8.3f}" if self.probability is None else f"{self.probability:8.1%}"
+        count = len(self.duplicates)
+        more = f"  (+{count} near duplicate{'s' if count > 1 else ''})" if count else ""
+        return f"{sure}  {self.id}{more}"
+
+
+def grouped(
+    hits: Sequence[Hit], tokens: Float[Tensor, "hits tokens width"], top: int, least: float
+) -> list[Hit]:
+    """The `top` best hits that differ, each with the near duplicates that come after it.
+
+    A hit is a near duplicate of a better one where the cosine of their tokens, all together as one
+    vector, is at least `least`.
+    """
+    vectors = torch.nn.functional.normalize(tokens.float().flatten(1), dim=1)
+    close = similarities(vectors, vectors) >= least
+    kept: list[int] = []
+    stands_for: dict[int, list[str]] = {}
+    for row, hit in enumerate(hits):
+        better = next((one for one in kept if close[one, row]), None)
+        if better is None:
+            kept.append(row)
+        else:
+            stands_for.setdefault(better, []).append(hit.id)
+    return [replace(hits[row], duplicates=tuple(stands_for.get(row, ()))) for row in kept[:top]]

@@ -1,0 +1,262 @@
+"""The table of an index: a row per picture, in versions; a reader keeps the one it has opened."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from edje.errors import EdjeError
+from edje.identity import Value
+from edje.index.lance_library import TO_WRITE, lance, lancedb
+
+TABLE, MAKING, FORMAT = "images", "making", 1
+KEY, ID, PATH, SIZE, MODIFIED, HASH = "key", "id", "path", "size", "modified", "hash"
+WIDTH, HEIGHT, ADDED, PROBLEM = "width", "height", "added", "problem"
+EMBEDDING, GIVEN, CELL = "embedding", "given_embedding", "cell"
+OURS = (
+    *(KEY, ID, PATH, SIZE, MODIFIED, HASH, WIDTH, HEIGHT, ADDED, PROBLEM),
+    *(EMBEDDING, GIVEN, CELL),
+)
+READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
+ROW = "_rowid"
+AT_ONCE = 1000  # keys in one filter
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What is kept with a table: what it was built with, and the shapes of its cells.
+
+    `given_width` is that of first-stage embeddings by a model of the user's, 0 where there are
+    none. `reranker` is the name or path of the reranker, for who doesn't say one.
+    """
+
+    built_with: Mapping[str, Value]
+    embedding_width: int
+    cell_bytes: int
+    given_width: int = 0
+    reranker: str = ""
+    format: int = FORMAT
+
+    def schema(self) -> pa.Schema:
+        """Columns of the table, with the facts."""
+        columns = [
+            pa.field(KEY, pa.int64(), nullable=False),
+            pa.field(ID, pa.string(), nullable=False),
+            pa.field(PATH, pa.string()),
+            pa.field(SIZE, pa.int64()),
+            pa.field(MODIFIED, pa.timestamp("ns")),  # UTC
+            pa.field(HASH, pa.string()),
+            pa.field(WIDTH, pa.int32()),
+            pa.field(HEIGHT, pa.int32()),
+            pa.field(ADDED, pa.timestamp("us")),  # UTC
+            pa.field(PROBLEM, pa.string()),
+            pa.field(EMBEDDING, pa.list_(pa.float32(), self.embedding_width)),
+            pa.field(CELL, pa.binary(self.cell_bytes)),
+        ]
+        if self.given_width:
+            columns.append(pa.field(GIVEN, pa.list_(pa.float32(), self.given_width)))
+        return pa.schema(columns, metadata={"edje": json.dumps(vars(self))})
+
+
+class ImageTable:
+    """One reader's, or the one writer's, view of the table. Versions only move on `refresh`.
+
+    A writer holds the index's lock, which is the caller's to take.
+    """
+
+    def __init__(self, folder: Path, table: Any):
+        self.folder = folder
+        self._table = table
+        self.facts = _facts(folder, table)
+
+    @classmethod
+    def open(cls, folder: Path) -> "ImageTable | None":
+        """The table of an index; None where there is none yet.
+
+        Raises:
+            EdjeError: it can't be read, or is of a later version of edje.
+        """
+        if not (folder / f"{TABLE}.lance").is_dir():
+            return None
+        library = lancedb()
+        with lance(folder):
+            table = library.connect(folder).open_table(TABLE)
+        return cls(folder, table)
+
+    @classmethod
+    def create(cls, folder: Path, facts: TableFacts) -> "ImageTable":
+        """An empty table, whole or not there.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        library = lancedb()
+        with lance(folder, TO_WRITE):
+            shutil.rmtree(folder / MAKING, ignore_errors=True)
+            library.connect(folder / MAKING).create_table(TABLE, schema=facts.schema())
+            (folder / MAKING / f"{TABLE}.lance").rename(folder / f"{TABLE}.lance")
+            (folder / MAKING).rmdir()
+        table = cls.open(folder)
+        assert table is not None
+        return table
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is read."""
+        return int(self._table.version)
+
+    def refresh(self) -> None:
+        """Read the present version from here on.
+
+        Raises:
+            EdjeError: it can't be read.
+        """
+        with lance(self.folder):
+            self._table.checkout_latest()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns, the user's included, with their types."""
+        return self._table.schema
+
+    def width_of(self, column: str) -> int:
+        """Length of the vectors of a column."""
+        return int(self.schema.field(column).type.list_size)
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows, or of those that a filter lets through."""
+        with lance(self.folder):
+            return int(self._table.count_rows(where))
+
+    def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows in batches, with these columns and `_rowid`.
+
+        Raises:
+            EdjeError: they can't be read, or `where` is no filter.
+        """
+        with lance(self.folder):
+            query = self._table.search().select(list(columns)).with_row_id(True)
+            batches = iter((query.where(where) if where else query).to_batches())
+        while True:
+            with lance(self.folder):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def take(self, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Rows of this version by their row ids, in that order."""
+        with lance(self.folder):
+            found = self._table.take_row_ids(row_ids.tolist()).select(list(columns)).to_arrow()
+        order = np.empty(len(row_ids), np.int64)
+        order[np.argsort(row_ids)] = np.arange(len(row_ids))  # they come in the order of their ids
+        return found.take(order)
+
+    def rows(self, keys: Sequence[int]) -> dict[int, Row]:
+        """Whole rows by their keys, times of modification in nanoseconds."""
+        found: dict[int, Row] = {}
+        for first in range(0, len(keys), AT_ONCE):
+            where = _among(keys[first : first + AT_ONCE])
+            for batch in self.scan(self.schema.names, where):
+                batch = batch.set_column(
+                    batch.schema.get_field_index(MODIFIED),
+                    MODIFIED,
+                    batch.column(MODIFIED).cast(pa.int64()),  # Python's times have no nanoseconds
+                )
+                found |= {row.pop(KEY): row for row in batch.drop_columns(ROW).to_pylist()}
+        return found
+
+    def write(self, rows: Sequence[Row], known: bool) -> None:
+        """Add rows in one step, or with `known` put them in place of those with their keys.
+
+        Raises:
+            EdjeError: they can't be written; then none of them is.
+        """
+        schema = self.schema
+        with lance(self.folder, TO_WRITE):
+            made = pa.table({field.name: _column(rows, field) for field in schema}, schema=schema)
+            if known:
+                merge = self._table.merge_insert(KEY).when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(made)
+            else:
+                self._table.add(made)
+
+    def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
+        """Columns and `_rowid` of pictures by their ids; those that aren't there are left out."""
+        found: dict[str, Row] = {}
+        for first in range(0, len(ids), AT_ONCE):
+            texts = ("'" + one.replace("'", "''") + "'" for one in ids[first : first + AT_ONCE])
+            for batch in self.scan([ID, *columns], f"{ID} IN ({', '.join(texts)})"):
+                found |= {row[ID]: row for row in batch.to_pylist()}
+        return found
+
+    def delete(self, keys: Sequence[int]) -> None:
+        """Remove rows by their keys.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        with lance(self.folder, TO_WRITE):
+            for first in range(0, len(keys), AT_ONCE):
+                self._table.delete(_among(keys[first : first + AT_ONCE]))
+
+    def add_columns(self, fields: Sequence[pa.Field]) -> None:
+        """Add columns of the user's, null in all rows.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        with lance(self.folder, TO_WRITE):
+            self._table.add_columns(list(fields))
+
+    def optimize(self, keep: timedelta) -> None:
+        """Put small pieces together, drop what is deleted, and versions older than `keep`.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        with lance(self.folder, TO_WRITE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that readers of former versions fail: see lance()
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
+
+    @property
+    def fragments(self) -> int:
+        """Number of pieces that the rows lie in."""
+        with lance(self.folder):
+            return int(self._table.stats()["fragment_stats"]["num_fragments"])
+
+
+def _facts(folder: Path, table: Any) -> TableFacts:
+    try:
+        found = json.loads((table.schema.metadata or {})[b"edje"])
+        if found["format"] > FORMAT:
+            raise EdjeError(
+                f"the index {folder} is of format {found['format']}, this version of edje reads "
+                f"{FORMAT}. Upgrade edje, or index the pictures into a new folder."
+            )
+        return TableFacts(**found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdjeError(
+            f"{folder} holds a table of Lance that is no index of edje ({error!r}). Name another "
+            "folder."
+        ) from error
+
+
+def _among(keys: Sequence[int]) -> str:
+    return f"{KEY} IN ({', '.join(map(str, keys))})"
+
+
+def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
+    values = [row.get(field.name) for row in rows]
+    if pa.types.is_fixed_size_list(field.type):  # of which the library wants none to be null
+        zeros = np.zeros(field.type.list_size, np.float32)
+        values = [zeros if value is None else value for value in values]
+    return pa.array(values, field.type)

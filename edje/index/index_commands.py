@@ -1,0 +1,125 @@
+"""`edje index <folder> --into photos.edje` and `edje search photos.edje "…"`."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterable
+from pathlib import Path
+
+from edje.errors import EdjeError
+from edje.index.given_pictures import absolute
+from edje.index.image_index import ImageIndex
+from edje.index.image_table import ImageTable
+from edje.inference.reranker import Reranker
+
+RERANKER = "photos"  # of a new index, where none is named
+SHOWN = 5  # files that can't be read
+FRAGMENTS = 64  # from here on an addition ends by putting them together
+
+
+def run(arguments: list[str]) -> None:
+    """Run `index …` or `search …`.
+
+    Raises:
+        EdjeError: as `ImageIndex`.
+    """
+    chosen = parser().parse_args(arguments)
+    chosen.run(chosen)
+
+
+def parser() -> ArgumentParser:
+    """What both commands take."""
+    both = ArgumentParser(prog="edje", allow_abbrev=False)
+    commands = both.add_subparsers(required=True, metavar="index|search")
+    index = commands.add_parser("index", help="add pictures to an index", allow_abbrev=False)
+    index.set_defaults(run=add)
+    index.add_argument("source", nargs="+", help="folders, or files")
+    index.add_argument("--into", required=True, metavar="FOLDER", help="the index: photos.edje")
+    index.add_argument("--prefix", help="put before the ids, where some would clash")
+    index.add_argument(
+        "--sync", action="store_true", help="remove what came from the folders and is gone"
+    )
+    search = commands.add_parser("search", help="search an index", allow_abbrev=False)
+    search.set_defaults(run=answer)
+    search.add_argument("index", help="the index: photos.edje")
+    search.add_argument("query", nargs="?", help="a text; without, one per line of the input")
+    search.add_argument("--top", type=positive, default=10, help="hits at most (10)")
+    search.add_argument("--k", type=positive, default=100, help="pictures that are reranked (100)")
+    search.add_argument("--where", help="a filter over the columns: \"id LIKE 'rome/%%'\"")
+    search.add_argument("--min-probability", type=float, help="leave out less probable hits")
+    search.add_argument(
+        "--group-duplicates", action="store_true", help="one hit for near duplicates"
+    )
+    for command in (index, search):
+        command.add_argument(
+            "--reranker", help=f"name or path (that of the index; of a new one {RERANKER})"
+        )
+    return both
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def add(chosen: Namespace) -> None:
+    """Add or synchronise, and say what was done."""
+    index = opened(chosen.into, chosen.reranker)
+    for source in chosen.source:
+        call = index.sync if chosen.sync else index.add
+        sys.stderr.write(f"{source}: {call(source, prefix=chosen.prefix)}\n")
+    if len(index) and index.stats().fragments >= FRAGMENTS:
+        index.optimize()
+    problems = index.problems()
+    for problem in problems[:SHOWN]:
+        sys.stderr.write(f"  can't be read: {problem.id} ({problem.reason})\n")
+    if len(problems) > SHOWN:
+        sys.stderr.write(f"  … and {len(problems) - SHOWN:,} more (index.problems())\n")
+    sys.stdout.write(f"{chosen.into}: {len(index):,} pictures\n")
+
+
+def answer(chosen: Namespace) -> None:
+    """Write the hits of a query, or of each line of the input."""
+    if not absolute(chosen.index).is_dir():
+        raise EdjeError(
+            f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
+        )
+    index = opened(chosen.index, chosen.reranker)
+    for query in [chosen.query] if chosen.query is not None else asked():
+        hits = index.search(
+            query,
+            chosen.k,
+            chosen.top,
+            chosen.where,
+            chosen.min_probability,
+            chosen.group_duplicates,
+        )
+        for hit in hits:
+            sys.stdout.write(f"{hit}\n")
+        if not hits:
+            sys.stderr.write("nothing found\n")
+        sys.stdout.flush()
+
+
+def asked() -> Iterable[str]:
+    """Queries from the input, with a prompt where somebody types them."""
+    is_typed = sys.stdin.isatty()
+    while True:
+        if is_typed:
+            sys.stderr.write("search: ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def opened(path: str, reranker: str | None) -> ImageIndex:
+    """The index with a reranker: the named one, else its own, else the one for photographs."""
+    folder = absolute(path)
+    if reranker is None:
+        table = ImageTable.open(folder)
+        reranker = table.facts.reranker if table is not None else ""
+    return ImageIndex.open(Path(path), Reranker.from_pretrained(reranker or RERANKER))

@@ -1,0 +1,74 @@
+"""How much an index holds, and what it couldn't read."""
+
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edje.index.given_pictures import read_path
+from edje.index.image_table import ID, PATH, PROBLEM, READABLE, ImageTable
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A picture that can't be read, and why."""
+
+    id: str
+    path: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class IndexStats:
+    """How much an index holds: pictures, those that can't be read, and bytes on the disk.
+
+    `bytes_per_image` are a picture's cell and embedding. Many `fragments`, the pieces that
+    additions leave, are put together by `optimize`.
+    """
+
+    images: int
+    problems: int
+    bytes: int
+    bytes_per_image: int
+    fragments: int
+    version: int
+    first_stage: str
+    built_with: Mapping[str, Any]
+
+
+def bytes_under(folder: Path) -> int:
+    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
+
+
+def stats_of(table: ImageTable) -> IndexStats:
+    """The numbers of a table's version."""
+    images = table.count(READABLE)
+    widths = table.facts.embedding_width + table.facts.given_width
+    return IndexStats(
+        images=images,
+        problems=table.count() - images,
+        bytes=bytes_under(table.folder),
+        bytes_per_image=table.facts.cell_bytes + 4 * widths,
+        fragments=table.fragments,
+        version=table.version,
+        first_stage="exact",
+        built_with=table.facts.built_with,
+    )
+
+
+def problems_of(table: ImageTable) -> list[Problem]:
+    """The rows of pictures that couldn't be read, sorted by id."""
+    found = [
+        Problem(row[ID], read_path(row[PATH]), row[PROBLEM])
+        for batch in table.scan([ID, PATH, PROBLEM], f"NOT ({READABLE})")
+        for row in batch.to_pylist()
+    ]
+    return sorted(found, key=lambda one: one.id)

@@ -1,0 +1,64 @@
+"""Lance, the database of an index: imported where it is needed, its errors in plain words."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edje.errors import EdjeError
+
+FULL = ("No space left", "File too large", "Disk quota exceeded")
+FORBIDDEN = ("Permission denied", "Operation not permitted", "Read-only file system")
+PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # where in its own code
+NO_FILTER = ("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion")
+TO_READ, TO_WRITE = "read", "write to"
+
+
+def lancedb() -> Any:
+    """The library.
+
+    Raises:
+        EdjeError: it isn't installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import lancedb as library
+    except ImportError as error:
+        raise EdjeError(
+            f"an image index needs LanceDB ({error}). Install it: pip install 'edje[index]'."
+        ) from error
+    return library
+
+
+@contextmanager
+def lance(folder: Path, doing: str = TO_READ) -> Iterator[None]:
+    """Use the library in the block.
+
+    Raises:
+        EdjeError: it failed, in words that say what to do.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EdjeError(explained(error, folder, doing)) from error
+
+
+def explained(error: Exception, folder: Path, doing: str) -> str:
+    """What an error of the library means for who uses the index."""
+    said = PLACE_IN_SOURCE.sub("", str(error)).strip().split("\n")[0].rstrip(".")
+    if any(words in said for words in NO_FILTER):
+        return f'no filter of the index {folder}: {said}. Write it as SQL: "width > 1000".'
+    what = f"can't {doing} the index {folder}: {said}."
+    if any(words in said for words in FULL):
+        return f"{what} Free some space and do it again: what was written before is kept."
+    if any(words in said for words in FORBIDDEN):
+        return f"{what} Make the folder writable, or choose another."
+    if "Not found" in said:
+        return (
+            f"{what} Where another process has optimised it meanwhile, index.refresh() reads its "
+            "present version. Else files of it are gone: index the pictures into a new folder."
+        )
+    return f"{what} If it is damaged, index the pictures into a new folder; they are never changed."

@@ -1,0 +1,70 @@
+"""Columns of the user's beside an index's own: names, types, and a picture's values."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from edje.errors import EdjeError
+from edje.index.image_table import OURS
+
+NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # which a filter needs no quotes for
+
+
+class UserColumns:
+    """What `add(columns=…)` is given: by name one value for all pictures, or a mapping of ids.
+
+    Raises:
+        EdjeError: a name is taken or can't be one, or values have no common type.
+    """
+
+    def __init__(self, given: Mapping[str, Any] | None):
+        self.given = dict(given or {})
+        self._fields = [pa.field(name, _type(name, value)) for name, value in self.given.items()]
+
+    def missing(self, schema: pa.Schema) -> list[pa.Field]:
+        """Those that a table doesn't have yet.
+
+        Raises:
+            EdjeError: it has one of them with values of another type.
+        """
+        for field in self._fields:
+            if field.name in schema.names:
+                there = schema.field(field.name).type
+                try:
+                    pa.array(_values(self.given[field.name]), there)
+                except pa.ArrowException as error:
+                    raise EdjeError(
+                        f"columns: {field.name!r} is of {there} in the index ({error}). Give "
+                        "values of that type, or another name."
+                    ) from error
+        return [field for field in self._fields if field.name not in schema.names]
+
+    def of(self, image_id: str) -> dict[str, Any]:
+        """A picture's values; those that aren't given stay as they are."""
+        return {
+            name: value[image_id] if isinstance(value, Mapping) else value
+            for name, value in self.given.items()
+            if not isinstance(value, Mapping) or image_id in value
+        }
+
+
+def _type(name: str, value: Any) -> pa.DataType:
+    if name in OURS or not NAME.fullmatch(name):
+        why = "is a column of the index's own" if name in OURS else "can't be the name of a column"
+        raise EdjeError(
+            f"columns: {name!r} {why}. Name it with letters, digits and _, and none of "
+            f"{', '.join(OURS)}."
+        )
+    try:
+        found = pa.array(_values(value)).type
+    except pa.ArrowException as error:
+        raise EdjeError(f"columns: the values of {name!r} are of no one type ({error}).") from error
+    if pa.types.is_null(found):
+        raise EdjeError(f"columns: {name!r} has no value. Leave it out, or give one.")
+    return found
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]

@@ -1,0 +1,370 @@
+"""Claims about what an addition reads, encodes and writes."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from index.indexed import contents, make_picture
+from index.test_given_pictures import ODD
+from PIL import Image
+
+from edje import ImageIndex, Reranker
+from edje.errors import EdjeError
+from edje.index.additions import Added
+from edje.index.image_table import ImageTable, Row
+from edje.inference.picture_encoder import PictureEncoder
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of pictures that went through the tower together."""
+    seen: list[int] = []
+    encode = PictureEncoder.encoded
+
+    def counting(self: PictureEncoder, pixels: torch.Tensor) -> object:
+        seen.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(PictureEncoder, "encoded", counting)
+    return seen
+
+
+def touch(path: Path) -> None:
+    """Give a file another time of modification."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def test_stored_numbers_are_those_of_the_reranker(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    assert index.add(pictures, batch_size=5) == Added(new=12)
+    assert index.ids() == sorted(str(p.relative_to(pictures)) for p in pictures.rglob("*.png"))
+    found = contents(index)
+    paths = [pictures / name for name in found]
+    expected = ranker.encode(paths, batch_size=5)
+    embeddings = torch.tensor([row["embedding"] for row in found.values()])
+    torch.testing.assert_close(embeddings, expected.embeddings, atol=1e-6, rtol=0)
+    cells = ranker.picture_encoder.compressed.encode(expected.tokens)
+    assert [row["cell"] for row in found.values()] == [cell.tobytes() for cell in cells]
+    assert {row["path"] for row in found.values()} == set(map(str, paths))
+    assert {(row["width"], row["height"]) for row in found.values()} == {(32, 32)}
+
+
+def test_the_second_addition_encodes_what_is_new_or_changed_alone(
+    index: ImageIndex, pictures: Path, encoded: list[int]
+) -> None:
+    index.add(pictures)
+    before, version = contents(index), index.stats().version
+    assert index.add(pictures) == Added(unchanged=12)
+    assert index.stats().version == version
+    make_picture(pictures / "new.png", 1)
+    make_picture(pictures / "000.png", 2)
+    touch(pictures / "001.png")
+    encoded.clear()
+    assert index.add(pictures) == Added(new=1, changed=1, touched=1, unchanged=10)
+    assert encoded == [2]
+    after = contents(index)
+    assert {name for name in after if after[name] != before.get(name)} == {"000.png", "new.png"}
+    assert after["000.png"]["cell"] != before["000.png"]["cell"]
+    assert index.add(pictures) == Added(unchanged=13)
+
+
+def test_a_moved_file_keeps_its_tokens_and_gets_the_new_id(
+    index: ImageIndex, pictures: Path, encoded: list[int]
+) -> None:
+    index.add(pictures, columns={"album": "summer"})
+    before = contents(index)
+    (pictures / "rome").mkdir()
+    (pictures / "000.png").rename(pictures / "rome" / "first.png")
+    (pictures / "more").rename(pictures / "less")
+    encoded.clear()
+    assert index.add(pictures) == Added(moved=5, unchanged=7)
+    assert encoded == []
+    after = contents(index)
+    assert len(after) == 12 and "000.png" not in after
+    assert after["rome/first.png"]["cell"] == before["000.png"]["cell"]
+    assert after["less/010.png"]["embedding"] == before["more/010.png"]["embedding"]
+    hits = index.search("red", where="album = 'summer'", top=20)
+    assert len(hits) == 12 and {Path(hit.path or "").is_file() for hit in hits} == {True}
+
+
+def test_copies_share_tokens_and_stay_pictures_of_their_own(
+    index: ImageIndex, pictures: Path, encoded: list[int]
+) -> None:
+    index.add(pictures, columns={"album": "summer"})
+    shutil.copy(pictures / "000.png", pictures / "copy.png")
+    shutil.copy(pictures / "001.png", pictures / "002.png")
+    encoded.clear()
+    assert index.add(pictures) == Added(new=1, changed=1, unchanged=11)
+    assert encoded == []
+    found = contents(index)
+    assert found["copy.png"]["cell"] == found["000.png"]["cell"]
+    assert found["002.png"]["cell"] == found["001.png"]["cell"]
+    assert len(index.search("red", where="album IS NULL", top=20)) == 1  # the copy
+
+
+def test_files_that_exchange_their_names_exchange_their_tokens(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    before = contents(index)
+    (pictures / "000.png").rename(pictures / "aside.png")
+    (pictures / "001.png").rename(pictures / "000.png")
+    (pictures / "aside.png").rename(pictures / "001.png")
+    assert index.add(pictures, batch_size=1) == Added(changed=2, unchanged=10)
+    after = contents(index)
+    assert after["000.png"]["cell"] == before["001.png"]["cell"]
+    assert after["001.png"]["cell"] == before["000.png"]["cell"]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+@pytest.mark.parametrize("has_written", [False, True])
+def test_an_interrupted_addition_goes_on_where_it_was(
+    index: ImageIndex,
+    ranker: Reranker,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    has_written: bool,
+) -> None:
+    """To the same numbers: the pictures that go through the tower together are the same."""
+    (pictures / "003.png").write_bytes(b"broken")
+    write, left = ImageTable.write, [writes]
+
+    def interrupted(self: ImageTable, rows: Sequence[Row], known: bool) -> None:
+        left[0] -= 1
+        if left[0] >= 0 or has_written:
+            write(self, rows, known)
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.index.additions.GROUPS", 1)
+        patch.setattr(ImageTable, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(pictures, batch_size=2)
+    rows = 2 * (writes + has_written)
+    assert len(contents(index)) == rows
+    assert index.add(pictures, batch_size=2).unchanged == rows
+    peace = ImageIndex.open(tmp_path / "peace.edje", ranker)
+    peace.add(pictures, batch_size=2)
+    assert contents(index) == contents(peace)
+
+
+def test_what_cannot_be_read_is_listed_and_not_tried_again_until_it_changes(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pictures / "003.png").write_bytes(b"no picture")
+    (pictures / "empty.jpg").write_bytes(b"")
+    assert index.add(pictures) == Added(new=11, problems=2)
+    assert [(one.id, one.reason) for one in index.problems()] == [
+        ("003.png", "no image of a known format"),
+        ("empty.jpg", "the file is empty"),
+    ]
+    assert len(index) == 11 and "003.png" not in index.ids()
+    assert index.stats().problems == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.index.additions.decoded", None)
+        assert index.add(pictures) == Added(unchanged=13)
+        touch(pictures / "003.png")
+        assert index.add(pictures) == Added(touched=1, unchanged=12)
+    assert len(index.problems()) == 2
+    assert "003.png" not in {hit.id for hit in index.search("red", top=20)}
+    make_picture(pictures / "003.png", 3)
+    assert index.add(pictures) == Added(changed=1, unchanged=12)
+    assert [one.id for one in index.problems()] == ["empty.jpg"]
+    (pictures / "004.png").write_bytes(b"broken since")
+    assert index.add(pictures) == Added(problems=1, unchanged=12)
+    assert len(index) == 11
+
+
+def test_with_raise_the_first_unreadable_picture_ends_it_and_what_came_before_is_kept(
+    index: ImageIndex, pictures: Path
+) -> None:
+    (pictures / "005.png").write_bytes(b"no picture")
+    with pytest.raises(EdjeError, match=r"005\.png can't be read as a picture \(no image of a"):
+        index.add(pictures, on_error="raise", batch_size=2)
+    assert index.ids() == ["000.png", "001.png", "002.png", "003.png"]
+    assert index.add(pictures) == Added(new=7, unchanged=4, problems=1)
+
+
+def test_an_id_that_another_picture_has_is_refused_unless_there_is_a_prefix(
+    index: ImageIndex, pictures: Path, tmp_path: Path
+) -> None:
+    index.add(pictures)
+    other = tmp_path / "other"
+    make_picture(other / "000.png", 9)
+    before = contents(index)
+    with pytest.raises(
+        EdjeError, match=r"other/000\.png would have the id '000\.png', which .*ref"
+    ):
+        index.add(other)
+    assert contents(index) == before
+    assert index.add(other, prefix="other") == Added(new=1)
+    assert "other/000.png" in index.ids()
+    with pytest.raises(EdjeError, match="a picture without a file would have the id"):
+        index.add({"000.png": Image.new("RGB", (8, 8))})
+
+
+def test_a_folder_that_has_moved_as_a_whole_keeps_its_ids_and_tokens(
+    index: ImageIndex, pictures: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    index.add(pictures)
+    before = contents(index)
+    pictures.rename(tmp_path / "elsewhere")
+    encoded.clear()
+    assert index.add(tmp_path / "elsewhere") == Added(touched=12)
+    assert encoded == []
+    after = contents(index)
+    assert {row["path"] for row in after.values()} == {
+        row["path"].replace("/pictures/", "/elsewhere/") for row in before.values()
+    }
+    assert [row["cell"] for row in after.values()] == [row["cell"] for row in before.values()]
+
+
+def test_pictures_without_files_are_known_by_their_pixels(
+    index: ImageIndex, encoded: list[int]
+) -> None:
+    one, other = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    assert index.add({"a": one, "b": np.asarray(other)}) == Added(new=2)
+    assert index.add({"a": one, "b": other}) == Added(unchanged=2)
+    assert encoded == [2]
+    assert index.add({"a": Image.new("RGB", (8, 9), "red")}) == Added(changed=1)
+    assert {hit.path for hit in index.search("red")} == {None}
+
+
+def test_a_data_set_is_added_and_broken_rows_are_listed(index: ImageIndex, scenes: Path) -> None:
+    from datasets import Dataset
+    from datasets import Image as Pictures
+
+    paths = sorted(map(str, scenes.iterdir()))[:3]
+    content = [{"bytes": Path(path).read_bytes(), "path": None} for path in paths]
+    content[1]["bytes"] = b"broken"
+    rows = Dataset.from_dict({"image": content, "id": ["x", "y", "z"]})
+    rows = rows.cast_column("image", Pictures())
+    assert index.add(rows) == Added(new=2, problems=1)
+    assert index.ids() == ["x", "z"] and [one.id for one in index.problems()] == ["y"]
+    assert index.add(rows) == Added(unchanged=3)
+
+
+def test_names_of_any_kind_are_added_found_moved_and_removed(
+    index: ImageIndex, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    for seed, name in enumerate(ODD):
+        make_picture(folder / "plain.png", seed).rename(folder / name)
+    assert index.add(folder) == Added(new=len(ODD))
+    assert index.add(folder) == Added(unchanged=len(ODD))
+    hits = index.search("red", top=50)
+    assert {hit.path for hit in hits} == {str(folder / name) for name in ODD}
+    assert [hit.id for hit in index.rerank("red", [hit.id for hit in hits])] == [
+        hit.id for hit in hits
+    ]
+    folder.rename(tmp_path / "moved\nfolder")
+    assert index.add(tmp_path / "moved\nfolder") == Added(touched=len(ODD))
+    assert index.remove(index.ids()) == len(ODD) and len(index) == 0
+
+
+def test_a_file_that_goes_while_it_is_added_is_left_out(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edje.index import image_index
+
+    list_all = image_index.given_pictures
+
+    def listed(source: object, prefix: str | None) -> object:
+        found = list_all(source, prefix)
+        (pictures / "001.png").unlink()
+        make_picture(pictures / "002.png", 7)  # another one, under the name that was listed
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_index, "given_pictures", listed)
+        assert index.add(pictures) == Added(new=11, gone=1)
+    assert index.problems() == [] and "001.png" not in index.ids()
+    assert index.add(pictures) == Added(unchanged=11)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again_next_time(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edje.index import additions
+
+    hashing = additions._hash
+    monkeypatch.setattr(
+        additions,
+        "_hash",
+        lambda content: (touch(pictures / "000.png"), hashing(content))[1],
+    )
+    index.add(pictures / "000.png")
+    monkeypatch.undo()
+    assert index.add(pictures / "000.png") == Added(touched=1)
+    assert index.add(pictures / "000.png") == Added(unchanged=1)
+
+
+def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures / "more", columns={"year": 1999, "place": {"008.png": "Rome"}})
+    index.add(pictures, prefix="all", columns={"stars": 2.5})
+    assert len(index.search("red", where="year = 1999 AND width = 32", top=50)) == 4
+    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
+    assert len(index.search("red", where="stars > 2", top=50)) == 12
+    make_picture(pictures / "more" / "008.png", 5)
+    index.add(pictures / "more")  # a changed file keeps its own
+    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
+    for columns, message in (
+        ({"hash": 1}, "'hash' is a column of the index's own"),
+        ({"my place": 1}, "'my place' can't be the name"),
+        ({"year": None}, "'year' has no value"),
+        ({"mixed": {"a": 1, "b": "x"}}, "'mixed' are of no one type"),
+        ({"year": "late"}, r"'year' is of int64 in the index \(Could not convert 'late'"),
+    ):
+        with pytest.raises(EdjeError, match=message):
+            index.add(pictures, columns=columns)
+
+
+def test_sync_removes_what_came_from_the_folder_and_is_gone(
+    index: ImageIndex, pictures: Path, tmp_path: Path
+) -> None:
+    elsewhere = make_picture(tmp_path / "elsewhere" / "own.png", 1)
+    index.add(elsewhere)
+    index.add({"drawn": Image.new("RGB", (8, 8))})
+    (pictures / "broken.png").write_bytes(b"broken")
+    assert index.sync(pictures) == Added(new=12, problems=1)
+    for name in ("000.png", "more/008.png", "broken.png"):
+        (pictures / name).unlink()
+    (pictures / "001.png").rename(pictures / "moved.png")
+    make_picture(pictures / "new.png", 2)
+    elsewhere.unlink()
+    assert index.sync(pictures) == Added(new=1, moved=1, unchanged=9, removed=3)
+    expected = {str(path.relative_to(pictures)) for path in pictures.rglob("*.png")}
+    assert set(index.ids()) == expected | {"own.png", "drawn"} and index.problems() == []
+
+
+def test_sync_of_a_folder_that_is_not_there_or_empty_removes_nothing(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    shutil.rmtree(pictures)
+    with pytest.raises(EdjeError, match=r"is not a folder\. Nothing was removed"):
+        index.sync(pictures)
+    pictures.mkdir()
+    with pytest.raises(EdjeError, match="has no pictures, the index has 12 of it"):
+        index.sync(pictures)
+    assert len(index) == 12
+
+
+def test_removing_says_how_many_and_names_what_is_not_there(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    with pytest.raises(EdjeError, match=r"1 of 2 ids are not in the index, such as 'absent'"):
+        index.remove(["000.png", "absent"])
+    assert index.remove(["000.png", "more/008.png"]) == 2
+    assert len(index) == len(index.ids()) == 10
+    assert index.add(pictures) == Added(new=2, unchanged=10)

@@ -1,0 +1,113 @@
+"""Claims about an index whose first stage are embeddings of the user's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from index.indexed import contents
+
+from edje import ImageIndex, Reranker
+from edje.errors import EdjeError
+from edje.index.additions import Added
+
+
+@pytest.fixture
+def paths(pictures: Path) -> list[Path]:
+    return sorted(pictures.rglob("*.png"))
+
+
+@pytest.fixture
+def matrix(paths: list[Path]) -> np.ndarray:
+    """Embeddings of width 7 and of no one length."""
+    return np.random.default_rng(0).normal(size=(len(paths), 7))
+
+
+def test_the_first_stage_is_that_of_the_given_embeddings(
+    ranker: Reranker, paths: list[Path], matrix: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "mine.npy", matrix)
+    index = ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, tmp_path / "mine.npy", paths)
+    query = np.linspace(-1, 1, 7)
+    hits = index.search("a red star", k=5, query_embedding=query)
+    unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    cosines = unit @ query / np.linalg.norm(query)
+    order = np.argsort(-cosines)[:5]
+    first = sorted(hits, key=lambda hit: hit.rank)
+    assert [hit.path for hit in first] == [str(paths[row]) for row in order]
+    np.testing.assert_allclose([hit.first_stage for hit in first], cosines[order], atol=1e-6)
+    own = ImageIndex.open(tmp_path / "own.edje", ranker)
+    own.add(paths)
+    expected = own.rerank("a red star", [hit.id for hit in first])
+    assert [hit.id for hit in hits] == [hit.id for hit in expected]
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [hit.score for hit in expected], atol=1e-4
+    )
+    with pytest.raises(EdjeError, match="pass query_embedding, the query's 7 numbers"):
+        index.search("a red star")
+    with pytest.raises(EdjeError, match="query_embedding is for an index of your own embeddings"):
+        own.search("red", query_embedding=query)
+
+
+def test_a_table_of_parquet_brings_ids_and_columns(
+    ranker: Reranker, paths: list[Path], matrix: np.ndarray, tmp_path: Path
+) -> None:
+    table = pd.DataFrame(
+        {
+            "path": list(map(str, paths)),
+            "embedding": list(matrix.astype(np.float32)),
+            "id": [f"photo {row}" for row in range(len(paths))],
+            "year": range(2000, 2000 + len(paths)),
+        }
+    )
+    table.to_parquet(tmp_path / "mine.parquet")
+    index = ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, tmp_path / "mine.parquet")
+    hits = index.search("red", where="year >= 2009", query_embedding=matrix[3])
+    assert {hit.id for hit in hits} == {"photo 9", "photo 10", "photo 11"}
+    before = contents(index)
+    again = ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, tmp_path / "mine.parquet")
+    assert contents(again) == before and again.stats().version == index.stats().version
+
+
+def test_other_embeddings_and_additions_without_are_refused(
+    ranker: Reranker, paths: list[Path], matrix: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a.edje"
+    index = ImageIndex.from_embeddings(folder, ranker, matrix[:6], paths[:6])
+    with pytest.raises(EdjeError, match=r"has another embedding of '000\.png'"):
+        ImageIndex.from_embeddings(folder, ranker, matrix[::-1], paths)
+    with pytest.raises(EdjeError, match="has 7 numbers of given embeddings per picture, these are"):
+        ImageIndex.from_embeddings(folder, ranker, matrix[:, :5], paths)
+    with pytest.raises(EdjeError, match="is of your own embeddings"):
+        index.add(paths[0].parent)
+    more = ImageIndex.from_embeddings(folder, ranker, matrix, paths)
+    assert len(more) == 12
+    own = ImageIndex.open(tmp_path / "own.edje", ranker)
+    assert own.add(paths) == Added(new=12)
+    with pytest.raises(EdjeError, match="has no numbers of given embeddings per picture"):
+        ImageIndex.from_embeddings(own.folder, ranker, matrix, paths)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m, p: (m, None), "embeddings need paths"),
+        (lambda m, p: (m[:3], p), r"shape \(3, 7\) and type float64 for 12 paths"),
+        (lambda m, p: (m.astype(int), p), r"type int64 for 12 paths; expected floats"),
+        (lambda m, p: (m, [p[0]] * 12), "12 pictures and 1 different ids"),
+        (lambda m, p: (m * 0, p), r"the embedding of '\d+\.png' is zero or has numbers"),
+        (lambda m, p: ("absent.npy", p), r"absent\.npy can't be read as an array"),
+        (lambda m, p: ("absent.parquet", None), r"absent\.parquet can't be read as Parquet"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    ranker: Reranker, paths: list[Path], matrix: np.ndarray, tmp_path: Path, make, message: str
+) -> None:
+    with pytest.raises(EdjeError, match=message):
+        ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, *make(matrix, paths))
+
+
+def test_pickled_arrays_are_not_read(ranker: Reranker, paths: list[Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(EdjeError, match="Python objects in dtype"):
+        ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, tmp_path / "mine.npy", paths)

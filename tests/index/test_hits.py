@@ -1,0 +1,22 @@
+import torch
+
+from edje.index.hits import Hit, grouped
+
+
+def hit(name: str) -> Hit:
+    return Hit(name, f"/{name}", 1.0, None, 0.5, 1)
+
+
+def test_each_near_duplicate_belongs_to_the_best_hit_that_it_is_close_to() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.19, 1.0, 0.05]).mul(torch.pi / 2)
+    tokens = torch.stack([angles.cos(), angles.sin()], dim=1)[:, :, None]  # two of width 1
+    hits = [hit(name) for name in "abcde"]  # cos(0.1 · 90°) = 0.988, cos(0.19 · 90°) = 0.956
+    found = grouped(hits, tokens, 5, 0.98)
+    assert [(one.id, one.duplicates) for one in found] == [("a", ("b", "e")), ("c", ()), ("d", ())]
+    assert [one.id for one in grouped(hits, tokens, 2, 0.98)] == ["a", "c"]
+    assert [one.id for one in grouped(hits, tokens, 5, 0.95)] == ["a", "d"]
+    assert grouped([], torch.empty(0, 2, 1), 5, 0.98) == []
+
+
+def test_a_hit_without_a_probability_shows_its_score() -> None:
+    assert str(hit("a.png")).split() == ["1.000", "a.png"]
