@@ -93,6 +93,7 @@ def test_it_is_small_and_its_card_says_what_it_was_measured_at(name: str) -> Non
     assert not any(mark in text for text in texts for mark in ('"/', "/home/", "/root/", "/tmp/"))
 
 
+@pytest.mark.assets
 def test_photographs_are_found_by_what_they_show(tmp_path: Path) -> None:
     reranker = reranker_of("photos")
     if not FLICKR8K.is_dir():
@@ -116,6 +117,7 @@ print(reranker.rank("two dogs racing along a beach", ["a.png", "b.png", "c.png"]
 """
 
 
+@pytest.mark.assets
 def test_three_lines_in_a_fresh_process_print_two_hits_and_no_warning(tmp_path: Path) -> None:
     from PIL import Image
 
