@@ -155,12 +155,15 @@ def test_it_gives_the_figures_of_its_card_again(name: str, tmp_path: Path) -> No
     reranker_of(name)
     if name == "photos" and not FLICKR8K.is_dir():
         pytest.skip("no photographs beside the project")
-    of_photos = [f"data.root={FLICKR8K}"] if name == "photos" else []
+    data = {
+        "photos": [f"data.root={FLICKR8K}"],
+        "shapes": ["data.train_images=40", "data.val_images=40"],  # which aren't looked at
+    }
     run(
         [
             "task=evaluate",
             f"checkpoint={name}",
-            *of_photos,
+            *data[name],
             f"cache_dir={tmp_path / 'cache'}",
             f"hydra.run.dir={tmp_path / 'run'}",
         ]
@@ -170,6 +173,7 @@ def test_it_gives_the_figures_of_its_card_again(name: str, tmp_path: Path) -> No
     expected, found = (
         json.loads((place / "metrics.json").read_text()) for place in (folder, tmp_path / "run")
     )
+    assert found["split_digest"] == expected["split_digest"]
     assert len(pd.read_parquet(tmp_path / "run" / "candidates.parquet"))
     for direction in ("t2i", "i2t"):
         for stage in ("first_stage", "reranked"):
