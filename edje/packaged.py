@@ -88,7 +88,7 @@ def packaged_source(value: str) -> Path | None:
     package = PACKAGES[name]
     installed = _installed(package)
     for file, digest in package.files.items():
-        found = _digest(Path(str(installed.locate_file(file))))
+        found = _found(Path(str(installed.locate_file(file))))
         if found != digest:
             raise EdjeError(
                 f"{value}: {installed.locate_file(file)} isn't as published: its SHA-256 is "
@@ -115,10 +115,15 @@ def _installed(package: Package) -> Distribution:
 
 
 @cache
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, or why it has none; read once per process."""
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file of weights, which is read for it once per process."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _found(file: Path) -> str:
+    """SHA-256 of a file, or why it has none."""
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return sha256_of(file)
     except OSError as error:
         return f"unknown ({error.strerror})"

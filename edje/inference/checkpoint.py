@@ -9,7 +9,7 @@ their own.
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,14 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
             count: fitted for count, fitted in checkpoint.calibration.items() if count == num_tokens
         },
     )
+
+
+def each_budget(checkpoint: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
+    """The reranker with each number of tokens that it was trained for, all of them last."""
+    every = checkpoint.model.adapter.num_tokens
+    for count in sorted({count for count in checkpoint.model.adapter.budgets if count < every}):
+        yield count, keep_first_tokens(checkpoint, count)
+    yield every, checkpoint
 
 
 def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -95,7 +96,7 @@ def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
     given = repo if file is None else f"{repo}/{file}"
     wanted = [file] if file else [*(f"*{suffix}" for suffix in SUFFIXES), *BESIDE_WEIGHTS]
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=wanted, revision=revision))
+        folder = _snapshot(repo, wanted, revision)
     except Exception as error:  # of the hub's client, of HTTP, of the network
         said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         at = f" at revision {revision}" if revision else ""
@@ -117,6 +118,16 @@ def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
             f"checkpoint={repo}/<file>."
         )
     return _published_one(files, folder, repo)
+
+
+def _snapshot(repo: str, wanted: list[str], revision: str | None) -> Path:
+    """A repository's files, downloaded where they aren't, or what the cache has of them."""
+    try:
+        return Path(snapshot_download(repo, allow_patterns=wanted, revision=revision))
+    except Exception:  # a client that asks for the list of files though it has the commit
+        with suppress(Exception):
+            return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        raise
 
 
 def _weights(paths: Iterable[Path]) -> list[Path]:

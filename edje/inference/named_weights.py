@@ -1,9 +1,7 @@
 """Frozen weights that a saved reranker names instead of holding: of a package, or of the hub."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.packaged import PACKAGES, PREFIX, packaged_source
+from edje.packaged import PACKAGES, PREFIX, packaged_source, sha256_of
 
 FILE = "model.safetensors"
 LANGUAGE_MODEL = "joint.language_model."  # how a reranker's state calls what may be frozen
@@ -59,7 +57,7 @@ def named_weights(state: Mapping[str, Tensor], pretrained: str | None) -> list[N
                 size += own.numel() * own.itemsize
     if size < WORTH_NAMING:
         return []
-    return [NamedWeights(source, revision, _digest(file), LANGUAGE_MODEL, tuple(sorted(same)))]
+    return [NamedWeights(source, revision, sha256_of(file), LANGUAGE_MODEL, tuple(sorted(same)))]
 
 
 def tensors_of(named: Sequence[NamedWeights], where: str) -> dict[str, Tensor]:
@@ -83,7 +81,7 @@ def from_plain(values: Sequence[Mapping[str, Any]]) -> list[NamedWeights]:
 
 def _tensors(named: NamedWeights, where: str) -> Iterator[tuple[str, Tensor]]:
     file = _file(named, where)
-    if (found := _digest(file)) != named.sha256:
+    if (found := sha256_of(file)) != named.sha256:
         raise EdjeError(
             f"{where}: its frozen weights are those of {named.source}, revision {named.revision}, "
             f"whose {FILE} has the SHA-256 {named.sha256}; {file} has {found}. Get that revision."
@@ -138,9 +136,3 @@ def cached_commit(name: str) -> str | None:
 
 def _equal(own: Tensor, theirs: Tensor) -> bool:
     return own.shape == theirs.shape and own.dtype == theirs.dtype and torch.equal(own, theirs)
-
-
-@cache
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -24,7 +24,7 @@ from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
-from edje.inference.run_choices import RunChoices, backbone_of, choices_of
+from edje.inference.run_choices import RunChoices, backbone_of, calibrations_for, choices_of
 from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several
@@ -460,8 +460,7 @@ class Reranker:
 
     @property
     def _calibrations(self) -> Mapping[Direction, Calibration]:
-        fitted = self.checkpoint.calibration.get(int(self.model.adapter.num_tokens), {})
-        return {name: one for name, one in fitted.items() if one.score == self.choices.score}
+        return calibrations_for(self.checkpoint, self.choices.score)
 
     def _calibration(self, direction: Direction) -> Calibration:
         if direction not in self._calibrations:

@@ -15,7 +15,9 @@ from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, knows_its_backbone
 from edje.inference.scorer import PRECISIONS
 from edje.models.adapters import BackboneFacts
+from edje.records import Direction
 from edje.renames import present_configuration
+from edje.retrieval.calibration import Calibration
 from edje.tokens.codec import CodecName
 
 CODECS = ("raw_codec", "compressed_codec")
@@ -72,6 +74,12 @@ def choices_of(checkpoint: Checkpoint) -> RunChoices:
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}
+
+
+def calibrations_for(checkpoint: Checkpoint, score: Score) -> Mapping[Direction, Calibration]:
+    """Those of the number of tokens that the reranker gives; none where of another score."""
+    found = checkpoint.calibration.get(checkpoint.model.adapter.num_tokens, {})
+    return {direction: one for direction, one in found.items() if one.score == score}
 
 
 def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Calibrations: fitted on dev when a training ends, and measured on what is evaluated."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
-from edje.inference.checkpoint import Checkpoint, keep_first_tokens
-from edje.inference.run_choices import Score
+from edje.inference.checkpoint import Checkpoint, each_budget
+from edje.inference.run_choices import Score, calibrations_for
 from edje.pipeline.collection import Collection
 from edje.pipeline.sampled_searches import SMALLEST, sampled_searches
 from edje.pipeline.scoring import Scoring
@@ -45,11 +45,8 @@ def fitted_calibrations(
             SMALLEST,
         )
         return {}
-    every = trained.model.adapter.num_tokens
-    budgets = {count for count in trained.model.adapter.budgets if count < every}
     fitted: dict[int, dict[Direction, Calibration]] = {}
-    for count in sorted({*budgets, every}):
-        served = trained if count == every else keep_first_tokens(trained, count)
+    for count, served in each_budget(trained):
         searches = searches_of(served, backbone, dev, scoring, codec, score, seed, devices)
         fitted[count] = {
             direction: fit_calibration(joined(of_sizes), score)
@@ -80,12 +77,6 @@ def measured_calibrations(
         direction: honesty(calibrations[direction], of_sizes)
         for direction, of_sizes in searches.items()
     }
-
-
-def calibrations_for(checkpoint: Checkpoint, score: Score) -> Mapping[Direction, Calibration]:
-    """Those of the number of tokens that the reranker gives; none where of another score."""
-    found = checkpoint.calibration.get(checkpoint.model.adapter.num_tokens, {})
-    return {direction: one for direction, one in found.items() if one.score == score}
 
 
 def searches_of(

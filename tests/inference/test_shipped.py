@@ -93,6 +93,7 @@ def test_it_is_small_and_its_card_says_what_it_was_measured_at(name: str) -> Non
     assert not any(mark in text for text in texts for mark in ('"/', "/home/", "/root/", "/tmp/"))
 
 
+@pytest.mark.assets
 def test_photographs_are_found_by_what_they_show(tmp_path: Path) -> None:
     reranker = reranker_of("photos")
     if not FLICKR8K.is_dir():
@@ -116,6 +117,7 @@ print(reranker.rank("two dogs racing along a beach", ["a.png", "b.png", "c.png"]
 """
 
 
+@pytest.mark.assets
 def test_three_lines_in_a_fresh_process_print_two_hits_and_no_warning(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -153,12 +155,15 @@ def test_it_gives_the_figures_of_its_card_again(name: str, tmp_path: Path) -> No
     reranker_of(name)
     if name == "photos" and not FLICKR8K.is_dir():
         pytest.skip("no photographs beside the project")
-    of_photos = [f"data.root={FLICKR8K}"] if name == "photos" else []
+    data = {
+        "photos": [f"data.root={FLICKR8K}"],
+        "shapes": ["data.train_images=40", "data.val_images=40"],  # which aren't looked at
+    }
     run(
         [
             "task=evaluate",
             f"checkpoint={name}",
-            *of_photos,
+            *data[name],
             f"cache_dir={tmp_path / 'cache'}",
             f"hydra.run.dir={tmp_path / 'run'}",
         ]
@@ -168,6 +173,7 @@ def test_it_gives_the_figures_of_its_card_again(name: str, tmp_path: Path) -> No
     expected, found = (
         json.loads((place / "metrics.json").read_text()) for place in (folder, tmp_path / "run")
     )
+    assert found["split_digest"] == expected["split_digest"]
     assert len(pd.read_parquet(tmp_path / "run" / "candidates.parquet"))
     for direction in ("t2i", "i2t"):
         for stage in ("first_stage", "reranked"):

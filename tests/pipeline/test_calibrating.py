@@ -10,8 +10,8 @@ from world import make_images, make_world, with_changes
 
 from edje.cli import run
 from edje.inference.checkpoint import load_checkpoint
+from edje.inference.run_choices import calibrations_for
 from edje.pipeline import sampled_searches
-from edje.pipeline.calibrating import calibrations_for
 from edje.pipeline.sampled_searches import (
     QUERIES,
     candidates_in,

@@ -199,7 +199,7 @@ print(json.dumps([float(score) for score in reranker.predict(asked)]))
 """
 
 
-@pytest.mark.parametrize("name", ["joint", "sum", "fewer"])
+@pytest.mark.parametrize("name", ["sum"])
 def test_a_saved_reranker_scores_alike_where_its_run_and_the_tower_are_gone(
     world: Path, tmp_path: Path, name: str
 ) -> None:
