@@ -85,7 +85,7 @@ def test_pictures_are_ranked_as_its_parts_rank_them(
     assert [hit["score"] for hit in hits] == sorted((h["score"] for h in hits), reverse=True)
     assert len({hit["score"] for hit in hits}) == 5 and "probability" not in hits[0]
 
-    backbone = reranker._encoder.backbone
+    backbone = reranker.picture_encoder.backbone
     pixels = torch.stack([backbone.preprocess(Image.fromarray(one)) for one in pictures(5)])
     parts = load_reference_checkpoint(
         file, language_model=fixture / "language_model", vision_tower=fixture / "vision_tower"
