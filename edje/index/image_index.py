@@ -24,6 +24,8 @@ from edje.inference.reranker import Reranker
 from edje.tokens.lock import writer_lock
 
 KEPT = timedelta(hours=1)  # versions that optimize leaves to readers
+EXACT_UP_TO = 200_000  # pictures
+CANDIDATES = 100
 
 
 class ImageIndex:
@@ -38,26 +40,44 @@ class ImageIndex:
     It lies in a folder as a table of LanceDB, a row per picture. One process writes at a time, a
     second one waits (or with wait=False is refused); any number reads, each the version that it
     has opened, until `refresh`. A kill loses at most the pictures in hand. Needs the extra
-    `index`; the embeddings, in float32, are held in memory. For one thread at a time.
+    `index`. For one thread at a time.
+
+    Up to 200,000 pictures (`exact_up_to`) the first stage compares a query with all embeddings,
+    which are held in memory in float32. Beyond, additions and `optimize` make an index of the
+    embeddings on the disk, by which a search finds nearly the same; `stats` says how nearly.
     """
 
-    def __init__(self, folder: Path, reranker: Reranker, wait: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        reranker: Reranker,
+        wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
+    ):
         self.folder = folder
         self.reranker = reranker
         self.wait = wait
+        self.exact_up_to = exact_up_to
         self._table: ImageTable | None = None
         self._searching: IndexSearch | None = None
         self.refresh()
 
     @classmethod
-    def open(cls, path: str | Path, reranker: Reranker, *, wait: bool = True) -> "ImageIndex":
+    def open(
+        cls,
+        path: str | Path,
+        reranker: Reranker,
+        *,
+        wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> "ImageIndex":
         """An index by its folder. Where there is none, the first addition makes it.
 
         Raises:
             EdjeError: LanceDB is not installed, the index can't be read, or it was built with
                 another reranker, which the message tells apart.
         """
-        return cls(absolute(path), reranker, wait)
+        return cls(absolute(path), reranker, wait, exact_up_to)
 
     @classmethod
     def from_embeddings(
@@ -69,6 +89,7 @@ class ImageIndex:
         *,
         ids: Sequence[str] | None = None,
         wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
         on_error: OnError = "record",
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
@@ -89,6 +110,7 @@ class ImageIndex:
             paths: the pictures' files, in the order of the embeddings.
             ids: in that order; by default the files' names.
             wait: as in `open`.
+            exact_up_to: as in `open`.
             on_error: as in `add`.
             batch_size: as in `add`.
             show_progress_bar: as in `add`.
@@ -98,7 +120,7 @@ class ImageIndex:
                 or as `open` and `add`.
         """
         given = given_embeddings(embeddings, paths, ids)
-        index = cls.open(path, reranker, wait=wait)
+        index = cls.open(path, reranker, wait=wait, exact_up_to=exact_up_to)
         columns = UserColumns(given.columns)
 
         def values(image_id: str) -> dict[str, Any]:
@@ -117,6 +139,11 @@ class ImageIndex:
 
     def __repr__(self) -> str:
         return f"ImageIndex({str(self.folder)!r}, {len(self):,} pictures)"
+
+    @property
+    def fragments(self) -> int:
+        """Number of pieces that additions have left."""
+        return 0 if self._table is None else self._table.fragments
 
     def ids(self) -> list[str]:
         """Ids of the pictures that can be found, sorted."""
@@ -224,7 +251,7 @@ class ImageIndex:
     def search(
         self,
         query: str,
-        k: int = 100,
+        k: int = CANDIDATES,
         top: int = 10,
         where: str | None = None,
         min_probability: float | None = None,
@@ -273,16 +300,23 @@ class ImageIndex:
         """
         return self._search.rerank(query, ids, first_stage, min_probability)
 
-    def stats(self) -> IndexStats:
+    def stats(self, queries: Sequence[str] | None = None) -> IndexStats:
         """Numbers of the version that is read, and the bytes of all versions on the disk.
+
+        Of an approximate first stage the recall is measured, by texts of yours or else by 100
+        embeddings of pictures; all embeddings are read for it.
 
         Raises:
             EdjeError: there is no index yet, or it can't be read.
         """
-        return stats_of(self._existing("measure"))
+        table = self._existing("measure")
+        first_stage = "exact" if self._search.approximate is None else "approximate"
+        return stats_of(table, first_stage, self._search.recall(CANDIDATES, queries))
 
     def optimize(self, keep: timedelta = KEPT) -> None:
         """Put the pieces of many additions together, and free what is no more used.
+
+        Brings the index of many pictures' embeddings up to date, too.
 
         Versions younger than `keep` stay for the readers that have them open.
 
@@ -292,6 +326,7 @@ class ImageIndex:
         self._existing("optimize")
         with self._writing(None) as after:
             after.optimize(keep)
+            self._index_embeddings(after)
 
     def refresh(self) -> None:
         """Read the present version from here on, with what other processes have written.
@@ -314,7 +349,8 @@ class ImageIndex:
     def _search(self) -> IndexSearch:
         """The search of the version that is read."""
         if self._searching is None:
-            self._searching = IndexSearch(self._existing("search"), self.reranker)
+            table = self._existing("search")
+            self._searching = IndexSearch(table, self.reranker, self.exact_up_to)
         return self._searching
 
     def _existing(self, doing: str) -> ImageTable:
@@ -393,4 +429,12 @@ class ImageIndex:
             on_error=on_error,
             values=values,
         )
-        return addition.run(show_progress_bar)
+        added = addition.run(show_progress_bar)
+        self._index_embeddings(after)
+        return added
+
+    def _index_embeddings(self, table: ImageTable) -> None:
+        """Make an index of a large table's embeddings, where there is none."""
+        column = table.first_stage_column
+        if table.count(READABLE) > self.exact_up_to and not table.has_index(column):
+            table.make_index(column)

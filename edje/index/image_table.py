@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from edje.errors import EdjeError
 from edje.identity import Value
-from edje.index.lance_library import TO_WRITE, lance, lancedb
+from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb
 
 TABLE, MAKING, FORMAT = "images", "making", 1
 KEY, ID, PATH, SIZE, MODIFIED, HASH = "key", "id", "path", "size", "modified", "hash"
@@ -25,8 +25,9 @@ OURS = (
     *(EMBEDDING, GIVEN, CELL),
 )
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
-ROW = "_rowid"
+ROW, DISTANCE = "_rowid", "_distance"
 AT_ONCE = 1000  # keys in one filter
+PROBES, REFINED = 50, 3  # parts of the embeddings' index that a query looks at; k times that many
 Row = dict[str, Any]
 
 
@@ -127,6 +128,11 @@ class ImageTable:
         """All columns, the user's included, with their types."""
         return self._table.schema
 
+    @property
+    def first_stage_column(self) -> str:
+        """The embeddings that a search compares with the query's."""
+        return GIVEN if self.facts.given_width else EMBEDDING
+
     def width_of(self, column: str) -> int:
         """Length of the vectors of a column."""
         return int(self.schema.field(column).type.list_size)
@@ -151,6 +157,17 @@ class ImageTable:
             if batch is None:
                 return
             yield batch
+
+    def embeddings(self, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Row ids (rows,) and vectors (rows, width) of the readable pictures, in batches.
+
+        Raises:
+            EdjeError: they can't be read.
+        """
+        width = self.width_of(column)
+        for batch in self.scan([column], READABLE):
+            vectors = batch.column(column).flatten().to_numpy().reshape(-1, width)
+            yield batch.column(ROW).to_numpy(), vectors
 
     def take(self, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Rows of this version by their row ids, in that order."""
@@ -226,6 +243,36 @@ class ImageTable:
         with lance(self.folder, TO_WRITE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that readers of former versions fail: see lance()
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
+
+    def has_index(self, column: str) -> bool:
+        """Whether there is an index of a column of embeddings."""
+        with lance(self.folder):
+            return any(one.columns == [column] for one in self._table.list_indices())
+
+    def make_index(self, column: str) -> None:
+        """Make the index of a column of embeddings, by parts, with a byte for each number.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        config = index_kinds().IvfSq(distance_type="dot")
+        with lance(self.folder, TO_WRITE):
+            self._table.create_index(column, config=config)
+
+    def nearest(
+        self, column: str, query: np.ndarray, k: int, where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Row ids (uint64) and dot products (float32) of the best `k` by a column's index.
+
+        Raises:
+            EdjeError: they can't be read, or `where` is no filter.
+        """
+        with lance(self.folder):
+            search = self._table.search(query, vector_column_name=column).distance_type("dot")
+            search = search.minimum_nprobes(PROBES).maximum_nprobes(0)  # more where few are let by
+            search = search.refine_factor(REFINED).limit(k).where(where)
+            found = search.select([KEY, DISTANCE]).with_row_id(True).to_arrow()
+        return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
 
     @property
     def fragments(self) -> int:

@@ -69,7 +69,7 @@ def add(chosen: Namespace) -> None:
     for source in chosen.source:
         call = index.sync if chosen.sync else index.add
         sys.stderr.write(f"{source}: {call(source, prefix=chosen.prefix)}\n")
-    if len(index) and index.stats().fragments >= FRAGMENTS:
+    if index.fragments >= FRAGMENTS:
         index.optimize()
     problems = index.problems()
     for problem in problems[:SHOWN]:

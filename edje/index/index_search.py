@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage
 from edje.index.given_pictures import read_path
 from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
 from edje.index.image_table import (
     CELL,
     EMBEDDING,
-    GIVEN,
     ID,
     PATH,
     PROBLEM,
@@ -37,15 +37,34 @@ class IndexSearch:
     The embeddings are read when they are first needed.
     """
 
-    def __init__(self, table: ImageTable, reranker: Reranker):
+    def __init__(self, table: ImageTable, reranker: Reranker, exact_up_to: int):
         self.table = table
         self.reranker = reranker
+        self.exact_up_to = exact_up_to
         self.is_given = table.facts.given_width > 0  # a first stage of the user's own embeddings
 
     @cached_property
-    def first_stage(self) -> ExactFirstStage:
-        """Embeddings of all pictures."""
-        return ExactFirstStage.of(self.table, GIVEN if self.is_given else EMBEDDING)
+    def first_stage(self) -> ExactFirstStage | ApproximateFirstStage:
+        """What finds the candidates of a query."""
+        return self.approximate or ExactFirstStage.of(self.table, self.table.first_stage_column)
+
+    @cached_property
+    def approximate(self) -> ApproximateFirstStage | None:
+        """The approximate first stage, of many pictures where there is an index of embeddings."""
+        column = self.table.first_stage_column
+        if self.table.count(READABLE) > self.exact_up_to and self.table.has_index(column):
+            return ApproximateFirstStage(self.table, column)
+        return None
+
+    def recall(self, k: int, queries: Sequence[str] | None) -> float:
+        """See `ImageIndex.stats`."""
+        if self.approximate is None:
+            return 1.0
+        if queries is None:
+            return self.approximate.recall(k)
+        if self.is_given:
+            raise EdjeError("stats: texts have no embedding of this index's. Leave out queries.")
+        return self.approximate.recall(k, self.reranker.encode_text(list(queries)))
 
     def search(
         self,
@@ -62,8 +81,6 @@ class IndexSearch:
         for name, value in (("k", k), ("top", top)):
             if value < 1:
                 raise EdjeError(f"search: {name}={value}, expected 1 or more.")
-        among = None if where is None else self.first_stage.among(self.table, where)
-        size = len(self.first_stage.row_ids) if among is None else len(among)
         text = None if self.is_given else self.reranker.encode_text([query])[0]
         asked = self._own_query(query_embedding) if text is None else text
         if text is not None and query_embedding is not None:
@@ -71,10 +88,11 @@ class IndexSearch:
                 "search: query_embedding is for an index of your own embeddings "
                 "(ImageIndex.from_embeddings); this one has the reranker's."
             )
-        rows, first = self.first_stage.best(asked, k, among)
-        row_ids = self.first_stage.row_ids[rows.numpy()]
-        known = None if self.is_given else first
-        hits, tokens = self._ranked(query, row_ids, first, known, size, min_probability)
+        found = self.first_stage.best(asked, k, where)
+        known = None if self.is_given else found.scores
+        hits, tokens = self._ranked(
+            query, found.row_ids, found.scores, known, found.searched, min_probability
+        )
         if group_duplicates is False:
             return hits[:top]
         least = NEAR_DUPLICATE if group_duplicates is True else group_duplicates

@@ -1,5 +1,6 @@
 """Lance, the database of an index: imported where it is needed, its errors in plain words."""
 
+import importlib
 import re
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def lancedb() -> Any:
             f"an image index needs LanceDB ({error}). Install it: pip install 'edje[index]'."
         ) from error
     return library
+
+
+def index_kinds() -> Any:
+    """Its kinds of indices."""
+    lancedb()
+    return importlib.import_module("lancedb.index")
 
 
 @contextmanager
