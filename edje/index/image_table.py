@@ -1,6 +1,7 @@
 """The table of an index: a row per picture, in versions; a reader keeps the one it has opened."""
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ OURS = (
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
 ROW, DISTANCE = "_rowid", "_distance"
 AT_ONCE = 1000  # keys in one filter
-PROBES, REFINED = 50, 3  # parts of the embeddings' index that a query looks at; k times that many
+PROBES = 100  # parts of the embeddings' index that a query looks at; there are √rows of them
+REFINED = 3  # times k: so many are compared exactly
 Row = dict[str, Any]
 
 
@@ -255,12 +257,13 @@ class ImageTable:
         Raises:
             EdjeError: it can't be written.
         """
-        config = index_kinds().IvfSq(distance_type="dot")
+        parts = math.isqrt(max(1, self.count()))
+        config = index_kinds().IvfSq(distance_type="dot", num_partitions=parts)
         with lance(self.folder, TO_WRITE):
             self._table.create_index(column, config=config)
 
     def nearest(
-        self, column: str, query: np.ndarray, k: int, where: str
+        self, column: str, query: np.ndarray, k: int, where: str | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Row ids (uint64) and dot products (float32) of the best `k` by a column's index.
 
@@ -269,8 +272,9 @@ class ImageTable:
         """
         with lance(self.folder):
             search = self._table.search(query, vector_column_name=column).distance_type("dot")
-            search = search.minimum_nprobes(PROBES).maximum_nprobes(0)  # more where few are let by
-            search = search.refine_factor(REFINED).limit(k).where(where)
+            search = search.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else 0)
+            search = search.refine_factor(REFINED).limit(k)  # 0: all, where a filter lets few by
+            search = search.where(where) if where else search
             found = search.select([KEY, DISTANCE]).with_row_id(True).to_arrow()
         return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
 

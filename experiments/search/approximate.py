@@ -2,8 +2,8 @@
 
 python experiments/search/approximate.py <embeddings.npy> <queries.npy> <rows>
 
-A row's embedding is a mixture of two pictures' with some noise, so that rows lie as pictures do; the
-queries are embeddings of texts. Both arrays are of shape (…, width), L2-normalised:
+A row's embedding is a mixture of two pictures' with some noise, so that rows lie as pictures do;
+the queries are embeddings of texts. Both arrays are of shape (…, width), L2-normalised:
 `reranker.encode(paths).embeddings` and `reranker.encode_text(texts)`.
 """
 

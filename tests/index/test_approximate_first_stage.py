@@ -15,9 +15,9 @@ from edje.index.image_table import EMBEDDING, ImageTable, TableFacts
 ROWS, WIDTH, K = 20_000, 32, 100
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
-    """Embeddings in 50 groups, and a broken picture after every hundredth."""
+@pytest.fixture(scope="module", params=[0, 200], ids=["all readable", "some broken"])
+def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
+    """Embeddings in 50 groups, and perhaps broken pictures."""
     pytest.importorskip("lancedb", reason="LanceDB is not installed (pip install 'edje[index]')")
     draws = np.random.default_rng(0)
     groups = draws.normal(size=(50, WIDTH))
@@ -30,7 +30,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ImageTable:
     ]
     broken = [
         {"key": ROWS + key, "id": f"broken {key}", "problem": "cut", "cell": b"x"}
-        for key in range(200)
+        for key in range(request.param)
     ]
     made.write([*rows, *broken], known=False)
     made.make_index(EMBEDDING)
@@ -80,10 +80,10 @@ def test_its_recall_is_the_share_of_the_exact_candidates_that_it_finds(
 
     assert approximate.recall(K, queries) == pytest.approx(share())
     assert approximate.recall(K) > 0.95
-    monkeypatch.setattr("edje.index.image_table.PROBES", 1)
+    monkeypatch.setattr("edje.index.image_table.PROBES", 5)
     monkeypatch.setattr("edje.index.image_table.REFINED", 1)
-    assert approximate.recall(K, queries) == pytest.approx(share())
-    assert approximate.recall(K, queries) < 1
+    worse = approximate.recall(K, queries)
+    assert worse == pytest.approx(share()) and worse < 1
 
 
 def test_a_large_index_answers_as_a_small_one_through_additions_and_removals(
