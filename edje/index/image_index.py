@@ -16,7 +16,16 @@ from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
 from edje.index.hits import Hit
-from edje.index.image_table import ID, KEY, PATH, READABLE, ImageTable, TableFacts
+from edje.index.image_table import (
+    ID,
+    KEY,
+    PATH,
+    READABLE,
+    ImageTable,
+    Place,
+    TableFacts,
+    place_of,
+)
 from edje.index.index_search import IndexSearch
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.user_columns import UserColumns
@@ -49,7 +58,7 @@ class ImageIndex:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         reranker: Reranker,
         wait: bool = True,
         exact_up_to: int = EXACT_UP_TO,
@@ -73,11 +82,13 @@ class ImageIndex:
     ) -> "ImageIndex":
         """An index by its folder. Where there is none, the first addition makes it.
 
+        One that was copied to object storage is read there by its URL (`s3://`, `gs://`, `az://`).
+
         Raises:
             EdjeError: LanceDB is not installed, the index can't be read, or it was built with
                 another reranker, which the message tells apart.
         """
-        return cls(absolute(path), reranker, wait, exact_up_to)
+        return cls(place_of(path), reranker, wait, exact_up_to)
 
     @classmethod
     def from_embeddings(
@@ -354,6 +365,11 @@ class ImageIndex:
         return self._searching
 
     def _existing(self, doing: str) -> ImageTable:
+        if self._table is None and isinstance(self.folder, str):
+            raise EdjeError(
+                f"there is no index to {doing} at {self.folder}. Check the spelling, or copy the "
+                "folder of one there."
+            )
         if self._table is None:
             raise EdjeError(
                 f"there is no index to {doing} at {self.folder} yet. index.add(<folder>) makes it, "
@@ -391,6 +407,11 @@ class ImageIndex:
     @contextmanager
     def _writing(self, facts: TableFacts | None) -> Iterator[ImageTable]:
         """The table to write into, in this process's hands; made by `facts` where it is missing."""
+        if isinstance(self.folder, str):
+            raise EdjeError(
+                f"the index {self.folder} lies at a URL, where it is only read. Write it in a "
+                "folder, and copy that there."
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

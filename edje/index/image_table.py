@@ -3,8 +3,10 @@
 import json
 import math
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ import pyarrow as pa
 
 from edje.errors import EdjeError
 from edje.identity import Value
+from edje.index.given_pictures import absolute
 from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb
 
 TABLE, MAKING, FORMAT = "images", "making", 1
@@ -31,6 +34,12 @@ AT_ONCE = 1000  # keys in one filter
 PROBES = 100  # parts of the embeddings' index that a query looks at; there are √rows of them
 REFINED = 3  # times k: so many are compared exactly
 Row = dict[str, Any]
+Place = Path | str  # an index's folder, or its URL on object storage
+
+
+def place_of(path: str | Path) -> Place:
+    """Where an index lies: the folder from the root on, or the URL."""
+    return path.rstrip("/") if isinstance(path, str) and "://" in path else absolute(path)
 
 
 @dataclass(frozen=True)
@@ -75,23 +84,28 @@ class ImageTable:
     A writer holds the index's lock, which is the caller's to take.
     """
 
-    def __init__(self, folder: Path, table: Any):
+    def __init__(self, folder: Place, table: Any):
         self.folder = folder
         self._table = table
         self.facts = _facts(folder, table)
 
     @classmethod
-    def open(cls, folder: Path) -> "ImageTable | None":
+    def open(cls, folder: Place) -> "ImageTable | None":
         """The table of an index; None where there is none yet.
 
         Raises:
             EdjeError: it can't be read, or is of a later version of edje.
         """
-        if not (folder / f"{TABLE}.lance").is_dir():
+        if isinstance(folder, Path) and not (folder / f"{TABLE}.lance").is_dir():
             return None
         library = lancedb()
         with lance(folder):
-            table = library.connect(folder).open_table(TABLE)
+            try:
+                table = library.connect(folder).open_table(TABLE)
+            except ValueError as error:
+                if isinstance(folder, str) and f"Table '{TABLE}' was not found" in str(error):
+                    return None
+                raise
         return cls(folder, table)
 
     @classmethod
@@ -279,13 +293,31 @@ class ImageTable:
         return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
 
     @property
+    def bytes(self) -> int:
+        """Bytes of all versions, or of the one that is read where it lies at a URL."""
+        if isinstance(self.folder, Path):
+            return bytes_under(self.folder)
+        with lance(self.folder):
+            return int(self._table.stats()["total_bytes"])
+
+    @property
     def fragments(self) -> int:
         """Number of pieces that the rows lie in."""
         with lance(self.folder):
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
 
-def _facts(folder: Path, table: Any) -> TableFacts:
+def bytes_under(folder: Path) -> int:
+    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
+
+
+def _facts(folder: Place, table: Any) -> TableFacts:
     try:
         found = json.loads((table.schema.metadata or {})[b"edje"])
         if found["format"] > FORMAT:

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edje.errors import EdjeError
-from edje.index.given_pictures import absolute
 from edje.index.image_index import ImageIndex
-from edje.index.image_table import ImageTable
+from edje.index.image_table import ImageTable, place_of
 from edje.inference.reranker import Reranker
 
 RERANKER = "photos"  # of a new index, where none is named
@@ -81,7 +80,8 @@ def add(chosen: Namespace) -> None:
 
 def answer(chosen: Namespace) -> None:
     """Write the hits of a query, or of each line of the input."""
-    if not absolute(chosen.index).is_dir():
+    place = place_of(chosen.index)
+    if isinstance(place, Path) and not place.is_dir():
         raise EdjeError(
             f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
         )
@@ -118,8 +118,7 @@ def asked() -> Iterable[str]:
 
 def opened(path: str, reranker: str | None) -> ImageIndex:
     """The index with a reranker: the named one, else its own, else the one for photographs."""
-    folder = absolute(path)
     if reranker is None:
-        table = ImageTable.open(folder)
+        table = ImageTable.open(place_of(path))
         reranker = table.facts.reranker if table is not None else ""
-    return ImageIndex.open(Path(path), Reranker.from_pretrained(reranker or RERANKER))
+    return ImageIndex.open(path, Reranker.from_pretrained(reranker or RERANKER))

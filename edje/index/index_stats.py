@@ -1,10 +1,7 @@
 """How much an index holds, and what it couldn't read."""
 
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edje.index.given_pictures import read_path
@@ -40,16 +37,6 @@ class IndexStats:
     built_with: Mapping[str, Any]
 
 
-def bytes_under(folder: Path) -> int:
-    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
-    found = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            status = path.stat()
-            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return found
-
-
 def stats_of(table: ImageTable, first_stage: str, recall: float) -> IndexStats:
     """The numbers of a table's version."""
     images = table.count(READABLE)
@@ -57,7 +44,7 @@ def stats_of(table: ImageTable, first_stage: str, recall: float) -> IndexStats:
     return IndexStats(
         images=images,
         problems=table.count() - images,
-        bytes=bytes_under(table.folder),
+        bytes=table.bytes,
         bytes_per_image=table.facts.cell_bytes + 4 * widths,
         fragments=table.fragments,
         version=table.version,

@@ -41,7 +41,7 @@ def index_kinds() -> Any:
 
 
 @contextmanager
-def lance(folder: Path, doing: str = TO_READ) -> Iterator[None]:
+def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
     """Use the library in the block.
 
     Raises:
@@ -53,7 +53,7 @@ def lance(folder: Path, doing: str = TO_READ) -> Iterator[None]:
         raise EdjeError(explained(error, folder, doing)) from error
 
 
-def explained(error: Exception, folder: Path, doing: str) -> str:
+def explained(error: Exception, folder: Path | str, doing: str) -> str:
     """What an error of the library means for who uses the index."""
     said = PLACE_IN_SOURCE.sub("", str(error)).strip().split("\n")[0].rstrip(".")
     if any(words in said for words in NO_FILTER):

@@ -19,8 +19,7 @@ import torch
 
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage
-from edje.index.image_table import EMBEDDING, ImageTable, TableFacts
-from edje.index.index_stats import bytes_under
+from edje.index.image_table import EMBEDDING, ImageTable, TableFacts, bytes_under
 
 CELL, BATCH, K, TIMED = 16, 10_000, 100, 50
 

@@ -4,9 +4,8 @@ python experiments/search/captions.py <reranker> <folder of images> <Karpathy's 
 
 sentence-transformers' CrossEncoder is trained on the train split from all-MiniLM-L6-v2 (of
 `edje[photos]`): two captions of one picture against captions of others that lie near. Both rerank
-the same candidates of the first stage for the same queries, the first caption of each picture; what
-the cross-encoder reads of a picture is its second caption, or its other four, of which the best
-counts.
+the same candidates for the first captions of 300 pictures; what the cross-encoder
+reads of a picture is its second caption, or its other four, of which the best counts.
 """
 
 import json
@@ -25,9 +24,9 @@ from torch import Tensor
 from edje import ImageIndex, Reranker
 from edje.packaged import packaged_source
 
-STEPS, QUERIES, NEGATIVES, NEAR = 500, 16, 3, 20
+STEPS, QUERIES, NEGATIVES, NEAR = 300, 16, 3, 20
 RATE = 5e-5
-CANDIDATES = 100
+CANDIDATES, ASKED = 100, 300
 
 
 def main(name: str, images: str, annotations: str, split: str) -> None:
@@ -125,7 +124,7 @@ def compared(index: ImageIndex, encoder: CrossEncoder, captions: dict[str, list[
     }
     places: dict[str, list[float]] = {name: [] for name in ("first stage", *methods)}
     taken: dict[str, list[float]] = {name: [] for name in methods}
-    for name, texts in captions.items():
+    for name, texts in list(captions.items())[:ASKED]:
         hits = sorted(index.search(texts[0], top=CANDIDATES), key=lambda hit: hit.rank)
         ids = [hit.id for hit in hits]
         places["first stage"].append(place(name, ids))
