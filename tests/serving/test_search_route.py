@@ -4,10 +4,13 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from serving.conftest import ODD
-from serving.served import Served
+from serving.served import Served, serving
 
-from edje import ImageIndex
+from edje import ImageIndex, Reranker
+from edje.inference.encoded_images import EncodedImages
 from edje.records import RetrievalSplit
+from edje.serving.searcher import Searcher
+from edje.serving.web_app import WebApp
 
 QUERY = "a red circle above a blue square"
 
@@ -116,3 +119,22 @@ def test_health_and_figures_are_told(served: Served) -> None:
     assert float(lines['edje_stage_seconds_total{stage="scoring"}']) > 0
     assert float(lines["edje_batch_jobs_count"]) >= 1
     assert float(lines["edje_index_images"]) == served.get("/v1/info").json["images"]
+
+
+def test_fewer_of_nested_tokens_are_read_where_that_is_asked(index: ImageIndex) -> None:
+    nested = Reranker.from_pretrained("shapes", device="cpu", precision="fp32")
+    nested.checkpoint.model.adapter.budgets = (4, 8)  # as if it had been trained so
+    ids = index.ids()
+    images = index.encoded(ids)
+    few = EncodedImages(images.embeddings, images.tokens[:, :4])
+    ranked = nested.with_first_tokens(4).rank(QUERY, few)
+    with serving(WebApp(Searcher(ImageIndex.open(index.folder, nested)))) as served:
+        assert served.get("/v1/info").json["token_budgets"] == [4, 8]
+        found = asked(served, q=QUERY, k=len(ids), top=100, tokens=4)
+        assert found["tokens"] == 4 and asked(served, q=QUERY, tokens=8)["tokens"] == 8
+    scores = {one["id"]: one["score"] for one in found["reranked"]}
+    expected = {ids[row["corpus_id"]]: row["score"] for row in ranked}
+    assert scores == pytest.approx(expected, abs=1e-4)
+    assert found["calibrated"] is False and found["matches_well"] is None  # none for so many
+    full = {hit.id: hit.score for hit in index.search(QUERY, k=100, top=100)}
+    assert scores != pytest.approx(full, abs=1e-2)
