@@ -1,5 +1,6 @@
 """The first stage of a large index, approximate: Lance's index of the embeddings, on the disk."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edje.index.exact_first_stage import Candidates
+from edje.index.exact_first_stage import Found, Wanted
 from edje.index.image_table import READABLE, ImageTable
 from edje.retrieval.exact import similarities
 
@@ -26,18 +27,17 @@ class ApproximateFirstStage:
     table: ImageTable
     column: str
 
-    def best(
-        self, query: Float[Tensor, "embedding"], k: int, where: str | None = None
-    ) -> Candidates:
-        """The `k` best, or nearly, of the pictures that a filter lets through.
+    def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
+        """The `k` best of each, or nearly.
 
         Raises:
-            EdjeError: `where` is no filter.
+            EdjeError: a filter is none.
         """
-        among = self._readable if where is None else f"({where}) AND {READABLE}"
-        row_ids, scores = self.table.nearest(self.column, query.numpy(), k, among)
-        order = np.lexsort((row_ids, -scores))
-        return Candidates(row_ids[order], torch.from_numpy(scores[order]), self.table.count(among))
+        for one in wanted:
+            where = self._readable if one.where is None else f"({one.where}) AND {READABLE}"
+            row_ids, scores = self.table.nearest(self.column, one.query.numpy(), one.k, where)
+            order = np.lexsort((row_ids, -scores))
+            yield Found(row_ids[order], torch.from_numpy(scores[order]), self.table.count(where))
 
     def recall(self, k: int, queries: Float[Tensor, "queries embedding"] | None = None) -> float:
         """The share of the exact `k` best that are found, by queries or by stored embeddings.
@@ -55,8 +55,10 @@ class ApproximateFirstStage:
             best, order = best.topk(min(k, best.shape[1]))
             rows = rows.gather(1, order)
         found = [
-            np.isin(exact, self.best(query, k).row_ids.astype(np.int64)).mean()
-            for query, exact in zip(queries, rows.numpy(), strict=True)
+            np.isin(exact, best.row_ids.astype(np.int64)).mean()
+            for exact, best in zip(
+                rows.numpy(), self.best([Wanted(query, k) for query in queries]), strict=True
+            )
         ]
         return float(np.mean(found))
 

@@ -1,5 +1,6 @@
 """The first stage of an index, exact: all embeddings in memory as one tensor."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,15 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.index.image_table import KEY, READABLE, ROW, ImageTable
-from edje.retrieval.exact import similarities
+from edje.retrieval.exact import SIMILARITY_BYTES, similarities
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Wanted:
+    """A query's embedding, how many pictures are wanted, and the filter that lets them through."""
+
+    query: Float[Tensor, "embedding"]
+    k: int
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
     """Row ids of the best pictures and their scores, best first; of how many that were searched."""
 
-    row_ids: np.ndarray  # (candidates,), uint64
-    scores: Float[Tensor, "candidates"]
+    row_ids: np.ndarray  # (found,), uint64
+    scores: Float[Tensor, "found"]
     searched: int
 
 
@@ -45,23 +55,28 @@ class ExactFirstStage:
             done = rows.stop
         return cls(table, embeddings, row_ids)
 
-    def best(
-        self, query: Float[Tensor, "embedding"], k: int, where: str | None = None
-    ) -> Candidates:
-        """The `k` best of the pictures that a filter lets through; of equal ones the lower row.
+    def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
+        """The `k` best of each; of equal ones the lower row. The embeddings are read once for all.
 
         Raises:
-            EdjeError: `where` is no filter.
+            EdjeError: a filter is none.
         """
-        scores = similarities(query[None], self.embeddings)[0]
-        rows = torch.arange(len(scores)) if where is None else self._among(where)
+        together = max(1, SIMILARITY_BYTES // (4 * max(1, len(self.embeddings))))
+        for first in range(0, len(wanted), together):
+            some = wanted[first : first + together]
+            of_each = similarities(torch.stack([one.query for one in some]), self.embeddings)
+            for one, scores in zip(some, of_each, strict=True):
+                yield self._best(scores, one)
+
+    def _best(self, scores: Float[Tensor, "images"], wanted: Wanted) -> Found:
+        rows = torch.arange(len(scores)) if wanted.where is None else self._among(wanted.where)
         scores = scores[rows]
         searched = len(scores)
-        if k < searched:
-            good = scores >= scores.topk(k).values[-1]
+        if wanted.k < searched:
+            good = scores >= scores.topk(wanted.k).values[-1]
             rows, scores = rows[good], scores[good]
-        order = scores.argsort(descending=True, stable=True)[:k]
-        return Candidates(self.row_ids[rows[order].numpy()], scores[order], searched)
+        order = scores.argsort(descending=True, stable=True)[: wanted.k]
+        return Found(self.row_ids[rows[order].numpy()], scores[order], searched)
 
     def _among(self, where: str) -> Tensor:
         """Rows of the embeddings that a filter lets through."""

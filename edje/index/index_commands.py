@@ -80,11 +80,7 @@ def add(chosen: Namespace) -> None:
 
 def answer(chosen: Namespace) -> None:
     """Write the hits of a query, or of each line of the input."""
-    place = place_of(chosen.index)
-    if isinstance(place, Path) and not place.is_dir():
-        raise EdjeError(
-            f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
-        )
+    check_there(chosen.index)
     index = opened(chosen.index, chosen.reranker)
     for query in [chosen.query] if chosen.query is not None else asked():
         hits = index.search(
@@ -114,6 +110,17 @@ def asked() -> Iterable[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+def check_there(path: str) -> None:
+    """Refuse the path of an index that isn't there.
+
+    Raises:
+        EdjeError: saying how to make it.
+    """
+    place = place_of(path)
+    if isinstance(place, Path) and not place.is_dir():
+        raise EdjeError(f"{path}: there is no index. Make it: edje index <folder> --into {path}")
 
 
 def opened(path: str, reranker: str | None) -> ImageIndex:

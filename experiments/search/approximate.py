@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from edje.index.approximate_first_stage import ApproximateFirstStage
-from edje.index.exact_first_stage import ExactFirstStage
+from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.image_table import EMBEDDING, ImageTable, TableFacts, bytes_under
 
 CELL, BATCH, K, TIMED = 16, 10_000, 100, 50
@@ -35,22 +35,23 @@ def main(embeddings: str, queries: str, rows: int) -> None:
         say(f"{(bytes_under(Path(scratch)) - before) / rows:.0f} bytes a picture on the disk")
         start = time.perf_counter()
         approximate = ApproximateFirstStage(table, EMBEDDING)
-        approximate.best(texts[0], K)
+        list(approximate.best([Wanted(texts[0], K)]))
         say(f"approximate: ready in {time.perf_counter() - start:.2f} s, {peak():.0f} MiB at most")
         say(f"recall@{K} by texts {approximate.recall(K, texts):.4f}")
         say(f"recall@{K} by pictures {approximate.recall(K):.4f}")
         start = time.perf_counter()
         exact = ExactFirstStage.of(table, EMBEDDING)
-        exact.best(texts[0], K)
+        list(exact.best([Wanted(texts[0], K)]))
         say(f"exact: ready in {time.perf_counter() - start:.2f} s, {peak():.0f} MiB at most")
-        taken: dict[str, list[float]] = {"exact": [], "approximate": []}
+        taken: dict[str, list[tuple[float, float]]] = {"exact": [], "approximate": []}
         for query in texts:
             for name, stage in (("exact", exact), ("approximate", approximate)):
-                start = time.perf_counter()
-                stage.best(query, K)
-                taken[name].append(1e3 * (time.perf_counter() - start))
+                clock, processor = time.perf_counter(), time.process_time()
+                list(stage.best([Wanted(query, K)]))
+                taken[name].append((time.perf_counter() - clock, time.process_time() - processor))
     for name, times in taken.items():
-        say(f"{name}: {statistics.median(times):.1f} ms a query, the median of {len(times)}")
+        clock, processor = (1e3 * statistics.median(one) for one in zip(*times, strict=True))
+        say(f"{name}: {clock:.1f} ms a query, {processor:.1f} ms of processors, medians")
 
 
 def written(folder: Path, vectors: np.ndarray, rows: int) -> ImageTable:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edje import ImageIndex, Reranker
+from edje.index.exact_first_stage import Wanted
 from edje.index.index_search import encoded_images
 
 TIMED = 300  # pictures that are added and encoded, in turns
@@ -69,7 +70,9 @@ def parts(index: ImageIndex, reranker: Reranker, queries: list[str]) -> None:
     columns = ["id", "path", "embedding", "cell"]
     for query in queries[:50]:
         text = timed("text encoding", lambda query=query: reranker.encode_text([query])[0])
-        best = timed("first stage", lambda text=text: search.first_stage.best(text, 100))
+        best = timed(
+            "first stage", lambda text=text: next(search.first_stage.best([Wanted(text, 100)]))
+        )
         images = timed(
             "reading",
             lambda ids=best.row_ids: encoded_images(search.table.take(ids, columns), search._codec),

@@ -9,7 +9,7 @@ from index.indexed import contents, make_picture
 
 from edje import ImageIndex, Reranker
 from edje.index.approximate_first_stage import ApproximateFirstStage
-from edje.index.exact_first_stage import ExactFirstStage
+from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.image_table import EMBEDDING, ImageTable, TableFacts
 
 ROWS, WIDTH, K = 20_000, 32, 100
@@ -47,11 +47,11 @@ def stages(table: ImageTable) -> tuple[ExactFirstStage, ApproximateFirstStage]:
 def test_it_finds_nearly_what_the_exact_one_finds_with_the_same_scores(
     stages: tuple[ExactFirstStage, ApproximateFirstStage], where: str | None
 ) -> None:
-    exact, approximate = stages
+    exact, _ = stages
     queries = torch.nn.functional.normalize(exact.embeddings[::1000] + 0.1, dim=1)
     shares = []
     for query in queries:
-        right, found = exact.best(query, K, where), approximate.best(query, K, where)
+        right, found = (next(stage.best([Wanted(query, K, where)])) for stage in stages)
         assert len(found.row_ids) == len(right.row_ids) == min(K, right.searched)
         assert found.searched == right.searched
         known = dict(zip(right.row_ids.tolist(), right.scores.tolist(), strict=True))
@@ -72,11 +72,9 @@ def test_its_recall_is_the_share_of_the_exact_candidates_that_it_finds(
     queries = torch.nn.functional.normalize(exact.embeddings[::2000] - 0.1, dim=1)
 
     def share() -> float:
-        found = [
-            np.isin(exact.best(query, K).row_ids, approximate.best(query, K).row_ids).mean()
-            for query in queries
-        ]
-        return float(np.mean(found))
+        wanted = [Wanted(query, K) for query in queries]
+        pairs = zip(exact.best(wanted), approximate.best(wanted), strict=True)
+        return float(np.mean([np.isin(one.row_ids, other.row_ids).mean() for one, other in pairs]))
 
     assert approximate.recall(K, queries) == pytest.approx(share())
     assert approximate.recall(K) > 0.95
