@@ -9,13 +9,14 @@ import signal
 import socket
 import sys
 import threading
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import absolute
-from edje.index.index_commands import opened
+from edje.index.index_commands import opened, positive
 
 TOKEN = "EDJE_SERVE_TOKEN"  # in the environment, where other users don't see it
 SHORTEST_TOKEN = 16
@@ -24,14 +25,32 @@ AT_ONCE_SECONDS = 4.5  # … and after which the process ends whatever it does
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ServeChoices:
+    """What is served, where, and to whom; see the command's help."""
+
+    index: str
+    reranker: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    allow_host: Sequence[str] = ()
+    queue: int = 64
+    batch: int = 16
+    timeout: float = 30.0
+
+
 def run(arguments: list[str]) -> None:
-    """Run `serve …`.
+    """Run `serve …`; a server that ends takes the process with it.
 
     Raises:
         EdjeError: as `serve`.
     """
-    chosen = parser().parse_args(arguments)
-    serve(chosen)
+    given = vars(parser().parse_args(arguments))
+    serve(ServeChoices(**{name: value for name, value in given.items() if value is not None}))
+    end_process()
 
 
 def parser() -> ArgumentParser:
@@ -43,25 +62,24 @@ def parser() -> ArgumentParser:
     command.add_argument("--reranker", help="name or path (that of the index)")
     command.add_argument("--device", help="where it computes (a CUDA device where there is one)")
     command.add_argument("--precision", help="fp32, bf16, fp16 or int8 (as its run scored)")
-    command.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
-    command.add_argument("--port", type=int, default=8000, help="8000; 0 takes a free one")
+    command.add_argument("--host", help="address to bind (127.0.0.1)")
+    command.add_argument("--port", type=int, help="8000; 0 takes a free one")
     command.add_argument(
         "--token", help=f"that requests must show; or in {TOKEN}. Needed where others can reach it"
     )
     command.add_argument(
         "--allow-host",
         action="append",
-        default=[],
         metavar="NAME",
         help="a name by which it may be called, as behind a proxy",
     )
-    command.add_argument("--queue", type=int, default=64, help="requests that may wait (64)")
-    command.add_argument("--batch", type=int, default=16, help="requests scored together (16)")
-    command.add_argument("--timeout", type=float, default=30, help="seconds of a request (30)")
+    command.add_argument("--queue", type=positive, help="requests that may wait (64)")
+    command.add_argument("--batch", type=positive, help="requests scored together (16)")
+    command.add_argument("--timeout", type=float, help="seconds of a request (30)")
     return both
 
 
-def serve(chosen: Namespace) -> None:
+def serve(chosen: ServeChoices) -> None:
     """Open the index, print the address and answer until a signal comes.
 
     Raises:
@@ -108,7 +126,6 @@ def serve(chosen: Namespace) -> None:
             sys.stdout.write("Open it once with /?token=<the token>.\n")
         sys.stdout.flush()
         asyncio.run(server.serve(sockets=[listening]))
-    end_process()
 
 
 def end_process() -> None:
