@@ -62,7 +62,8 @@ def process(index: ImageIndex) -> Iterator[Process]:
     found = Process(index)
     yield found
     if found.process.poll() is None:
-        assert found.end() == (0, pytest.approx(0, abs=5), "")
+        status, seconds, _ = found.end()
+        assert status == 0 and seconds < 5
 
 
 def test_coheres_client_reranks_stored_and_sent_pictures(
@@ -112,7 +113,14 @@ def test_two_thousand_odd_requests_get_no_error_of_the_server(
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{process.url}/openapi.json"),
         *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
-        *("--phases", "coverage,fuzzing", "--max-examples", "400", "--seed", "1"),
+        *(
+            "--phases",
+            "coverage,fuzzing",
+            "--max-examples",
+            "280",
+            "--seed",
+            "1",
+        ),
         *("--suppress-health-check", "all", "--no-color", "--warnings", "off"),
         *("--report", "ndjson", "--report-ndjson-path", str(tmp_path / "report.ndjson")),
     ]
