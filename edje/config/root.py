@@ -6,7 +6,16 @@ from typing import Literal
 from edje.ranges import PositiveInt
 
 Task = Literal[
-    "run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark", "plan"
+    "run",
+    "cache",
+    "train",
+    "evaluate",
+    "compress",
+    "verify",
+    "backbone",
+    "benchmark",
+    "plan",
+    "serve",
 ]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
@@ -19,6 +28,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
+    "serve": "edje.tasks.serve",
 }
 
 PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
@@ -34,6 +44,8 @@ PaperKey = Literal[  # what is known of a row of the paper's tables; recall in p
     "t2i_r10",
     "t2i_r20",
 ]
+
+ServeKey = Literal["index", "reranker", "host", "port"]  # of task=serve
 
 
 class Component:
@@ -61,6 +73,7 @@ class RootConfig:
     compile_training: str | None
     gradient_checkpointing: bool
     paper: dict[PaperKey, str | float | None] | None
+    serve: dict[ServeKey, str | int | None]
 
     data: Component
     backbone: Component

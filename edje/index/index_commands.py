@@ -123,9 +123,12 @@ def check_there(path: str) -> None:
         raise EdjeError(f"{path}: there is no index. Make it: edje index <folder> --into {path}")
 
 
-def opened(path: str, reranker: str | None) -> ImageIndex:
+def opened(
+    path: str, reranker: str | None, device: str | None = None, precision: str | None = None
+) -> ImageIndex:
     """The index with a reranker: the named one, else its own, else the one for photographs."""
     if reranker is None:
         table = ImageTable.open(place_of(path))
         reranker = table.facts.reranker if table is not None else ""
-    return ImageIndex.open(path, Reranker.from_pretrained(reranker or RERANKER))
+    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
+    return ImageIndex.open(path, found)
