@@ -1,5 +1,6 @@
 """The first stage of an index: exact, all embeddings in memory as one tensor."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.index.image_table import KEY, READABLE, ROW, ImageTable
-from edje.retrieval.exact import similarities
+from edje.retrieval.exact import SIMILARITY_BYTES, similarities
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,21 @@ class ExactFirstStage:
 
         Of equal ones the lower row comes first.
         """
-        scores = similarities(query[None], self.embeddings)[0]
+        return self.best_of(next(self.similarities([query])), k, among)
+
+    def similarities(
+        self, queries: Sequence[Float[Tensor, "embedding"]]
+    ) -> Iterator[Float[Tensor, "images"]]:
+        """The scores of each query with all pictures; of several, the embeddings are read once."""
+        together = max(1, SIMILARITY_BYTES // (4 * max(1, len(self.embeddings))))
+        for first in range(0, len(queries), together):
+            some = torch.stack(list(queries[first : first + together]))
+            yield from similarities(some, self.embeddings)
+
+    def best_of(
+        self, scores: Float[Tensor, "images"], k: int, among: Int[Tensor, "some"] | None = None
+    ) -> tuple[Int[Tensor, "pool"], Float[Tensor, "pool"]]:
+        """As `best`, from the scores of a query with all pictures."""
         rows = torch.arange(len(scores)) if among is None else among
         scores = scores[rows]
         if k < len(scores):

@@ -12,6 +12,7 @@ import numpy as np
 
 from edje.errors import EdjeError
 from edje.index.additions import Added, Addition, OnError
+from edje.index.answers import Answer, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
@@ -20,6 +21,7 @@ from edje.index.image_table import ID, KEY, PATH, READABLE, ImageTable, TableFac
 from edje.index.index_search import IndexSearch
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.user_columns import UserColumns
+from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.tokens.lock import writer_lock
 
@@ -117,6 +119,11 @@ class ImageIndex:
 
     def __repr__(self) -> str:
         return f"ImageIndex({str(self.folder)!r}, {len(self):,} pictures)"
+
+    @property
+    def has_given_embeddings(self) -> bool:
+        """Whether its first stage are embeddings of the user's, so that a search needs one."""
+        return self._table is not None and self._table.facts.given_width > 0
 
     def ids(self) -> list[str]:
         """Ids of the pictures that can be found, sorted."""
@@ -249,9 +256,69 @@ class ImageIndex:
             EdjeError: there is no index yet, `where` is no filter, a probability is asked for and
                 the reranker has no calibration, or the index can't be read.
         """
-        return self._search.search(
-            query, k, top, where, min_probability, group_duplicates, query_embedding
-        )
+        return self.search_many(
+            [query],
+            k,
+            top,
+            where,
+            min_probability,
+            group_duplicates,
+            query_embeddings=[query_embedding],
+        )[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        k: int = 100,
+        top: int = 10,
+        where: str | None = None,
+        min_probability: float | None = None,
+        group_duplicates: bool | float = False,
+        *,
+        query_embeddings: Sequence[Any] | None = None,
+    ) -> list[list[Hit]]:
+        """The best pictures of each of several texts, which go through each stage together.
+
+        The hits are those of `search` for each, but for the rounding of their scores. All of the
+        texts' candidates are in memory together.
+
+        Raises:
+            EdjeError: as `search`.
+        """
+        if isinstance(queries, str):
+            raise EdjeError(f"search_many: got the text {queries!r}, expected a list of texts.")
+        if top < 1:
+            raise EdjeError(f"search: top={top}, expected 1 or more.")
+        given = [None] * len(queries) if query_embeddings is None else query_embeddings
+        if len(given) != len(queries):
+            raise EdjeError(
+                f"search_many: got {len(queries)} texts and {len(given)} embeddings, expected one "
+                "for each."
+            )
+        questions = [
+            Question(query, k, where, embedding)
+            for query, embedding in zip(queries, given, strict=True)
+        ]
+        return [
+            answer.best(top, group_duplicates, min_probability)
+            for answer in self.answers(questions)
+        ]
+
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """Both stages of several searches, which go through each stage together, with its time.
+
+        Raises:
+            EdjeError: as `search` and `rerank`; then none of them is answered.
+        """
+        return self._search.answers(questions)
+
+    def encoded(self, ids: Sequence[str]) -> EncodedImages:
+        """Embeddings and tokens of pictures by their ids, to be ranked with others.
+
+        Raises:
+            EdjeError: an id isn't in the index, or as `search`.
+        """
+        return self._search.encoded(ids)
 
     def rerank(
         self,
@@ -271,7 +338,8 @@ class ImageIndex:
             EdjeError: an id isn't in the index or comes twice, scores and ids differ in number, or
                 as `search`.
         """
-        return self._search.rerank(query, ids, first_stage, min_probability)
+        question = Question(query, ids=ids, first_stage=first_stage)
+        return self.answers([question])[0].best(min_probability=min_probability)
 
     def stats(self) -> IndexStats:
         """Numbers of the version that is read, and the bytes of all versions on the disk.

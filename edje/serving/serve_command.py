@@ -1,0 +1,170 @@
+"""`edje serve photos.edje`: a page and endpoints over an index, until it is stopped."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from edje.errors import EdjeError
+from edje.index.given_pictures import absolute
+from edje.index.index_commands import opened
+
+TOKEN = "EDJE_SERVE_TOKEN"  # in the environment, where other users don't see it
+SHORTEST_TOKEN = 16
+IN_HAND_SECONDS, LAST_SECONDS = 4, 0.7  # in which requests, then the thread, end
+log = logging.getLogger(__name__)
+
+
+def run(arguments: list[str]) -> None:
+    """Run `serve …`.
+
+    Raises:
+        EdjeError: as `serve`.
+    """
+    chosen = parser().parse_args(arguments)
+    serve(chosen)
+
+
+def parser() -> ArgumentParser:
+    """What the command takes."""
+    both = ArgumentParser(prog="edje", allow_abbrev=False)
+    commands = both.add_subparsers(required=True, metavar="serve")
+    command = commands.add_parser("serve", help="a page and endpoints", allow_abbrev=False)
+    command.add_argument("index", help="the index: photos.edje")
+    command.add_argument("--reranker", help="name or path (that of the index)")
+    command.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
+    command.add_argument("--port", type=int, default=8000, help="8000; 0 takes a free one")
+    command.add_argument(
+        "--token", help=f"that requests must show; or in {TOKEN}. Needed where others can reach it"
+    )
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which it may be called, as behind a proxy",
+    )
+    command.add_argument("--queue", type=int, default=64, help="requests that may wait (64)")
+    command.add_argument("--batch", type=int, default=16, help="requests scored together (16)")
+    command.add_argument("--timeout", type=float, default=30, help="seconds of a request (30)")
+    return both
+
+
+def serve(chosen: Namespace) -> None:
+    """Open the index, print the address and answer until a signal comes.
+
+    Raises:
+        EdjeError: the extra isn't installed, another host is to be bound without a token, the port
+            is taken, or the index can't be opened.
+    """
+    try:
+        import uvicorn
+
+        from edje.serving.searcher import Searcher
+        from edje.serving.web_app import Limits, WebApp
+    except ImportError as error:
+        raise EdjeError(
+            f"serving needs FastAPI and uvicorn ({error}). Install them: pip install 'edje[serve]'."
+        ) from error
+    token = chosen.token or os.environ.get(TOKEN) or None
+    check_reachable(chosen.host, token)
+    if not absolute(chosen.index).is_dir():
+        raise EdjeError(
+            f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
+        )
+    listening = bound(chosen.host, chosen.port)
+    searcher = Searcher(opened(chosen.index, chosen.reranker))
+    searcher.warm()
+    limits = Limits(waiting=chosen.queue, batch=chosen.batch, seconds=chosen.timeout)
+    web = WebApp(searcher, token=token, names=[chosen.host, *chosen.allow_host], limits=limits)
+    config = uvicorn.Config(
+        web.app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=IN_HAND_SECONDS,
+        limit_concurrency=1000,
+    )
+    server: Any = uvicorn.Server(config)
+    server.capture_signals = lambda: ending(server)
+    sys.stdout.write(f"{chosen.index}: {len(searcher.index):,} pictures at {address(listening)}\n")
+    if token is not None:
+        sys.stdout.write("Open it once with /?token=<the token>.\n")
+    sys.stdout.flush()
+    asyncio.run(server.serve(sockets=[listening]))
+    if not web.close(LAST_SECONDS):
+        sys.stdout.flush()
+        os._exit(0)  # a batch is still in torch's hands, which can't be stopped otherwise
+
+
+def check_reachable(host: str, token: str | None) -> None:
+    """Refuse to be reached by others without a token.
+
+    Raises:
+        EdjeError: there is none, or a short one.
+    """
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
+        raise EdjeError(
+            f"--token: expected at least {SHORTEST_TOKEN} plain characters, which nobody guesses: "
+            f"{TOKEN}=$(openssl rand -hex 16)"
+        )
+    if token is None and not is_loopback(host):
+        raise EdjeError(
+            f"--host {host} can be reached from other machines, and would show them the pictures. "
+            f"Give a token, {TOKEN}=$(openssl rand -hex 16), or leave --host out."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        EdjeError: the port is taken, or there is no such address here.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, place = found[0]
+        return socket.create_server(place[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise EdjeError(
+            f"can't listen at {host}, port {port}: {error}. Choose another: --port 8001."
+        ) from error
+
+
+def address(listening: socket.socket) -> str:
+    """The http:// address of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def ending(server: Any) -> Iterator[None]:
+    """End a server in peace on Ctrl-C and SIGTERM; at the second one, at once."""
+    before = {
+        number: signal.signal(number, server.handle_exit)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
