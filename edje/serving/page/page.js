@@ -61,8 +61,8 @@ async function get(path, signal) {
   }
   const body = await reply.json().catch(() => null);
   if (reply.ok && body !== null) return body;
-  const said = body?.error?.message ?? body?.detail ?? body?.message;
-  if (reply.status === 401 || reply.status === 403) {
+  const said = body?.error?.message ?? body?.message;
+  if (reply.status === 401) {
     throw new Problem(
       "The server asks for its token. Open this page by the address that edje serve has printed, " +
         "which ends in ?token=…",
@@ -146,7 +146,10 @@ function choose(select, number) {
 // ---- an answer --------------------------------------------------------------------------------
 
 function show(found) {
-  const before = new Map(found.first_stage.map((hit) => [hit.id, hit.rank]));
+  const before = new Map(); // places in the first stage's list, near duplicates with their hit
+  for (const { id, rank, duplicates } of found.first_stage) {
+    for (const one of [id, ...duplicates]) before.set(one, rank);
+  }
   const lists = {
     first_stage: found.first_stage.map((hit) => ({ ...hit, list: "first_stage" })),
     reranked: found.reranked.map((hit) => ({
