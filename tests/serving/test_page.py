@@ -1,12 +1,11 @@
 """Claims about the search page, in a real Chromium over an index of the shapes' pictures."""
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +144,7 @@ def context(
 
 
 def complaint(said: ConsoleMessage) -> list[str]:
-    """What an entry of the console complains of, but that the picture without a file isn't there."""
+    """What an entry of the console complains of, but that the picture in memory has no file."""
     is_missing = unquote(urlsplit(said.location["url"]).path) == f"/images/{IDS[NO_FILE]}"
     return [said.text] if said.type in ("error", "warning") and not is_missing else []
 
@@ -324,7 +323,9 @@ def test_a_picture_opens_large_and_arrow_keys_walk_on(page: Page, served: Served
     dialog.get_by_role("button", name="Next picture").click()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    expect(page.get_by_role("region", name="Reranked").get_by_role("button", name=second.id)).to_be_focused()
+    expect(
+        page.get_by_role("region", name="Reranked").get_by_role("button", name=second.id)
+    ).to_be_focused()
 
 
 def test_the_query_is_in_the_address_and_back_and_forward_work(
@@ -519,7 +520,7 @@ def test_a_picture_without_a_file_is_said_to_be_missing(page: Page) -> None:
     expect(page.get_by_role("dialog").get_by_role("img")).to_be_visible()
 
 
-def test_a_late_answer_never_replaces_a_newer_one(page: Page) -> None:
+def test_a_slow_search_says_so_and_its_late_answer_never_replaces_a_newer_one(page: Page) -> None:
     held: list[Route] = []
     page.route(
         "**/v1/search?*",
@@ -527,6 +528,7 @@ def test_a_late_answer_never_replaces_a_newer_one(page: Page) -> None:
     )
     page.get_by_role("searchbox").fill(PLAIN)
     page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("Searching…")
     search(page, ANOTHER)
     for route in held:
         route.continue_()

@@ -3,6 +3,7 @@
 
 const TOP = 20; // hits of a list at first
 const CANDIDATES = 100;
+const SLOW = 400; // milliseconds after which a search says that it is under way
 const STEPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of candidates, as far as allowed
 const STAGES = { text: "text", first_stage: "first stage", reading: "reading", scoring: "scoring" };
 
@@ -128,7 +129,15 @@ function answer() {
     const { q, k, top, tokens, fold } = wanted;
     const query = new URLSearchParams({ q, k, top, tokens, group_duplicates: fold });
     if (info.token_budgets.length < 2) query.delete("tokens");
-    show(await get(`/v1/search?${query}`, signal));
+    const slow = setTimeout(() => {
+      at("verdict").textContent = "";
+      at("times").textContent = "Searching…";
+    }, SLOW);
+    try {
+      show(await get(`/v1/search?${query}`, signal));
+    } finally {
+      clearTimeout(slow);
+    }
   });
 }
 
