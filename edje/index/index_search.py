@@ -111,10 +111,8 @@ class IndexSearch:
         Raises:
             EdjeError: as `ImageIndex.rerank`.
         """
-        row_ids = self._row_ids([ids])[0]
-        order = np.argsort(row_ids)
-        images, _ = self._read(row_ids[order])
-        return images[np.argsort(order)]
+        row_ids, places = np.unique(self._row_ids([ids])[0], return_inverse=True)
+        return self._read(row_ids)[0][places]
 
     def with_tokens(self, num_tokens: int | None) -> Reranker:
         """The reranker, or the same one that reads the first tokens only.

@@ -298,9 +298,9 @@ class Reranker:
         self,
         queries: Sequence[str],
         images: EncodedImages,
-        rows: Sequence[Int[Tensor, "some"]],
-        first_stage: Sequence[Float[Tensor, "some"]] | None = None,
-    ) -> list[Float[Tensor, "some"]]:
+        rows: Sequence[Int[Tensor, "_"]],
+        first_stage: Sequence[Float[Tensor, "_"]] | None = None,
+    ) -> list[Float[Tensor, "_"]]:
         """`score_images` of several texts, each with the images of its rows, scored together.
 
         Which texts are scored together changes rounding alone.

@@ -4,15 +4,18 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "edje_token"
 MOST_BODY = 16 << 20  # bytes of a request's body
+TOO_LARGE = f"a body of more than {MOST_BODY >> 20} MiB."
 BODIES_AT_ONCE = 128 << 20  # bytes of all bodies in hand
 BODY_SECONDS = 30.0  # in which a body must have come
 OPEN = ("/", "/healthz")  # paths that need no token; those under /static/ neither
@@ -49,12 +52,20 @@ class Gate:
         names: hosts by which the server may be called, beside localhost and plain addresses. A
             page of another site that has its own name lead here is refused by it.
         token: that a request must show, as a bearer or by the page's cookie; None asks for none.
+        observe: told the route, the status and the seconds of each request.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str] = (), token: str | None = None):
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: Iterable[str] = (),
+        token: str | None = None,
+        observe: Callable[[str, int, float], object] = lambda route, status, seconds: None,
+    ):
         self.app = app
         self.names = {"localhost", *(name.lower() for name in names)}
         self.token = token
+        self.observe = observe
         self._held = 0  # bytes of bodies in hand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,8 +74,12 @@ class Gate:
             await self.app(scope, receive, send)
             return
 
+        began = time.perf_counter()
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                self.observe(route, message["status"], time.perf_counter() - began)
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -75,34 +90,38 @@ class Gate:
         if refused is not None:
             await refused(scope, receive, guarded)
             return
-        held = 0
+        body = bytearray()
         try:
-            body = bytearray()
-            async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return
-                    part = message.get("body", b"")
-                    held += len(part)
-                    self._held += len(part)
-                    if held > MOST_BODY:
-                        refused = refusal(413, f"a body of more than {MOST_BODY >> 20} MiB.")
-                        break
-                    if self._held > BODIES_AT_ONCE:
-                        refused = refusal(429, "too much is sent at once.", {"Retry-After": "1"})
-                        break
-                    body += part
-                    if not message.get("more_body", False):
-                        break
+            refused = await self._read(receive, body)
             if refused is not None:
                 await refused(scope, receive, guarded)
-                return
-            await self.app(scope, _replayed(bytes(body), receive), guarded)
-        except TimeoutError:
-            await refusal(408, "the body didn't come in time.")(scope, receive, guarded)
+            else:
+                await self.app(scope, _replayed(bytes(body), receive), guarded)
+        except ClientDisconnect:
+            return
         finally:
-            self._held -= held
+            self._held -= len(body)
+
+    async def _read(self, receive: Receive, body: bytearray) -> Response | None:
+        """Read a body as a whole, or say why it isn't taken."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    part = message.get("body", b"")
+                    if len(body) + len(part) > MOST_BODY:
+                        return refusal(413, TOO_LARGE)
+                    if self._held + len(part) > BODIES_AT_ONCE:
+                        return refusal(429, "too much is sent at once.", {"Retry-After": "1"})
+                    body += part
+                    self._held += len(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return refusal(408, "the body didn't come in time.")
+        return None
 
     def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -114,7 +133,7 @@ class Gate:
             return refusal(403, "another site may not ask here.")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MOST_BODY:
-            return refusal(413, f"a body of more than {MOST_BODY >> 20} MiB.")
+            return refusal(413, TOO_LARGE)
         path = scope["path"]
         if self.token is None or path in OPEN or path.startswith("/static/"):
             return None

@@ -79,28 +79,31 @@ def serve(chosen: Namespace) -> None:
         raise EdjeError(
             f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
         )
-    listening = bound(chosen.host, chosen.port)
-    searcher = Searcher(opened(chosen.index, chosen.reranker))
-    searcher.warm()
-    limits = Limits(waiting=chosen.queue, batch=chosen.batch, seconds=chosen.timeout)
-    web = WebApp(searcher, token=token, names=[chosen.host, *chosen.allow_host], limits=limits)
-    config = uvicorn.Config(
-        web.app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=IN_HAND_SECONDS,
-        limit_concurrency=1000,
-    )
-    server: Any = uvicorn.Server(config)
-    server.capture_signals = lambda: ending(server)
-    sys.stdout.write(f"{chosen.index}: {len(searcher.index):,} pictures at {address(listening)}\n")
-    if token is not None:
-        sys.stdout.write("Open it once with /?token=<the token>.\n")
-    sys.stdout.flush()
-    asyncio.run(server.serve(sockets=[listening]))
+    with bound(chosen.host, chosen.port) as listening:
+        searcher = Searcher(opened(chosen.index, chosen.reranker))
+        searcher.warm()
+        limits = Limits(waiting=chosen.queue, batch=chosen.batch, seconds=chosen.timeout)
+        names = [chosen.host, *chosen.allow_host]
+        web = WebApp(searcher, token=token, names=names, limits=limits)
+        config = uvicorn.Config(
+            web.app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=IN_HAND_SECONDS,
+            limit_concurrency=1000,
+        )
+        server: Any = uvicorn.Server(config)
+        server.capture_signals = lambda: ending(server)
+        sys.stdout.write(
+            f"{chosen.index}: {len(searcher.index):,} pictures at {address(listening)}\n"
+        )
+        if token is not None:
+            sys.stdout.write("Open it once with /?token=<the token>.\n")
+        sys.stdout.flush()
+        asyncio.run(server.serve(sockets=[listening]))
     if not web.close(LAST_SECONDS):
         sys.stdout.flush()
         os._exit(0)  # a batch is still in torch's hands, which can't be stopped otherwise

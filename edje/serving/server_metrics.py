@@ -41,6 +41,11 @@ class ServerMetrics:
         queue.set_function(waiting)
         self.images = Gauge("edje_index_images", "Pictures in the index", registry=self.registry)
 
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
     def searched(self, seconds: StageSeconds) -> None:
         """Count the stages of a search."""
         for stage, value in vars(seconds).items():

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -110,10 +111,11 @@ class WebApp:
             version=edje.__version__,
             docs_url=None,
             redoc_url=None,
+            redirect_slashes=False,
             description="A reranking image search. Documents are ids of its pictures.",
         )
         self._add_routes()
-        self.app = Gate(self.api, names, token)
+        self.app = Gate(self.api, names, token, self.metrics.requested)
 
     def close(self, seconds: float = 1.0) -> bool:
         """End the thread; whether it was done in time."""
@@ -138,7 +140,6 @@ class WebApp:
 
     def _add_routes(self) -> None:
         api = self.api
-        api.middleware("http")(self._measured)
         api.exception_handler(RequestValidationError)(_invalid)
         api.exception_handler(HTTPException)(_refused)
         api.exception_handler(EdjeError)(_mistaken)
@@ -292,11 +293,9 @@ class WebApp:
             made, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
         )
 
-    @property
+    @cached_property
     def _making(self) -> CapacityLimiter:
-        if not hasattr(self, "_limiter"):
-            self._limiter = CapacityLimiter(PICTURES_AT_ONCE)
-        return self._limiter
+        return CapacityLimiter(PICTURES_AT_ONCE)
 
     async def health(self) -> Health:
         """That it answers."""
@@ -320,17 +319,6 @@ class WebApp:
         if name not in {path.name for path in PAGE.iterdir()}:
             raise HTTPException(404, "there is no such file.")
         return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
-
-    async def _measured(
-        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        found = request.scope.get("route")
-        route = getattr(found, "path", "other")
-        self.metrics.requests.labels(route, str(response.status_code)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
-        return response
 
 
 def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit]]:
@@ -368,10 +356,16 @@ def _given(document: messages.Document) -> dict[str, Any]:
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+    if first["type"] == "json_invalid":
+        return refusal(400, "the body is no JSON.")
+    parts = [str(part) for part in first["loc"][1:]]  # without body or query
+    if len(parts) > 1 and parts[0] in ("texts", "documents") and not parts[1].isdecimal():
+        parts = parts[1:]  # which kind of body it was taken for
     message = str(first["msg"]).removeprefix("Value error, ")
-    status = 400 if first["type"] == "json_invalid" else 422
-    return refusal(status, f"{where[:100]}: {message}" if where else message)
+    if parts[:1] == ["documents"] and len(parts) > 1:
+        parts, message = parts[:2], "expected the id of a stored picture, or an object with one."
+    where = ".".join(parts)
+    return refusal(422, f"{where}: {message}" if where else message)
 
 
 async def _refused(_: Request, error: HTTPException) -> Response:
