@@ -5,7 +5,7 @@ OLDEST := .venv-oldest/bin
 PORT ?= 8000
 INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets notebooks browser# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks# what they are and how long they take: pyproject.toml
 
 .PHONY: help demo search test test-all $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
 

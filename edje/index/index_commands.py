@@ -116,10 +116,13 @@ def asked() -> Iterable[str]:
             yield line.strip()
 
 
-def opened(path: str, reranker: str | None) -> ImageIndex:
+def opened(
+    path: str, reranker: str | None, device: str | None = None, precision: str | None = None
+) -> ImageIndex:
     """The index with a reranker: the named one, else its own, else the one for photographs."""
     folder = absolute(path)
     if reranker is None:
         table = ImageTable.open(folder)
         reranker = table.facts.reranker if table is not None else ""
-    return ImageIndex.open(Path(path), Reranker.from_pretrained(reranker or RERANKER))
+    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
+    return ImageIndex.open(Path(path), found)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,8 @@ from edje.index.index_commands import opened
 
 TOKEN = "EDJE_SERVE_TOKEN"  # in the environment, where other users don't see it
 SHORTEST_TOKEN = 16
-IN_HAND_SECONDS, LAST_SECONDS = 4, 0.7  # in which requests, then the thread, end
+IN_HAND_SECONDS = 3.0  # in which what is in hand is answered after a signal …
+AT_ONCE_SECONDS = 4.5  # … and after which the process ends whatever it does
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +41,8 @@ def parser() -> ArgumentParser:
     command = commands.add_parser("serve", help="a page and endpoints", allow_abbrev=False)
     command.add_argument("index", help="the index: photos.edje")
     command.add_argument("--reranker", help="name or path (that of the index)")
+    command.add_argument("--device", help="where it computes (a CUDA device where there is one)")
+    command.add_argument("--precision", help="fp32, bf16, fp16 or int8 (as its run scored)")
     command.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
     command.add_argument("--port", type=int, default=8000, help="8000; 0 takes a free one")
     command.add_argument(
@@ -80,7 +84,7 @@ def serve(chosen: Namespace) -> None:
             f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
         )
     with bound(chosen.host, chosen.port) as listening:
-        searcher = Searcher(opened(chosen.index, chosen.reranker))
+        searcher = Searcher(opened(chosen.index, chosen.reranker, chosen.device, chosen.precision))
         searcher.warm()
         limits = Limits(waiting=chosen.queue, batch=chosen.batch, seconds=chosen.timeout)
         names = [chosen.host, *chosen.allow_host]
@@ -92,11 +96,11 @@ def serve(chosen: Namespace) -> None:
             server_header=False,
             proxy_headers=False,
             ws="none",
-            timeout_graceful_shutdown=IN_HAND_SECONDS,
+            timeout_graceful_shutdown=4,
             limit_concurrency=1000,
         )
         server: Any = uvicorn.Server(config)
-        server.capture_signals = lambda: ending(server)
+        server.capture_signals = lambda: ending(server, web.ending)
         sys.stdout.write(
             f"{chosen.index}: {len(searcher.index):,} pictures at {address(listening)}\n"
         )
@@ -104,9 +108,14 @@ def serve(chosen: Namespace) -> None:
             sys.stdout.write("Open it once with /?token=<the token>.\n")
         sys.stdout.flush()
         asyncio.run(server.serve(sockets=[listening]))
-    if not web.close(LAST_SECONDS):
-        sys.stdout.flush()
-        os._exit(0)  # a batch is still in torch's hands, which can't be stopped otherwise
+    end_process()
+
+
+def end_process() -> None:
+    """End at once: a batch may be in torch's hands, and interpreters take their time."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_reachable(host: str, token: str | None) -> None:
@@ -160,14 +169,24 @@ def address(listening: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def ending(server: Any) -> Iterator[None]:
+def ending(server: Any, given_up: asyncio.Event) -> Iterator[None]:
     """End a server in peace on Ctrl-C and SIGTERM; at the second one, at once."""
-    before = {
-        number: signal.signal(number, server.handle_exit)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if server.should_exit:
+            end_process()
+        server.should_exit = True
+        loop.call_later(IN_HAND_SECONDS, given_up.set)
+        last = threading.Timer(AT_ONCE_SECONDS, end_process)
+        last.daemon = True
+        last.start()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, end)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -58,7 +58,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "a body that is too large",
         422: "not what is expected; or a picture that isn't there",
         429: "too many wait",
-        503: "the index can't be read at present",
+        503: "the index can't be read at present, or the server ends",
         504: "it took too long",
     }.items()
 }
@@ -76,7 +76,7 @@ class Limits:
 
     waiting: int = 64  # requests in the queue
     batch: int = 16  # requests that are scored together …
-    pairs: int = 2000  # … and their pairs
+    pairs: int = 500  # … and their pairs
     seconds: float = 30.0
 
 
@@ -94,6 +94,7 @@ class WebApp:
         self.searcher = searcher
         self.token = token
         self.limits = limits or Limits()
+        self.ending = asyncio.Event()  # once set, nobody waits for an answer any more
         reranker = searcher.index.reranker
         self.name = Path(reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
@@ -129,12 +130,23 @@ class WebApp:
             raise HTTPException(
                 429, "too many requests wait; try again soon.", {"Retry-After": "1"}
             ) from None
+        ending = asyncio.ensure_future(self.ending.wait())
         try:
-            result, facts = await asyncio.wait_for(future, self.limits.seconds)
-        except TimeoutError:
-            raise HTTPException(
-                504, f"no answer within {self.limits.seconds:g} s; ask for less."
-            ) from None
+            await asyncio.wait(
+                (future, ending),
+                timeout=self.limits.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not future.done():
+                if self.ending.is_set():
+                    raise HTTPException(503, "the server ends; ask the next one.")
+                raise HTTPException(
+                    504, f"no answer within {self.limits.seconds:g} s; ask for less."
+                )
+            result, facts = future.result()
+        finally:
+            future.cancel()
+            ending.cancel()
         self.metrics.images.set(facts.images)
         return result, facts
 
