@@ -46,7 +46,7 @@ from edje.serving.web_pictures import Size, WebPictures
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
-MATCHES = 0.5  # probability of the best hit from which something matches well
+MATCHES = 0.5  # right ones to be expected among all candidates, from which something matches well
 PICTURES_AT_ONCE = 4  # that are made for browsers
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
@@ -223,7 +223,7 @@ class WebApp:
         self.metrics.searched(answer.seconds)
         first, best = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
         calibrated = answer.hits[0].probability is not None if answer.hits else facts.is_calibrated
-        well = bool(best) and (best[0].probability or 0.0) >= MATCHES
+        well = sum(hit.probability or 0.0 for hit in answer.hits) >= MATCHES
         times = {name: 1000 * value for name, value in vars(answer.seconds).items()}
         return SearchAnswer(
             query=q,
