@@ -14,12 +14,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from PIL import Image
+from serving.served import serving
 
 from edje import ImageIndex, Reranker
 from edje.data.shapes.shapes_source import ShapesSource
 from edje.index.hits import Hit
+from edje.serving.searcher import Searcher
+from edje.serving.web_app import WebApp
 
-pytest.importorskip("lancedb", reason="LanceDB is not installed (pip install 'edje[index]')")
 pytest.importorskip("axe_playwright_python", reason="playwright and axe are not installed")
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
@@ -494,6 +496,28 @@ def test_an_error_is_said_plainly_and_can_be_tried_again(page: Page, kind: str) 
     answered(page, PLAIN)
     expect(page.get_by_role("alert")).to_have_count(0)
     assert names(hits(page, "Reranked"))[0] == IDS[PLAIN]
+
+
+def test_a_token_in_the_address_opens_the_page_and_leaves_the_address(
+    chromium: Browser, site: Site
+) -> None:
+    token = "0123456789abcdef"
+    searcher = Searcher(ImageIndex.open(site.index.folder, site.index.reranker))
+    with (
+        serving(WebApp(searcher, token=token)) as served,
+        chromium.new_context(base_url=served.url) as context,
+    ):
+        page = context.new_page()
+        page.goto("/")
+        expect(page.get_by_role("alert")).to_contain_text("asks for its token")
+        page.goto(f"/?token={token}&q={PLAIN}")
+        answered(page, PLAIN)
+        assert parse_qs(urlsplit(page.url).query) == {"q": [PLAIN]}
+        first = hits(page, "Reranked").first.locator("img")
+        assert first.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+        later = context.new_page()
+        later.goto("/")
+        search(later, ANOTHER)
 
 
 def test_a_server_that_is_gone_at_first_can_be_tried_again(context: BrowserContext) -> None:
