@@ -312,7 +312,7 @@ def test_a_picture_opens_large_and_arrow_keys_walk_on(page: Page, site: Site) ->
     page.get_by_label("Fold similar pictures").uncheck()
     search(page, PLAIN)
     first, *_ = site.search(PLAIN, group_duplicates=False)
-    second = names(hits(page, "Reranked"))[1]
+    second = texts(hits(page, "Reranked"), ".id")[1]
     hits(page, "Reranked").first.locator(".picture").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_have_accessible_name(first.id)
@@ -349,7 +349,7 @@ def test_the_query_is_in_the_address_and_back_and_forward_work(
     shared = context.new_page()
     shared.goto(page.url)
     answered(shared, TWICE)
-    assert names(hits(shared, "Reranked")) == names(hits(page, "Reranked"))
+    assert texts(hits(shared, "Reranked"), ".id") == texts(hits(page, "Reranked"), ".id")
 
 
 def test_the_keyboard_alone_is_enough_and_the_focus_is_always_seen(page: Page) -> None:
@@ -380,7 +380,7 @@ def test_more_pictures_come_when_asked_for_and_the_focus_goes_to_the_first_of_th
     page.get_by_label("Fold similar pictures").uncheck()
     page.get_by_role("button", name="Show more").press("Enter")
     expect(hits(page, "Reranked")).to_have_count(40)
-    expect(page.locator(":focus")).to_have_accessible_name(names(hits(page, "Reranked"))[20])
+    expect(page.locator(":focus")).to_have_accessible_name(texts(hits(page, "Reranked"), ".id")[20])
 
 
 def test_markup_in_names_and_queries_is_text(page: Page, heard: list[str]) -> None:
