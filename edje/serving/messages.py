@@ -141,7 +141,10 @@ class Times(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Both stages of a search; `matches_well` is whether the best hit is more likely right."""
+    """Both stages of a search; `matches_well` is whether one of the pictures is probably right.
+
+    The probabilities of all candidates are added up: where several pictures fit, each has little.
+    """
 
     query: str
     index: IndexAnswer

@@ -46,7 +46,7 @@ from edje.serving.web_pictures import Size, WebPictures
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
-MATCHES = 0.5  # probability of the best hit from which something matches well
+MATCHES = 0.5  # right ones to be expected among all candidates, from which something matches well
 PICTURES_AT_ONCE = 4  # that are made for browsers
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
@@ -223,7 +223,6 @@ class WebApp:
         self.metrics.searched(answer.seconds)
         first, best = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
         calibrated = answer.hits[0].probability is not None if answer.hits else facts.is_calibrated
-        well = bool(best) and (best[0].probability or 0.0) >= MATCHES
         times = {name: 1000 * value for name, value in vars(answer.seconds).items()}
         return SearchAnswer(
             query=q,
@@ -232,7 +231,7 @@ class WebApp:
             top=top,
             tokens=tokens or self.budgets[-1],
             calibrated=calibrated,
-            matches_well=well if calibrated else None,
+            matches_well=matches_well(answer.hits) if calibrated else None,
             times_ms=Times(**times, total=1000 * (time.perf_counter() - began)),
             first_stage=_hits(first),
             reranked=_hits(best),
@@ -331,6 +330,14 @@ class WebApp:
         if name not in {path.name for path in PAGE.iterdir()}:
             raise HTTPException(404, "there is no such file.")
         return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+
+
+def matches_well(hits: Sequence[Hit]) -> bool:
+    """Whether one of the hits is probably right, by all of their probabilities together.
+
+    Where several pictures fit a text, none of them alone need be likely.
+    """
+    return sum(hit.probability or 0.0 for hit in hits) >= MATCHES
 
 
 def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit]]:

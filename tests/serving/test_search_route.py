@@ -7,10 +7,11 @@ from serving.conftest import ODD
 from serving.served import Served, serving
 
 from edje import ImageIndex, Reranker
+from edje.index.hits import Hit
 from edje.inference.encoded_images import EncodedImages
 from edje.records import RetrievalSplit
 from edje.serving.searcher import Searcher
-from edje.serving.web_app import WebApp
+from edje.serving.web_app import WebApp, matches_well
 
 QUERY = "a red circle above a blue square"
 
@@ -57,6 +58,17 @@ def test_it_says_whether_anything_matches_well(served: Served, scenes: Retrieval
     good = [asked(served, q=one.text)["matches_well"] for one in scenes.captions[::5]]
     assert good.count(True) >= 10 and asked(served, q=QUERY)["calibrated"] is True
     assert asked(served, q="an annual report about taxes")["matches_well"] is False
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "well"),
+    [([0.6, 0.0], True), ([0.2, 0.2, 0.15], True), ([0.3, 0.1, 0.05], False), ([], False)],
+)
+def test_several_pictures_that_may_each_be_right_are_together_a_match(
+    probabilities: list[float], well: bool
+) -> None:
+    hits = [Hit("id", None, 0.0, one, 0.0, rank) for rank, one in enumerate(probabilities, 1)]
+    assert matches_well(hits) == well
 
 
 def test_each_stage_has_a_time_within_the_whole(served: Served) -> None:
