@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets notebooks# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets notebooks ray# what they are and how long they take: pyproject.toml
 
 .PHONY: help demo search test test-all $(SLOW:%=test-%) slurm-programs test-gpu gpu-wheels test-oldest lint clean
 
