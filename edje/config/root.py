@@ -6,7 +6,16 @@ from typing import Literal
 from edje.ranges import PositiveInt
 
 Task = Literal[
-    "run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark", "plan"
+    "run",
+    "cache",
+    "train",
+    "evaluate",
+    "compress",
+    "verify",
+    "backbone",
+    "benchmark",
+    "plan",
+    "index",
 ]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
@@ -19,6 +28,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
+    "index": "edje.tasks.adding_pictures",
 }
 
 PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
@@ -76,3 +86,6 @@ class RootConfig:
     storage: Component
     scoring: Component
     benchmark: Component
+    index: Component
+    engine: Literal["local", "ray"]
+    ray: Component

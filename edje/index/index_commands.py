@@ -3,17 +3,10 @@
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
-from pathlib import Path
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import absolute
-from edje.index.image_index import ImageIndex
-from edje.index.image_table import ImageTable
-from edje.inference.reranker import Reranker
-
-RERANKER = "photos"  # of a new index, where none is named
-SHOWN = 5  # files that can't be read
-FRAGMENTS = 64  # from here on an addition ends by putting them together
+from edje.index.indexing import RERANKER, Indexing, index_pictures, opened
 
 
 def run(arguments: list[str]) -> None:
@@ -32,7 +25,7 @@ def parser() -> ArgumentParser:
     commands = both.add_subparsers(required=True, metavar="index|search")
     index = commands.add_parser("index", help="add pictures to an index", allow_abbrev=False)
     index.set_defaults(run=add)
-    index.add_argument("source", nargs="+", help="folders, or files")
+    index.add_argument("source", nargs="+", help="folders, files, tars, Parquet files")
     index.add_argument("--into", required=True, metavar="FOLDER", help="the index: photos.edje")
     index.add_argument("--prefix", help="put before the ids, where some would clash")
     index.add_argument(
@@ -65,17 +58,14 @@ def positive(text: str) -> int:
 
 def add(chosen: Namespace) -> None:
     """Add or synchronise, and say what was done."""
-    index = opened(chosen.into, chosen.reranker)
-    for source in chosen.source:
-        call = index.sync if chosen.sync else index.add
-        sys.stderr.write(f"{source}: {call(source, prefix=chosen.prefix)}\n")
-    if len(index) and index.stats().fragments >= FRAGMENTS:
-        index.optimize()
-    problems = index.problems()
-    for problem in problems[:SHOWN]:
-        sys.stderr.write(f"  can't be read: {problem.id} ({problem.reason})\n")
-    if len(problems) > SHOWN:
-        sys.stderr.write(f"  … and {len(problems) - SHOWN:,} more (index.problems())\n")
+    wanted = Indexing(
+        source=chosen.source,
+        into=chosen.into,
+        reranker=chosen.reranker,
+        prefix=chosen.prefix,
+        sync=chosen.sync,
+    )
+    index = index_pictures(wanted, lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(f"{chosen.into}: {len(index):,} pictures\n")
 
 
@@ -114,12 +104,3 @@ def asked() -> Iterable[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def opened(path: str, reranker: str | None) -> ImageIndex:
-    """The index with a reranker: the named one, else its own, else the one for photographs."""
-    folder = absolute(path)
-    if reranker is None:
-        table = ImageTable.open(folder)
-        reranker = table.facts.reranker if table is not None else ""
-    return ImageIndex.open(Path(path), Reranker.from_pretrained(reranker or RERANKER))

@@ -62,7 +62,7 @@ def connected(engine: RayEngine) -> Iterator[Any]:
         with silence():
             library.init(
                 address=address,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,  # what becomes of workers is told in the end
                 log_to_driver=False,
                 **(own if address == LOCAL else {}),
             )
