@@ -5,7 +5,7 @@ OLDEST := .venv-oldest/bin
 PORT ?= 8000
 INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets serving browser notebooks# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray# what they are and how long they take: pyproject.toml
 OR := $(subst ,, or )
 TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 

@@ -15,6 +15,7 @@ Task = Literal[
     "backbone",
     "benchmark",
     "plan",
+    "index",
     "serve",
 ]
 
@@ -28,6 +29,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
+    "index": "edje.tasks.adding_pictures",
     "serve": "edje.tasks.serve",
 }
 
@@ -89,3 +91,6 @@ class RootConfig:
     storage: Component
     scoring: Component
     benchmark: Component
+    index: Component
+    engine: Literal["local", "ray"]
+    ray: Component
