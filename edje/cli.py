@@ -55,7 +55,7 @@ from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "backbone", "cache", "compress")  # which all ranks run
+SHARED_TASKS = ("run", "train", "cache", "compress")  # which all ranks run
 HELPED_TASKS = ("evaluate",)  # which rank 0 runs, helped by the others; any other it runs alone
 SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing

@@ -5,9 +5,7 @@ from typing import Literal
 
 from edje.ranges import PositiveInt
 
-Task = Literal[
-    "run", "cache", "train", "evaluate", "compress", "verify", "backbone", "benchmark", "plan"
-]
+Task = Literal["run", "cache", "train", "evaluate", "compress", "verify", "benchmark", "plan"]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
     "run": "edje.tasks.train",
@@ -16,7 +14,6 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "evaluate": "edje.tasks.evaluate",
     "compress": "edje.tasks.compress",
     "verify": "edje.tasks.verify",
-    "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
 }
