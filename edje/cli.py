@@ -26,6 +26,7 @@ from edje.config.continued import (
     config_for_resume,
     resumable,
 )
+from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.of_checkpoint import packages_for
 from edje.config.of_published import composition_for
@@ -367,6 +368,7 @@ def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
         given = str(cfg[key])
         check_named_by_file(cfg, present, f"{key}={given}", lambda: packages_for(given))
     validate(cfg)
+    fill_defaults(cfg)
     use_lasting_names(cfg)
     check_choices(cfg)
     if cfg.resume is not None:

@@ -43,6 +43,7 @@ class Parameter:
     required: bool  # YAML must give it
     wired: bool  # the run supplies it, YAML may not give it a plain value
     bare: bool = False  # it is positional and has no default
+    default: Any = None  # as YAML has it; UNREAD where only an import can tell, or no YAML holds it
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Signature:
     target: str
     parameters: dict[str, Parameter]
     is_open: bool = False
+    own: bool = True  # edje's or a registered part, as against others' code
 
     def settable(self) -> list[str]:
         """Names that YAML may give, sorted."""
@@ -78,7 +80,7 @@ def signature_of(target: str, *, imported: bool = False) -> Signature:
     own = target.split(".")[0] == OWN
     definition = defined(target)
     read = None if imported or definition is None else parameters_of(definition, own)
-    return Signature(target, *(read or imported_parameters(target, own)))
+    return Signature(target, *(read or imported_parameters(target, own)), own)
 
 
 def defined(target: str) -> Definition | None:
@@ -136,14 +138,35 @@ def arguments(
     """Parameters from a parsed argument list, without its first `skip` (self)."""
     positional = [*args.posonlyargs, *args.args]
     bare = len(positional) - len(args.defaults)
-    parameters = {
-        a.arg: Parameter(readable(a.annotation, module), False, wired=own, bare=place < bare)
-        for place, a in enumerate(positional)
-        if place >= skip
-    }
-    for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        parameters[a.arg] = Parameter(readable(a.annotation, module), default is None, wired=False)
+    given = [*[None] * bare, *args.defaults, *args.kw_defaults]
+    parameters = {}
+    for place, (a, default) in enumerate(zip([*positional, *args.kwonlyargs], given, strict=True)):
+        keyword_only = place >= len(positional)
+        if place >= skip:
+            parameters[a.arg] = Parameter(
+                readable(a.annotation, module),
+                required=keyword_only and default is None,
+                wired=own and not keyword_only,
+                bare=place < bare,
+                default=UNREAD if default is None else _literal(default),
+            )
     return parameters, args.kwarg is not None
+
+
+def _literal(default: ast.expr) -> Any:
+    """The value that a default is written out as, UNREAD where it is a name or a call."""
+    try:
+        return as_yaml(ast.literal_eval(default))
+    except ValueError:
+        return UNREAD
+
+
+def as_yaml(value: Any) -> Any:
+    """A value as YAML holds it, UNREAD where it can't."""
+    if isinstance(value, list | tuple):
+        items = [as_yaml(item) for item in value]
+        return UNREAD if UNREAD in items else items
+    return value if value is None or isinstance(value, bool | int | float | str) else UNREAD
 
 
 def readable(annotation: ast.expr | None, module: Module, depth: int = 0) -> Any:
@@ -219,5 +242,6 @@ def parameters_of_object(found: Any, own: bool) -> tuple[dict[str, Parameter], b
                 required=keyword_only and is_bare,
                 wired=own and not keyword_only,
                 bare=not keyword_only and is_bare,
+                default=UNREAD if is_bare else as_yaml(parameter.default),
             )
     return parameters, is_open

@@ -44,6 +44,8 @@ def test_source_and_import_give_the_same_signature(target: str) -> None:
         assert (read.required, read.wired) == (seen.required, seen.wired), name
         if read.annotation is not UNREAD:
             assert read.annotation == seen.annotation, name
+        if read.default is not UNREAD:
+            assert read.default == seen.default, name
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.startswith("edje.")])
