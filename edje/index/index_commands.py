@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import absolute
-from edje.index.indexing import RERANKER, Indexing, index_pictures, opened
+from edje.index.indexing import RERANKER, index_pictures, opened
+from edje.index.indexing_choices import Indexing
 
 
 def run(arguments: list[str]) -> None:
