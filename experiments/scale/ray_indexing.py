@@ -3,8 +3,7 @@
 2,000 pictures of data=shapes into new indexes by the shipped reranker `shapes`, in alternating
 turns, one thread in each process (OMP_NUM_THREADS=1). Of Ray the rest is compared that comes after
 both workers have given their first unit of 128: what goes before is their start-up. Processors'
-time is that of this process and of all that come from it. Ray gives its workers a niceness of 15
-on top of this process's own, which on a busy machine measures the others' work: here it is 0.
+time is that of this process and of all that come from it.
 """
 
 import os
@@ -41,7 +40,6 @@ def main(folder: Path) -> None:
         (folder / "making").rename(drawn)
     reranker = Reranker.from_pretrained("shapes", device="cpu")
     reranker.encode(sorted(drawn.iterdir())[:64])  # whatever is done once
-    os.environ["RAY_worker_niceness"] = "0"
     local: list[Figures] = []
     startup: list[Figures] = []
     rest: list[Figures] = []
