@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
+PORT ?= 8000
+INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets notebooks ray# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray# what they are and how long they take: pyproject.toml
+OR := $(subst ,, or )
+TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 
-.PHONY: help demo search test test-all $(SLOW:%=test-%) slurm-programs test-gpu gpu-wheels test-oldest lint clean
+.PHONY: help demo search test test-all test-together $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -22,7 +26,7 @@ help:  ## show the targets
 
 .venv/search: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[index,photos]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[photos,serve]'
 	@touch $@ .venv/product
 
 .venv-oldest/dev: pyproject.toml
@@ -34,15 +38,31 @@ help:  ## show the targets
 demo: .venv/product  ## install and run the embedded example (about 3 minutes on 2 cores)
 	$(BIN)/python run.py
 
-search: .venv/search  ## index the pictures of IMAGES=<folder>, then search: QUERY="…", or line by line
-	@test -n "$(IMAGES)" || { echo "Say where the pictures are: make search IMAGES=<folder>"; exit 2; }
+search: SHELL := /bin/bash
+search: .SHELLFLAGS := -o pipefail -c
+search: .venv/search  ## the search page over IMAGES=<folder>, or the shapes; QUERY="…" answers here
+ifdef IMAGES
 	$(BIN)/edje index "$(IMAGES)" --into photos.edje
-	@$(BIN)/edje search photos.edje $(if $(QUERY),"$(QUERY)")
+else
+	@$(BIN)/python -c "from edje.data.shapes.shapes_source import ShapesSource as Shapes; Shapes( \
+		root='cache/search', train_images=0, val_images=0, image_side=384).render()"
+	$(BIN)/edje index cache/search/images --into shapes.edje --reranker shapes
+endif
+ifdef QUERY
+	@$(BIN)/edje search $(INDEX) "$(QUERY)"
+else
+	@$(BIN)/edje serve $(INDEX) --port $(PORT) | while read -r line; do \
+		echo "$$line"; test -z "$$DISPLAY$$WAYLAND_DISPLAY" || \
+		{ [[ $$line == *" at http://"* ]] && $(BIN)/python -m webbrowser "$${line##* }"; } || true; done
+endif
 
 test: .venv/dev  ## install with the development extra and run the fast tests
 	$(BIN)/python $(FAST)
 
-test-all: $(SLOW:%=test-%) test-gpu  ## the tests that are slow by nature, part by part
+test-all: test-together test-clusters test-slurm test-gpu  ## the tests that are slow by nature
+
+test-together: .venv/dev chromium  ## those of them that leave a core to others, on all cores
+	$(BIN)/python $(FAST) -m "$(TOGETHER)"
 
 $(SLOW:%=test-%): test-%: .venv/dev
 	@grep -E '^ *"$*: ' pyproject.toml
@@ -55,6 +75,14 @@ slurm-programs:  ## Debian's packages of Slurm, where root can install them; wit
 		|| { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
 			slurmctld slurmd slurm-client munge >/dev/null; } \
 		|| echo "Slurm could not be installed"
+
+test-browser: chromium
+
+chromium:  ## Debian's Chromium, where root can install it; without one, test-browser skips
+	@test "$$(id -u)" != 0 || command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+		|| { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium \
+			>/dev/null; } \
+		|| echo "Chromium could not be installed"
 
 test-gpu: .venv/dev  ## checks and figures of a GPU, tiny without one (experiments/speed/README.md)
 	PYTHON=$(BIN)/python bash experiments/speed/gpu.sh

@@ -1,6 +1,6 @@
-"""The command `edje`: `edje index` and `edje search`, or else a run as `edje.cli` composes it.
+"""The command `edje`: `edje index`, `search` and `serve`, or else a run as `edje.cli` composes it.
 
-The first two need no Hydra.
+The first three need no Hydra.
 """
 
 import logging
@@ -10,7 +10,7 @@ import sys
 from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_characters
 from edje.errors import EdjeError
 
-OF_AN_INDEX = ("index", "search")
+OF_AN_INDEX = ("index", "search", "serve")
 WAITING = "edje.tokens.lock"  # which logs that another process is waited for
 
 
@@ -24,13 +24,16 @@ def main() -> int:
 
 
 def on_index(arguments: list[str]) -> int:
-    """Add to an index or search one; mistakes end as one message."""
+    """Add to an index, search or serve one; mistakes end as one message."""
     use_plain_characters()
     log = logging.getLogger(WAITING)
     log.setLevel(logging.INFO)
     log.addHandler(ConsoleHandler())
     try:
-        from edje.index.index_commands import run  # imports torch
+        if arguments[0] == "serve":
+            from edje.serving.serve_command import run  # imports torch
+        else:
+            from edje.index.index_commands import run
 
         run(arguments)
         sys.stdout.flush()

@@ -30,7 +30,18 @@ from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
 
-SLOW = ("kills", "clusters", "slurm", "compilers", "packaging", "assets", "notebooks", "ray")
+SLOW = (
+    "kills",
+    "clusters",
+    "slurm",
+    "compilers",
+    "packaging",
+    "assets",
+    "serving",
+    "browser",
+    "notebooks",
+    "ray",
+)
 
 # The models are tiny: threads would only wait for each other. Others, to see that no test that
 # trains hangs on their number: EDJE_TEST_THREADS=4.

@@ -28,6 +28,8 @@ OPTIONAL = {
     "lance": "ray",
 }  # of which extra, inside the function that needs it
 DISTRIBUTIONS = {"lance": "pylance"}  # where they have other names
+OF_SERVING = {"fastapi", "starlette", "anyio", "uvicorn", "prometheus_client"}  # edje/serving alone
+COMMAND = "serving.serve_command"  # by which the others of edje/serving are imported, when it runs
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -40,9 +42,8 @@ def test_what_is_imported_is_declared() -> None:
         for path in [*MODULES.values(), ROOT / "run.py"]
         for name in imports(path)
     }
-    others = (
-        imported - set(sys.stdlib_module_names) - set(OPTIONAL) - PARTS - {"edje", "__future__"}
-    )
+    others = imported - set(sys.stdlib_module_names) - set(OPTIONAL) - OF_SERVING - PARTS
+    others -= {"edje", "__future__"}
     owners = packages_distributions()
     declared = names(PROJECT["dependencies"])
     missing = {name for name in others if not declared & names(owners.get(name, [name]))}
@@ -55,6 +56,18 @@ def test_what_only_some_need_is_an_extra_and_imported_where_it_is_needed() -> No
         assert distribution in names(PROJECT["optional-dependencies"][extra])
         for path in MODULES.values():
             assert not outside_functions(path) & {module}, f"{path} imports {module} on import"
+
+
+def test_what_serving_needs_is_an_extra_and_imported_by_its_command_alone() -> None:
+    extra = names(PROJECT["optional-dependencies"]["serve"])
+    assert {"fastapi", "uvicorn", "prometheus-client"} <= extra  # which bring the others
+    for module, path in MODULES.items():
+        if module == COMMAND or not module.startswith("serving."):
+            assert not outside_functions(path) & OF_SERVING, module
+        if not module.startswith("serving."):
+            assert not {name.partition(".")[0] for name in imports(path)} & OF_SERVING, module
+            if module not in ("command", "tasks.serve"):
+                assert not any(name.startswith("edje.serving") for name in imports(path)), module
 
 
 def outside_functions(path: Path) -> set[str]:

@@ -47,6 +47,7 @@ MAY_IMPORT = {
         "errors", "identity", "images", "inference", "backbones.pretrained", "registry",
         "retrieval.exact", "tokens.codec", "tokens.lock",
     },
+    "serving": {"errors", "images", "index", "inference"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "durable", "retrieval", "images", "renames"},
     "config": {
@@ -58,7 +59,7 @@ MAY_IMPORT = {
         "config", "errors", "parallel.environment", "parallel.agreement", "parallel.helping",
         "parallel.slurm", "sweeps",
     },
-    "command": {"cli", "config.terminal", "errors", "index"},
+    "command": {"cli", "config.terminal", "errors", "index", "serving"},
     "sweeps": {"config", "errors"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "images",
@@ -71,6 +72,7 @@ MAY_IMPORT = {
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
         "benchmark", "analysis", "config", "parallel", "pipeline", "registry", "part_kinds",
         "index",
+        "serving",
     },
 }  # fmt: skip
 
@@ -142,7 +144,7 @@ def test_objects_are_wired_together_in_tasks_only() -> None:
 
 
 def test_loading_and_scoring_need_neither_hydra_nor_lightning() -> None:
-    served = ("inference", "backbones", "tokens", "index")
+    served = ("inference", "backbones", "tokens", "index", "serving")
     reached, waiting = set(), [m for m in MODULES if m.split(".")[0] in served]
     while waiting:
         module = waiting.pop()

@@ -17,7 +17,7 @@ from edje.errors import EdjeError
 
 TASKS_ON_CHECKPOINT = ("evaluate", "compress")  # their configuration is the checkpoint's
 OF_THE_PRESENT = (
-    *("task", "checkpoint", "resume", "store", "trainer", "logger", "benchmark"),
+    *("task", "checkpoint", "resume", "store", "trainer", "logger", "benchmark", "serve"),
     *("storage.batch_size", "storage.num_workers", "storage.join", "storage.tower_precision"),
 )
 OF_THE_EXPERIMENT = (  # where experiment= is given as well

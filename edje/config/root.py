@@ -12,10 +12,10 @@ Task = Literal[
     "evaluate",
     "compress",
     "verify",
-    "backbone",
     "benchmark",
     "plan",
     "index",
+    "serve",
 ]
 
 TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does the work
@@ -25,10 +25,10 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "evaluate": "edje.tasks.evaluate",
     "compress": "edje.tasks.compress",
     "verify": "edje.tasks.verify",
-    "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
     "index": "edje.tasks.adding_pictures",
+    "serve": "edje.tasks.serve",
 }
 
 PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
@@ -44,6 +44,8 @@ PaperKey = Literal[  # what is known of a row of the paper's tables; recall in p
     "t2i_r10",
     "t2i_r20",
 ]
+
+ServeKey = Literal["index", "reranker", "host", "port"]  # of task=serve
 
 
 class Component:
@@ -71,6 +73,7 @@ class RootConfig:
     compile_training: str | None
     gradient_checkpointing: bool
     paper: dict[PaperKey, str | float | None] | None
+    serve: dict[ServeKey, str | int | None]
 
     data: Component
     backbone: Component

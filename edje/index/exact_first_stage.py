@@ -1,21 +1,40 @@
-"""The first stage of an index: exact, all embeddings in memory as one tensor."""
+"""The first stage of an index, exact: all embeddings in memory as one tensor."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from edje.index.image_table import KEY, READABLE, ROW, ImageTable
-from edje.retrieval.exact import similarities
+from edje.retrieval.exact import SIMILARITY_BYTES, similarities
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A query's embedding, how many pictures are wanted, and the filter that lets them through."""
+
+    query: Float[Tensor, "embedding"]
+    k: int
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Row ids of the best pictures and their scores, best first; of how many that were searched."""
+
+    row_ids: np.ndarray  # (found,), uint64
+    scores: Float[Tensor, "found"]
+    searched: int
 
 
 @dataclass(frozen=True)
 class ExactFirstStage:
     """Embeddings of all readable pictures of a version of a table, and their row ids in it."""
 
-    version: int
+    table: ImageTable
     embeddings: Float[Tensor, "images embedding"]
     row_ids: np.ndarray  # (images,), uint64
 
@@ -26,41 +45,41 @@ class ExactFirstStage:
         Raises:
             EdjeError: the table can't be read.
         """
-        width = table.width_of(column)
         count = table.count(READABLE)
-        embeddings = torch.empty(count, width)
+        embeddings = torch.empty(count, table.width_of(column))
         row_ids = np.empty(count, np.uint64)
         done = 0
-        for batch in table.scan([column], READABLE):
-            rows = slice(done, done + batch.num_rows)
-            values = batch.column(column).flatten().to_numpy().reshape(-1, width)
-            embeddings.numpy()[rows] = values
-            row_ids[rows] = batch.column(ROW).to_numpy()
+        for some, vectors in table.embeddings(column):
+            rows = slice(done, done + len(some))
+            row_ids[rows], embeddings.numpy()[rows] = some, vectors
             done = rows.stop
-        return cls(table.version, embeddings, row_ids)
+        return cls(table, embeddings, row_ids)
 
-    def among(self, table: ImageTable, where: str) -> Int[Tensor, "some"]:
-        """Rows of the embeddings that a filter lets through.
+    def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
+        """The `k` best of each; of equal ones the lower row. The embeddings are read once for all.
 
         Raises:
-            EdjeError: it is no filter.
+            EdjeError: a filter is none.
         """
-        found = [batch.column(ROW).to_numpy() for batch in table.scan([KEY], where)]
+        together = max(1, SIMILARITY_BYTES // (4 * max(1, len(self.embeddings))))
+        for first in range(0, len(wanted), together):
+            some = wanted[first : first + together]
+            of_each = similarities(torch.stack([one.query for one in some]), self.embeddings)
+            for one, scores in zip(some, of_each, strict=True):
+                yield self._best(scores, one)
+
+    def _best(self, scores: Float[Tensor, "images"], wanted: Wanted) -> Found:
+        rows = torch.arange(len(scores)) if wanted.where is None else self._among(wanted.where)
+        scores = scores[rows]
+        searched = len(scores)
+        if wanted.k < searched:
+            good = scores >= scores.topk(wanted.k).values[-1]
+            rows, scores = rows[good], scores[good]
+        order = scores.argsort(descending=True, stable=True)[: wanted.k]
+        return Found(self.row_ids[rows[order].numpy()], scores[order], searched)
+
+    def _among(self, where: str) -> Tensor:
+        """Rows of the embeddings that a filter lets through."""
+        found = [batch.column(ROW).to_numpy() for batch in self.table.scan([KEY], where)]
         chosen = np.isin(self.row_ids, np.concatenate([np.empty(0, np.uint64), *found]))
         return torch.from_numpy(chosen.nonzero()[0])
-
-    def best(
-        self, query: Float[Tensor, "embedding"], k: int, among: Int[Tensor, "some"] | None = None
-    ) -> tuple[Int[Tensor, "pool"], Float[Tensor, "pool"]]:
-        """Rows and scores of the `k` best of all pictures, or of some, best first.
-
-        Of equal ones the lower row comes first.
-        """
-        scores = similarities(query[None], self.embeddings)[0]
-        rows = torch.arange(len(scores)) if among is None else among
-        scores = scores[rows]
-        if k < len(scores):
-            good = scores >= scores.topk(k).values[-1]
-            rows, scores = rows[good], scores[good]
-        order = scores.argsort(descending=True, stable=True)[:k]
-        return rows[order], scores[order]

@@ -19,7 +19,7 @@ class Hit:
     `score` is the reranker's, `probability` that the picture is right (None where the reranker has
     no calibration), `first_stage` and `rank` the score and the place (from 1) in the first stage.
     `duplicates` are the ids of the near duplicates for which it stands. `path` is None where the
-    picture was no file.
+    picture was no file; `width` and `height` are its pixels, upright.
     """
 
     id: str
@@ -29,6 +29,8 @@ class Hit:
     first_stage: float
     rank: int
     duplicates: tuple[str, ...] = ()
+    width: int | None = None
+    height: int | None = None
 
     def __str__(self) -> str:
         """A line: probability or score, id, and how many near duplicates it has."""

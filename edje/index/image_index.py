@@ -12,20 +12,33 @@ import numpy as np
 
 from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
+from edje.index.answers import Answer, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
 from edje.index.hits import Hit
-from edje.index.image_table import ID, KEY, PATH, READABLE, ImageTable, TableFacts
+from edje.index.image_table import (
+    ID,
+    KEY,
+    PATH,
+    READABLE,
+    ImageTable,
+    Place,
+    TableFacts,
+    place_of,
+)
 from edje.index.index_search import IndexSearch
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.ray_engine import Engine, RayEngine
 from edje.index.shards import with_shards
 from edje.index.user_columns import UserColumns
+from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.tokens.lock import writer_lock
 
 KEPT = timedelta(hours=1)  # versions that optimize leaves to readers
+EXACT_UP_TO = 200_000  # pictures
+CANDIDATES = 100
 
 
 class ImageIndex:
@@ -40,26 +53,46 @@ class ImageIndex:
     It lies in a folder as a table of LanceDB, a row per picture. One process writes at a time, a
     second one waits (or with wait=False is refused); any number reads, each the version that it
     has opened, until `refresh`. A kill loses at most the pictures in hand. Needs the extra
-    `index`; the embeddings, in float32, are held in memory. For one thread at a time.
+    `index`. For one thread at a time.
+
+    Up to 200,000 pictures (`exact_up_to`) the first stage compares a query with all embeddings,
+    which are held in memory in float32. Beyond, additions and `optimize` make an index of the
+    embeddings on the disk, by which a search finds nearly the same; `stats` says how nearly.
     """
 
-    def __init__(self, folder: Path, reranker: Reranker, wait: bool = True):
+    def __init__(
+        self,
+        folder: Place,
+        reranker: Reranker,
+        wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
+    ):
         self.folder = folder
         self.reranker = reranker
         self.wait = wait
+        self.exact_up_to = exact_up_to
         self._table: ImageTable | None = None
         self._searching: IndexSearch | None = None
         self.refresh()
 
     @classmethod
-    def open(cls, path: str | Path, reranker: Reranker, *, wait: bool = True) -> "ImageIndex":
+    def open(
+        cls,
+        path: str | Path,
+        reranker: Reranker,
+        *,
+        wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> "ImageIndex":
         """An index by its folder. Where there is none, the first addition makes it.
+
+        One that was copied to object storage is read there by its URL (`s3://`, `gs://`, `az://`).
 
         Raises:
             EdjeError: LanceDB is not installed, the index can't be read, or it was built with
                 another reranker, which the message tells apart.
         """
-        return cls(absolute(path), reranker, wait)
+        return cls(place_of(path), reranker, wait, exact_up_to)
 
     @classmethod
     def from_embeddings(
@@ -71,6 +104,7 @@ class ImageIndex:
         *,
         ids: Sequence[str] | None = None,
         wait: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
         on_error: OnError = "record",
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
@@ -91,6 +125,7 @@ class ImageIndex:
             paths: the pictures' files, in the order of the embeddings.
             ids: in that order; by default the files' names.
             wait: as in `open`.
+            exact_up_to: as in `open`.
             on_error: as in `add`.
             batch_size: as in `add`.
             show_progress_bar: as in `add`.
@@ -100,7 +135,7 @@ class ImageIndex:
                 or as `open` and `add`.
         """
         given = given_embeddings(embeddings, paths, ids)
-        index = cls.open(path, reranker, wait=wait)
+        index = cls.open(path, reranker, wait=wait, exact_up_to=exact_up_to)
         columns = UserColumns(given.columns)
 
         def values(image_id: str) -> dict[str, Any]:
@@ -119,6 +154,16 @@ class ImageIndex:
 
     def __repr__(self) -> str:
         return f"ImageIndex({str(self.folder)!r}, {len(self):,} pictures)"
+
+    @property
+    def fragments(self) -> int:
+        """Number of pieces that additions have left."""
+        return 0 if self._table is None else self._table.fragments
+
+    @property
+    def has_given_embeddings(self) -> bool:
+        """Whether its first stage are embeddings of the user's, so that a search needs one."""
+        return self._table is not None and self._table.facts.given_width > 0
 
     def ids(self) -> list[str]:
         """Ids of the pictures that can be found, sorted."""
@@ -235,7 +280,7 @@ class ImageIndex:
     def search(
         self,
         query: str,
-        k: int = 100,
+        k: int = CANDIDATES,
         top: int = 10,
         where: str | None = None,
         min_probability: float | None = None,
@@ -260,9 +305,69 @@ class ImageIndex:
             EdjeError: there is no index yet, `where` is no filter, a probability is asked for and
                 the reranker has no calibration, or the index can't be read.
         """
-        return self._search.search(
-            query, k, top, where, min_probability, group_duplicates, query_embedding
-        )
+        return self.search_many(
+            [query],
+            k,
+            top,
+            where,
+            min_probability,
+            group_duplicates,
+            query_embeddings=[query_embedding],
+        )[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        k: int = 100,
+        top: int = 10,
+        where: str | None = None,
+        min_probability: float | None = None,
+        group_duplicates: bool | float = False,
+        *,
+        query_embeddings: Sequence[Any] | None = None,
+    ) -> list[list[Hit]]:
+        """The best pictures of each of several texts, which go through each stage together.
+
+        The hits are those of `search` for each, but for the rounding of their scores. All of the
+        texts' candidates are in memory together.
+
+        Raises:
+            EdjeError: as `search`.
+        """
+        if isinstance(queries, str):
+            raise EdjeError(f"search_many: got the text {queries!r}, expected a list of texts.")
+        if top < 1:
+            raise EdjeError(f"search: top={top}, expected 1 or more.")
+        given = [None] * len(queries) if query_embeddings is None else query_embeddings
+        if len(given) != len(queries):
+            raise EdjeError(
+                f"search_many: got {len(queries)} texts and {len(given)} embeddings, expected one "
+                "for each."
+            )
+        questions = [
+            Question(query, k, where, embedding)
+            for query, embedding in zip(queries, given, strict=True)
+        ]
+        return [
+            answer.best(top, group_duplicates, min_probability)
+            for answer in self.answers(questions)
+        ]
+
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """Both stages of several searches, which go through each stage together, with its time.
+
+        Raises:
+            EdjeError: as `search` and `rerank`; then none of them is answered.
+        """
+        return self._search.answers(questions)
+
+    def encoded(self, ids: Sequence[str]) -> EncodedImages:
+        """Embeddings and tokens of pictures by their ids, to be ranked with others.
+
+        Raises:
+            EdjeError: an id isn't in the index, or as `search`.
+        """
+        return self._search.encoded(ids)
 
     def rerank(
         self,
@@ -282,18 +387,26 @@ class ImageIndex:
             EdjeError: an id isn't in the index or comes twice, scores and ids differ in number, or
                 as `search`.
         """
-        return self._search.rerank(query, ids, first_stage, min_probability)
+        question = Question(query, ids=ids, first_stage=first_stage)
+        return self.answers([question])[0].best(min_probability=min_probability)
 
-    def stats(self) -> IndexStats:
+    def stats(self, queries: Sequence[str] | None = None) -> IndexStats:
         """Numbers of the version that is read, and the bytes of all versions on the disk.
+
+        Of an approximate first stage the recall is measured, by texts of yours or else by 100
+        embeddings of pictures; all embeddings are read for it.
 
         Raises:
             EdjeError: there is no index yet, or it can't be read.
         """
-        return stats_of(self._existing("measure"))
+        table = self._existing("measure")
+        first_stage = "exact" if self._search.approximate is None else "approximate"
+        return stats_of(table, first_stage, self._search.recall(CANDIDATES, queries))
 
     def optimize(self, keep: timedelta = KEPT) -> None:
         """Put the pieces of many additions together, and free what is no more used.
+
+        Brings the index of many pictures' embeddings up to date, too.
 
         Versions younger than `keep` stay for the readers that have them open.
 
@@ -303,6 +416,7 @@ class ImageIndex:
         self._existing("optimize")
         with self._writing(None) as after:
             after.optimize(keep)
+            self._index_embeddings(after)
 
     def refresh(self) -> None:
         """Read the present version from here on, with what other processes have written.
@@ -325,10 +439,16 @@ class ImageIndex:
     def _search(self) -> IndexSearch:
         """The search of the version that is read."""
         if self._searching is None:
-            self._searching = IndexSearch(self._existing("search"), self.reranker)
+            table = self._existing("search")
+            self._searching = IndexSearch(table, self.reranker, self.exact_up_to)
         return self._searching
 
     def _existing(self, doing: str) -> ImageTable:
+        if self._table is None and isinstance(self.folder, str):
+            raise EdjeError(
+                f"there is no index to {doing} at {self.folder}. Check the spelling, or copy the "
+                "folder of one there."
+            )
         if self._table is None:
             raise EdjeError(
                 f"there is no index to {doing} at {self.folder} yet. index.add(<folder>) makes it, "
@@ -366,6 +486,11 @@ class ImageIndex:
     @contextmanager
     def _writing(self, facts: TableFacts | None) -> Iterator[ImageTable]:
         """The table to write into, in this process's hands; made by `facts` where it is missing."""
+        if isinstance(self.folder, str):
+            raise EdjeError(
+                f"the index {self.folder} lies at a URL, where it is only read. Write it in a "
+                "folder, and copy that there."
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -407,7 +532,17 @@ class ImageIndex:
             batch_size=batch_size,
         )
         if engine == "local":
-            return added_here(work, show_progress_bar)
-        from edje.index.ray_additions import added_on_ray  # imports Ray
+            added = added_here(work, show_progress_bar)
+        else:
+            from edje.index.ray_additions import added_on_ray  # imports Ray
 
-        return added_on_ray(work, RayEngine() if engine == "ray" else engine, show_progress_bar)
+            cluster = RayEngine() if engine == "ray" else engine
+            added = added_on_ray(work, cluster, show_progress_bar)
+        self._index_embeddings(after)
+        return added
+
+    def _index_embeddings(self, table: ImageTable) -> None:
+        """Make an index of a large table's embeddings, where there is none."""
+        column = table.first_stage_column
+        if table.count(READABLE) > self.exact_up_to and not table.has_index(column):
+            table.make_index(column)

@@ -1,9 +1,12 @@
 """The table of an index: a row per picture, in versions; a reader keeps the one it has opened."""
 
 import json
+import math
 import shutil
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +17,8 @@ import pyarrow as pa
 
 from edje.errors import EdjeError
 from edje.identity import Value
-from edje.index.lance_library import TO_WRITE, lance, lancedb, pylance
+from edje.index.given_pictures import absolute
+from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb, pylance
 
 TABLE, MAKING, FORMAT = "images", "making", 1
 KEY, ID, PATH, SIZE, MODIFIED, HASH = "key", "id", "path", "size", "modified", "hash"
@@ -25,9 +29,17 @@ OURS = (
     *(EMBEDDING, GIVEN, CELL),
 )
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
-ROW = "_rowid"
+ROW, DISTANCE = "_rowid", "_distance"
 AT_ONCE = 1000  # keys in one filter
+PROBES = 100  # parts of the embeddings' index that a query looks at; there are √rows of them
+REFINED = 3  # times k: so many are compared exactly
 Row = dict[str, Any]
+Place = Path | str  # an index's folder, or its URL on object storage
+
+
+def place_of(path: str | Path) -> Place:
+    """Where an index lies: the folder from the root on, or the URL."""
+    return path.rstrip("/") if isinstance(path, str) and "://" in path else absolute(path)
 
 
 @dataclass(frozen=True)
@@ -72,23 +84,28 @@ class ImageTable:
     A writer holds the index's lock, which is the caller's to take.
     """
 
-    def __init__(self, folder: Path, table: Any):
+    def __init__(self, folder: Place, table: Any):
         self.folder = folder
         self._table = table
         self.facts = _facts(folder, table)
 
     @classmethod
-    def open(cls, folder: Path, version: int | None = None) -> "ImageTable | None":
+    def open(cls, folder: Place, version: int | None = None) -> "ImageTable | None":
         """The table of an index, by default its present version; None where there is none yet.
 
         Raises:
             EdjeError: it can't be read, or is of a later version of edje.
         """
-        if not (folder / f"{TABLE}.lance").is_dir():
+        if isinstance(folder, Path) and not (folder / f"{TABLE}.lance").is_dir():
             return None
         library = lancedb()
         with lance(folder):
-            table = library.connect(folder).open_table(TABLE)
+            try:
+                table = library.connect(folder).open_table(TABLE)
+            except ValueError as error:
+                if isinstance(folder, str) and f"Table '{TABLE}' was not found" in str(error):
+                    return None
+                raise
             if version is not None:
                 table.checkout(version)
         return cls(folder, table)
@@ -129,6 +146,11 @@ class ImageTable:
         """All columns, the user's included, with their types."""
         return self._table.schema
 
+    @property
+    def first_stage_column(self) -> str:
+        """The embeddings that a search compares with the query's."""
+        return GIVEN if self.facts.given_width else EMBEDDING
+
     def width_of(self, column: str) -> int:
         """Length of the vectors of a column."""
         return int(self.schema.field(column).type.list_size)
@@ -153,6 +175,17 @@ class ImageTable:
             if batch is None:
                 return
             yield batch
+
+    def embeddings(self, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Row ids (rows,) and vectors (rows, width) of the readable pictures, in batches.
+
+        Raises:
+            EdjeError: they can't be read.
+        """
+        width = self.width_of(column)
+        for batch in self.scan([column], READABLE):
+            vectors = batch.column(column).flatten().to_numpy().reshape(-1, width)
+            yield batch.column(ROW).to_numpy(), vectors
 
     def take(self, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Rows of this version by their row ids, in that order."""
@@ -223,7 +256,7 @@ class ImageTable:
     @property
     def place(self) -> Path:
         """The folder of the table itself."""
-        return self.folder / f"{TABLE}.lance"
+        return Path(self.folder) / f"{TABLE}.lance"  # what lies at a URL is never written
 
     def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
         """Columns and `_rowid` of pictures by their ids; those that aren't there are left out."""
@@ -263,6 +296,46 @@ class ImageTable:
             warnings.simplefilter("ignore")  # that readers of former versions fail: see lance()
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
 
+    def has_index(self, column: str) -> bool:
+        """Whether there is an index of a column of embeddings."""
+        with lance(self.folder):
+            return any(one.columns == [column] for one in self._table.list_indices())
+
+    def make_index(self, column: str) -> None:
+        """Make the index of a column of embeddings, by parts, with a byte for each number.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        parts = math.isqrt(max(1, self.count()))
+        config = index_kinds().IvfSq(distance_type="dot", num_partitions=parts)
+        with lance(self.folder, TO_WRITE):
+            self._table.create_index(column, config=config)
+
+    def nearest(
+        self, column: str, query: np.ndarray, k: int, where: str | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Row ids (uint64) and dot products (float32) of the best `k` by a column's index.
+
+        Raises:
+            EdjeError: they can't be read, or `where` is no filter.
+        """
+        with lance(self.folder):
+            search = self._table.search(query, vector_column_name=column).distance_type("dot")
+            search = search.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else 0)
+            search = search.refine_factor(REFINED).limit(k)  # 0: all, where a filter lets few by
+            search = search.where(where) if where else search
+            found = search.select([KEY, DISTANCE]).with_row_id(True).to_arrow()
+        return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all versions, or of the one that is read where it lies at a URL."""
+        if isinstance(self.folder, Path):
+            return bytes_under(self.folder)
+        with lance(self.folder):
+            return int(self._table.stats()["total_bytes"])
+
     @property
     def fragments(self) -> int:
         """Number of pieces that the rows lie in."""
@@ -270,7 +343,17 @@ class ImageTable:
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
 
-def _facts(folder: Path, table: Any) -> TableFacts:
+def bytes_under(folder: Path) -> int:
+    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found
+
+
+def _facts(folder: Place, table: Any) -> TableFacts:
     try:
         found = json.loads((table.schema.metadata or {})[b"edje"])
         if found["format"] > FORMAT:

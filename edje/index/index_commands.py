@@ -4,9 +4,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 
-from edje.errors import EdjeError
-from edje.index.given_pictures import absolute
-from edje.index.indexing import RERANKER, index_pictures, opened
+from edje.index.indexing import RERANKER, check_there, index_pictures, opened
 from edje.index.indexing_choices import Indexing
 
 
@@ -72,10 +70,7 @@ def add(chosen: Namespace) -> None:
 
 def answer(chosen: Namespace) -> None:
     """Write the hits of a query, or of each line of the input."""
-    if not absolute(chosen.index).is_dir():
-        raise EdjeError(
-            f"{chosen.index}: there is no index. Make it: edje index <folder> --into {chosen.index}"
-        )
+    check_there(chosen.index)
     index = opened(chosen.index, chosen.reranker)
     for query in [chosen.query] if chosen.query is not None else asked():
         hits = index.search(

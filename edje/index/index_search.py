@@ -1,6 +1,8 @@
 """Searching one version of an index: first stage, the candidates' cells, the reranker's scores."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,24 +13,43 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.index.exact_first_stage import ExactFirstStage
+from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
+from edje.index.approximate_first_stage import ApproximateFirstStage
+from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.given_pictures import read_path
-from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
+from edje.index.hits import Hit
 from edje.index.image_table import (
     CELL,
     EMBEDDING,
-    GIVEN,
+    HEIGHT,
     ID,
     PATH,
     PROBLEM,
     READABLE,
     ROW,
+    WIDTH,
     ImageTable,
 )
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.picture_encoder import stored_type
 from edje.inference.reranker import Reranker
 from edje.tokens.codec import Codec, make_codec
+
+OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the reranker is to read for a question.
+
+    `shown` are the first-stage scores that the hits say and `known` those by the reranker's own
+    embeddings, None where they are to be computed. `size` is the number of pictures searched.
+    """
+
+    row_ids: np.ndarray  # (pool,), uint64
+    shown: Float[Tensor, "pool"] | None
+    known: Float[Tensor, "pool"] | None
+    size: int
 
 
 class IndexSearch:
@@ -37,114 +58,183 @@ class IndexSearch:
     The embeddings are read when they are first needed.
     """
 
-    def __init__(self, table: ImageTable, reranker: Reranker):
+    def __init__(self, table: ImageTable, reranker: Reranker, exact_up_to: int):
         self.table = table
         self.reranker = reranker
+        self.exact_up_to = exact_up_to
         self.is_given = table.facts.given_width > 0  # a first stage of the user's own embeddings
+        self._rerankers: dict[int, Reranker] = {}  # that read fewer tokens
 
     @cached_property
-    def first_stage(self) -> ExactFirstStage:
-        """Embeddings of all pictures."""
-        return ExactFirstStage.of(self.table, GIVEN if self.is_given else EMBEDDING)
+    def first_stage(self) -> ExactFirstStage | ApproximateFirstStage:
+        """What finds the candidates of a query."""
+        return self.approximate or ExactFirstStage.of(self.table, self.table.first_stage_column)
 
-    def search(
-        self,
-        query: str,
-        k: int,
-        top: int,
-        where: str | None,
-        min_probability: float | None,
-        group_duplicates: bool | float,
-        query_embedding: Any,
-    ) -> list[Hit]:
-        """See `ImageIndex.search`."""
-        self._check_query(query)
-        for name, value in (("k", k), ("top", top)):
-            if value < 1:
-                raise EdjeError(f"search: {name}={value}, expected 1 or more.")
-        among = None if where is None else self.first_stage.among(self.table, where)
-        size = len(self.first_stage.row_ids) if among is None else len(among)
-        text = None if self.is_given else self.reranker.encode_text([query])[0]
-        asked = self._own_query(query_embedding) if text is None else text
-        if text is not None and query_embedding is not None:
-            raise EdjeError(
-                "search: query_embedding is for an index of your own embeddings "
-                "(ImageIndex.from_embeddings); this one has the reranker's."
-            )
-        rows, first = self.first_stage.best(asked, k, among)
-        row_ids = self.first_stage.row_ids[rows.numpy()]
-        known = None if self.is_given else first
-        hits, tokens = self._ranked(query, row_ids, first, known, size, min_probability)
-        if group_duplicates is False:
-            return hits[:top]
-        least = NEAR_DUPLICATE if group_duplicates is True else group_duplicates
-        return grouped(hits, tokens, top, least)
+    @cached_property
+    def approximate(self) -> ApproximateFirstStage | None:
+        """The approximate first stage, of many pictures where there is an index of embeddings."""
+        column = self.table.first_stage_column
+        if self.table.count(READABLE) > self.exact_up_to and self.table.has_index(column):
+            return ApproximateFirstStage(self.table, column)
+        return None
 
-    def rerank(
-        self,
-        query: str,
-        ids: Sequence[str],
-        first_stage: Sequence[float] | None,
-        min_probability: float | None,
-    ) -> list[Hit]:
-        """See `ImageIndex.rerank`."""
-        self._check_query(query)
-        row_ids = self._row_ids(ids)
-        size = self.table.count(READABLE)
-        known = None
-        if first_stage is not None:
-            if len(first_stage) != len(ids):
-                raise EdjeError(
-                    f"rerank: got {len(ids)} ids and {len(first_stage)} first-stage scores, "
-                    "expected one for each."
-                )
-            known = torch.from_numpy(np.asarray(first_stage, dtype=np.float32))
-        return self._ranked(query, row_ids, known, known, size, min_probability)[0]
+    def recall(self, k: int, queries: Sequence[str] | None) -> float:
+        """See `ImageIndex.stats`."""
+        if self.approximate is None:
+            return 1.0
+        if queries is None:
+            return self.approximate.recall(k)
+        if self.is_given:
+            raise EdjeError("stats: texts have no embedding of this index's. Leave out queries.")
+        return self.approximate.recall(k, self.reranker.encode_text(list(queries)))
 
-    def _ranked(
-        self,
-        query: str,
-        row_ids: np.ndarray,
-        shown: Tensor | None,
-        known: Tensor | None,
-        size: int,
-        min_probability: float | None,
-    ) -> tuple[list[Hit], Float[Tensor, "hits tokens width"]]:
-        """Hits from best to worst, with their tokens.
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """What each question finds; all of them go through each stage together.
 
-        `known` are first-stage scores by the reranker's own embeddings, computed here where they
-        aren't given; `shown` those that the hits say, by default the same.
+        Raises:
+            EdjeError: one of them is no question, as `ImageIndex.search` and `rerank`.
         """
-        if not len(row_ids):
-            return [], torch.empty(0, self._codec.num_tokens, self._codec.width)
-        rows = self.table.take(row_ids, [ID, PATH, EMBEDDING, CELL])
-        images = encoded_images(rows, self._codec)
-        if known is None:
-            known = images.embeddings @ self.reranker.encode_text([query])[0]
-        shown = known if shown is None else shown
-        scores = self.reranker.score_images(query, images, known)
-        probability = self.reranker.probability(scores, size)
-        if probability is None and min_probability is not None:
-            raise EdjeError(
-                f"min_probability={min_probability}: this reranker has no calibration, it was "
-                "trained without dev images (data.dev_images > 0). Leave it out."
+        if not questions:
+            return []
+        began = time.perf_counter()
+        for question in questions:
+            self._check(question)
+        texts = self._texts(questions)
+        encoded = time.perf_counter()
+        chosen = self._candidates(questions, texts)
+        found = time.perf_counter()
+        row_ids, places = np.unique(
+            np.concatenate([np.empty(0, np.uint64), *(one.row_ids for one in chosen)]),
+            return_inverse=True,
+        )
+        ends = np.cumsum([len(one.row_ids) for one in chosen])[:-1]
+        rows = [torch.from_numpy(part) for part in np.split(places, ends)]
+        images, facts = self._read(row_ids)
+        read = time.perf_counter()
+        chosen = [
+            one if one.known is not None else _with_known(one, images.embeddings[some] @ text)
+            for one, some, text in zip(chosen, rows, texts, strict=True)
+        ]
+        scores = self._scores(questions, images, rows, chosen)
+        seconds = StageSeconds(
+            encoded - began, found - encoded, read - found, time.perf_counter() - read
+        )
+        return [
+            self._answer(question, one, scored, some, images, facts, seconds)
+            for question, one, scored, some in zip(questions, chosen, scores, rows, strict=True)
+        ]
+
+    def encoded(self, ids: Sequence[str]) -> EncodedImages:
+        """Embeddings and tokens of pictures by their ids, in their order.
+
+        Raises:
+            EdjeError: as `ImageIndex.rerank`.
+        """
+        row_ids, places = np.unique(self._row_ids([ids])[0], return_inverse=True)
+        return self._read(row_ids)[0][places]
+
+    def with_tokens(self, num_tokens: int | None) -> Reranker:
+        """The reranker, or the same one that reads the first tokens only.
+
+        Raises:
+            EdjeError: it wasn't trained for so many.
+        """
+        if num_tokens is None or num_tokens == int(self.reranker.model.adapter.num_tokens):
+            return self.reranker
+        if num_tokens not in self._rerankers:
+            self._rerankers[num_tokens] = self.reranker.with_first_tokens(num_tokens)
+        return self._rerankers[num_tokens]
+
+    def _texts(self, questions: Sequence[Question]) -> list[Tensor]:
+        """The reranker's embedding of each text; of none whose first-stage scores are given."""
+        texts = list(dict.fromkeys(one.query for one in questions if one.first_stage is None))
+        embeddings = self.reranker.encode_text(texts) if texts else torch.empty(0)
+        known = dict(zip(texts, embeddings, strict=True))
+        return [known.get(one.query, torch.empty(0)) for one in questions]
+
+    def _candidates(
+        self, questions: Sequence[Question], texts: Sequence[Tensor]
+    ) -> list[Candidates]:
+        named = iter(self._row_ids([one.ids for one in questions if one.ids is not None]))
+        wanted = [
+            Wanted(
+                self._own_query(one.query_embedding) if self.is_given else text, one.k, one.where
             )
+            for one, text in zip(questions, texts, strict=True)
+            if one.ids is None
+        ]
+        best = iter(self.first_stage.best(wanted) if wanted else ())
+        chosen = []
+        for question in questions:
+            if question.ids is not None:
+                given = question.first_stage
+                known = None if given is None else torch.tensor(np.asarray(given, np.float32))
+                chosen.append(Candidates(next(named), known, known, self._size))
+                continue
+            found = next(best)
+            known = None if self.is_given else found.scores
+            chosen.append(Candidates(found.row_ids, found.scores, known, found.searched))
+        return chosen
+
+    def _read(self, row_ids: np.ndarray) -> tuple[EncodedImages, dict[str, list[Any]]]:
+        """Pictures by their ascending row ids, and columns that a hit shows."""
+        if not len(row_ids):
+            width = self.reranker.checkpoint.facts.embedding_width
+            tokens = torch.empty(0, self._codec.num_tokens, self._codec.width)
+            return EncodedImages(torch.empty(0, width), tokens), {}
+        rows = self.table.take(row_ids, [*OF_A_PICTURE, EMBEDDING, CELL])
+        facts = {name: rows.column(name).to_pylist() for name in OF_A_PICTURE}
+        return encoded_images(rows, self._codec), facts
+
+    def _scores(
+        self,
+        questions: Sequence[Question],
+        images: EncodedImages,
+        rows: Sequence[Tensor],
+        chosen: Sequence[Candidates],
+    ) -> list[Tensor]:
+        """Final scores of each question's candidates; those of one number of tokens together."""
+        scores: list[Tensor] = [torch.empty(0)] * len(questions)
+        for num_tokens in dict.fromkeys(one.num_tokens for one in questions):
+            together = [at for at, one in enumerate(questions) if one.num_tokens == num_tokens]
+            found = self.with_tokens(num_tokens).score_several(
+                [questions[at].query for at in together],
+                EncodedImages(images.embeddings, images.tokens[:, :num_tokens]),
+                [rows[at] for at in together],
+                [_known(chosen[at]) for at in together],
+            )
+            for at, one in zip(together, found, strict=True):
+                scores[at] = one
+        return scores
+
+    def _answer(
+        self,
+        question: Question,
+        chosen: Candidates,
+        scores: Tensor,
+        rows: Tensor,
+        images: EncodedImages,
+        facts: dict[str, list[Any]],
+        seconds: StageSeconds,
+    ) -> Answer:
+        """Hits from best to worst, with their tokens."""
+        probability = self.with_tokens(question.num_tokens).probability(scores, chosen.size)
+        first = _known(chosen) if chosen.shown is None else chosen.shown
         order = scores.argsort(descending=True, stable=True)
-        if probability is not None and min_probability is not None:
-            order = order[probability[order] >= min_probability]
-        ids, paths = rows.column(ID).to_pylist(), rows.column(PATH).to_pylist()
         hits = [
             Hit(
-                id=ids[row],
-                path=read_path(paths[row]),
-                score=scores[row].item(),
-                probability=None if probability is None else probability[row].item(),
-                first_stage=shown[row].item(),
-                rank=row + 1,
+                id=facts[ID][row],
+                path=read_path(facts[PATH][row]),
+                score=scores[place].item(),
+                probability=None if probability is None else probability[place].item(),
+                first_stage=first[place].item(),
+                rank=place + 1,
+                width=facts[WIDTH][row],
+                height=facts[HEIGHT][row],
             )
-            for row in order.tolist()
+            for place, row in zip(order.tolist(), rows[order].tolist(), strict=True)
         ]
-        return hits, images.tokens[order]
+        return Answer(hits, images.tokens[rows[order]], seconds)
 
     @cached_property
     def _codec(self) -> Codec:
@@ -153,19 +243,23 @@ class IndexSearch:
             self.reranker.choices.compressed_codec, int(model.adapter.num_tokens), model.joint.width
         )
 
-    def _row_ids(self, ids: Sequence[str]) -> np.ndarray:
-        if isinstance(ids, str):
-            raise EdjeError(f"rerank: got the text {ids!r}, expected a list of ids.")
-        found = self.table.named(ids, [PROBLEM])
-        missing = [one for one in ids if one not in found or found[one][PROBLEM] is not None]
-        if missing:
-            raise EdjeError(
-                f"rerank: {len(missing)} of {len(ids)} ids are of no picture of the index, such as "
-                f"{missing[0]!r}. index.ids() lists them."
-            )
-        if len(set(ids)) < len(ids):
-            raise EdjeError("rerank: an id comes twice. Give each once.")
-        return np.array([found[one][ROW] for one in ids], np.uint64)
+    @cached_property
+    def _size(self) -> int:
+        return self.table.count(READABLE)
+
+    def _row_ids(self, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Row ids of several lists of ids."""
+        every = list(dict.fromkeys(name for ids in lists for name in ids))
+        found = self.table.named(every, [PROBLEM])
+        for ids in lists:
+            missing = [one for one in ids if one not in found or found[one][PROBLEM] is not None]
+            if missing:
+                raise UnknownPicture(
+                    f"rerank: {len(missing)} of {len(ids)} ids are of no picture of the index, "
+                    f"such as {missing[0]!r}. index.ids() lists them.",
+                    missing,
+                )
+        return [np.array([found[one][ROW] for one in ids], np.uint64) for ids in lists]
 
     def _own_query(self, given: Any) -> Tensor:
         width = self.table.facts.given_width
@@ -177,9 +271,37 @@ class IndexSearch:
             )
         return torch.nn.functional.normalize(query, dim=0)
 
-    def _check_query(self, query: str) -> None:
+    def _check(self, question: Question) -> None:
+        query, ids, first = question.query, question.ids, question.first_stage
         if not isinstance(query, str) or not query.strip():
             raise EdjeError(f"got {query!r} as query, expected a text.")
+        if ids is None:
+            if question.k < 1:
+                raise EdjeError(f"search: k={question.k}, expected 1 or more.")
+            if question.query_embedding is not None and not self.is_given:
+                raise EdjeError(
+                    "search: query_embedding is for an index of your own embeddings "
+                    "(ImageIndex.from_embeddings); this one has the reranker's."
+                )
+            return
+        if isinstance(ids, str):
+            raise EdjeError(f"rerank: got the text {ids!r}, expected a list of ids.")
+        if len(set(ids)) < len(ids):
+            raise EdjeError("rerank: an id comes twice. Give each once.")
+        if first is not None and len(first) != len(ids):
+            raise EdjeError(
+                f"rerank: got {len(ids)} ids and {len(first)} first-stage scores, expected one "
+                "for each."
+            )
+
+
+def _with_known(chosen: Candidates, cosines: Tensor) -> Candidates:
+    return Candidates(chosen.row_ids, chosen.shown, cosines, chosen.size)
+
+
+def _known(chosen: Candidates) -> Tensor:
+    assert chosen.known is not None
+    return chosen.known
 
 
 def encoded_images(rows: pa.Table, codec: Codec) -> EncodedImages:

@@ -1,10 +1,7 @@
 """How much an index holds, and what it couldn't read."""
 
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edje.index.given_pictures import read_path
@@ -25,7 +22,8 @@ class IndexStats:
     """How much an index holds: pictures, those that can't be read, and bytes on the disk.
 
     `bytes_per_image` are a picture's cell and embedding. Many `fragments`, the pieces that
-    additions leave, are put together by `optimize`.
+    additions leave, are put together by `optimize`. `recall` is the share of the exact first
+    stage's 100 candidates that an "approximate" `first_stage` finds; 1 where it is "exact".
     """
 
     images: int
@@ -35,31 +33,23 @@ class IndexStats:
     fragments: int
     version: int
     first_stage: str
+    recall: float
     built_with: Mapping[str, Any]
 
 
-def bytes_under(folder: Path) -> int:
-    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
-    found = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            status = path.stat()
-            found += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return found
-
-
-def stats_of(table: ImageTable) -> IndexStats:
+def stats_of(table: ImageTable, first_stage: str, recall: float) -> IndexStats:
     """The numbers of a table's version."""
     images = table.count(READABLE)
     widths = table.facts.embedding_width + table.facts.given_width
     return IndexStats(
         images=images,
         problems=table.count() - images,
-        bytes=bytes_under(table.folder),
+        bytes=table.bytes,
         bytes_per_image=table.facts.cell_bytes + 4 * widths,
         fragments=table.fragments,
         version=table.version,
-        first_stage="exact",
+        first_stage=first_stage,
+        recall=recall,
         built_with=table.facts.built_with,
     )
 

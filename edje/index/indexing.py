@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edje.errors import EdjeError
-from edje.index.given_pictures import absolute
 from edje.index.image_index import ImageIndex
-from edje.index.image_table import ImageTable
+from edje.index.image_table import ImageTable, place_of
 from edje.index.indexing_choices import Indexing
 from edje.index.ray_engine import Engine
 from edje.inference.reranker import Reranker
@@ -38,7 +37,7 @@ def index_pictures(
         else:
             added = index.add(source, prefix=wanted.prefix, engine=engine)
         say(f"{source}: {added}")
-    if len(index) and index.stats().fragments >= FRAGMENTS:
+    if index.fragments >= FRAGMENTS:
         index.optimize()
     problems = index.problems()
     for problem in problems[:SHOWN]:
@@ -48,10 +47,23 @@ def index_pictures(
     return index
 
 
-def opened(path: str, reranker: str | None) -> ImageIndex:
+def check_there(path: str) -> None:
+    """Refuse the path of an index that isn't there.
+
+    Raises:
+        EdjeError: saying how to make it.
+    """
+    place = place_of(path)
+    if isinstance(place, Path) and not place.is_dir():
+        raise EdjeError(f"{path}: there is no index. Make it: edje index <folder> --into {path}")
+
+
+def opened(
+    path: str, reranker: str | None, device: str | None = None, precision: str | None = None
+) -> ImageIndex:
     """The index with a reranker: the named one, else its own, else the one for photographs."""
-    folder = absolute(path)
     if reranker is None:
-        table = ImageTable.open(folder)
+        table = ImageTable.open(place_of(path))
         reranker = table.facts.reranker if table is not None else ""
-    return ImageIndex.open(Path(path), Reranker.from_pretrained(reranker or RERANKER))
+    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
+    return ImageIndex.open(path, found)

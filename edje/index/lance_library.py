@@ -1,5 +1,6 @@
 """Lance, the database of an index: imported where it is needed, its errors in plain words."""
 
+import importlib
 import re
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def lancedb() -> Any:
     return library
 
 
+def index_kinds() -> Any:
+    """Its kinds of indices."""
+    lancedb()
+    return importlib.import_module("lancedb.index")
+
+
 def pylance() -> Any:
     """The library in which pieces of a table are written apart and put into it afterwards.
 
@@ -51,7 +58,7 @@ def pylance() -> Any:
 
 
 @contextmanager
-def lance(folder: Path, doing: str = TO_READ) -> Iterator[None]:
+def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
     """Use the library in the block.
 
     Raises:
@@ -63,7 +70,7 @@ def lance(folder: Path, doing: str = TO_READ) -> Iterator[None]:
         raise EdjeError(explained(error, folder, doing)) from error
 
 
-def explained(error: Exception, folder: Path, doing: str) -> str:
+def explained(error: Exception, folder: Path | str, doing: str) -> str:
     """What an error of the library means for who uses the index."""
     said = PLACE_IN_SOURCE.sub("", str(error)).strip().split("\n")[0].rstrip(".")
     if any(words in said for words in NO_FILTER):

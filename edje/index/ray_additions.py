@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -101,15 +102,16 @@ def outcomes(
     Raises:
         EdjeError: Ray isn't there, or failed.
     """
+    folder = Path(work.before.folder)  # never a URL: those are read
     assignment = Assignment(
-        folder=work.before.folder,
+        folder=folder,
         version=work.before.version,
         reranker=work.reranker.name,
         values=work.values,
         on_error=work.on_error,
         batch_size=work.batch_size,
         gone=known.gone(),
-        begun=work.before.folder / BEGUN,
+        begun=folder / BEGUN,
         most_tries=TRIES,
     )
     with lance(work.before.folder, TO_WRITE):

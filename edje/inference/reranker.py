@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
 from edje.images.pictures import Picture
-from edje.inference.checkpoint import Checkpoint, keep_first_tokens, load_checkpoint
+from edje.inference.checkpoint import (
+    Checkpoint,
+    each_budget,
+    keep_first_tokens,
+    load_checkpoint,
+)
 from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
 from edje.inference.example_texts import example_texts
 from edje.inference.location import find_checkpoint, shipped_folder
@@ -288,6 +293,47 @@ class Reranker:
             EdjeError: as `rank`.
         """
         return self._scores(pairs_of_query(query, images), len(images), False, first_stage)
+
+    def score_several(
+        self,
+        queries: Sequence[str],
+        images: EncodedImages,
+        rows: Sequence[Int[Tensor, "_"]],
+        first_stage: Sequence[Float[Tensor, "_"]] | None = None,
+    ) -> list[Float[Tensor, "_"]]:
+        """`score_images` of several texts, each with the images of its rows, scored together.
+
+        Which texts are scored together changes rounding alone.
+
+        Raises:
+            EdjeError: as `rank`.
+        """
+        texts = {text: row for row, text in enumerate(dict.fromkeys(queries))}
+        counts = [len(some) for some in rows]
+        of_pairs = torch.tensor([texts[text] for text in queries]).repeat_interleave(
+            torch.tensor(counts)
+        )
+        is_t2i = torch.ones_like(of_pairs, dtype=torch.bool)
+        pairs = Pairs(list(texts), images, of_pairs, torch.cat(list(rows)), is_t2i)
+        first = None if first_stage is None else torch.cat(list(first_stage))
+        return list(self._scores(pairs, len(images), False, first).split(counts))
+
+    @property
+    def token_budgets(self) -> list[int]:
+        """Numbers of visual tokens that it was trained for, ascending; all of them are the last."""
+        return [count for count, _ in each_budget(self.checkpoint)]
+
+    def with_first_tokens(self, num_tokens: int) -> "Reranker":
+        """The same reranker, weights in memory too, that reads the first of nested tokens only.
+
+        Raises:
+            EdjeError: it wasn't trained for so many.
+        """
+        few = Reranker(
+            keep_first_tokens(self.checkpoint, num_tokens), self.precision, self.metrics, self.name
+        )
+        few._scorers = self._scorers
+        return few
 
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
         """Write the reranker into a folder that `from_pretrained` reads anywhere.

@@ -15,7 +15,7 @@ import torch
 
 from edje.benchmark.models import random_reranker, random_text, random_text_encoder
 from edje.benchmark.settings import Benchmark
-from edje.index.exact_first_stage import ExactFirstStage
+from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.image_table import CELL, EMBEDDING, ImageTable, TableFacts
 from edje.index.index_search import encoded_images
 from edje.inference.scorer import PRECISIONS, ScoringSet, StoredTokenScorer
@@ -46,15 +46,15 @@ def main(rows: int = 10_000, precision: str = "bf16") -> None:
             times = [time.perf_counter()]
             query = tower(random_text(SIZES, SIZES.text_encoder_tokens)).pooler_output[0]
             times.append(time.perf_counter())
-            found, first = search.best(query, CANDIDATES)
+            found = next(search.best([Wanted(query, CANDIDATES)]))
             times.append(time.perf_counter())
             images = encoded_images(
-                table.take(search.row_ids[found.numpy()], ["id", "path", EMBEDDING, CELL]), codec
+                table.take(found.row_ids, ["id", "path", EMBEDDING, CELL]), codec
             )
             times.append(time.perf_counter())
             words = random_text(SIZES, WORDS)
             batch = ScoringSet(TextBatch(words, torch.ones_like(words)), images.tokens)
-            scores = scorer.on(batch)("t2i", *pairs, first)
+            scores = scorer.on(batch)("t2i", *pairs, found.scores)
             times.append(time.perf_counter())
             scores.argsort(descending=True, stable=True).tolist()
             times.append(time.perf_counter())

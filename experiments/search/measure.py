@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edje import ImageIndex, Reranker
+from edje.index.exact_first_stage import Wanted
 from edje.index.index_search import encoded_images
 
 TIMED = 300  # pictures that are added and encoded, in turns
@@ -69,16 +70,17 @@ def parts(index: ImageIndex, reranker: Reranker, queries: list[str]) -> None:
     columns = ["id", "path", "embedding", "cell"]
     for query in queries[:50]:
         text = timed("text encoding", lambda query=query: reranker.encode_text([query])[0])
-        rows, scores = timed("first stage", lambda text=text: search.first_stage.best(text, 100))
-        ids = search.first_stage.row_ids[rows.numpy()]
+        best = timed(
+            "first stage", lambda text=text: next(search.first_stage.best([Wanted(text, 100)]))
+        )
         images = timed(
             "reading",
-            lambda ids=ids: encoded_images(search.table.take(ids, columns), search._codec),
+            lambda ids=best.row_ids: encoded_images(search.table.take(ids, columns), search._codec),
         )
         timed(
             "scoring",
-            lambda query=query, images=images, scores=scores: reranker.score_images(
-                query, images, scores
+            lambda query=query, images=images, first=best.scores: reranker.score_images(
+                query, images, first
             ),
         )
         timed("whole query", lambda query=query: index.search(query))

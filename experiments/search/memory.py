@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edje.index.exact_first_stage import ExactFirstStage
+from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.image_table import EMBEDDING, ImageTable, TableFacts
 from edje.index.known_pictures import KnownPictures
 
@@ -33,7 +33,7 @@ def part(rows: int, work: str, folder: Path) -> None:
     assert table is not None
     if work == "search":
         search = ExactFirstStage.of(table, EMBEDDING)
-        search.best(search.embeddings[0], 100)
+        list(search.best([Wanted(search.embeddings[0], 100)]))
     elif work == "know":
         KnownPictures(table, set())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

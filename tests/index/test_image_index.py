@@ -16,6 +16,7 @@ from PIL import Image
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
+from edje.index.answers import Question, UnknownPicture
 from edje.index.hits import Hit
 from edje.index.image_table import MAKING, TABLE
 
@@ -272,6 +273,7 @@ for hit in index.search("two dogs", top=3): print(hit)
 """
 
 
+@pytest.mark.serving
 def test_three_lines_do_without_hydra_and_lightning_and_say_nothing_else(
     run_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -285,3 +287,61 @@ def test_three_lines_do_without_hydra_and_lightning_and_say_nothing_else(
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3 and done.stderr == ""
+
+
+def test_many_searches_together_find_what_each_finds(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    queries = ["a red star", "blue", "a green circle above a red square", "blue", "nothing of it"]
+    choices = {"k": 5, "top": 4, "group_duplicates": 0.9, "where": "id != '003.png'"}
+    found = index.search_many(queries, **choices)
+    assert len(found) == len(queries) and found[1] == found[3]
+    for query, hits in zip(queries, found, strict=True):
+        alone = index.search(query, **choices)
+        assert [(hit.id, hit.rank, hit.duplicates) for hit in hits] == [
+            (hit.id, hit.rank, hit.duplicates) for hit in alone
+        ]
+        for name in ("score", "probability", "first_stage"):
+            np.testing.assert_allclose(
+                [getattr(hit, name) for hit in hits], [getattr(hit, name) for hit in alone], 1e-4
+            )
+    assert index.search_many([]) == []
+    with pytest.raises(EdjeError, match="expected a list of texts"):
+        index.search_many("a red star")
+
+
+def test_questions_of_several_kinds_are_answered_together(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    ids = index.ids()[:3]
+    asked = [
+        Question("a red star", k=4),
+        Question("blue", ids=ids),
+        Question("blue", k=3, where="id LIKE 'more/%'"),
+        Question("a red star", ids=[]),
+    ]
+    answers = index.answers(asked)
+    assert [hit.id for hit in answers[0].best(2)] == [
+        hit.id for hit in index.search("a red star", k=4, top=2)
+    ]
+    assert [hit.id for hit in answers[1].hits] == [hit.id for hit in index.rerank("blue", ids)]
+    assert all(hit.id.startswith("more/") for hit in answers[2].hits) and answers[2].hits
+    assert answers[3].hits == [] and answers[3].best() == []
+    ranks = [hit.rank for hit in answers[0].first_stage()]
+    assert ranks == [1, 2, 3, 4]
+    assert all(value > 0 for value in vars(answers[0].seconds).values())
+    sizes = {(hit.width, hit.height) for answer in answers for hit in answer.hits}
+    assert sizes and (None, None) not in sizes
+
+
+def test_stored_pictures_are_had_by_their_ids(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    index.add(pictures)
+    ids = [index.ids()[at] for at in (5, 0, 3, 5)]
+    found, expected = index.encoded(ids), ranker.encode([pictures / name for name in ids])
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.embeddings, expected.embeddings)
+    with pytest.raises(UnknownPicture, match="'none'") as error:
+        index.encoded(["none"])
+    assert error.value.ids == ["none"]

@@ -115,6 +115,7 @@ def test_numbers_are_checked(edje, top: str, capsys: pytest.CaptureFixture[str])
     assert f"{top!r} is not a whole number" in capsys.readouterr().err
 
 
+@pytest.mark.serving
 def test_both_commands_run_where_hydra_and_lightning_are_missing(
     run_folder: Path, photos: Path, pictures: Path
 ) -> None:

@@ -102,10 +102,13 @@ def test_an_index_optimised_through_kills_is_the_same(
             index.add(path, prefix=part.name)
     index.remove(index.ids()[::5])
     before = contents(index)
+    found = [hit.id for hit in index.search("red")]
     lines = killed(run_folder, "optimize", index.folder, many, 5)
     assert [line[0] for line in lines].count("True") >= 1, "the kills came too late"
     for _, _, folder in lines:
-        after = ImageIndex.open(folder, ranker)
+        after = ImageIndex.open(folder, ranker, exact_up_to=0)
         assert contents(after) == before
+        assert [hit.id for hit in after.search("red")] == found
         after.optimize()
         assert contents(after) == before and after.stats().fragments == 1
+        assert [hit.id for hit in after.search("red")] == found

@@ -9,7 +9,12 @@ from transformers import ModernBertConfig, ModernBertModel
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
-from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    Checkpoint,
+    build_reranker,
+    keep_first_tokens,
+)
 from edje.inference.cpu import has_int8_products
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
@@ -208,3 +213,32 @@ def test_encoded_images_are_ranked_without_a_copy_of_their_tokens(monkeypatch):
     monkeypatch.setattr(served, "_scorer", lambda one: seen.append(one.visual) or make(one))
     served.rank("red star", images)
     assert seen[0] is images.tokens
+
+
+def test_several_texts_are_scored_together_as_each_alone():
+    first = torch.linspace(-1, 1, 7)
+    rows = [torch.tensor(some, dtype=torch.long) for some in ([4, 0, 2], [], [1, 4, 6, 0], [3])]
+    queries = [*tiny_captions(3), tiny_captions(1)[0]]
+    for residual in (False, True):
+        served, images = reranker(residual), gallery(7)
+        found = served.score_several(queries, images, rows, [first[some] for some in rows])
+        assert [len(one) for one in found] == [3, 0, 4, 1]
+        for query, some, scores in zip(queries, rows, found, strict=True):
+            alone = served.score_images(query, images[some], first[some])
+            torch.testing.assert_close(scores, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():
+    choices = dict(COMPRESSION.choices) | {"budgets": [2, 4]}
+    served = reranker(False, adapter=AdapterSpecification(COMPRESSION.target, choices))
+    assert served.token_budgets == [2, 4] and reranker(False).token_budgets == [4]
+    few, images = served.with_first_tokens(2), gallery(5)
+    cut = EncodedImages(images.embeddings, images.tokens[:, :2])
+    loaded = Reranker(keep_first_tokens(served.checkpoint, 2))
+    served.score_images("red star", images)
+    torch.testing.assert_close(
+        few.score_images("red star", cut), loaded.score_images("red star", cut)
+    )
+    assert few._scorers is served._scorers and len(few._scorers) == 1  # weights laid out once
+    with pytest.raises(EdjeError, match="trained for all of its 4 tokens together"):
+        reranker(False).with_first_tokens(2)

@@ -1,0 +1,96 @@
+"""What an index is asked, and what it answers: every hit of both stages, and each stage's time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.errors import EdjeError
+from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
+
+
+class UnknownPicture(EdjeError):
+    """Ids that no picture of the index has."""
+
+    def __init__(self, message: str, ids: Sequence[str]):
+        super().__init__(message)
+        self.ids = list(ids)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text, and which pictures are reranked: the first stage's `k` best, or those of `ids`.
+
+    `where`, `query_embedding` and `first_stage` (of the ids) as in `ImageIndex`. With `num_tokens`
+    only the first of nested visual tokens are read.
+    """
+
+    query: str
+    k: int = 100
+    where: str | None = None
+    query_embedding: Any = None
+    ids: Sequence[str] | None = None
+    first_stage: Sequence[float] | None = None
+    num_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of each stage, of all questions that were answered together."""
+
+    text: float = 0.0
+    first_stage: float = 0.0
+    reading: float = 0.0
+    scoring: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """All pictures that were reranked for a question, best first, with their tokens."""
+
+    hits: list[Hit]
+    tokens: Float[Tensor, "hits tokens width"]
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+
+    def best(
+        self,
+        top: int | None = None,
+        group_duplicates: bool | float = False,
+        min_probability: float | None = None,
+    ) -> list[Hit]:
+        """The `top` best, as `ImageIndex.search` gives them.
+
+        Raises:
+            EdjeError: a probability is asked for, and the reranker has no calibration.
+        """
+        rows = list(range(len(self.hits)))
+        if min_probability is not None:
+            rows = [row for row in rows if _probability(self.hits[row], min_probability)]
+        return self._shown(rows, top, group_duplicates)
+
+    def first_stage(
+        self, top: int | None = None, group_duplicates: bool | float = False
+    ) -> list[Hit]:
+        """The `top` best of the first stage, in its order."""
+        rows = sorted(range(len(self.hits)), key=lambda row: self.hits[row].rank)
+        return self._shown(rows, top, group_duplicates)
+
+    def _shown(self, rows: list[int], top: int | None, group_duplicates: bool | float) -> list[Hit]:
+        hits = [self.hits[row] for row in rows]
+        if group_duplicates is False:
+            return hits[:top]
+        least = NEAR_DUPLICATE if group_duplicates is True else group_duplicates
+        tokens = self.tokens[torch.tensor(rows, dtype=torch.long)]
+        return grouped(hits, tokens, len(hits) if top is None else top, least)
+
+
+def _probability(hit: Hit, least: float) -> bool:
+    if hit.probability is None:
+        raise EdjeError(
+            f"min_probability={least}: this reranker has no calibration, it was trained without "
+            "dev images (data.dev_images > 0). Leave it out."
+        )
+    return hit.probability >= least

@@ -1,0 +1,78 @@
+"""The first stage of a large index, approximate: Lance's index of the embeddings, on the disk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edje.index.exact_first_stage import Found, Wanted
+from edje.index.image_table import READABLE, ImageTable
+from edje.retrieval.exact import similarities
+
+SAMPLED = 100  # stored embeddings that recall is measured by, where no queries are given
+
+
+@dataclass(frozen=True)
+class ApproximateFirstStage:
+    """A search of one column of embeddings by the index that the table has of it.
+
+    Scores are those of the embeddings themselves; what is approximate is which pictures are found.
+    Rows that were written since the index was made are searched exactly.
+    """
+
+    table: ImageTable
+    column: str
+
+    def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
+        """The `k` best of each, or nearly.
+
+        Raises:
+            EdjeError: a filter is none.
+        """
+        for one in wanted:
+            where = self._readable if one.where is None else f"({one.where}) AND {READABLE}"
+            row_ids, scores = self.table.nearest(self.column, one.query.numpy(), one.k, where)
+            order = np.lexsort((row_ids, -scores))
+            yield Found(row_ids[order], torch.from_numpy(scores[order]), self.table.count(where))
+
+    def recall(self, k: int, queries: Float[Tensor, "queries embedding"] | None = None) -> float:
+        """The share of the exact `k` best that are found, by queries or by stored embeddings.
+
+        The embeddings are read once, a batch at a time.
+        """
+        queries = self._sample() if queries is None else queries
+        best = torch.empty(len(queries), 0)
+        rows = torch.empty(len(queries), 0, dtype=torch.int64)
+        for some, vectors in self.table.embeddings(self.column):
+            scores = similarities(queries, torch.from_numpy(vectors.copy()))
+            here = torch.from_numpy(some.astype(np.int64))
+            best = torch.cat([best, scores], 1)
+            rows = torch.cat([rows, here.expand(len(queries), -1)], 1)
+            best, order = best.topk(min(k, best.shape[1]))
+            rows = rows.gather(1, order)
+        found = [
+            np.isin(exact, best.row_ids.astype(np.int64)).mean()
+            for exact, best in zip(
+                rows.numpy(), self.best([Wanted(query, k) for query in queries]), strict=True
+            )
+        ]
+        return float(np.mean(found))
+
+    @cached_property
+    def _readable(self) -> str | None:
+        """The filter of readable pictures; None where all are: without one a search is faster."""
+        return READABLE if self.table.count(READABLE) < self.table.count() else None
+
+    def _sample(self) -> Float[Tensor, "queries embedding"]:
+        """Stored embeddings at equal distances."""
+        count = self.table.count(READABLE)
+        places = np.linspace(0, count - 1, min(SAMPLED, count)).astype(int)
+        found, done = [], 0
+        for row_ids, vectors in self.table.embeddings(self.column):
+            found.append(vectors[places[(places >= done) & (places < done + len(row_ids))] - done])
+            done += len(row_ids)
+        return torch.from_numpy(np.concatenate(found))

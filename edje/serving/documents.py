@@ -1,0 +1,102 @@
+"""A request's documents: ids of stored pictures, and pictures that come with it."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from edje.errors import EdjeError
+from edje.images.decoder import reads_heif
+from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
+
+MOST_UPLOADS = 32  # pictures in a request
+UPLOAD_BYTES = 10 << 20
+UPLOAD_PIXELS = 50_000_000
+SHOWN = 200  # characters of an id in a message
+
+
+class BadDocument(EdjeError):
+    """A document that is neither."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Different ids, pictures, and for each document the place of its own: ids come first."""
+
+    ids: list[str]
+    pictures: list[bytes]
+    places: list[int]
+
+
+def documents_of(given: Sequence[Document]) -> Documents:
+    """What documents are, each id once.
+
+    Raises:
+        BadDocument: one is neither an id nor a picture, or too large.
+    """
+    ids: dict[str, int] = {}
+    pictures: list[bytes] = []
+    found: list[str | int] = []
+    for number, one in enumerate(given):
+        image, name = _parts(number, one)
+        if name is not None:
+            ids.setdefault(name, len(ids))
+            found.append(name)
+            continue
+        assert image is not None
+        if len(pictures) == MOST_UPLOADS:
+            raise BadDocument(f"document {number}: more than {MOST_UPLOADS} pictures in a request.")
+        pictures.append(_picture(number, image))
+        found.append(len(pictures) - 1)
+    places = [ids[one] if isinstance(one, str) else len(ids) + one for one in found]
+    return Documents(list(ids), pictures, places)
+
+
+def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
+    """A picture, or an id."""
+    if isinstance(given, str):
+        image, name = (given, None) if given.startswith(DATA) else (None, given)
+    else:
+        named = [one for one in (given.id, given.text) if one is not None]
+        if len(named) + (given.image is not None) != 1:
+            raise BadDocument(
+                f"document {number}: expected one of text or id, the id of a stored picture, and "
+                "image, a picture in base64."
+            )
+        image, name = given.image, named[0] if named else None
+    if name is not None and (len(name) > LONGEST_ID or "\0" in name or not _is_unicode(name)):
+        raise BadDocument(f"document {number}: {shown(name)} can't be the id of a picture.")
+    return image, name
+
+
+def _picture(number: int, given: str) -> bytes:
+    try:
+        content = uploaded(given)
+        if len(content) > UPLOAD_BYTES:
+            raise ValueError(f"a file of more than {UPLOAD_BYTES >> 20} MiB")
+        reads_heif()
+        with Image.open(io.BytesIO(content)) as image:  # its header alone
+            pixels = image.width * image.height
+    except ValueError as error:
+        raise BadDocument(f"document {number}: {error}.") from error
+    except Exception as error:  # decoders raise anything
+        raise BadDocument(f"document {number}: it can't be read as a picture.") from error
+    if pixels > UPLOAD_PIXELS:
+        raise BadDocument(
+            f"document {number}: {pixels:,} pixels, more than the {UPLOAD_PIXELS:,} that are taken."
+        )
+    return content
+
+
+def shown(name: str) -> str:
+    """An id in a message: quoted, what can't be shown escaped, and not endless."""
+    return ascii(name[:SHOWN]) if not _is_unicode(name) else repr(name[:SHOWN])
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

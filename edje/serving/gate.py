@@ -1,0 +1,185 @@
+"""What every request passes: the Host that it names, who asks, how much it sends."""
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable, Iterable
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "edje_token"
+MOST_BODY = 16 << 20  # bytes of a request's body
+TOO_LARGE = f"a body of more than {MOST_BODY >> 20} MiB."
+BODIES_AT_ONCE = 128 << 20  # bytes of all bodies in hand
+BODY_SECONDS = 30.0  # in which a body must have come
+OPEN = ("/", "/healthz")  # paths that need no token; those under /static/ neither
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as all of them are told."""
+    return JSONResponse(
+        {"error": {"message": message}, "message": message}, status, headers=headers
+    )
+
+
+def cookie_of(token: str) -> str:
+    """What a browser keeps in place of the token."""
+    return hashlib.sha256(f"edje serve {token}".encode()).hexdigest()
+
+
+class Gate:
+    """Refuses what may not pass, and adds the headers that a browser goes by to every answer.
+
+    Args:
+        app: what answers.
+        names: hosts by which the server may be called, beside localhost and plain addresses. A
+            page of another site that has its own name lead here is refused by it.
+        token: that a request must show, as a bearer or by the page's cookie; None asks for none.
+        observe: told the route, the status and the seconds of each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: Iterable[str] = (),
+        token: str | None = None,
+        observe: Callable[[str, int, float], object] = lambda route, status, seconds: None,
+    ):
+        self.app = app
+        self.names = {"localhost", *(name.lower() for name in names)}
+        self.token = token
+        self.observe = observe
+        self._held = 0  # bytes of bodies in hand
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        began = time.perf_counter()
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                self.observe(route, message["status"], time.perf_counter() - began)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refused = self._refused(scope)
+        if refused is not None:
+            await refused(scope, receive, guarded)
+            return
+        body = bytearray()
+        try:
+            refused = await self._read(receive, body)
+            if refused is not None:
+                await refused(scope, receive, guarded)
+            else:
+                await self.app(scope, _replayed(bytes(body), receive), guarded)
+        except ClientDisconnect:
+            return
+        finally:
+            self._held -= len(body)
+
+    async def _read(self, receive: Receive, body: bytearray) -> Response | None:
+        """Read a body as a whole, or say why it isn't taken."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    part = message.get("body", b"")
+                    if len(body) + len(part) > MOST_BODY:
+                        return refusal(413, TOO_LARGE)
+                    if self._held + len(part) > BODIES_AT_ONCE:
+                        return refusal(429, "too much is sent at once.", {"Retry-After": "1"})
+                    body += part
+                    self._held += len(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return refusal(408, "the body didn't come in time.")
+        return None
+
+    def _refused(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._is_ours(headers.getlist("host")):
+            return refusal(
+                400, "this Host isn't served here. Start edje serve with --allow-host <name>."
+            )
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"] != "/":
+            return refusal(403, "another site may not ask here.")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_BODY:
+            return refusal(413, TOO_LARGE)
+        path = scope["path"]
+        if self.token is None or path in OPEN or path.startswith("/static/"):
+            return None
+        if not self._knows(headers, self.token):
+            return refusal(
+                401,
+                "a token is needed: Authorization: Bearer <token>, or open /?token=<token> once.",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        return None
+
+    def _is_ours(self, given: list[str]) -> bool:
+        if len(given) != 1:
+            return False
+        host = given[0].lower()
+        name = host.partition("]")[0][1:] if host.startswith("[") else host.rpartition(":")[0]
+        name = name or host
+        if name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _knows(self, headers: Headers, token: str) -> bool:
+        kind, _, shown = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return hmac.compare_digest(shown.strip().encode(), token.encode())
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and hmac.compare_digest(
+            cookie.value.encode(), cookie_of(token).encode()
+        )
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

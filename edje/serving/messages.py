@@ -1,0 +1,210 @@
+"""What requests and answers look like, checked by pydantic and told by OpenAPI."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
+
+LONGEST_QUERY = 1000  # characters
+LONGEST_ID = 4096
+MOST_DOCUMENTS = 1000  # of one request
+MOST_K, MOST_TOP = 1000, 100
+DATA = "data:image/"  # with which a picture given as a text begins
+
+
+def _is_text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("it has a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("it has half of a surrogate pair") from error
+    if not value.strip():
+        raise ValueError("it is empty")
+    return value
+
+
+Query = Annotated[
+    str, StringConstraints(min_length=1, max_length=LONGEST_QUERY), AfterValidator(_is_text)
+]
+TopN = Annotated[int, Field(ge=1, le=MOST_DOCUMENTS)]
+
+
+class DocumentObject(BaseModel):
+    """A document as an object: the id of a stored picture, or a picture in base64."""
+
+    text: str | None = Field(None, description="the id of a stored picture")
+    id: str | None = Field(None, description="the same")
+    image: str | None = Field(None, description="a picture file in base64, or its data: address")
+
+
+Document = str | DocumentObject
+
+
+class DocumentsRequest(BaseModel):
+    """Reranking as Cohere, Jina and vLLM have it; what else they know is passed over."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"query": "two dogs", "documents": ["a.jpg", "b.jpg"]}}
+    )
+    query: Query
+    documents: Annotated[list[Document], Field(min_length=1, max_length=MOST_DOCUMENTS)]
+    model: str | None = Field(None, max_length=LONGEST_ID, description="passed over")
+    top_n: TopN | None = None
+    return_documents: bool | None = None
+    raw_scores: bool | None = Field(None, description="the reranker's scores, not probabilities")
+
+
+class TextsRequest(BaseModel):
+    """Reranking as text-embeddings-inference has it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"query": "two dogs", "texts": ["a.jpg", "b.jpg"]}}
+    )
+    query: Query
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST_DOCUMENTS)]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+TextsOrDocuments = Annotated[
+    Annotated[TextsRequest, Tag("texts")] | Annotated[DocumentsRequest, Tag("documents")],
+    Discriminator(
+        lambda given: "texts" if isinstance(given, dict) and "texts" in given else "documents"
+    ),
+]
+
+
+class Result(BaseModel):
+    """A document's place in the request, and its score: from 0 to 1, unless they are raw."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, Any] | None = None
+
+
+class RerankAnswer(BaseModel):
+    """Documents from best to worst."""
+
+    id: str
+    model: str
+    results: list[Result]
+    meta: dict[str, Any]
+
+
+class Rank(BaseModel):
+    """A text's place in the request, and its score."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class HitAnswer(BaseModel):
+    """A picture that was found; `rank` is its place in this list, from 1."""
+
+    id: str
+    rank: int
+    first_stage_rank: int
+    first_stage_score: float
+    score: float | None
+    probability: float | None
+    duplicates: list[str]
+    image: str = Field(description="where the picture is to be had")
+    width: int | None
+    height: int | None
+
+
+class IndexAnswer(BaseModel):
+    """The index that was searched."""
+
+    images: int
+
+
+class Times(BaseModel):
+    """Milliseconds: of the stages, of all that was answered together; in total, of the request."""
+
+    text: float
+    first_stage: float
+    reading: float
+    scoring: float
+    total: float
+
+
+class SearchAnswer(BaseModel):
+    """Both stages of a search; `matches_well` is whether one of the pictures is probably right.
+
+    The probabilities of all candidates are added up: where several pictures fit, each has little.
+    """
+
+    query: str
+    index: IndexAnswer
+    k: int
+    top: int
+    tokens: int
+    calibrated: bool
+    matches_well: bool | None
+    times_ms: Times
+    first_stage: list[HitAnswer]
+    reranked: list[HitAnswer]
+
+
+class Info(BaseModel):
+    """What is served, and what may be asked of it."""
+
+    name: str
+    images: int
+    calibrated: bool
+    token_budgets: list[int]
+    default_tokens: int
+    max_k: int
+    max_top: int
+    version: str
+    needs_token: bool
+
+
+class Health(BaseModel):
+    """That it answers."""
+
+    status: str
+
+
+class ErrorText(BaseModel):
+    """What went wrong."""
+
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """One clear line, under both names by which clients look for it."""
+
+    error: ErrorText
+    message: str
+
+
+def uploaded(given: str) -> bytes:
+    """A picture file from base64, perhaps within a data: address.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    if given.lower().startswith(("http:", "https:", "file:", "ftp:", "s3:")):
+        raise ValueError("no address is fetched; send the picture in base64")
+    head, comma, rest = given.partition(",")
+    if given.startswith("data:"):
+        if not comma or not head.endswith(";base64"):
+            raise ValueError("a data: address needs ;base64, and then the picture")
+        given = rest
+    try:
+        return base64.b64decode("".join(given.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("it isn't base64") from error

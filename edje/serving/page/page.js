@@ -1,0 +1,403 @@
+// The search page: what is asked stands in the address, and an answer is drawn from one request.
+// Data become text and attributes only, never markup.
+
+const TOP = 20; // hits of a list at first
+const CANDIDATES = 100;
+const SLOW = 400; // milliseconds after which a search says that it is under way
+const STEPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of candidates, as far as allowed
+const STAGES = { text: "text", first_stage: "first stage", reading: "reading", scoring: "scoring" };
+
+const at = (id) => document.getElementById(id);
+const whole = new Intl.NumberFormat("en");
+
+let info; // of the index, from /v1/info
+let asking; // AbortController of the request in hand
+
+// ---- what is asked, in the address ------------------------------------------------------------
+
+function asked() {
+  const given = new URLSearchParams(location.search);
+  const number = (name) => {
+    const value = Number(given.get(name));
+    return Number.isInteger(value) && value > 0 ? value : null;
+  };
+  return {
+    q: (given.get("q") ?? "").trim(),
+    k: Math.min(number("k") ?? CANDIDATES, info.max_k),
+    tokens: info.token_budgets.includes(number("tokens")) ? number("tokens") : info.default_tokens,
+    top: Math.min(number("top") ?? TOP, info.max_top),
+    fold: given.get("fold") !== "0", // near duplicates, into one
+  };
+}
+
+function address({ q, k, tokens, top, fold }) {
+  const said = new URLSearchParams();
+  if (q) said.set("q", q);
+  if (k !== Math.min(CANDIDATES, info.max_k)) said.set("k", k);
+  if (tokens !== info.default_tokens) said.set("tokens", tokens);
+  if (top !== Math.min(TOP, info.max_top)) said.set("top", top);
+  if (!fold) said.set("fold", "0");
+  return said.size ? `${location.pathname}?${said}` : location.pathname;
+}
+
+function ask(changes) {
+  const next = { ...asked(), ...changes };
+  if (address(next) !== location.pathname + location.search) {
+    history.pushState(null, "", address(next));
+  }
+  return answer();
+}
+
+// ---- requests ---------------------------------------------------------------------------------
+
+class Problem extends Error {}
+
+async function get(path, signal) {
+  let reply;
+  try {
+    reply = await fetch(path, { signal, headers: { Accept: "application/json" } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The server can’t be reached. Is edje serve still running?");
+  }
+  const body = await reply.json().catch(() => null);
+  if (reply.ok && body !== null) return body;
+  const said = body?.error?.message ?? body?.message;
+  if (reply.status === 401) {
+    throw new Problem(
+      "The server asks for its token. Open this page by the address that edje serve has printed, " +
+        "which ends in ?token=…",
+    );
+  }
+  if (reply.status === 429) {
+    throw new Problem("The server has too many searches in hand. Try again in a moment.");
+  }
+  throw new Problem(typeof said === "string" ? said : `The server answered ${reply.status}.`);
+}
+
+/** Run a step; a mistake is shown with a button that runs it again. */
+async function attempt(step) {
+  asking?.abort();
+  const { signal } = (asking = new AbortController());
+  document.body.setAttribute("aria-busy", "true");
+  try {
+    await step(signal);
+    at("problem").hidden = true;
+  } catch (error) {
+    if (error.name === "AbortError") return; // another request took its place
+    if (!(error instanceof Problem)) throw error;
+    at("results").hidden = true;
+    at("verdict").textContent = at("times").textContent = "";
+    at("problem").querySelector("p").textContent = error.message;
+    at("problem").querySelector("button").onclick = () => attempt(step);
+    at("problem").hidden = false;
+  } finally {
+    if (asking.signal === signal) document.body.removeAttribute("aria-busy");
+  }
+}
+
+const start = () =>
+  attempt(async (signal) => {
+    info = await get("/v1/info", signal);
+    at("name").textContent = info.name;
+    at("size").textContent = `${whole.format(info.images)} pictures`;
+    options(at("k"), [...STEPS.filter((step) => step < info.max_k), info.max_k]);
+    options(at("tokens"), info.token_budgets);
+    at("budgets").hidden = info.token_budgets.length < 2;
+    await answer();
+  });
+
+function answer() {
+  const wanted = asked();
+  at("query").value = wanted.q;
+  choose(at("k"), wanted.k);
+  choose(at("tokens"), wanted.tokens);
+  at("fold").checked = wanted.fold;
+  document.title = wanted.q ? `${wanted.q} · ${info.name}` : info.name;
+  at("hint").hidden = true;
+  if (at("viewer").open) at("viewer").close();
+  if (!wanted.q) {
+    asking?.abort();
+    document.body.removeAttribute("aria-busy");
+    at("results").hidden = at("problem").hidden = true;
+    at("times").textContent = "";
+    at("verdict").textContent = info.images ? "" : "This index has no pictures yet.";
+    at("hint").hidden = !info.images;
+    return undefined;
+  }
+  return attempt(async (signal) => {
+    const { q, k, top, tokens, fold } = wanted;
+    const query = new URLSearchParams({ q, k, top, tokens, group_duplicates: fold });
+    if (info.token_budgets.length < 2) query.delete("tokens");
+    const slow = setTimeout(() => {
+      at("verdict").textContent = "";
+      at("times").textContent = "Searching…";
+    }, SLOW);
+    try {
+      show(await get(`/v1/search?${query}`, signal));
+    } finally {
+      clearTimeout(slow);
+    }
+  });
+}
+
+function options(select, numbers) {
+  select.replaceChildren(...numbers.map((number) => new Option(whole.format(number), number)));
+}
+
+function choose(select, number) {
+  if (![...select.options].some((option) => option.value === String(number))) {
+    select.add(new Option(whole.format(number), number));
+  }
+  select.value = number;
+}
+
+// ---- an answer --------------------------------------------------------------------------------
+
+function show(found) {
+  const before = new Map(); // places in the first stage's list, near duplicates with their hit
+  for (const { id, rank, duplicates } of found.first_stage) {
+    for (const one of [id, ...duplicates]) before.set(one, rank);
+  }
+  const lists = {
+    first_stage: found.first_stage.map((hit) => ({ ...hit, list: "first_stage" })),
+    reranked: found.reranked.map((hit) => ({
+      ...hit,
+      list: "reranked",
+      moved: (before.get(hit.id) ?? hit.first_stage_rank) - hit.rank,
+    })),
+  };
+  for (const [list, hits] of Object.entries(lists)) {
+    at(list).querySelector("ol").replaceChildren(...hits.map(item));
+  }
+  at("verdict").textContent = verdict(found);
+  at("verdict").classList.toggle("poor", found.matches_well === false);
+  at("times").textContent = times(found);
+  at("results").hidden = !found.reranked.length;
+  at("more").hidden = found.reranked.length < found.top || found.top >= Math.min(found.k, info.max_top);
+}
+
+function verdict(found) {
+  if (!found.reranked.length) return "Nothing found.";
+  if (found.matches_well === false) return "Nothing matches well. These come closest.";
+  return "";
+}
+
+function times({ times_ms: took, index, k }) {
+  const images = whole.format(index.images);
+  const read = whole.format(Math.min(k, index.images));
+  const stages = Object.entries(STAGES)
+    .filter(([stage]) => Number.isFinite(took[stage]))
+    .map(([stage, name]) => `${name} ${milliseconds(took[stage])}`);
+  return `${read} of ${images} pictures reranked in ${milliseconds(took.total)} ms: ${stages.join(", ")}`;
+}
+
+const milliseconds = (time) => (time < 9.95 ? time.toFixed(1) : whole.format(Math.round(time)));
+
+function item(hit) {
+  const made = at("hit").content.cloneNode(true).firstElementChild;
+  const part = (name) => made.querySelector(name);
+  made.dataset.id = hit.id;
+  part(".rank").textContent = hit.rank;
+  part(".id bdi").textContent = hit.id;
+  part(".id").title = hit.id;
+  part(".sure").append(...sure(hit));
+  part(".certainty").style.setProperty("--share", hit.list === "reranked" ? hit.probability ?? 0 : 0);
+  moved(part(".moved"), hit.moved);
+  picture(part(".picture"), hit);
+  if (hit.duplicates?.length) made.append(...duplicates(hit));
+  return made;
+}
+
+/** What says how sure a place is: a probability where there is one, else the score. */
+function sure(hit) {
+  if (hit.list === "first_stage") return [unseen("cosine "), hit.first_stage_score?.toFixed(2) ?? ""];
+  if (hit.probability !== null) return [unseen("probability "), percent(hit.probability)];
+  return [unseen("score "), hit.score?.toFixed(2) ?? ""];
+}
+
+function percent(share) {
+  if (share > 0 && share < 0.01) return "<1%";
+  if (share < 1 && share > 0.99) return ">99%";
+  return `${Math.round(100 * share)}%`;
+}
+
+function moved(place, by) {
+  if (!by) return; // the first stage's own list, or the same place
+  const [arrow, word] = by > 0 ? ["▲", "up"] : ["▼", "down"];
+  place.classList.add(word);
+  const arrowed = document.createElement("span");
+  arrowed.ariaHidden = "true";
+  arrowed.textContent = arrow;
+  place.append(arrowed, unseen(`${word} `), ` ${whole.format(Math.abs(by))}`);
+}
+
+function unseen(text) {
+  const span = document.createElement("span");
+  span.className = "unseen";
+  span.textContent = text;
+  return span;
+}
+
+function picture(button, hit) {
+  const image = button.querySelector("img");
+  button.hit = hit;
+  image.alt = hit.id;
+  if (hit.width && hit.height) [image.width, image.height] = [hit.width, hit.height];
+  image.addEventListener("error", () => button.replaceChildren(unseen(`${hit.id}: `), "no picture"));
+  image.src = `${hit.image}?size=thumb`;
+  button.addEventListener("click", () => open(button));
+}
+
+/** A button that unfolds the near duplicates of a hit, and their list. */
+function duplicates(hit) {
+  const button = document.createElement("button");
+  const list = document.createElement("ul");
+  const count = whole.format(hit.duplicates.length);
+  button.type = "button";
+  button.className = "fold";
+  button.textContent = `+${count} similar`;
+  button.ariaExpanded = "false";
+  list.hidden = true;
+  list.role = "list";
+  button.addEventListener("click", () => {
+    if (!list.childElementCount) {
+      list.append(...hit.duplicates.map((id) => duplicate(id, hit)));
+    }
+    list.hidden = !list.hidden;
+    button.ariaExpanded = String(!list.hidden);
+  });
+  return [button, list];
+}
+
+function duplicate(id, hit) {
+  const made = document.createElement("li");
+  const button = at("hit").content.querySelector("button").cloneNode(true);
+  button.title = id;
+  picture(button, { id, image: `/images/${encodeURIComponent(id)}`, list: hit.list, like: hit.id });
+  made.append(button);
+  return made;
+}
+
+// ---- a picture, large -------------------------------------------------------------------------
+
+const viewer = at("viewer");
+let shown; // the button whose picture is large
+
+const pictures = () =>
+  [...shown.closest("section").querySelectorAll(".picture")].filter((one) => one.checkVisibility());
+
+function open(button) {
+  shown = button;
+  const { hit } = button;
+  const large = viewer.querySelector(".frame img");
+  const all = pictures();
+  large.hidden = false;
+  at("missing").hidden = true;
+  viewer.querySelector(".back").disabled = all[0] === button;
+  viewer.querySelector(".on").disabled = all.at(-1) === button;
+  at("viewer_name").textContent = large.alt = hit.id;
+  at("viewer_facts").textContent = facts(hit);
+  large.src = `${hit.image}?size=thumb`; // until the large one is there
+  const loaded = new Image();
+  loaded.addEventListener("load", () => {
+    if (shown === button) large.src = loaded.src;
+  });
+  loaded.src = `${hit.image}?size=large`;
+  if (!viewer.open) viewer.showModal();
+}
+
+function facts(hit) {
+  if (hit.like) return `similar to ${hit.like}`;
+  const said = [`${hit.list === "reranked" ? "reranked" : "first stage"}: place ${hit.rank}`];
+  if (hit.moved) said.push(`${hit.moved > 0 ? "up" : "down"} ${Math.abs(hit.moved)}`);
+  if (hit.list === "reranked" && hit.probability !== null) {
+    said.push(`probability ${percent(hit.probability)}`);
+  }
+  if (hit.width && hit.height) said.push(`${hit.width} × ${hit.height}`);
+  return said.join(" · ");
+}
+
+function step(by) {
+  const all = pictures();
+  const next = all[all.indexOf(shown) + by];
+  if (next) open(next);
+}
+
+viewer.querySelector(".frame img").addEventListener("error", () => {
+  viewer.querySelector(".frame img").hidden = true;
+  at("missing").hidden = false;
+});
+viewer.querySelector(".close").addEventListener("click", () => viewer.close());
+viewer.querySelector(".back").addEventListener("click", () => step(-1));
+viewer.querySelector(".on").addEventListener("click", () => step(1));
+viewer.addEventListener("close", () => shown.focus({ focusVisible: true }));
+viewer.addEventListener("click", (event) => {
+  if (event.target === viewer || event.target.matches(".frame")) viewer.close();
+});
+viewer.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+  if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  step(by);
+});
+
+// ---- controls ---------------------------------------------------------------------------------
+
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const q = at("query").value.trim();
+  if (!q) return;
+  if (!info) { // the answer follows when it is there
+    history.pushState(null, "", `?${new URLSearchParams({ q })}`);
+    return;
+  }
+  if (matchMedia("(pointer: coarse)").matches) at("query").blur(); // puts its keyboard away
+  ask({ q, top: Math.min(TOP, info.max_top) });
+});
+for (const name of ["k", "tokens"]) {
+  at(name).addEventListener("change", () => ask({ [name]: Number(at(name).value) }));
+}
+
+at("fold").addEventListener("change", () => ask({ fold: at("fold").checked }));
+
+at("more").addEventListener("click", async () => {
+  const { top } = asked();
+  await ask({ top: Math.min(2 * top, info.max_top) });
+  const lists = [...document.querySelectorAll("#reranked, #first_stage")];
+  const seen = lists.filter((list) => list.checkVisibility()).at(-1); // on both widths
+  seen?.querySelectorAll("ol > li > .picture")[top]?.focus();
+});
+
+for (const button of document.querySelectorAll(".switch button")) {
+  button.addEventListener("click", () => {
+    const list = button.dataset.list; // which of both a narrow window shows
+    at("results").dataset.shown = list;
+    for (const other of document.querySelectorAll(".switch button")) {
+      other.ariaPressed = String(other === button);
+    }
+  });
+}
+
+/** A picture that is pointed at or has the focus is marked in the other list, too. */
+function mark(event) {
+  const id = event.target.closest?.("#results li")?.dataset.id;
+  for (const one of at("results").querySelectorAll("li[data-id]")) {
+    one.classList.toggle("same", id !== undefined && one.dataset.id === id);
+  }
+}
+for (const kind of ["pointerover", "pointerleave", "focusin"]) {
+  at("results").addEventListener(kind, mark);
+}
+
+addEventListener("popstate", () => {
+  if (info) answer();
+});
+
+const given = new URLSearchParams(location.search);
+if (given.has("token")) { // the cookie has it now; a shared address must not
+  given.delete("token");
+  history.replaceState(null, "", given.size ? `${location.pathname}?${given}` : location.pathname);
+}
+if (!given.get("q")) at("query").focus();
+start();

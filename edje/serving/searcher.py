@@ -1,0 +1,154 @@
+"""What a server asks of its index: batches of searches and rerankings, on the index's thread."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edje.errors import EdjeError
+from edje.index.answers import Answer, Question, UnknownPicture
+from edje.index.image_index import ImageIndex
+from edje.inference.encoded_images import EncodedImages
+from edje.serving.documents import BadDocument, Documents, shown
+
+REFRESH_SECONDS = 5.0  # after which what other processes have written is looked for
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """A text and the documents to be put in order."""
+
+    query: str
+    documents: Documents
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Score and probability of each document, in the request's order."""
+
+    scores: list[float]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What an answer says of the index."""
+
+    images: int
+    is_calibrated: bool
+
+
+Job = Question | Reranking
+Result = tuple[Answer | Scored, IndexFacts]
+
+
+class Searcher:
+    """Runs batches of jobs on an index; for the one thread that owns it."""
+
+    def __init__(self, index: ImageIndex):
+        self.index = index
+        self.facts = self._facts()
+        self._refreshed = time.monotonic()
+
+    def warm(self) -> IndexFacts:
+        """Load what the first search needs.
+
+        Raises:
+            EdjeError: the index has no pictures, or can't be searched.
+        """
+        if not len(self.index):
+            raise EdjeError(
+                f"{self.index.folder} has no pictures yet. Add some: edje index <folder> --into "
+                f"{self.index.folder}"
+            )
+        if not self.index.has_given_embeddings:
+            self.index.search("a picture", k=2, top=1)
+        else:
+            self.index.rerank("a picture", self.index.ids()[:2])
+        self.facts = self._facts()
+        return self.facts
+
+    def run(self, jobs: Sequence[Job]) -> list[Result]:
+        """The results of jobs, in their order.
+
+        Raises:
+            BadDocument: a document is of no picture of the index, or can't be read.
+            EdjeError: the index can't be read.
+        """
+        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            self.index.refresh()
+            self.facts = self._facts()
+            self._refreshed = time.monotonic()
+        return self._results(jobs)
+
+    def _results(self, jobs: Sequence[Job]) -> list[Result]:
+        """One call for all that needs no picture read, and one each for the others."""
+        questions = {at: _question(job) for at, job in enumerate(jobs) if not _has_pictures(job)}
+        try:
+            answers = self.index.answers(list(questions.values()))
+        except UnknownPicture as error:
+            raise _unknown(error) from error
+        facts = self.facts
+        found = dict(zip(questions, answers, strict=True))
+        results: list[Result] = []
+        for at, job in enumerate(jobs):
+            if isinstance(job, Question):
+                results.append((found[at], facts))
+            elif at in found:
+                results.append((_in_order(job.documents, found[at]), facts))
+            else:
+                results.append((self._with_pictures(job, facts.images), facts))
+        return results
+
+    def _with_pictures(self, job: Reranking, images: int) -> Scored:
+        """Stored pictures and those of the request in one list."""
+        reranker, documents = self.index.reranker, job.documents
+        try:
+            encoded = reranker.encode(documents.pictures, show_progress_bar=False)
+        except EdjeError as error:
+            raise BadDocument(f"{error}") from error
+        if documents.ids:
+            try:
+                stored = self.index.encoded(documents.ids)
+            except UnknownPicture as error:
+                raise _unknown(error) from error
+            encoded = EncodedImages(
+                torch.cat([stored.embeddings, encoded.embeddings]),
+                torch.cat([stored.tokens, encoded.tokens]),
+            )
+        scores = reranker.score_images(job.query, encoded)
+        return _scored(documents, scores.double(), reranker.probability(scores, images))
+
+    def _facts(self) -> IndexFacts:
+        probability = self.index.reranker.probability(torch.zeros(2), 2)
+        return IndexFacts(len(self.index), probability is not None)
+
+
+def _has_pictures(job: Job) -> bool:
+    return isinstance(job, Reranking) and bool(job.documents.pictures)
+
+
+def _question(job: Job) -> Question:
+    return job if isinstance(job, Question) else Question(job.query, ids=job.documents.ids)
+
+
+def _in_order(documents: Documents, answer: Answer) -> Scored:
+    """An answer's scores by document; the first stage's rank of a hit is its place in the ids."""
+    hits = sorted(answer.hits, key=lambda hit: hit.rank)
+    scores = torch.tensor([hit.score for hit in hits], dtype=torch.float64)
+    known = [hit.probability for hit in hits if hit.probability is not None]
+    probability = torch.tensor(known, dtype=torch.float64) if len(known) == len(hits) else None
+    return _scored(documents, scores, probability)
+
+
+def _scored(documents: Documents, scores: torch.Tensor, probability: torch.Tensor | None) -> Scored:
+    """By document; without a calibration, the logistic function of the score."""
+    sure = scores.sigmoid() if probability is None else probability
+    places = documents.places
+    return Scored([scores[at].item() for at in places], [sure[at].item() for at in places])
+
+
+def _unknown(error: UnknownPicture) -> BadDocument:
+    more = f" (and {len(error.ids) - 1} more)" if len(error.ids) > 1 else ""
+    return BadDocument(f"the index has no picture {shown(error.ids[0])}{more}.")
