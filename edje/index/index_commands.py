@@ -4,7 +4,8 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 
-from edje.index.indexing import RERANKER, Indexing, check_there, index_pictures, opened
+from edje.index.indexing import RERANKER, check_there, index_pictures, opened
+from edje.index.indexing_choices import Indexing
 
 
 def run(arguments: list[str]) -> None:

@@ -1,37 +1,18 @@
 """What `edje index` and `task=index` do: sources into an index, and what came of it in words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from edje.errors import EdjeError
 from edje.index.image_index import ImageIndex
 from edje.index.image_table import ImageTable, place_of
+from edje.index.indexing_choices import Indexing
 from edje.index.ray_engine import Engine
 from edje.inference.reranker import Reranker
 
 RERANKER = "photos"  # of a new index, where none is named
 SHOWN = 5  # files that can't be read
 FRAGMENTS = 64  # from here on an addition ends by putting them together
-
-
-@dataclass(frozen=True, kw_only=True)
-class Indexing:
-    """Sources, and the index that they go into.
-
-    Args:
-        source: a path, or several: folders, files, tars, Parquet files; also with `*`.
-        into: folder of the index.
-        reranker: name or path; by default that of the index, of a new one "photos".
-        prefix: put before the ids.
-        sync: remove what came from the folders and is gone.
-    """
-
-    source: str | list[str] | None = None
-    into: str | None = None
-    reranker: str | None = None
-    prefix: str | None = None
-    sync: bool = False
 
 
 def index_pictures(

@@ -12,8 +12,11 @@ from typing import Any, Literal
 from edje.errors import EdjeError
 
 STORE_BYTES = 200_000_000  # of a cluster that is started here: units and outcomes are small
-# of its processes: nothing but what the user can act on, and nothing sent to its makers
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
+OF_A_START = {  # in the environment of what is started here, where it isn't set
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # nothing but what the user can act on
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to its makers
+    "RAY_worker_niceness": "0",  # added to this process's; 15 else: slow beside any other work
+}
 SETTINGS = {"enable_progress_bars": False, "print_on_execution_start": False}  # of Ray Data
 LOCAL = "local"
 
@@ -62,7 +65,7 @@ def connected(engine: RayEngine) -> Iterator[Any]:
         with silence():
             library.init(
                 address=address,
-                logging_level=logging.CRITICAL,  # what becomes of workers is told in the end
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 **(own if address == LOCAL else {}),
             )
@@ -103,11 +106,11 @@ def silence() -> Iterator[None]:
     What is started in it stays silent. Its C++ part writes to the descriptor of the errors, also
     that it was told to be silent; and Lance warns of the forks by which processes are started.
     """
-    before = {name: os.environ.get(name) for name in QUIET}
+    ours = {name: value for name, value in OF_A_START.items() if name not in os.environ}
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.environ |= QUIET
+        os.environ |= ours
         os.dup2(nowhere, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,11 +119,8 @@ def silence() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager

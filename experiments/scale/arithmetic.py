@@ -59,6 +59,7 @@ def main() -> None:
         say(f"| {name}: {speed / 1e12:,.0f} TFLOP/s | {' | '.join(hours)} |")
     for speed in (PEAK, FLOPS_PER_SECOND):
         say(f"({speed / image:,.0f} images a second at {speed / 1e12:,.0f} TFLOP/s)")
+    say(f"a query through the text tower: {sizes[64].text_flops / 1e9:,.1f} GFLOP")
     say("", f"pairs a second: {QUERIES:,} x {CANDIDATES} = {QUERIES * CANDIDATES:,}")
     for tokens, one in sizes.items():
         need = QUERIES * CANDIDATES * one.pair_flops

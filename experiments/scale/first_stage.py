@@ -1,9 +1,9 @@
 """First stages over many embeddings: python experiments/scale/first_stage.py [<rows>] [<width>].
 
-Exact as `ImageIndex` has it, beside an IVF_PQ index of LanceDB, which `ImageIndex` does not use:
-time of a query, bytes, and how many of the exact 100 best the other finds. Embeddings are drawn
-around 1,000 centres and queries are pictures disturbed: easier or harder than yours, so the recall
-says that the comparison runs and little more.
+Exact, beside an IVF_PQ index of LanceDB, which `ImageIndex` does not use (it has IVF_SQ, see
+experiments/search/approximate.py): time of a query, bytes, and how many of the exact 100 best the
+other finds. Embeddings are drawn around 1,000 centres and queries are pictures disturbed: easier or
+harder than yours, so the recall says that the comparison runs and little more.
 """
 
 import statistics
@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 from lancedb.index import IvfPq
 
-from edje.index.exact_first_stage import ExactFirstStage
-from edje.index.index_stats import bytes_under
+from edje.index.image_table import bytes_under
+from edje.retrieval.exact import similarities
 
 CENTRES, BATCH, QUERIES, BEST = 1000, 20_000, 30, 100
 
@@ -38,10 +38,12 @@ def main(rows: int = 200_000, width: int = 1024) -> None:
     queries = embeddings[draws.integers(rows, size=QUERIES)]
     queries = queries + draws.normal(size=queries.shape).astype(np.float32) / width**0.5
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    exact = ExactFirstStage(1, torch.from_numpy(embeddings), np.arange(rows, dtype=np.uint64))
-    right, milliseconds = answered(
-        queries, lambda query: exact.best(torch.from_numpy(query), BEST)[0].tolist()
-    )
+    held = torch.from_numpy(embeddings)
+
+    def exact(query: np.ndarray) -> list[int]:
+        return similarities(torch.from_numpy(query)[None], held)[0].topk(BEST).indices.tolist()
+
+    right, milliseconds = answered(queries, exact)
     say(f"exact, {rows:,} x {width}: {milliseconds:.1f} ms, {4 * width:,} bytes of memory each")
     with tempfile.TemporaryDirectory() as scratch:
         kind = pa.list_(pa.float32(), width)

@@ -1,9 +1,9 @@
 """What does engine=ray lose against one process? python experiments/scale/ray_indexing.py <folder>
 
 2,000 pictures of data=shapes into new indexes by the shipped reranker `shapes`, in alternating
-turns; of Ray, additions of 2 pictures are its start-up (processes, libraries, the reranker). The
-cluster itself is started once, before. Processors' time is that of this process and of all that
-come from it.
+turns, one thread in each process (OMP_NUM_THREADS=1). Of Ray the rest is compared that comes after
+both workers have given their first unit of 128: what goes before is their start-up. Processors'
+time is that of this process and of all that come from it.
 """
 
 import os
@@ -19,10 +19,14 @@ from pathlib import Path
 from edje import ImageIndex, Reranker
 from edje.data.shapes.scene_images import draw_scene
 from edje.data.shapes.scenes import generate_scenes
+from edje.index.ray_additions import Commits
 from edje.index.ray_engine import Engine, RayEngine, connected
+from edje.index.ray_units import Outcome
 
-PICTURES, FEW, SIDE, TURNS = 2000, 2, 96, int(os.environ.get("TURNS", "3"))
+PICTURES, UNIT, SIDE, WORKERS = 2000, 128, 96, 2
+TURNS = int(os.environ.get("TURNS", "5"))
 TICKS = os.sysconf("SC_CLK_TCK")
+Figures = tuple[float, float]  # seconds on the clock and of the processors
 
 
 def main(folder: Path) -> None:
@@ -34,46 +38,65 @@ def main(folder: Path) -> None:
         for number, scene in enumerate(scenes):
             draw_scene(scene, SIDE).save(folder / "making" / f"{number:06d}.png")
         (folder / "making").rename(drawn)
-    pictures = sorted(drawn.iterdir())
     reranker = Reranker.from_pretrained("shapes", device="cpu")
-    reranker.encode(pictures[:64])  # whatever is done once
-    few = {str(number): path for number, path in enumerate(pictures[:FEW])}
-    found: dict[str, list[tuple[float, float]]] = {"local": [], "start-up": [], "ray": []}
-    started = time.monotonic()
-    with connected(RayEngine()):
-        say(f"cluster: {time.monotonic() - started:.1f} s")
+    reranker.encode(sorted(drawn.iterdir())[:64])  # whatever is done once
+    local: list[Figures] = []
+    startup: list[Figures] = []
+    rest: list[Figures] = []
+    begun = time.monotonic()
+    with connected(RayEngine()) as ray:
+        say(f"cluster: {time.monotonic() - begun:.1f} s")
+        ray.data.DataContext.get_current().wait_for_min_actors_s = 600
         for turn in range(TURNS):
-            for name, source, engine in (
-                ("local", drawn, "local"),
-                ("start-up", few, RayEngine(unit=1)),
-                ("ray", drawn, RayEngine()),
-            ):
-                figures = addition(folder / "index", reranker, source, engine)
-                found[name].append(figures)
-                say(f"turn {turn}, {name}: {figures[0]:.1f} s, of processors {figures[1]:.1f} s")
-    for kind, place in (("clock", 0), ("processors", 1)):
-        local, startup, ray = (
-            statistics.median(one[place] for one in found[name])
-            for name in ("local", "start-up", "ray")
-        )
+            local.append(addition(folder / "index", reranker, drawn, "local"))
+            with first_units() as seen:
+                engine = RayEngine(unit=UNIT, workers=WORKERS)
+                whole = addition(folder / "index", reranker, drawn, engine)
+            startup.append(seen[WORKERS - 1])
+            rest.append((whole[0] - startup[-1][0], whole[1] - startup[-1][1]))
+            say(
+                f"turn {turn}: local {local[-1][0]:.1f} s, of processors {local[-1][1]:.1f} s; ray "
+                f"{whole[0]:.1f} and {whole[1]:.1f} s, of which until both workers had given a "
+                f"unit {startup[-1][0]:.1f} and {startup[-1][1]:.1f} s"
+            )
+    share = 1 - WORKERS * UNIT / PICTURES
+    for place, kind in enumerate(("clock", "processors")):
+        ours, theirs = (statistics.median(one[place] for one in each) for each in (local, rest))
         say(
-            f"{kind}, medians: local {local:.1f} s, ray {ray:.1f} s of which start-up "
-            f"{startup:.1f} s; without it ray takes {(ray - startup) / local - 1:+.0%}"
+            f"{kind}, medians for {share * PICTURES:.0f} pictures: local {share * ours:.2f} s, "
+            f"ray {theirs:.2f} s, {theirs / (share * ours) - 1:+.0%}"
         )
 
 
-def addition(
-    folder: Path, reranker: Reranker, source: object, engine: Engine
-) -> tuple[float, float]:
-    """Seconds on the clock and of the processors that an addition to a new index takes."""
+def addition(folder: Path, reranker: Reranker, source: Path, engine: Engine) -> Figures:
+    """What an addition to a new index takes."""
     shutil.rmtree(folder, ignore_errors=True)
     index = ImageIndex.open(folder, reranker)
     with processors() as spent:
         begun = time.monotonic()
         said = index.add(source, engine=engine, show_progress_bar=False)
         seconds = time.monotonic() - begun
-    assert said.new == len(index) in (PICTURES, FEW), said
+    assert said.new == len(index) == PICTURES, said
     return seconds, spent[0]
+
+
+@contextmanager
+def first_units() -> Iterator[list[Figures]]:
+    """When the units of an addition in the block came, from its begin."""
+    take, seen = Commits.take, []
+    before, begun = descendants(), time.monotonic()
+
+    def taken(self: Commits, outcome: Outcome) -> None:
+        now = descendants()
+        spent = sum(value - before.get(process, 0.0) for process, value in now.items())
+        seen.append((time.monotonic() - begun, spent))
+        take(self, outcome)
+
+    Commits.take = taken  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        Commits.take = take  # type: ignore[method-assign]
 
 
 @contextmanager
