@@ -5,9 +5,11 @@ OLDEST := .venv-oldest/bin
 PORT ?= 8000
 INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets serving browser notebooks# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray# what they are and how long they take: pyproject.toml
+OR := $(subst ,, or )
+TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 
-.PHONY: help demo search test test-all $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
+.PHONY: help demo search test test-all test-together $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -57,7 +59,10 @@ endif
 test: .venv/dev  ## install with the development extra and run the fast tests
 	$(BIN)/python $(FAST)
 
-test-all: $(SLOW:%=test-%) test-gpu  ## the tests that are slow by nature, part by part
+test-all: test-together test-clusters test-slurm test-gpu  ## the tests that are slow by nature
+
+test-together: .venv/dev chromium  ## those of them that leave a core to others, on all cores
+	$(BIN)/python $(FAST) -m "$(TOGETHER)"
 
 $(SLOW:%=test-%): test-%: .venv/dev
 	@grep -E '^ *"$*: ' pyproject.toml

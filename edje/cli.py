@@ -26,6 +26,7 @@ from edje.config.continued import (
     config_for_resume,
     resumable,
 )
+from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.of_checkpoint import packages_for
 from edje.config.of_published import composition_for
@@ -55,7 +56,7 @@ from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "backbone", "cache", "compress")  # which all ranks run
+SHARED_TASKS = ("run", "train", "cache", "compress")  # which all ranks run
 HELPED_TASKS = ("evaluate",)  # which rank 0 runs, helped by the others; any other it runs alone
 SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
 GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
@@ -367,6 +368,7 @@ def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
         given = str(cfg[key])
         check_named_by_file(cfg, present, f"{key}={given}", lambda: packages_for(given))
     validate(cfg)
+    fill_defaults(cfg)
     use_lasting_names(cfg)
     check_choices(cfg)
     if cfg.resume is not None:

@@ -33,7 +33,6 @@ OURS: dict[Kind, dict[str, str]] = {
     },
     "objective": {
         "alignment": "edje.objectives.alignment.Alignment",
-        "contrastive": "edje.objectives.contrastive.Contrastive",
         "distillation": "edje.objectives.distillation.Distillation",
         "masked_language": "edje.objectives.masked_language.MaskedLanguage",
         "matching": "edje.objectives.matching.Matching",
@@ -42,7 +41,6 @@ OURS: dict[Kind, dict[str, str]] = {
     "backbone": {
         "aligned": "edje.backbones.aligned.AlignedBackbone",
         "huggingface": "edje.backbones.huggingface.HuggingFaceBackbone",
-        "new_siglip": "edje.backbones.new_siglip.new_siglip",
         "sentence": "edje.backbones.sentence.SentenceEncoder",
         "timm": "edje.backbones.timm_backbone.TimmBackbone",
     },

@@ -17,7 +17,6 @@ MOVED_MODULES = {
     "edje.data.hub": "edje.data.sources.hub",
     "edje.data.karpathy": "edje.data.sources.karpathy",
     "edje.data.listed_pairs": "edje.data.mixture.listed_pairs",
-    "edje.data.pixel_datamodule": "edje.data.datamodules.pixel_datamodule",
     "edje.data.pretrain": "edje.data.mixture.pretrain",
     "edje.data.shapes": "edje.data.shapes.shapes_source",
     "edje.data.stream_datamodule": "edje.data.datamodules.stream_datamodule",

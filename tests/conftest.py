@@ -40,6 +40,7 @@ SLOW = (
     "serving",
     "browser",
     "notebooks",
+    "ray",
 )
 
 # The models are tiny: threads would only wait for each other. Others, to see that no test that

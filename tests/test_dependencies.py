@@ -24,7 +24,10 @@ OPTIONAL = {
     "optuna": "sweep",
     "pillow_heif": "heif",
     "lancedb": "index",
+    "ray": "ray",
+    "lance": "ray",
 }  # of which extra, inside the function that needs it
+DISTRIBUTIONS = {"lance": "pylance"}  # where they have other names
 OF_SERVING = {"fastapi", "starlette", "anyio", "uvicorn", "prometheus_client"}  # edje/serving alone
 COMMAND = "serving.serve_command"  # by which the others of edje/serving are imported, when it runs
 
@@ -49,7 +52,8 @@ def test_what_is_imported_is_declared() -> None:
 
 def test_what_only_some_need_is_an_extra_and_imported_where_it_is_needed() -> None:
     for module, extra in OPTIONAL.items():
-        assert canonicalize_name(module) in names(PROJECT["optional-dependencies"][extra])
+        distribution = DISTRIBUTIONS.get(module, canonicalize_name(module))
+        assert distribution in names(PROJECT["optional-dependencies"][extra])
         for path in MODULES.values():
             assert not outside_functions(path) & {module}, f"{path} imports {module} on import"
 

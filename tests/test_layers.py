@@ -71,6 +71,7 @@ MAY_IMPORT = {
         "quiet", "records", "errors", "captions", "durable", "identity", "language_model",
         "backbones", "tokens", "data", "models", "objectives", "training", "retrieval", "inference",
         "benchmark", "analysis", "config", "parallel", "pipeline", "registry", "part_kinds",
+        "index",
         "serving",
     },
 }  # fmt: skip

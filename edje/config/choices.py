@@ -12,7 +12,6 @@ from edje.errors import EdjeError
 STREAMED = "edje.data.mixture.pretrain.PretrainSource"
 STREAM_LOADER = "edje.data.datamodules.stream_datamodule.StreamDataModule"
 FITTED = "edje.backbones.aligned.AlignedBackbone"
-CACHED_ONLY = ("cache", "backbone")  # tasks that read a training split as a whole
 TRAINING = ("run", "train")
 WHOLE_SET_STARTS = {  # computed from the stored tokens of all training images
     "edje.pipeline.start.CanonicalStart": "canonical",
@@ -49,9 +48,9 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             what = " streams a mixture, and data is a cached set. Take loader=default."
             yield Problem("loader", what)
         return
-    if task in CACHED_ONLY:
+    if task == "cache":
         what = (
-            f"={task}: a mixture for pretraining is never read as a whole. Choose another data, or "
+            "=cache: a mixture for pretraining is never read as a whole. Choose another data, or "
             "task=train, which encodes it on the fly."
         )
         yield Problem("task", what)
@@ -105,12 +104,6 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("seed", f"={seed}: expected a number from 0, as random generators take it.")
     scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
     patience = scoring.get("patience")
-    if task == "backbone" and patience is not None:
-        what = (
-            f"={patience}: the scores of task=backbone are of the evaluated split, and nothing may "
-            "be chosen by them. Leave it out, or set trainer.max_steps."
-        )
-        yield Problem("scoring.patience", what)
     if task not in TRAINING:
         return
     if patience is not None and not scoring.get("dev_every"):

@@ -34,11 +34,21 @@ PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
 }
 
 
+# All that is read off Hydra's English; a test has Hydra say each.
+KEY_OF_FAILURE = re.compile(r"full_key: (\S+)")
+NO_OPTION = re.compile(r"group override must be")
+SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(\w\S*?)=(\S*)'")
+NO_SUCH_KEY = re.compile(r"Could not override '(\S+?)'\. To append")
+NO_SUCH_GROUP = re.compile(r"Could not override '([\w/]+)'\. No match")
+NO_INTERVALS = re.compile(r"does not support sweep type")
+CHOSEN_TWICE = re.compile(r"appears more than once")
+
+
 def own_words(error: Exception) -> Exception:
     """What a constructor says against its values, without Hydra's wrapping around it."""
     cause: BaseException | None = error
     while isinstance(cause, InstantiationException):
-        key = re.search(r"full_key: (\S+)", str(cause))
+        key = KEY_OF_FAILURE.search(str(cause))
         cause = cause.__cause__
         if isinstance(cause, EdjeError):
             return cause
@@ -67,32 +77,32 @@ def explained(error: Exception, conf: Path) -> EdjeError:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return EdjeError(f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}.")
-    if isinstance(error, ValueError) and "group override must be" in str(error):
+    if isinstance(error, ValueError) and NO_OPTION.search(str(error)):
         return EdjeError("A group was given no option: expected group=<option>, or nothing.")
     text = " ".join(str(error).replace("'++", "'").split())
     if isinstance(error.__cause__, OmegaConfBaseException):
         text += " " + str(error.__cause__).splitlines()[0]
-    if ambiguous := re.search(r"Ambiguous value for argument '(\w\S*?)=(\S*)'", text):
+    if ambiguous := SEVERAL_VALUES.search(text):
         key, value = ambiguous.groups()
         return EdjeError(
             f"{key}={value} gives several values: add -m to run a job for each, or write "
             f'"{key}=[{value}]" for a list, or \'{key}="{value}"\' for a text with a comma.'
         )
-    if unknown := re.search(r"Could not override '(\S+?)'\. To append", text):
+    if unknown := NO_SUCH_KEY.search(text):
         if said := advice(unknown[1]):
             return EdjeError(said)
         close = get_close_matches(unknown[1], known_keys(conf), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return EdjeError(f"{unknown[1]} is no key of the configuration.{hint}")
-    if override := re.search(r"Could not override '([\w/]+)'\. No match", text):
+    if override := NO_SUCH_GROUP.search(text):
         if said := advice(override[1].lstrip("/")):
             return EdjeError(f"{text} {said}")
         groups = [path.name for path in conf.iterdir() if path.is_dir()]
         close = get_close_matches(override[1].lstrip("/"), groups, n=1)
         text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
-    if "does not support sweep type" in text:
+    if NO_INTERVALS.search(text):
         text = "an interval has no end of values: optimise over it with hydra/sweeper=optuna."
-    if "appears more than once" in text:
+    if CHOSEN_TWICE.search(text):
         text += ": give it once and without +, as group=option."
     if isinstance(error, OSError):
         return EdjeError(f"Can't write the run folder: {text}. Set another with hydra.run.dir=….")

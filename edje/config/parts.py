@@ -41,11 +41,11 @@ def part_kind(key: str) -> Kind | None:
     return "adapter" if key == "adapter" else None
 
 
-def signature_at(key: str, target: str) -> Signature:
+def signature_at(key: str, target: str, *, imported: bool = False) -> Signature:
     """The signature of what a full key's `_target_` names, a registered part among others.
 
     In a registered part, parameters without a `*` before them may be set too, but for those that
-    its kind is given when it is built.
+    its kind is given when it is built. Types are complete where it is `imported`.
 
     Raises:
         UnknownTargetError: there is no such module, class or function, or registered part.
@@ -54,8 +54,8 @@ def signature_at(key: str, target: str) -> Signature:
     try:
         part = None if kind is None else _registered(kind, target)
         if part is None or part.is_ours:
-            return signature_of(target if part is None else part.target)
-        parameters, is_open = _parameters(part)
+            return signature_of(target if part is None else part.target, imported=imported)
+        parameters, is_open = _parameters(part, imported)
     except EdjeError as error:
         raise UnknownTargetError(str(error).rstrip("."), []) from error
     for place, (name, parameter) in enumerate(parameters.items()):
@@ -76,9 +76,10 @@ def _registered(kind: Kind, target: str) -> Part | None:
     return part
 
 
-def _parameters(part: Part) -> tuple[dict[str, Parameter], bool]:
-    """From the source of a package's part, without importing it where that can be read."""
-    definition = defined(part.target) if isinstance(part.found, EntryPoint) else None
+def _parameters(part: Part, imported: bool) -> tuple[dict[str, Parameter], bool]:
+    """Of a package's part, without importing it where that can be read and isn't asked for."""
+    can_be_read = isinstance(part.found, EntryPoint) and not imported
+    definition = defined(part.target) if can_be_read else None
     read = None if definition is None else parameters_of(definition, own=True)
     return read or parameters_of_object(part.load(), own=True)
 

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from edje.config.choices import TRAINING
+from edje.config.defaults import fill_defaults
 from edje.config.problems import shown
 from edje.config.resolution import leaves, plain
 from edje.config.saved import from_text
@@ -31,7 +32,8 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
     """
     if cfg.task not in TRAINING:
         return
-    stored = from_text((folder / "config.yaml").read_text("utf-8"), f"{folder}/config.yaml")
+    text = (folder / "config.yaml").read_text("utf-8")
+    stored = fill_defaults(from_text(text, f"{folder}/config.yaml"))
     before, after = (dict(leaves("", plain(tree, "", []))) for tree in (stored, cfg))
     changed = [key for key in after if key not in before or after[key] != before[key]]
     for key in changed:

@@ -12,9 +12,9 @@ Task = Literal[
     "evaluate",
     "compress",
     "verify",
-    "backbone",
     "benchmark",
     "plan",
+    "index",
     "serve",
 ]
 
@@ -25,9 +25,9 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "evaluate": "edje.tasks.evaluate",
     "compress": "edje.tasks.compress",
     "verify": "edje.tasks.verify",
-    "backbone": "edje.tasks.backbone",
     "benchmark": "edje.tasks.benchmark",
     "plan": "edje.tasks.planning",
+    "index": "edje.tasks.adding_pictures",
     "serve": "edje.tasks.serve",
 }
 
@@ -89,3 +89,6 @@ class RootConfig:
     storage: Component
     scoring: Component
     benchmark: Component
+    index: Component
+    engine: Literal["local", "ray"]
+    ray: Component

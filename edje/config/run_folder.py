@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import edje
+from edje.config.defaults import fill_defaults
 from edje.config.resolution import leaves
 from edje.config.resumption import is_finished
 from edje.config.saved import from_text, to_text
@@ -119,7 +120,9 @@ def stored_and_own(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[
     """The values of the run in a folder and of a configuration, by their full keys."""
     path = folder / "config.yaml"
     texts = (path.read_text(encoding="utf-8"), own_text(cfg))
-    stored, own = (OmegaConf.to_container(from_text(text, str(path))) for text in texts)
+    stored, own = (
+        OmegaConf.to_container(fill_defaults(from_text(text, str(path)))) for text in texts
+    )
     assert isinstance(stored, dict)
     return dict(leaves("", {**LATER_KEYS, **stored})), dict(leaves("", own))
 

@@ -2,31 +2,48 @@
 
 In the project's own components, positional parameters are supplied where objects are wired
 together, and keyword-only ones are set in YAML. In others' components every parameter may be set.
+
+Importing Lightning alone takes seconds, and a mistake should be told at once. So names come from
+the source, with the types that can be read off sources; an import tells the others.
 """
 
 import ast
+import builtins
 import importlib
 import inspect
+import sys
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pkgutil import iter_modules
 from typing import Any, get_type_hints
 
-from edje.config.annotations import meaning
 from edje.config.source_code import Definition, Module, find, locate, module_named
+from edje.config.value_types import UNREAD, opaque, yaml_type
 from edje.renames import present_target
 
 OWN = "edje"
+LIGHT = ("edje.ranges", "typing_extensions", *sys.stdlib_module_names)  # imported for a type
+SYNTAX = (
+    ast.Name,
+    ast.Constant,
+    ast.Subscript,
+    ast.Tuple,
+    ast.List,
+    ast.BinOp,
+    ast.BitOr,
+    ast.Load,
+)
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a component's constructor."""
 
-    annotation: Any
+    annotation: Any  # UNREAD where only an import can tell
     required: bool  # YAML must give it
     wired: bool  # the run supplies it, YAML may not give it a plain value
     bare: bool = False  # it is positional and has no default
+    default: Any = None  # as YAML has it; UNREAD where only an import can tell, or no YAML holds it
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class Signature:
     target: str
     parameters: dict[str, Parameter]
     is_open: bool = False
+    own: bool = True  # edje's or a registered part, as against others' code
 
     def settable(self) -> list[str]:
         """Names that YAML may give, sorted."""
@@ -51,8 +69,8 @@ class UnknownTargetError(Exception):
 
 
 @cache
-def signature_of(target: str) -> Signature:
-    """Read a target's signature, from its source where that can be read.
+def signature_of(target: str, *, imported: bool = False) -> Signature:
+    """A target's signature, from its source where that can be read; or, `imported`, with types.
 
     Raises:
         UnknownTargetError: there is no such module, class or function.
@@ -61,11 +79,8 @@ def signature_of(target: str) -> Signature:
         raise UnknownTargetError(f"it is {moved} now", [])
     own = target.split(".")[0] == OWN
     definition = defined(target)
-    if definition is not None:
-        read = parameters_of(definition, own)
-        if read is not None:
-            return Signature(target, *read)
-    return Signature(target, *imported_parameters(target, own))
+    read = None if imported or definition is None else parameters_of(definition, own)
+    return Signature(target, *(read or imported_parameters(target, own)), own)
 
 
 def defined(target: str) -> Definition | None:
@@ -77,8 +92,7 @@ def defined(target: str) -> Definition | None:
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise UnknownTargetError("expected a dotted name such as edje.models.adapters.…", [])
-    spec = locate(module_name)
-    if spec is None:
+    if locate(module_name) is None:
         parent, _, last = module_name.rpartition(".")
         above = locate(parent) if parent else None
         if above is None or above.submodule_search_locations is None:
@@ -124,20 +138,73 @@ def arguments(
     """Parameters from a parsed argument list, without its first `skip` (self)."""
     positional = [*args.posonlyargs, *args.args]
     bare = len(positional) - len(args.defaults)
-    parameters = {
-        a.arg: Parameter(meaning(a.annotation, module), False, wired=own, bare=place < bare)
-        for place, a in enumerate(positional)
-        if place >= skip
-    }
-    for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        parameters[a.arg] = Parameter(
-            meaning(a.annotation, module), required=default is None, wired=False
-        )
+    given = [*[None] * bare, *args.defaults, *args.kw_defaults]
+    parameters = {}
+    for place, (a, default) in enumerate(zip([*positional, *args.kwonlyargs], given, strict=True)):
+        keyword_only = place >= len(positional)
+        if place >= skip:
+            parameters[a.arg] = Parameter(
+                readable(a.annotation, module),
+                required=keyword_only and default is None,
+                wired=own and not keyword_only,
+                bare=place < bare,
+                default=UNREAD if default is None else _literal(default),
+            )
     return parameters, args.kwarg is not None
 
 
+def _literal(default: ast.expr) -> Any:
+    """The value that a default is written out as, UNREAD where it is a name or a call."""
+    try:
+        return as_yaml(ast.literal_eval(default))
+    except ValueError:
+        return UNREAD
+
+
+def as_yaml(value: Any) -> Any:
+    """A value as YAML holds it, UNREAD where it can't."""
+    if isinstance(value, list | tuple):
+        items = [as_yaml(item) for item in value]
+        return UNREAD if UNREAD in items else items
+    return value if value is None or isinstance(value, bool | int | float | str) else UNREAD
+
+
+def readable(annotation: ast.expr | None, module: Module, depth: int = 0) -> Any:
+    """The type that an annotation means by what sources say, UNREAD where an import has to tell."""
+    parts = [] if annotation is None else list(ast.walk(annotation))
+    if annotation is None or depth > 9 or not all(isinstance(part, SYNTAX) for part in parts):
+        return UNREAD
+    names = {part.id for part in parts if isinstance(part, ast.Name)}
+    meant = {name: _named(name, module, depth) for name in names}
+    if UNREAD in meant.values():
+        return UNREAD
+    try:
+        found = yaml_type(eval(ast.unparse(annotation), {"__builtins__": {}}, meant))
+    except TypeError:  # a name in quotes beside others
+        return UNREAD
+    return UNREAD if found is Any and "Any" not in names else found
+
+
+def _named(name: str, module: Module, depth: int) -> Any:
+    """What a name in an annotation stands for: a light type, an alias, a class of any module."""
+    statement = module.definitions.get(name)
+    if statement is None:
+        return getattr(builtins, name, UNREAD)
+    if isinstance(statement, ast.ImportFrom):
+        source = module.absolute(statement)
+        if source in LIGHT or source.split(".")[0] in LIGHT:
+            original = next(a.name for a in statement.names if (a.asname or a.name) == name)
+            return getattr(importlib.import_module(source), original, UNREAD)
+    match find(module, name):
+        case Definition(home, ast.Assign(value=value) | ast.AnnAssign(value=value)):
+            return readable(value, home, depth + 1)
+        case Definition(_, ast.ClassDef(bases=bases)) if "Enum" not in map(ast.unparse, bases):
+            return opaque(name)
+    return UNREAD
+
+
 def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of a target by importing it: for what its source alone can't tell.
+    """Parameters of a target by importing it, with their types.
 
     Raises:
         UnknownTargetError: it can't be imported.
@@ -157,9 +224,7 @@ def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], b
 
 def parameters_of_object(found: Any, own: bool) -> tuple[dict[str, Parameter], bool]:
     """Parameters of a class or function that is imported already."""
-    hinted = found
-    if inspect.isclass(found) and not is_dataclass(found):
-        hinted = found.__init__
+    hinted = found.__init__ if inspect.isclass(found) and not is_dataclass(found) else found
     try:
         hints = get_type_hints(hinted, include_extras=True)
     except (NameError, TypeError):
@@ -168,13 +233,15 @@ def parameters_of_object(found: Any, own: bool) -> tuple[dict[str, Parameter], b
     is_open = False
     for parameter in inspect.signature(found).parameters.values():
         keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        is_bare = parameter.default is inspect.Parameter.empty
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             is_open = True
         elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             parameters[parameter.name] = Parameter(
-                hints.get(parameter.name, Any),
-                required=keyword_only and parameter.default is inspect.Parameter.empty,
+                yaml_type(hints.get(parameter.name, Any)),
+                required=keyword_only and is_bare,
                 wired=own and not keyword_only,
-                bare=not keyword_only and parameter.default is inspect.Parameter.empty,
+                bare=not keyword_only and is_bare,
+                default=UNREAD if is_bare else as_yaml(parameter.default),
             )
     return parameters, is_open

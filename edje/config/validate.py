@@ -16,7 +16,7 @@ from edje.config.problems import UNKNOWN, Problem, kind_of, listed, nearest, sho
 from edje.config.resolution import contains_unknown, plain
 from edje.config.root import Component, Loggers, RootConfig
 from edje.config.signatures import Signature, UnknownTargetError
-from edje.config.value_types import choices, describe, fits, is_plain
+from edje.config.value_types import UNREAD, choices, describe, fits, is_plain
 from edje.errors import EdjeError
 from edje.renames import advice
 
@@ -27,24 +27,28 @@ MANY = 12  # names, beyond which a message shows only the nearest
 def validate(cfg: DictConfig, root: type = RootConfig) -> None:
     """Check names, required values and simple types of the whole tree.
 
+    What sources tell comes first, in less than a second. Only where all of that is right are the
+    constructors imported that have a value whose type the sources don't tell.
+
     Raises:
         EdjeError: something is wrong; the message lists every problem with its full key.
     """
-    problems = problems_of(cfg, root)
-    if problems:
+    if problems := problems_of(cfg, root, imported=False) or problems_of(cfg, root):
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise EdjeError(f"The configuration has {count}:{lines}")
 
 
-def problems_of(cfg: DictConfig, root: type = RootConfig) -> list[Problem]:
-    """Every mistake in the tree, in the tree's order."""
+def problems_of(
+    cfg: DictConfig, root: type = RootConfig, *, imported: bool = True
+) -> list[Problem]:
+    """Every mistake in the tree, in the tree's order; or, not `imported`, what sources tell."""
     problems: list[Problem] = []
     tree = plain(cfg, "", problems)
     fields = get_type_hints(root, include_extras=True)
     for name, value in tree.items():
         if name in fields:
-            problems += check_root_value(name, value, fields[name])
+            problems += check_root_value(name, value, fields[name], imported)
         elif former := list(former_names(str(name), value)):
             problems += former
         else:
@@ -68,7 +72,7 @@ def former_names(key: str, value: Any) -> Iterable[Problem]:
         yield Problem(key, said.removeprefix(key))
 
 
-def check_root_value(key: str, value: Any, annotation: Any) -> list[Problem]:
+def check_root_value(key: str, value: Any, annotation: Any, imported: bool) -> list[Problem]:
     """Problems of one root key: a component, a mapping of components, or a simple value."""
     if value is UNKNOWN:
         return []
@@ -77,21 +81,21 @@ def check_root_value(key: str, value: Any, annotation: Any) -> list[Problem]:
     if annotation in (Component, Component | None) or (
         annotation == Loggers and is_component(value)
     ):
-        return check_component(key, value)
+        return check_component(key, value, imported)
     if annotation in (dict[str, Component], Loggers):
         if not isinstance(value, Mapping):
             return [Problem(key, f"{shown(value)}: expected {expected(annotation)}.")]
-        return check_terms(key, value)
+        return check_terms(key, value, imported)
     return check_value(key, value, annotation)
 
 
-def check_terms(key: str, terms: Mapping[str, Any]) -> list[Problem]:
+def check_terms(key: str, terms: Mapping[str, Any], imported: bool) -> list[Problem]:
     """Problems of a mapping of components, where null leaves a term out."""
     problems = []
     known = [name for name, node in terms.items() if is_component(node)]
     for name, node in terms.items():
         if node is UNKNOWN or node is None or is_component(node):
-            problems += [] if node is None else check_component(f"{key}.{name}", node)
+            problems += [] if node is None else check_component(f"{key}.{name}", node, imported)
         else:
             close = nearest(name, known)
             what = f"{shown(node)} is no term: {key} has {listed(known)}."
@@ -99,7 +103,7 @@ def check_terms(key: str, terms: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def check_component(key: str, node: Any) -> list[Problem]:
+def check_component(key: str, node: Any, imported: bool) -> list[Problem]:
     """Problems of a node with `_target_`, and of the nodes within it."""
     if node is UNKNOWN:
         return []
@@ -113,22 +117,28 @@ def check_component(key: str, node: Any) -> list[Problem]:
         return [Problem(f"{key}._target_", f"{shown(target)}: expected a dotted name.")]
     try:
         signature = signature_at(key, target)
+        given = [signature.parameters[str(n)] for n in node if n in signature.parameters]
+        if imported and any(parameter.annotation is UNREAD for parameter in given):
+            signature = signature_at(key, target, imported=True)
     except UnknownTargetError as error:
         close = nearest(target, error.candidates)
         return [Problem(f"{key}._target_", f"={target}: {error}.", close)]
     problems = []
     for name, value in node.items():
         if name not in HYDRA_KEYS:
-            problems += check_argument(f"{key}.{name}", str(name), value, signature)
+            problems += check_argument(f"{key}.{name}", str(name), value, signature, imported)
     for name, parameter in signature.parameters.items():
         if parameter.required and name not in node:
-            kind = describe(parameter.annotation)
+            typed = signature_at(key, target, imported=parameter.annotation is UNREAD)
+            kind = describe(typed.parameters[name].annotation)
             what = f" is missing: {short(target)} needs it, expected {kind}."
             problems.append(Problem(f"{key}.{name}", what))
     return problems
 
 
-def check_argument(key: str, name: str, value: Any, signature: Signature) -> list[Problem]:
+def check_argument(
+    key: str, name: str, value: Any, signature: Signature, imported: bool
+) -> list[Problem]:
     """Problems of one value given to a component."""
     parameter = signature.parameters.get(name)
     if parameter is None and not signature.is_open:
@@ -149,7 +159,7 @@ def check_argument(key: str, name: str, value: Any, signature: Signature) -> lis
         what = f": got a component, expected {describe(parameter.annotation)}."
         return [Problem(key, what)]
     if inner:
-        return [problem for at, node in inner for problem in check_component(at, node)]
+        return [problem for at, node in inner for problem in check_component(at, node, imported)]
     if parameter is None or value is UNKNOWN:
         return []
     if parameter.wired:

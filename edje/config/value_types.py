@@ -1,7 +1,11 @@
 """Whether a plain YAML value is of the type that a signature asks for, and how to say it isn't."""
 
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import cache, reduce
+from operator import or_
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -10,6 +14,31 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
 UNIONS = (Union, types.UnionType)
+UNREAD = object()  # a type that only an import can tell
+
+
+def yaml_type(annotation: Any) -> Any:
+    """An annotation with a stand-in for every class that no YAML value can be."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    kind = annotation if origin is None else origin
+    if annotation in (None, Any, ...) or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        return annotation if yaml_type(inner[0]) is inner[0] else yaml_type(inner[0])
+    if origin in UNIONS:
+        members = [yaml_type(member) for member in inner]
+        return Any if Any in members else reduce(or_, members)
+    if not isinstance(kind, type) or issubclass(kind, Enum):
+        return Any
+    if kind in (Callable, type) or kind.__module__.split(".")[0] not in sys.stdlib_module_names:
+        return opaque(kind.__name__)
+    return kind[tuple(map(yaml_type, inner))] if inner else kind  # type: ignore[index]
+
+
+@cache
+def opaque(name: str) -> type:
+    """A stand-in for a class that only a node with a `_target_` can give."""
+    return type(name, (), {"__opaque__": True})
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -18,7 +47,7 @@ def fits(value: Any, annotation: Any) -> bool:
     An int does for a float, a list for a tuple, a string for a path; a bool is no number, and a
     quoted number is no number either.
     """
-    if annotation is Any:
+    if annotation in (Any, UNREAD):
         return True
     if isinstance(value, bool) and get_origin(annotation) is Literal:
         return any(value is choice for choice in get_args(annotation))
@@ -55,12 +84,6 @@ def is_plain(annotation: Any) -> bool:
     return annotation in (int, float, str, bool, None, types.NoneType)
 
 
-def _is_component(annotation: Any) -> bool:
-    """Whether a class is one that only a node with a `_target_` can give."""
-    own = isinstance(annotation, type) and annotation.__module__.split(".")[0] == "edje"
-    return own or getattr(annotation, "__opaque__", False)
-
-
 def describe(annotation: Any) -> str:
     """A type in words: `int or null`, `list of float`, `one of joint, sum`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -73,7 +96,7 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return " ".join([describe(arguments[0]), *map(_bound, arguments[1:])]).rstrip()
     if origin in UNIONS:
-        members = [m for m in arguments if not _is_component(m)]
+        members = [m for m in arguments if not hasattr(m, "__opaque__")]
         return " or ".join(describe(member) for member in members or arguments)
     if origin is tuple:
         inner = [describe(a) for a in arguments if a is not ...]
@@ -82,7 +105,7 @@ def describe(annotation: Any) -> str:
         return f"mapping of {describe(arguments[0])} to {describe(arguments[1])}"
     if origin is not None and arguments:
         return "list of " + describe(arguments[0])
-    if getattr(annotation, "__opaque__", False):
+    if hasattr(annotation, "__opaque__"):
         return f"a {annotation.__name__} component (_target_)"
     return getattr(annotation, "__name__", str(annotation))
 

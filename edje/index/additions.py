@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,8 +38,10 @@ from edje.index.image_table import (
     ImageTable,
     Row,
 )
-from edje.index.known_pictures import KnownPicture, KnownPictures
+from edje.index.known_pictures import KnownPicture, KnownPictures, known_in
+from edje.index.shards import Shard
 from edje.inference.picture_encoder import PictureEncoder
+from edje.inference.reranker import Reranker
 
 MOST_THREADS = 16  # that read and decode pictures
 GROUPS = 8  # of pictures through the tower, that are written together …
@@ -72,12 +75,77 @@ class Added:
         return ", ".join(said) or "no pictures"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToAdd:
+    """What one call of `add` is given, in the hands of the index's writer.
+
+    `before` is the table as it was, `after` the one to write into; `values` are a picture's of the
+    user's columns by its id.
+    """
+
+    before: ImageTable
+    after: ImageTable
+    reranker: Reranker
+    files: Sequence[GivenPicture]
+    shards: Sequence[Shard]
+    values: Callable[[str], Mapping[str, Any]]
+    on_error: OnError
+    batch_size: int
+
+    def known(self) -> KnownPictures:
+        """What the index knows of its pictures.
+
+        Raises:
+            EdjeError: it can't be read.
+        """
+        ids, leads = {one.id for one in self.files}, {shard.lead for shard in self.shards}
+        return KnownPictures(known_in(self.before), ids, leads)
+
+
+def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
+    """Add in this process: the files, then each shard.
+
+    Raises:
+        EdjeError: as `Addition.write_into`, or an id is another picture's.
+    """
+    known, encoder = work.known(), work.reranker.picture_encoder
+    next_key, counts = known.next_key, Counter[str]()
+    for shard in (None, *work.shards) if work.files else work.shards:
+        given = work.files if shard is None else shard.pictures()
+        to_read = known.to_be_read(given)
+        addition = Addition(
+            work.before,
+            encoder,
+            to_read,
+            known,
+            next_key,
+            batch_size=work.batch_size,
+            on_error=work.on_error,
+            values=work.values,
+        )
+        name = "add" if shard is None else shard.lead
+        addition.write_into(work.after, show_progress_bar, name)
+        next_key = addition.next_key
+        counts.update(addition.counts)
+        counts["unchanged"] += len(given) - len(to_read)
+        if shard is not None:
+            work.after.delete(mended(shard, given, known))
+    return Added(**counts)
+
+
+def mended(shard: Shard, given: Sequence[GivenPicture], known: KnownPictures) -> list[int]:
+    """Keys of the row that says that a shard couldn't be read, where it can be now."""
+    row = known.by_id.get(shard.lead)
+    still = given[-1:] and given[-1].id == shard.lead
+    return [] if row is None or row.path != shard.path or still else [row.key]
+
+
 @dataclass(frozen=True)
 class Reading:
     """What reading a picture gave: pixels to encode, or a row to be copied, or a problem."""
 
     given: GivenPicture
-    kind: str  # of `Added`
+    kind: str  # of `Added`, or "left"
     known: KnownPicture | None = None  # of this id
     facts: Mapping[str, Any] = field(default_factory=dict)
     pixels: Tensor | None = None
@@ -85,32 +153,36 @@ class Reading:
 
 
 class Addition:
-    """One call of `add`, in the hands of the index's writer.
+    """The rows of pictures that are to be read, made from what the index knows of them.
 
-    `before` is the table as it was, `after` the one to write into. Pictures are taken in groups of
-    `batch_size` in the order of their ids, and written by whole groups: after a kill the next
-    addition makes the same groups of what is left, so that the same numbers come out.
+    `before` is the table as it was. Pictures are taken in groups of `batch_size` in their order,
+    and written by whole groups: after a kill the next addition makes the same groups of what is
+    left, so that the same numbers come out. Those whose content is in `leave` are read and `left`.
     """
 
     def __init__(
         self,
         before: ImageTable,
-        after: ImageTable,
         encoder: PictureEncoder,
-        given: Sequence[GivenPicture],
+        to_read: Sequence[GivenPicture],
+        known: KnownPictures,
+        first_key: int,
         *,
         batch_size: int,
         on_error: OnError,
         values: Callable[[str], Mapping[str, Any]],
+        leave: Collection[str] = (),
     ):
-        self.before, self.after, self.encoder = before, after, encoder
+        self.before, self.encoder, self.to_read, self.known = before, encoder, to_read, known
+        self.first_key = self.next_key = first_key
         self.batch_size, self.on_error, self.values = batch_size, on_error, values
-        self.known = KnownPictures(before, {one.id for one in given})
-        self.next_key = self.known.next_key
+        self.leave = leave
+        self.left: list[GivenPicture] = []
         self.counts = dict.fromkeys(vars(Added()), 0)
-        self.to_read = [one for one in given if self._is_to_be_read(one)]
 
-    def run(self, show_progress_bar: bool | None = None) -> Added:
+    def write_into(
+        self, after: ImageTable, show_progress_bar: bool | None = None, name: str = "add"
+    ) -> None:
         """Read, encode and write what is to be.
 
         Raises:
@@ -119,48 +191,36 @@ class Addition:
         """
         shown = len(self.to_read) > self.batch_size
         hidden = not (shown if show_progress_bar is None else show_progress_bar)
-        rows: list[Row] = []
-        written = time.monotonic()
-        with tqdm(total=len(self.to_read), desc="add", unit="image", disable=hidden) as bar:
-            for group in self._groups():
-                try:
-                    rows += self._rows(group)
-                except EdjeError:
-                    self._write(rows)
-                    raise
-                bar.update(len(group))
-                late = time.monotonic() - written > SECONDS
-                if late or len(rows) >= GROUPS * self.batch_size:
-                    self._write(rows)
-                    rows, written = [], time.monotonic()
-        self._write(rows)
-        return Added(**self.counts)
+        with tqdm(total=len(self.to_read), desc=name, unit="image", disable=hidden) as bar:
+            for rows in self.pieces(bar.update):
+                after.write(rows, known=not all(map(self.is_new, rows)))
 
-    def _is_to_be_read(self, given: GivenPicture) -> bool:
-        """Whether it may be new or changed, by its size and time.
+    def pieces(self, progress: Callable[[int], object] = lambda count: None) -> Iterator[list[Row]]:
+        """The rows, by pieces to be written together; `progress` is told of pictures.
 
         Raises:
-            EdjeError: another picture has its id.
+            EdjeError: with on_error="raise", a picture can't be read; after what was before it.
         """
-        known = self.known.by_id.get(given.id)
-        if known is None or (given.path is None and known.path is None):
-            return True
-        if is_another(given, known):
-            raise EdjeError(
-                f"{given.path or 'a picture without a file'} would have the id {given.id!r}, which "
-                f"{known.path or 'one without a file'} has. Give a prefix: "
-                'index.add(source, prefix="…").'
-            )
-        assert given.path is not None
-        try:
-            status = Path(given.path).stat()
-        except OSError:
-            return True
-        same = (known.path, known.size, known.modified)
-        if same != (given.path, status.st_size, status.st_mtime_ns):
-            return True
-        self.counts["unchanged"] += 1
-        return False
+        rows: list[Row] = []
+        begun = time.monotonic()
+        for group in self._groups():
+            try:
+                rows += self._rows(group)
+            except EdjeError:
+                if rows:
+                    yield rows
+                raise
+            progress(len(group))
+            late = time.monotonic() - begun > SECONDS
+            if rows and (late or len(rows) >= GROUPS * self.batch_size):
+                yield rows
+                rows, begun = [], time.monotonic()
+        if rows:
+            yield rows
+
+    def is_new(self, row: Row) -> bool:
+        """Whether a row of this addition is in place of none."""
+        return bool(row[KEY] >= self.first_key)
 
     def _groups(self) -> Iterator[list[Reading]]:
         """What was read, by groups, the next one in the making while one is used."""
@@ -183,8 +243,8 @@ class Addition:
         """What a picture is; what is read of a file belongs to the time and size noted with it."""
         known = self.known.by_id.get(given.id)
         facts: dict[str, Any] = {}
-        if given.path is not None:
-            facts[PATH] = written_path(given.path)
+        if given.file is not None:
+            facts[PATH] = written_path(given.file)
         try:
             content = _content(given, facts)
         except FileNotFoundError:
@@ -192,10 +252,12 @@ class Addition:
         except Exception as error:  # of the disk, or of a data set's decoder
             return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
         if known is not None and known.hash == facts[HASH]:
-            is_same = (known.path, known.size) == (given.path, facts[SIZE])
+            is_same = (known.path, known.size) == (given.file, facts[SIZE])
             if is_same and known.modified == facts[MODIFIED]:
                 return Reading(given, "unchanged")
             return Reading(given, "touched", known, facts, source=known)
+        if known is None and facts[HASH] in self.leave:
+            return Reading(given, "left")
         kind = "new" if known is None else "changed"
         if known is None and (moved := self.known.moved(facts[HASH])) is not None:
             return Reading(given, "moved", moved, facts, source=moved)
@@ -222,7 +284,10 @@ class Addition:
                     f"({reading.facts[PROBLEM]}). Mend or remove it, or leave on_error as it is: "
                     "then such files are listed by index.problems()."
                 )
-            self.counts[reading.kind] += 1
+            if reading.kind == "left":
+                self.left.append(reading.given)
+            else:
+                self.counts[reading.kind] += 1
         pixels = [one.pixels for one in group if one.pixels is not None]
         encoded: Iterator[tuple[Tensor, np.ndarray]] = iter(())
         if pixels:
@@ -231,7 +296,7 @@ class Addition:
         before = self.before.rows(list({one.key for one in involved if one is not None}))
         rows = []
         for one in group:
-            if one.kind in ("unchanged", "gone"):
+            if one.kind in ("unchanged", "gone", "left"):
                 continue
             row = {} if one.known is None else dict(before[one.known.key])
             if one.kind in ("new", "changed", "problems"):
@@ -253,34 +318,19 @@ class Addition:
         self.next_key += 1
         return self.next_key - 1
 
-    def _write(self, rows: Sequence[Row]) -> None:
-        """Write rows in one step."""
-        if rows:
-            self.after.write(rows, known=any(row[KEY] < self.known.next_key for row in rows))
-
-
-def is_another(given: GivenPicture, known: KnownPicture) -> bool:
-    """Whether the row of a picture's id is of another picture that is still there."""
-    if given.path is None or known.path is None:
-        return given.path != known.path
-    if given.path == known.path:
-        return False
-    try:
-        return not Path(given.path).samefile(known.path)
-    except OSError:
-        return False
-
 
 def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | Image.Image:
     """A picture's bytes, or its pixels where it has none; its size, time and hash are noted."""
     if given.path is None:
+        size, modified = (given.shard.size, given.shard.modified) if given.shard else (None, None)
+        facts |= {SIZE: size, MODIFIED: modified}
         content = given.load()
         if isinstance(content, str | Path):
             content = Path(content).read_bytes()
         elif not isinstance(content, bytes | bytearray):
             with _reading:
                 content = rgb_of(content)
-        facts |= {PATH: None, SIZE: None, MODIFIED: None, HASH: _hash(content)}
+        facts[HASH] = _hash(content)
         return content
     with Path(given.path).open("rb") as file:
         status = os.fstat(file.fileno())  # before it is read: what changes later is noticed later

@@ -27,6 +27,15 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
+class ShardFile:
+    """A file of many pictures as it was when they were listed; `modified` is in nanoseconds."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
 class GivenPicture:
     """A picture with its id: a file by its absolute path, or something to be read by `load`."""
 
@@ -34,6 +43,12 @@ class GivenPicture:
     path: str | None = None
     data: Any = None  # a picture, or a data set whose `row` it is
     row: int | None = None
+    shard: ShardFile | None = None  # in which it lies, with others
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is or lies in; None where there is none."""
+        return self.path if self.shard is None else self.shard.path
 
     def load(self) -> Picture:
         """The picture of a given one that is no file."""
@@ -118,6 +133,8 @@ def _of(source: Any) -> Iterator[GivenPicture]:
                 yield GivenPicture(valid_id(file.relative_to(path).as_posix()), str(file))
         elif path.is_file():
             yield GivenPicture(valid_id(path.name), str(path))
+        elif "*" in path.name and (found := sorted(path.parent.glob(path.name))):
+            yield from _of(found)
         else:
             raise EdjeError(f"{source}: there is no file or folder to add. Check the spelling.")
     elif isinstance(source, Mapping):

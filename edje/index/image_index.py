@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edje.errors import EdjeError
-from edje.index.additions import Added, Addition, OnError
+from edje.index.additions import Added, OnError, ToAdd, added_here
 from edje.index.answers import Answer, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
@@ -29,6 +29,8 @@ from edje.index.image_table import (
 )
 from edje.index.index_search import IndexSearch
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
+from edje.index.ray_engine import Engine, RayEngine
+from edje.index.shards import with_shards
 from edje.index.user_columns import UserColumns
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
@@ -179,6 +181,7 @@ class ImageIndex:
         columns: Mapping[str, Any] | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
+        engine: Engine = "local",
     ) -> Added:
         """Add what is new or changed of a source; the rest stays as it is.
 
@@ -189,26 +192,34 @@ class ImageIndex:
 
         Args:
             source: a folder (with those in it; hidden files and linked folders are left out), a
-                path, a list of paths, a mapping of ids to pictures, or a `datasets.Dataset` with
-                a column `image`. A file's id is its path in the folder, or for a path by itself
-                its name, in NFC; a byte that is no Unicode is written \\xff.
+                path (also with `*`), a list of paths, a mapping of ids to pictures, or a
+                `datasets.Dataset` with a column `image`. A file's id is its path in the folder, or
+                for a path by itself its name, in NFC; a byte that is no Unicode is written \\xff.
+                The path of a `.tar`, as WebDataset has them, or of a `.parquet` with a column
+                `image` stands for the pictures in it, as if it were a folder: their ids are
+                `<its name without the ending>/<path in the tar>`, or `…/<id>` by a column that is
+                named so (image_id, id, filename, file_name), or `…/<row number>`; their `path` is
+                that of the tar.
             prefix: put before the ids, with a slash.
             on_error: "raise" ends the addition at the first picture that can't be read.
             columns: columns of yours, for `where`: by name one value, or a mapping of ids to
                 values, for the pictures that this call adds or changes.
             batch_size: pictures through the tower at once.
             show_progress_bar: by default where there is more than one batch.
+            engine: "local", this process; or "ray", the processes of a cluster of Ray, or a
+                `RayEngine` with its address and sizes. The same rows come out.
 
         Raises:
             EdjeError: there is no such source, an id is another picture's, the index can't be
-                written, or with wait=False another process is writing it.
+                written, with wait=False another process is writing it, or workers of Ray failed;
+                what was finished is kept.
         """
         self._refuse_given("add")
         given = given_pictures(source, prefix)
         chosen = UserColumns(columns)
         with self._writing(new_facts(self.reranker)) as after:
             return self._added(
-                after, given, chosen, chosen.of, on_error, batch_size, show_progress_bar
+                after, given, chosen, chosen.of, on_error, batch_size, show_progress_bar, engine
             )
 
     def sync(
@@ -504,21 +515,29 @@ class ImageIndex:
         on_error: OnError,
         batch_size: int,
         show_progress_bar: bool | None,
+        engine: Engine = "local",
     ) -> Added:
-        before = self._existing("add to")
         if missing := columns.missing(after.schema):
             after.add_columns(missing)
             self.refresh()
-        addition = Addition(
-            before,
-            after,
-            self.reranker.picture_encoder,
-            given,
-            batch_size=batch_size,
-            on_error=on_error,
+        files, shards = with_shards(given)
+        work = ToAdd(
+            before=self._existing("add to"),
+            after=after,
+            reranker=self.reranker,
+            files=files,
+            shards=shards,
             values=values,
+            on_error=on_error,
+            batch_size=batch_size,
         )
-        added = addition.run(show_progress_bar)
+        if engine == "local":
+            added = added_here(work, show_progress_bar)
+        else:
+            from edje.index.ray_additions import added_on_ray  # imports Ray
+
+            cluster = RayEngine() if engine == "ray" else engine
+            added = added_on_ray(work, cluster, show_progress_bar)
         self._index_embeddings(after)
         return added
 

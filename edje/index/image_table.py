@@ -18,7 +18,7 @@ import pyarrow as pa
 from edje.errors import EdjeError
 from edje.identity import Value
 from edje.index.given_pictures import absolute
-from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb
+from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb, pylance
 
 TABLE, MAKING, FORMAT = "images", "making", 1
 KEY, ID, PATH, SIZE, MODIFIED, HASH = "key", "id", "path", "size", "modified", "hash"
@@ -90,8 +90,8 @@ class ImageTable:
         self.facts = _facts(folder, table)
 
     @classmethod
-    def open(cls, folder: Place) -> "ImageTable | None":
-        """The table of an index; None where there is none yet.
+    def open(cls, folder: Place, version: int | None = None) -> "ImageTable | None":
+        """The table of an index, by default its present version; None where there is none yet.
 
         Raises:
             EdjeError: it can't be read, or is of a later version of edje.
@@ -106,6 +106,8 @@ class ImageTable:
                 if isinstance(folder, str) and f"Table '{TABLE}' was not found" in str(error):
                     return None
                 raise
+            if version is not None:
+                table.checkout(version)
         return cls(folder, table)
 
     @classmethod
@@ -120,7 +122,7 @@ class ImageTable:
             shutil.rmtree(folder / MAKING, ignore_errors=True)
             library.connect(folder / MAKING).create_table(TABLE, schema=facts.schema())
             (folder / MAKING / f"{TABLE}.lance").rename(folder / f"{TABLE}.lance")
-            (folder / MAKING).rmdir()
+            shutil.rmtree(folder / MAKING)
         table = cls.open(folder)
         assert table is not None
         return table
@@ -213,14 +215,48 @@ class ImageTable:
         Raises:
             EdjeError: they can't be written; then none of them is.
         """
-        schema = self.schema
         with lance(self.folder, TO_WRITE):
-            made = pa.table({field.name: _column(rows, field) for field in schema}, schema=schema)
+            made = self.columns_of(rows)
             if known:
-                merge = self._table.merge_insert(KEY).when_matched_update_all()
-                merge.when_not_matched_insert_all().execute(made)
+                self.merge(made)
             else:
                 self._table.add(made)
+
+    def merge(self, made: pa.Table) -> None:
+        """Put rows in place of those with their keys, and add the others, in one step.
+
+        Raises:
+            EdjeError: they can't be written; then none of them is.
+        """
+        with lance(self.folder, TO_WRITE):
+            merge = self._table.merge_insert(KEY).when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(made)
+
+    def append_pieces(self, pieces: Sequence[str]) -> None:
+        """Take pieces that others have written (`ray_units.Made`) into the table, in one step.
+
+        Raises:
+            EdjeError: it can't be written; then none of them is in it.
+        """
+        if not pieces:
+            return
+        library = pylance()
+        with lance(self.folder, TO_WRITE):
+            self._table.checkout_latest()
+            made = [library.FragmentMetadata.from_json(piece) for piece in pieces]
+            append = library.LanceOperation.Append(made)
+            library.LanceDataset.commit(str(self.place), append, read_version=self.version)
+            self._table.checkout_latest()
+
+    def columns_of(self, rows: Sequence[Row]) -> pa.Table:
+        """Rows as columns of this table."""
+        schema = self.schema
+        return pa.table({field.name: _column(rows, field) for field in schema}, schema=schema)
+
+    @property
+    def place(self) -> Path:
+        """The folder of the table itself."""
+        return Path(self.folder) / f"{TABLE}.lance"  # what lies at a URL is never written
 
     def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
         """Columns and `_rowid` of pictures by their ids; those that aren't there are left out."""

@@ -3,16 +3,9 @@
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
-from pathlib import Path
 
-from edje.errors import EdjeError
-from edje.index.image_index import ImageIndex
-from edje.index.image_table import ImageTable, place_of
-from edje.inference.reranker import Reranker
-
-RERANKER = "photos"  # of a new index, where none is named
-SHOWN = 5  # files that can't be read
-FRAGMENTS = 64  # from here on an addition ends by putting them together
+from edje.index.indexing import RERANKER, check_there, index_pictures, opened
+from edje.index.indexing_choices import Indexing
 
 
 def run(arguments: list[str]) -> None:
@@ -31,7 +24,7 @@ def parser() -> ArgumentParser:
     commands = both.add_subparsers(required=True, metavar="index|search")
     index = commands.add_parser("index", help="add pictures to an index", allow_abbrev=False)
     index.set_defaults(run=add)
-    index.add_argument("source", nargs="+", help="folders, or files")
+    index.add_argument("source", nargs="+", help="folders, files, tars, Parquet files")
     index.add_argument("--into", required=True, metavar="FOLDER", help="the index: photos.edje")
     index.add_argument("--prefix", help="put before the ids, where some would clash")
     index.add_argument(
@@ -64,17 +57,14 @@ def positive(text: str) -> int:
 
 def add(chosen: Namespace) -> None:
     """Add or synchronise, and say what was done."""
-    index = opened(chosen.into, chosen.reranker)
-    for source in chosen.source:
-        call = index.sync if chosen.sync else index.add
-        sys.stderr.write(f"{source}: {call(source, prefix=chosen.prefix)}\n")
-    if index.fragments >= FRAGMENTS:
-        index.optimize()
-    problems = index.problems()
-    for problem in problems[:SHOWN]:
-        sys.stderr.write(f"  can't be read: {problem.id} ({problem.reason})\n")
-    if len(problems) > SHOWN:
-        sys.stderr.write(f"  … and {len(problems) - SHOWN:,} more (index.problems())\n")
+    wanted = Indexing(
+        source=chosen.source,
+        into=chosen.into,
+        reranker=chosen.reranker,
+        prefix=chosen.prefix,
+        sync=chosen.sync,
+    )
+    index = index_pictures(wanted, lambda line: sys.stderr.write(f"{line}\n"))
     sys.stdout.write(f"{chosen.into}: {len(index):,} pictures\n")
 
 
@@ -110,25 +100,3 @@ def asked() -> Iterable[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def check_there(path: str) -> None:
-    """Refuse the path of an index that isn't there.
-
-    Raises:
-        EdjeError: saying how to make it.
-    """
-    place = place_of(path)
-    if isinstance(place, Path) and not place.is_dir():
-        raise EdjeError(f"{path}: there is no index. Make it: edje index <folder> --into {path}")
-
-
-def opened(
-    path: str, reranker: str | None, device: str | None = None, precision: str | None = None
-) -> ImageIndex:
-    """The index with a reranker: the named one, else its own, else the one for photographs."""
-    if reranker is None:
-        table = ImageTable.open(place_of(path))
-        reranker = table.facts.reranker if table is not None else ""
-    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
-    return ImageIndex.open(path, found)

@@ -2,12 +2,16 @@
 
 import os
 import threading
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from edje.index.given_pictures import read_path
+from edje.errors import EdjeError
+from edje.index.given_pictures import GivenPicture, read_path
 from edje.index.image_table import HASH, ID, KEY, MODIFIED, PATH, PROBLEM, ROW, SIZE, ImageTable
 
 COLUMNS = (KEY, ID, PATH, SIZE, MODIFIED, HASH, PROBLEM)
@@ -27,23 +31,39 @@ class KnownPicture:
 
 
 class KnownPictures:
-    """The rows of a table, by id and by what is in their files.
+    """Rows of a table, by id and by what is in their files.
 
-    `given` are the ids that are being added: a row of another id whose file is gone may have moved.
+    `given` are the ids that are being added, and `leads` what others of them begin with: a row of
+    another id whose file is gone may have moved.
     """
 
-    def __init__(self, table: ImageTable, given: Collection[str]):
+    def __init__(
+        self, rows: Iterable[KnownPicture], given: Collection[str], leads: Collection[str] = ()
+    ):
         self.by_id: dict[str, KnownPicture] = {}
         self._by_hash: dict[str, list[KnownPicture]] = {}
-        self._given = given
+        self._given, self._leads = given, leads
         self._moving = threading.Lock()
         self._moved: set[int] = set()
-        for batch in table.scan(COLUMNS):
-            for one in known_pictures(batch):
-                self.by_id[one.id] = one
-                if one.is_readable and one.hash is not None:
-                    self._by_hash.setdefault(one.hash, []).append(one)
+        for one in rows:
+            self.by_id[one.id] = one
+            if one.is_readable and one.hash is not None:
+                self._by_hash.setdefault(one.hash, []).append(one)
         self.next_key = 1 + max((one.key for one in self.by_id.values()), default=-1)
+
+    def to_be_read(self, given: Sequence[GivenPicture]) -> list[GivenPicture]:
+        """Those that may be new or changed, by size and time of their files.
+
+        Raises:
+            EdjeError: another picture has an id of theirs.
+        """
+        return [one for one in given if not self._is_unchanged(one)]
+
+    def under(self, lead: str) -> list[KnownPicture]:
+        """Rows whose ids are a name, or begin with it and a slash."""
+        first, end = (bisect_left(self._ids, f"{lead}{mark}") for mark in "/0")  # neighbours
+        names = [lead, *self._ids[first:end]]
+        return [self.by_id[name] for name in names if name in self.by_id]
 
     def with_content(self, content: str) -> KnownPicture | None:
         """A row of a readable picture of this hash; None if there is none."""
@@ -58,8 +78,62 @@ class KnownPictures:
                     return one
         return None
 
+    @cached_property
+    def _ids(self) -> list[str]:
+        return sorted(self.by_id)
+
+    def gone(self) -> frozenset[str]:
+        """Hashes of the rows of which `moved` may find one."""
+        return frozenset(h for h, ones in self._by_hash.items() if any(map(self._is_gone, ones)))
+
     def _is_gone(self, one: KnownPicture) -> bool:
-        return one.id not in self._given and one.path is not None and not os.path.lexists(one.path)
+        if one.path is None or one.id in self._given:
+            return False
+        inside = self._leads and any(str(p) in self._leads for p in PurePosixPath(one.id).parents)
+        return not inside and not os.path.lexists(one.path)
+
+    def _is_unchanged(self, given: GivenPicture) -> bool:
+        known = self.by_id.get(given.id)
+        if known is None or (given.file is None and known.path is None):
+            return False
+        if is_another(given, known):
+            raise EdjeError(
+                f"{given.file or 'a picture without a file'} would have the id {given.id!r}, which "
+                f"{known.path or 'one without a file'} has. Give a prefix: "
+                'index.add(source, prefix="…").'
+            )
+        if given.shard is not None:
+            now = (given.shard.path, given.shard.size, given.shard.modified)
+        else:
+            assert given.path is not None
+            try:
+                status = Path(given.path).stat()
+            except OSError:
+                return False
+            now = (given.path, status.st_size, status.st_mtime_ns)
+        return now == (known.path, known.size, known.modified)
+
+
+def is_another(given: GivenPicture, known: KnownPicture) -> bool:
+    """Whether the row of a picture's id is of another picture that is still there."""
+    if given.file is None or known.path is None:
+        return given.file != known.path
+    if given.file == known.path:
+        return False
+    try:
+        return not Path(given.file).samefile(known.path)
+    except OSError:
+        return False
+
+
+def known_in(table: ImageTable) -> Iterator[KnownPicture]:
+    """All rows of a table.
+
+    Raises:
+        EdjeError: they can't be read.
+    """
+    for batch in table.scan(COLUMNS):
+        yield from known_pictures(batch)
 
 
 def known_pictures(batch: pa.RecordBatch) -> list[KnownPicture]:

@@ -40,6 +40,23 @@ def index_kinds() -> Any:
     return importlib.import_module("lancedb.index")
 
 
+def pylance() -> Any:
+    """The library in which pieces of a table are written apart and put into it afterwards.
+
+    Raises:
+        EdjeError: it isn't installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import lance as library
+    except ImportError as error:
+        raise EdjeError(
+            f"engine=ray needs Ray and pylance ({error}). Install them: pip install 'edje[ray]'."
+        ) from error
+    return library
+
+
 @contextmanager
 def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
     """Use the library in the block.

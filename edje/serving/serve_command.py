@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edje.errors import EdjeError
-from edje.index.index_commands import check_there, opened, positive
+from edje.index.index_commands import positive
+from edje.index.indexing import check_there, opened
 
 TOKEN = "EDJE_SERVE_TOKEN"  # in the environment, where other users don't see it
 SHORTEST_TOKEN = 16

@@ -1,6 +1,6 @@
-"""Recall of the evaluated split over training, of two or more runs of experiment=shapes_backbone.
+"""Recall on val over training, of two or more runs of train.py.
 
-    python experiments/shapes_backbone/curves.py <run folder> <a longer run's folder> …
+    python experiments/shapes_backbone/curves.py <a run's folder> <a longer run's folder> …
 
 Writes curves.csv and curves.png beside this file.
 """
@@ -12,28 +12,21 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from edje.analysis.runs import load_runs
 from edje.analysis.style import RC
 
 HERE = Path(__file__).parent
 
 
 def curve(run: Path) -> pd.DataFrame:
-    """Optimiser step (counted from 1) and t2i R@1 in percent, as the run logged them."""
-    parts = [pd.read_csv(path) for path in sorted((run / "logs").rglob("metrics.csv"))]
-    table = pd.concat(parts, ignore_index=True)
-    name = next(column for column in table if column.endswith("/recall@1"))
-    points = table[["step", name]].dropna().rename(columns={name: "recall@1"})
-    points["step"] += 1
-    every = load_runs(run)["scoring.dev_every"].iloc[0]
-    points = points[points["step"] % every == 0]  # between two scores the log repeats the last
-    return points.assign(run_steps=int(points["step"].max())).astype({"step": int})
+    """Optimiser step and t2i R@1 in percent, as the run wrote them."""
+    points = pd.read_csv(run / "curve.csv")
+    return points.assign(run_steps=int(points["step"].max()))
 
 
-def main(runs: list[Path]) -> None:
+def main(runs: list[Path], folder: Path = HERE) -> None:
     """Write the table and the figure."""
     table = pd.concat([curve(run) for run in runs], ignore_index=True)
-    table[["run_steps", "step", "recall@1"]].to_csv(HERE / "curves.csv", index=False)
+    table[["run_steps", "step", "recall@1"]].to_csv(folder / "curves.csv", index=False)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6.5, 3.4), layout="constrained")
         panel = figure.subplots()
@@ -45,7 +38,7 @@ def main(runs: list[Path]) -> None:
         panel.set_ylim(bottom=0)
         panel.grid(axis="y")
         panel.legend(loc="lower right")
-        figure.savefig(HERE / "curves.png")
+        figure.savefig(folder / "curves.png")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,6 @@ def test_interpolations_reach_into_texts_and_follow_each_other() -> None:
         "os.system",
         "edje.backbones.pretrained.load_pretrained",
         "edje.backbones.huggingface.AutoModel",
-        "edje.backbones.new_siglip.new_siglip",
         "edje.backbones.timm_backbone.Path",
         "edje.models.edje.EDJE",
         "edje.backbones..timm_backbone.TimmBackbone",

@@ -43,7 +43,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "mobilenetv2_aligned": {"num_classes": 5},
 }
 COUNTS = {"dinov3_s16_aligned": 256, "efficientnet_lite2_aligned": 81, "mobilenetv2_aligned": 49}
-OTHER = {"new_siglip", "shapes"}  # not published models; tested in files of their own
+OTHER = {"shapes"}  # not a published model; tested in a file of its own
 CAPTIONS = ["A brown DOG runs in the snow", "the dog"]
 
 

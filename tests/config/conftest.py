@@ -40,6 +40,8 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "start/checkpoint",
         "start/canonical",
         "paper/none",
+        "index/default",
+        "ray/default",
     ):
         write_yaml(folder / f"{option}.yaml", (real / f"{option}.yaml").read_text())
     run = OmegaConf.load(real / "run.yaml")

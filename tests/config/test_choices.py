@@ -80,7 +80,6 @@ FOLDER = ["experiment=folder", "data.root=photos"]
             ["+scoring.patience=3"],
             "scoring.patience=3 counts scores on dev, and scoring.dev_every=0",
         ),
-        (["+scoring.patience=3", "task=backbone"], "nothing may be chosen by them"),
         (["scoring.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
         (
             ["adapter=compression_nested", "scoring.num_tokens=65"],

@@ -58,7 +58,7 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
         (["experiment=biger"], "experiment=biger: no such option. The options of experiment: "
          "bigger. Did you mean experiment=bigger?"),
         (["task=trian"], "task=trian (str): expected one of run, cache, train, evaluate, "
-         "compress, verify, backbone, benchmark, plan, serve. Did you mean train?"),
+         "compress, verify, benchmark, plan, index, serve. Did you mean train?"),
         (["adapter.width=3"], "adapter.width=3 can't be set: the run itself supplies it"),
         (["backbone.vision.mean=[1]"], "expected list [float, float]."),
         (["data=photos"], "data.root has no value yet (???). Give it on the command line: "

@@ -115,7 +115,8 @@ def test_every_group_is_a_root_key_and_explained_by_help() -> None:
     ("argument", "message"),
     [
         ("adapter.num_token=8", "Did you mean adapter.num_tokens?"),
-        ("trainer.max_steps=ten", "expected int"),
+        ("trainer.precision=bf16-mixt", "Did you mean bf16-mixed?"),
+        ("joint.attention=spda", "Did you mean sdpa?"),
         ("backbone=shape", "Did you mean backbone=shapes?"),
         ("experiment=paper/tokens_46", "Did you mean experiment=paper/tokens_64?"),
     ],
@@ -130,6 +131,20 @@ def test_run_py_stops_at_a_mistake_after_few_seconds_of_work(argument: str, mess
     assert spent < 6  # 1.3 s on a 2-core AMD EPYC (Zen 5)
     assert result.returncode == 1 and message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "argument", ["adapter.num_token=8", "trainer.precision=bf16-mixt", "joint.attention=spda"]
+)
+def test_a_misspelt_name_or_a_value_of_another_type_is_told_before_anything_is_imported(
+    argument: str,
+) -> None:
+    code = (
+        f"import sys; sys.argv = ['run.py', '{argument}']; from edje.cli import main;"
+        "assert main() == 1;"
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
 def test_help_and_the_configuration_can_be_shown() -> None:

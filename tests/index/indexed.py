@@ -1,5 +1,7 @@
 """What is in an index, to be compared."""
 
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,4 +30,15 @@ def make_picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+    return path
+
+
+def make_tar(path: Path, members: Mapping[str, int]) -> Path:
+    """A tar of pictures of random pixels, by name and seed, with a text beside each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, seed in members.items():
+            picture = make_picture(path.parent / f"of {path.stem}" / name, seed)
+            tar.add(picture, name)
+            tar.addfile(tarfile.TarInfo(f"{name}.txt"))
     return path

@@ -84,7 +84,7 @@ def test_two_processes_that_begin_one_index_at_once_both_get_their_pictures_in(
     other.stdin.flush()
     for path in paths[6:]:
         index.add(path, batch_size=1)
-    other.communicate(timeout=60)
+    other.communicate(timeout=240)
     assert other.returncode == 0
     index.refresh()
     assert index.ids() == [path.name for path in paths]

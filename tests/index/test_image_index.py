@@ -273,6 +273,7 @@ for hit in index.search("two dogs", top=3): print(hit)
 """
 
 
+@pytest.mark.serving
 def test_three_lines_do_without_hydra_and_lightning_and_say_nothing_else(
     run_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from index.indexed import make_picture
 
 from edje import ImageIndex, Reranker, command
-from edje.index import index_commands
+from edje.index import indexing
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_many_small_additions_are_put_together(
     run_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(index_commands, "FRAGMENTS", 3)
+    monkeypatch.setattr(indexing, "FRAGMENTS", 3)
     for name, fragments in (("000", 1), ("001", 2), ("002", 1)):
         edje("index", pictures / f"{name}.png", "--into", photos, "--reranker", run_folder)
         assert ImageIndex.open(photos, ranker).stats().fragments == fragments
@@ -102,7 +102,7 @@ def test_mistakes_end_as_one_message(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(index_commands, "RERANKER", str(run_folder))
+    monkeypatch.setattr(indexing, "RERANKER", str(run_folder))
     status, out, err = edje(*(one.format(photos=photos) for one in arguments))
     assert (status, out) == (1, "") and err.startswith(message)
     assert len(err.splitlines()) <= 2 and not photos.exists()
@@ -115,6 +115,7 @@ def test_numbers_are_checked(edje, top: str, capsys: pytest.CaptureFixture[str])
     assert f"{top!r} is not a whole number" in capsys.readouterr().err
 
 
+@pytest.mark.serving
 def test_both_commands_run_where_hydra_and_lightning_are_missing(
     run_folder: Path, photos: Path, pictures: Path
 ) -> None:

@@ -12,7 +12,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import edje
-from edje.objectives.contrastive import Contrastive
 from edje.training.callbacks import DevelopmentScore, StepProgress
 from edje.training.data_wait import DataWait
 from tests.gpu.fitting import fit
@@ -123,13 +122,3 @@ def test_a_step_waits_once_where_it_counts(model, terms, batch, raw: RawTokens, 
     )  # fmt: skip
     del watch.places["the host"]
     assert dict(watch.places) == {"training/counts.py": 1}
-
-
-@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
-def test_the_loss_of_a_dual_encoder_waits_for_nothing(form):
-    generator, places = torch.Generator().manual_seed(0), Counter()
-    images = torch.randn(4, 6, generator=generator).requires_grad_()
-    texts, one = torch.randn(4, 3, 6, generator=generator), torch.ones(())
-    with Operators(places), Readings(places):
-        Contrastive(form=form)(images, texts, one, one).backward()
-    assert images.grad is not None and not places

@@ -1,0 +1,69 @@
+"""What `edje index` and `task=index` do: sources into an index, and what came of it in words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edje.errors import EdjeError
+from edje.index.image_index import ImageIndex
+from edje.index.image_table import ImageTable, place_of
+from edje.index.indexing_choices import Indexing
+from edje.index.ray_engine import Engine
+from edje.inference.reranker import Reranker
+
+RERANKER = "photos"  # of a new index, where none is named
+SHOWN = 5  # files that can't be read
+FRAGMENTS = 64  # from here on an addition ends by putting them together
+
+
+def index_pictures(
+    wanted: Indexing, say: Callable[[str], object], engine: Engine = "local"
+) -> ImageIndex:
+    """Add or synchronise, and say what was done, a line for each source.
+
+    Raises:
+        EdjeError: as `ImageIndex.add` and `sync`; or something isn't given.
+    """
+    if not wanted.source or not wanted.into:
+        missing = "source" if not wanted.source else "into"
+        raise EdjeError(
+            f"index.{missing} is missing: task=index index.source=<folder> index.into=photos.edje"
+        )
+    if wanted.sync and engine != "local":
+        raise EdjeError("index.sync=true goes with engine=local alone: add with Ray, then sync.")
+    index = opened(wanted.into, wanted.reranker)
+    for source in [wanted.source] if isinstance(wanted.source, str) else wanted.source:
+        if wanted.sync:
+            added = index.sync(source, prefix=wanted.prefix)
+        else:
+            added = index.add(source, prefix=wanted.prefix, engine=engine)
+        say(f"{source}: {added}")
+    if index.fragments >= FRAGMENTS:
+        index.optimize()
+    problems = index.problems()
+    for problem in problems[:SHOWN]:
+        say(f"  can't be read: {problem.id} ({problem.reason})")
+    if len(problems) > SHOWN:
+        say(f"  … and {len(problems) - SHOWN:,} more (index.problems())")
+    return index
+
+
+def check_there(path: str) -> None:
+    """Refuse the path of an index that isn't there.
+
+    Raises:
+        EdjeError: saying how to make it.
+    """
+    place = place_of(path)
+    if isinstance(place, Path) and not place.is_dir():
+        raise EdjeError(f"{path}: there is no index. Make it: edje index <folder> --into {path}")
+
+
+def opened(
+    path: str, reranker: str | None, device: str | None = None, precision: str | None = None
+) -> ImageIndex:
+    """The index with a reranker: the named one, else its own, else the one for photographs."""
+    if reranker is None:
+        table = ImageTable.open(place_of(path))
+        reranker = table.facts.reranker if table is not None else ""
+    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
+    return ImageIndex.open(path, found)

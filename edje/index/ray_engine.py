@@ -1,0 +1,143 @@
+"""Ray, on which an addition may run: where its cluster is, imported and started where needed."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edje.errors import EdjeError
+
+STORE_BYTES = 200_000_000  # of a cluster that is started here: units and outcomes are small
+OF_A_START = {  # in the environment of what is started here, where it isn't set
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # nothing but what the user can act on
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to its makers
+    "RAY_worker_niceness": "0",  # added to this process's; 15 else: slow beside any other work
+}
+SETTINGS = {"enable_progress_bars": False, "print_on_execution_start": False}  # of Ray Data
+LOCAL = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayEngine:
+    """A cluster of Ray, and how it is used.
+
+    Args:
+        address: of a running cluster, "auto" for that of this machine. By default the one that
+            this program or RAY_ADDRESS is connected to, else one is started on this machine's
+            cores and ends with the addition.
+        workers: processes that encode, each with the reranker; by default one per GPU, or one per
+            core where there is none.
+        unit: files that are encoded by one worker and written as one piece of the table; a tar or
+            Parquet file is a unit by itself.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    unit: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "unit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise EdjeError(f"ray: {name}={value}, expected a whole number of 1 or more.")
+
+
+Engine = Literal["local", "ray"] | RayEngine
+
+
+@contextmanager
+def connected(engine: RayEngine) -> Iterator[Any]:
+    """The library in the block, connected to the cluster.
+
+    Raises:
+        EdjeError: it isn't installed, or there is no cluster at the address.
+    """
+    library = ray_library()
+    if library.is_initialized():
+        yield library
+        return
+    address = engine.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    own = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+    try:
+        with silence():
+            library.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **(own if address == LOCAL else {}),
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = str(error).split("\n")[0].rstrip(".")
+        raise EdjeError(
+            f"ray.address={address}: {said}. Start a cluster (ray start --head), or leave the "
+            "address out: then one is started on this machine."
+        ) from error
+    try:
+        yield library
+    finally:
+        library.shutdown()
+
+
+def ray_library() -> Any:
+    """The library.
+
+    Raises:
+        EdjeError: it isn't installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray
+            import ray.data
+    except ImportError as error:
+        raise EdjeError(
+            f"engine=ray needs Ray and pylance ({error}). Install them: pip install 'edje[ray]'."
+        ) from error
+    return ray
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing but exceptions from the block, in which Ray's processes are started.
+
+    What is started in it stays silent. Its C++ part writes to the descriptor of the errors, also
+    that it was told to be silent; and Lance warns of the forks by which processes are started.
+    """
+    ours = {name: value for name, value in OF_A_START.items() if name not in os.environ}
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.environ |= ours
+        os.dup2(nowhere, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+        for name in ours:
+            del os.environ[name]
+
+
+@contextmanager
+def data_library(library: Any) -> Iterator[Any]:
+    """Ray Data in the block, silent: an addition shows its own bar."""
+    log = logging.getLogger("ray.data")
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.")  # of what it does itself
+        context = library.data.DataContext.get_current()
+        before = {name: getattr(context, name) for name in SETTINGS}
+        try:
+            log.setLevel(logging.ERROR)
+            for name, value in SETTINGS.items():
+                setattr(context, name, value)
+            yield library.data
+        finally:
+            for name, value in before.items():
+                setattr(context, name, value)
+            log.setLevel(level)
