@@ -353,6 +353,8 @@ def test_the_query_is_in_the_address_and_back_and_forward_work(
 
 
 def test_the_keyboard_alone_is_enough_and_the_focus_is_always_seen(page: Page) -> None:
+    searches: list[str] = []
+    page.on("request", lambda one: searches.extend([one.url] if "/v1/search?" in one.url else []))
     expect(page.get_by_role("searchbox")).to_be_focused()
     page.keyboard.type(PLAIN)
     page.keyboard.press("Enter")
@@ -371,6 +373,7 @@ def test_the_keyboard_alone_is_enough_and_the_focus_is_always_seen(page: Page) -
     expect(page.get_by_role("dialog", name=IDS[PLAIN])).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(":focus")).to_have_accessible_name(IDS[PLAIN])
+    assert len(searches) == 1, "moving about asks nothing again"
 
 
 def test_more_pictures_come_when_asked_for_and_the_focus_goes_to_the_first_of_them(

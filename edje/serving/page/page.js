@@ -370,6 +370,11 @@ at("more").addEventListener("click", async () => {
   seen?.querySelectorAll("ol > li > .picture")[top]?.focus();
 });
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address stays, which says what is asked
+  at("reranked").focus();
+});
+
 for (const button of document.querySelectorAll(".switch button")) {
   button.addEventListener("click", () => {
     const list = button.dataset.list; // which of both a narrow window shows
