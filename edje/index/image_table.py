@@ -122,7 +122,7 @@ class ImageTable:
             shutil.rmtree(folder / MAKING, ignore_errors=True)
             library.connect(folder / MAKING).create_table(TABLE, schema=facts.schema())
             (folder / MAKING / f"{TABLE}.lance").rename(folder / f"{TABLE}.lance")
-            (folder / MAKING).rmdir()
+            shutil.rmtree(folder / MAKING)
         table = cls.open(folder)
         assert table is not None
         return table

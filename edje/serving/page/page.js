@@ -186,9 +186,10 @@ function verdict(found) {
 function times({ times_ms: took, index, k }) {
   const images = whole.format(index.images);
   const read = whole.format(Math.min(k, index.images));
-  const stages = Object.entries(STAGES)
-    .filter(([stage]) => Number.isFinite(took[stage]))
-    .map(([stage, name]) => `${name} ${milliseconds(took[stage])}`);
+  const known = Object.entries(STAGES).filter(([stage]) => Number.isFinite(took[stage]));
+  const stages = known.map(([stage, name]) => `${name} ${milliseconds(took[stage])}`);
+  const other = known.reduce((left, [stage]) => left - took[stage], took.total); // waiting, folding
+  if (other >= 0.1) stages.push(`other ${milliseconds(other)}`);
   return `${read} of ${images} pictures reranked in ${milliseconds(took.total)} ms: ${stages.join(", ")}`;
 }
 
