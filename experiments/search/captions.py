@@ -4,7 +4,7 @@ python experiments/search/captions.py <reranker> <folder of images> <Karpathy's 
 
 sentence-transformers' CrossEncoder is trained on the train split from all-MiniLM-L6-v2 (of
 `edje[photos]`): two captions of one picture against captions of others that lie near. Both rerank
-the same candidates for the first captions of 300 pictures; what the cross-encoder
+the same candidates for the first captions of 200 pictures; what the cross-encoder
 reads of a picture is its second caption, or its other four, of which the best counts.
 """
 
@@ -24,9 +24,9 @@ from torch import Tensor
 from edje import ImageIndex, Reranker
 from edje.packaged import packaged_source
 
-STEPS, QUERIES, NEGATIVES, NEAR = 300, 16, 3, 20
+STEPS, QUERIES, NEGATIVES, NEAR = 200, 16, 3, 20
 RATE = 5e-5
-CANDIDATES, ASKED = 100, 300
+CANDIDATES, ASKED = 100, 200
 
 
 def main(name: str, images: str, annotations: str, split: str) -> None:
