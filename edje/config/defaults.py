@@ -23,6 +23,17 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def is_left_out(cfg: DictConfig, key: str) -> bool:
+    """Whether a component goes by its default at a full key, and the tree doesn't show it."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else None
+    if not isinstance(node, DictConfig) or name in node or "_target_" not in node:
+        return False
+    with suppress(UnknownTargetError):
+        return name in signature_at(parent, node["_target_"]).settable()
+    return False
+
+
 def _left_out(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that a node goes by, as far as YAML can hold them."""
     signature = signature_at(key, node["_target_"])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from edje.config.defaults import is_left_out
 from edje.config.overrides import quoted
 from edje.config.run_folder import JOB_FILE, write
 from edje.errors import EdjeError
@@ -106,3 +107,12 @@ class SweepStart(Callback):
         SweepStart.begun = SweepJobs(Path(folder))
         with read_write(config), open_dict(config):  # these overrides are every job's
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+            let_in_defaults(config)
+
+
+def let_in_defaults(config: DictConfig) -> None:
+    """Give a sweep file's keys that no option file shows their ++, where constructors take them."""
+    params = config.hydra.sweeper.get("params")
+    if params:
+        named = {"++" + key if is_left_out(config, key) else key: params[key] for key in params}
+        config.hydra.sweeper.params = named

@@ -172,11 +172,16 @@ def check_argument(
 
 
 def options_with(key: str) -> list[str]:
-    """The options of a group (`start=checkpoint`) in whose files an argument (`start.path`) is."""
+    """The options of a group (`start=checkpoint`) that take an argument (`start.path`)."""
     group, _, name = key.partition(".")
-    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    named = re.compile(r"^_target_: (edje\.\S+)", re.MULTILINE)
     files = sorted((conf_folder() / group).glob("*.yaml"))
-    return [f"{group}={file.stem}" for file in files if line.search(file.read_text("utf-8"))]
+    targets = {file.stem: named.search(file.read_text("utf-8")) for file in files}
+    return [
+        f"{group}={option}"
+        for option, target in targets.items()
+        if target and name in signature_at(group, target[1]).settable()
+    ]
 
 
 def check_value(key: str, value: Any, annotation: Any) -> list[Problem]:

@@ -7,7 +7,9 @@ from hydra import compose, initialize_config_dir
 
 from edje.cli import run
 from edje.config.choices import misfits
+from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
+from edje.config.overrides import forced
 from edje.config.resolution import plain
 from edje.config.validate import problems_of
 from edje.errors import EdjeError
@@ -18,9 +20,9 @@ STREAMED = ["experiment=folder", "data=pretrain", "loader=stream"]
 def told(*overrides: str) -> str:
     register_resolvers()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose("run", list(overrides))
+        cfg = compose("run", forced(list(overrides), conf_folder()))
     assert not problems_of(cfg)
-    return "\n".join(map(str, misfits(plain(cfg, "", []))))
+    return "\n".join(map(str, misfits(plain(fill_defaults(cfg), "", []))))
 
 
 def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from sample_project import write_yaml
 
 from edje.config.defaults import fill_defaults
 from edje.config.signatures import signature_of
@@ -66,3 +67,15 @@ def test_a_run_that_an_earlier_version_wrote_without_defaults_goes_on_in_its_fol
     text = config.read_text().replace("  dropout: 0.0\n", "")
     config.write_text(text if kept else text.replace("num_tokens: 4", "num_tokens: 5"))
     assert command(*sweep) == (0 if kept else 1)
+
+
+@pytest.mark.parametrize("prefix", ["", "++"])
+def test_a_sweep_file_reaches_a_value_that_no_option_file_shows(
+    command: Command, conf: Path, tasks: Calls, prefix: str
+) -> None:
+    params = f'{{{prefix}adapter.dropout: "0.1,0.2", seed: "1,2"}}'
+    text = f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n"
+    write_yaml(conf / "sweep" / "dropout.yaml", text)
+    assert command("+sweep=dropout") == 0
+    tried = [(cfg.adapter.dropout, cfg.seed) for cfg, _ in tasks]
+    assert tried == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]

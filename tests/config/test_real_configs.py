@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from edje.config.choices import misfits
+from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.resolution import plain
 from edje.config.root import PaperKey, RootConfig
@@ -54,7 +55,7 @@ def composed(option: str) -> DictConfig:
 def test_a_row_of_the_paper_is_labelled_and_composes_for_training_and_for_evaluating(
     row: str,
 ) -> None:
-    cfg = composed(row).copy()
+    cfg = fill_defaults(composed(row).copy())
     assert not [p for p in problems_of(cfg) if "???" not in str(p)]
     for cfg.task in ("run", "train", "evaluate"):
         assert not list(misfits(plain(cfg, "", [])))

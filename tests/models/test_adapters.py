@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import edje
+from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
@@ -445,7 +446,7 @@ OPTIONS = sorted(file.stem for file in (conf_folder() / "adapter").glob("*.yaml"
 def test_every_option_makes_an_adapter_of_a_backbone_with_576_tokens(option):
     register_resolvers()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        node = compose("run", [f"adapter={option}"]).adapter
+        node = fill_defaults(compose("run", [f"adapter={option}"])).adapter
     choices = OmegaConf.to_container(node)
     target = choices.pop("_target_")
     facts = BackboneFacts(576, 16, 2, 1e-6, 12)

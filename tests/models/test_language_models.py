@@ -85,7 +85,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def option(name: str, **changes):
     register_resolvers()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("run", [f"joint={name}", *(f"joint.{k}={v}" for k, v in changes.items())])
+        return compose("run", [f"joint={name}", *(f"++joint.{k}={v}" for k, v in changes.items())])
 
 
 def test_every_option_is_checked_here():
