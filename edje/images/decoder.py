@@ -41,6 +41,17 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
         ) from error
 
 
+def size_of(content: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image by its header alone, as it lies.
+
+    Raises:
+        Exception: as `decoded`.
+    """
+    reads_heif()
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
+
+
 def problem_of(path: str | Path) -> str | None:
     """Why `open_image` can't read a file; None if it can. JPEGs are decoded at an eighth."""
     try:

@@ -1,13 +1,10 @@
 """A request's documents: ids of stored pictures, and pictures that come with it."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from edje.errors import EdjeError
-from edje.images.decoder import reads_heif
+from edje.images.decoder import size_of
 from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
 
 MOST_UPLOADS = 32  # pictures in a request
@@ -75,13 +72,12 @@ def _picture(number: int, given: str) -> bytes:
         content = uploaded(given)
         if len(content) > UPLOAD_BYTES:
             raise ValueError(f"a file of more than {UPLOAD_BYTES >> 20} MiB")
-        reads_heif()
-        with Image.open(io.BytesIO(content)) as image:  # its header alone
-            pixels = image.width * image.height
+        width, height = size_of(content)
     except ValueError as error:
         raise BadDocument(f"document {number}: {error}.") from error
     except Exception as error:  # decoders raise anything
         raise BadDocument(f"document {number}: it can't be read as a picture.") from error
+    pixels = width * height
     if pixels > UPLOAD_PIXELS:
         raise BadDocument(
             f"document {number}: {pixels:,} pixels, more than the {UPLOAD_PIXELS:,} that are taken."
