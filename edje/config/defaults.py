@@ -1,12 +1,12 @@
 """What a configuration leaves out is written into it: the defaults of its constructors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from edje.config.parts import signature_at
+from edje.config.parts import mappings, signature_at
 from edje.config.signatures import UNREAD, UnknownTargetError
 
 
@@ -16,7 +16,9 @@ def fill_defaults(cfg: DictConfig) -> DictConfig:
     So a run's config.yaml says what the run went by, also where no option file does. Lightning's
     classes and other code keep to what they are given.
     """
-    for key, node in list(_components("", OmegaConf.to_container(cfg, resolve=False))):
+    for key, node in mappings("", OmegaConf.to_container(cfg, resolve=False)):
+        if not isinstance(target := node.get("_target_"), str) or "${" in target:
+            continue
         with suppress(UnknownTargetError):  # of an earlier version's run, say
             for name, default in _left_out(key, node).items():
                 OmegaConf.update(cfg, f"{key}.{name}", default, force_add=True)
@@ -42,15 +44,3 @@ def _left_out(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
         signature = signature_at(key, node["_target_"], imported=True)
     found = {name: signature.parameters[name].default for name in absent}
     return {name: default for name, default in found.items() if default is not UNREAD}
-
-
-def _components(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Full key and content of every node that names its target, outer ones first."""
-    if isinstance(node, Mapping):
-        if isinstance(target := node.get("_target_"), str) and "${" not in target:
-            yield key, node
-        for name, inner in node.items():
-            yield from _components(f"{key}.{name}" if key else str(name), inner)
-    elif isinstance(node, list):
-        for index, inner in enumerate(node):
-            yield from _components(f"{key}.{index}", inner)

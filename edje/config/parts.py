@@ -174,10 +174,16 @@ def _is_own(target: str) -> bool:
 
 def _named(key: str, node: Any) -> Iterator[tuple[str, str, Any]]:
     """Key of the node, name and value of all that chooses code in a plain tree."""
+    for at, inner in mappings(key, node):
+        yield from ((at, name, inner[name]) for name in ("_target_", "_args_") if name in inner)
+
+
+def mappings(key: str, node: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Full key and content of every mapping in a plain tree, outer ones first."""
     if isinstance(node, Mapping):
-        yield from ((key, name, node[name]) for name in ("_target_", "_args_") if name in node)
+        yield key, node
         for name, inner in node.items():
-            yield from _named(f"{key}.{name}" if key else str(name), inner)
+            yield from mappings(f"{key}.{name}" if key else str(name), inner)
     elif isinstance(node, list):
         for index, inner in enumerate(node):
-            yield from _named(f"{key}.{index}", inner)
+            yield from mappings(f"{key}.{index}", inner)

@@ -101,6 +101,21 @@ class ToAdd:
         ids, leads = {one.id for one in self.files}, {shard.lead for shard in self.shards}
         return KnownPictures(known_in(self.before), ids, leads)
 
+    def addition(
+        self, to_read: Sequence[GivenPicture], known: KnownPictures, first_key: int
+    ) -> "Addition":
+        """What makes rows of some of the pictures in this process, with keys from one on."""
+        return Addition(
+            self.before,
+            self.reranker.picture_encoder,
+            to_read,
+            known,
+            first_key,
+            batch_size=self.batch_size,
+            on_error=self.on_error,
+            values=self.values,
+        )
+
 
 def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
     """Add in this process: the files, then each shard.
@@ -108,21 +123,12 @@ def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
     Raises:
         EdjeError: as `Addition.write_into`, or an id is another picture's.
     """
-    known, encoder = work.known(), work.reranker.picture_encoder
+    known = work.known()
     next_key, counts = known.next_key, Counter[str]()
     for shard in (None, *work.shards) if work.files else work.shards:
         given = work.files if shard is None else shard.pictures()
         to_read = known.to_be_read(given)
-        addition = Addition(
-            work.before,
-            encoder,
-            to_read,
-            known,
-            next_key,
-            batch_size=work.batch_size,
-            on_error=work.on_error,
-            values=work.values,
-        )
+        addition = work.addition(to_read, known, next_key)
         name = "add" if shard is None else shard.lead
         addition.write_into(work.after, show_progress_bar, name)
         next_key = addition.next_key

@@ -11,6 +11,8 @@ from torch import Tensor
 from edje.errors import EdjeError
 from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
 
+CANDIDATES = 100  # of the first stage, where no other number is asked for
+
 
 class UnknownPicture(EdjeError):
     """Ids that no picture of the index has."""
@@ -29,7 +31,7 @@ class Question:
     """
 
     query: str
-    k: int = 100
+    k: int = CANDIDATES
     where: str | None = None
     query_embedding: Any = None
     ids: Sequence[str] | None = None

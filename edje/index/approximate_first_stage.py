@@ -37,7 +37,8 @@ class ApproximateFirstStage:
             where = self._readable if one.where is None else f"({one.where}) AND {READABLE}"
             row_ids, scores = self.table.nearest(self.column, one.query.numpy(), one.k, where)
             order = np.lexsort((row_ids, -scores))
-            yield Found(row_ids[order], torch.from_numpy(scores[order]), self.table.count(where))
+            searched = self._all if one.where is None else self.table.count(where)
+            yield Found(row_ids[order], torch.from_numpy(scores[order]), searched)
 
     def recall(self, k: int, queries: Float[Tensor, "queries embedding"] | None = None) -> float:
         """The share of the exact `k` best that are found, by queries or by stored embeddings.
@@ -65,12 +66,16 @@ class ApproximateFirstStage:
     @cached_property
     def _readable(self) -> str | None:
         """The filter of readable pictures; None where all are: without one a search is faster."""
-        return READABLE if self.table.count(READABLE) < self.table.count() else None
+        return READABLE if self._all < self.table.count() else None
+
+    @cached_property
+    def _all(self) -> int:
+        """Number of readable pictures."""
+        return self.table.count(READABLE)
 
     def _sample(self) -> Float[Tensor, "queries embedding"]:
         """Stored embeddings at equal distances."""
-        count = self.table.count(READABLE)
-        places = np.linspace(0, count - 1, min(SAMPLED, count)).astype(int)
+        places = np.linspace(0, self._all - 1, min(SAMPLED, self._all)).astype(int)
         found, done = [], 0
         for row_ids, vectors in self.table.embeddings(self.column):
             found.append(vectors[places[(places >= done) & (places < done + len(row_ids))] - done])

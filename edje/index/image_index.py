@@ -12,7 +12,7 @@ import numpy as np
 
 from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
-from edje.index.answers import Answer, Question
+from edje.index.answers import CANDIDATES, Answer, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
@@ -38,7 +38,6 @@ from edje.tokens.lock import writer_lock
 
 KEPT = timedelta(hours=1)  # versions that optimize leaves to readers
 EXACT_UP_TO = 200_000  # pictures
-CANDIDATES = 100
 
 
 class ImageIndex:
@@ -187,8 +186,7 @@ class ImageIndex:
 
         A file is known by size and time of modification, then by its content. A moved one keeps
         its tokens under its new id, and the id of a file that is gone is free for another. Files
-        that can't be read are listed by `problems()` and not
-        tried again until they change.
+        that can't be read are listed by `problems()` and not tried again until they change.
 
         Args:
             source: a folder (with those in it; hidden files and linked folders are left out), a
@@ -318,7 +316,7 @@ class ImageIndex:
     def search_many(
         self,
         queries: Sequence[str],
-        k: int = 100,
+        k: int = CANDIDATES,
         top: int = 10,
         where: str | None = None,
         min_probability: float | None = None,
@@ -457,7 +455,7 @@ class ImageIndex:
         return self._table
 
     def _refuse_given(self, caller: str) -> None:
-        if self._table is not None and self._table.facts.given_width:
+        if self.has_given_embeddings:
             raise EdjeError(
                 f"{caller}: the index {self.folder} is of your own embeddings. Give those of new "
                 "pictures with the others: ImageIndex.from_embeddings."

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -112,7 +112,7 @@ class IndexSearch:
         images, facts = self._read(row_ids)
         read = time.perf_counter()
         chosen = [
-            one if one.known is not None else _with_known(one, images.embeddings[some] @ text)
+            one if one.known is not None else replace(one, known=images.embeddings[some] @ text)
             for one, some, text in zip(chosen, rows, texts, strict=True)
         ]
         scores = self._scores(questions, images, rows, chosen)
@@ -293,10 +293,6 @@ class IndexSearch:
                 f"rerank: got {len(ids)} ids and {len(first)} first-stage scores, expected one "
                 "for each."
             )
-
-
-def _with_known(chosen: Candidates, cosines: Tensor) -> Candidates:
-    return Candidates(chosen.row_ids, chosen.shown, cosines, chosen.size)
 
 
 def _known(chosen: Candidates) -> Tensor:

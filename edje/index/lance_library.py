@@ -15,6 +15,7 @@ FORBIDDEN = ("Permission denied", "Operation not permitted", "Read-only file sys
 PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # where in its own code
 NO_FILTER = ("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion")
 TO_READ, TO_WRITE = "read", "write to"
+OF_RAY = ("engine=ray needs Ray and pylance", "Install them: pip install 'edje[ray]'.")
 
 
 def lancedb() -> Any:
@@ -23,14 +24,8 @@ def lancedb() -> Any:
     Raises:
         EdjeError: it isn't installed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import lancedb as library
-    except ImportError as error:
-        raise EdjeError(
-            f"an image index needs LanceDB ({error}). Install it: pip install 'edje[index]'."
-        ) from error
+    with of_an_extra("an image index needs LanceDB", "Install it: pip install 'edje[index]'."):
+        import lancedb as library
     return library
 
 
@@ -46,15 +41,24 @@ def pylance() -> Any:
     Raises:
         EdjeError: it isn't installed.
     """
+    with of_an_extra(*OF_RAY):
+        import lance as library
+    return library
+
+
+@contextmanager
+def of_an_extra(needs: str, install: str) -> Iterator[None]:
+    """Import a library that not everybody has in the block, without what it warns of.
+
+    Raises:
+        EdjeError: it isn't installed; what needs it, and the command that brings it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import lance as library
+            yield
     except ImportError as error:
-        raise EdjeError(
-            f"engine=ray needs Ray and pylance ({error}). Install them: pip install 'edje[ray]'."
-        ) from error
-    return library
+        raise EdjeError(f"{needs} ({error}). {install}") from error
 
 
 @contextmanager

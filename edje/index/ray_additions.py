@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from edje.errors import EdjeError
-from edje.index.additions import SECONDS, Added, Addition, ToAdd
+from edje.index.additions import SECONDS, Added, ToAdd
 from edje.index.given_pictures import GivenPicture
 from edje.index.known_pictures import KnownPictures
 from edje.index.lance_library import TO_WRITE, lance, pylance
@@ -63,16 +63,7 @@ def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None 
             "kept. A picture may end its decoder, or memory be short: ray.workers=<fewer>."
         )
     if written.left:
-        moved = Addition(
-            work.before,
-            work.reranker.picture_encoder,
-            written.left,
-            known,
-            units[-1].end,
-            batch_size=work.batch_size,
-            on_error=work.on_error,
-            values=work.values,
-        )
+        moved = work.addition(written.left, known, units[-1].end)
         moved.write_into(work.after, show_progress_bar, "moved")
         counts.update(moved.counts)
     return Added(**counts)

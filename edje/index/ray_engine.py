@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edje.errors import EdjeError
+from edje.index.lance_library import OF_RAY, of_an_extra
 
 STORE_BYTES = 200_000_000  # of a cluster that is started here: units and outcomes are small
 OF_A_START = {  # in the environment of what is started here, where it isn't set
@@ -87,15 +88,9 @@ def ray_library() -> Any:
     Raises:
         EdjeError: it isn't installed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import ray
-            import ray.data
-    except ImportError as error:
-        raise EdjeError(
-            f"engine=ray needs Ray and pylance ({error}). Install them: pip install 'edje[ray]'."
-        ) from error
+    with of_an_extra(*OF_RAY):
+        import ray
+        import ray.data
     return ray
 
 
