@@ -147,7 +147,9 @@ def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world,
     configs = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("config*.yaml"))]
     steps = [config["trainer"]["max_steps"] for config in configs]
     assert sorted(steps) == [4, 4, 6]
-    with pytest.raises(EdjeError, match=r"trainer\.max_steps=5: this run has trained 6 steps"):
+    with pytest.raises(
+        EdjeError, match=r"trainer\.max_steps=5: this run has already trained 6 steps"
+    ):
         run([f"resume={folder}", "trainer.max_steps=5"])
 
 
