@@ -175,7 +175,7 @@ def set_at(about: Any, keys: str, value: Any) -> None:
 HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "runs": (
         lambda about: set_at(about, "run/backbone/_target_", "os.system"),
-        "os.system is no backbone of edje",
+        "os.system is not a backbone of edje",
     ),
     "absolute": (
         lambda about: set_at(about, "backbone_files/pretrained", "/etc"),
