@@ -64,7 +64,9 @@ def pictured(folder: Path, examples: int) -> PicturedGallery:
             break
         shown.append(_pictured(example, uris))
     if drawn.examples and not any(uris.values()):
-        raise EdjeError(f"{drawn.head} None is shown: the images are no longer at their paths.")
+        raise EdjeError(
+            f"{drawn.head} No example is shown: the images are no longer at their paths."
+        )
     return PicturedGallery(drawn.head, tuple(shown), _left_out(drawn, len(shown)))
 
 

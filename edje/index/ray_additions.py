@@ -30,8 +30,8 @@ def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None 
     unit is done again by another one.
 
     Raises:
-        EdjeError: as `added_here`; Ray isn't there; or a unit's workers died repeatedly, in which
-            case the others are finished first.
+        EdjeError: as `added_here`; Ray isn't reachable; or a unit's workers died repeatedly, in
+            which case the others are finished first.
     """
     pylance()
     if not work.reranker.name:
@@ -91,7 +91,7 @@ def outcomes(
     """The outcomes of units as they finish; nothing for a unit whose workers died.
 
     Raises:
-        EdjeError: Ray isn't there, or failed.
+        EdjeError: Ray isn't installed or reachable, or failed.
     """
     folder = Path(work.before.folder)  # never a URL: those can only be read
     assignment = Assignment(

@@ -41,7 +41,7 @@ class PairEncoder(Protocol):
     def __call__(
         self, pixels: Float[Tensor, "batch 3 height width"], texts: list[str]
     ) -> EncodedPairs:
-        """The training inputs, on the pixels' device; captions must be cleaned before."""
+        """The training inputs, on the pixels' device; the captions are already clean."""
         ...
 
     def release(self) -> None:

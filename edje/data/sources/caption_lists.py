@@ -19,7 +19,7 @@ def read_caption_list(
     """The images of one list, each with the captions of all its entries.
 
     An entry has `image` (a path), `caption` (one or a list) and optionally `image_id`. Image ids
-    are the file names, or the paths; `image_id` is only checked for distinguishing the same images.
+    are the file names, or the paths; `image_id` is only checked: it must agree with them.
 
     Args:
         folders: where images are searched, relative to the root.
