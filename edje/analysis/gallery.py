@@ -73,7 +73,7 @@ def gallery(
 
     Each has two rows of the five best images, first stage above reranked; the true image is
     framed. Examples are drawn at random by `seed` from all such captions, never selected by hand.
-    Three of eight show a correct answer lost; if one kind has too few, the other fills the page.
+    Three of eight show an answer made wrong; if one kind has too few, the other fills the page.
     The head counts both. With `queries` (ids of `query_outcomes`), only these are counted and
     drawn.
 

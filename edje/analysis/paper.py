@@ -32,7 +32,7 @@ def paper_table(runs: str | Path) -> pd.DataFrame:
     `figure` (`t2i_r1`, …; `first_…` of the first stage alone), `published` in percent (nan if
     none is known), `ours` with its 95% interval `low` and `high`, `difference` (ours − published)
     and `unlike`: how the measurement differs from the label, such as another data set or number
-    of candidates. If it differs, there is no difference. Figures for R@1 are always listed, all
+    of candidates. If it differs, `difference` is nan. Figures for R@1 are always listed, all
     others only where they are published. A cutoff that metrics.json lacks is computed from the
     run's lists.
 

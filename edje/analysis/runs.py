@@ -25,8 +25,8 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     Columns: `run` (path below `folder`), `status`, `message`, the resolved config flattened to
     dotted names (`adapter.num_tokens`), and metrics.json likewise: `t2i.reranked.recall@1` in
-    percent, its interval in `t2i.reranked.recall@1.low` and `….high`. Where both have a column of
-    one name (`seed`, `score`), it holds what was measured. Lists become JSON text, so that you
+    percent, its interval in `t2i.reranked.recall@1.low` and `….high`. If both have a column of the
+    same name (`seed`, `score`), it holds what was measured. Lists become JSON text, so that you
     can group by every column. Runs of earlier versions get the present names.
 
     `status` is done (metrics.json exists), failed (`message` is what `error.txt` says) or

@@ -30,8 +30,8 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
     """A row per job of a sweep's folder, in their order, then one per choice of several seeds.
 
     Columns: `job` (its folder below `folder`; "mean" in a pooled row), `status` (done, failed,
-    stopped, running or incomplete), the swept keys with their values as text, `seeds` (the number
-    of seeds in a row), `bytes` (stored per image), `t2i`, `t2i.low`, `t2i.high`,
+    stopped, running or incomplete), the swept keys with their values as text, `seeds` (how many
+    the row stands for), `bytes` (stored per image), `t2i`, `t2i.low`, `t2i.high`,
     `t2i.first_stage` and likewise `i2t`: R@1 in percent, after reranking if the job reranks;
     `best`; and `message`, one line that says why a job failed. The swept keys are those whose
     overrides differ between the jobs. A job's interval is the one in its metrics.json; a pooled

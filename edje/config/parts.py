@@ -77,7 +77,7 @@ def _registered(kind: Kind, target: str) -> Part | None:
 
 
 def _parameters(part: Part, imported: bool) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of a package's part; avoids the import if its source can be read."""
+    """Parameters of a package's part; imports it only if requested or its source can't be read."""
     can_be_read = isinstance(part.found, EntryPoint) and not imported
     definition = defined(part.target) if can_be_read else None
     read = None if definition is None else parameters_of(definition, own=True)

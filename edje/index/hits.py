@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edje.retrieval.exact import similarities
 
-NEAR_DUPLICATE = 0.8  # least cosine of two pictures' whole tokens; measured: experiments/search
+NEAR_DUPLICATE = 0.8  # least cosine of all tokens of two pictures; measured: experiments/search
 
 
 @dataclass(frozen=True)

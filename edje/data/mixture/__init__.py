@@ -1,1 +1,1 @@
-"""Mixtures of sources too large to cache: their pairs, and the order of these."""
+"""Mixtures of sources too large to cache: their pairs, and the pairs' order."""

@@ -57,7 +57,7 @@ def files_of_tar(content: IO[bytes]) -> Iterator[Member]:
             # A sparse file's bytes aren't contiguous; a link has none.
             if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
                 yield Member(member.name, member.offset_data, member.size)
-        if read_bytes(content, end, _RECORD) != bytes(_RECORD):  # tarfile would end here
+        if read_bytes(content, end, _RECORD) != bytes(_RECORD):  # tarfile accepts a missing end
             raise tarfile.ReadError("no end of archive")
 
 
