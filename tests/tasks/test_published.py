@@ -199,7 +199,7 @@ def test_saved_once_bound_it_is_a_checkpoint_of_ours(own, done, lists, tmp_path)
     assert checkpoint.backbone == backbone.identity()
     path = tmp_path / "model.ckpt"
     save_checkpoint(checkpoint, path)
-    with pytest.raises(EdjeError, match=r"backbone=…: the checkpoint .* decides this"):
+    with pytest.raises(EdjeError, match=r"backbone=…: the checkpoint .* was trained with its own"):
         evaluated(own, path, tmp_path / "a")
     run(["task=evaluate", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'b'}"])
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "b" / "candidates.parquet"), lists)
