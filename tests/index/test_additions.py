@@ -322,7 +322,7 @@ def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -
         ({"my place": 1}, "'my place' can't be the name"),
         ({"year": None}, "'year' has no value"),
         ({"mixed": {"a": 1, "b": "x"}}, "'mixed' have no common type"),
-        ({"year": "late"}, r"'year' is of int64 in the index \(Could not convert 'late'"),
+        ({"year": "late"}, r"'year' has type int64 in the index \(Could not convert 'late'"),
     ):
         with pytest.raises(EdjeError, match=message):
             index.add(pictures, columns=columns)
