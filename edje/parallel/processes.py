@@ -43,8 +43,7 @@ def in_processes(
         if not problems.empty():
             raise EdjeError(problems.get()) from error
         raise EdjeError(
-            f"a process that {doing} was killed ({error}), perhaps because memory ran out. "
-            f"{advice}"
+            f"a process that {doing} was killed ({error}), perhaps because memory ran out. {advice}"
         ) from error
     finally:
         for process in processes.processes:
