@@ -83,7 +83,7 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "precision", "line"),
     [
-        (0.9, torch.int8, "layer took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
+        (0.9, torch.int8, "pairs took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
         (0.97, torch.bfloat16, "970.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
         (1.2, torch.bfloat16, "1200.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
     ],

@@ -130,7 +130,7 @@ def test_neighbours_are_mined_by_the_first_stage_or_an_earlier_run_and_kept(
     assert len(lists()) == 2 and second.shape == (12, 3)
     for own, row in enumerate(second.tolist()):
         assert len({own, *row}) == 4
-    with pytest.raises(EdjeError, match=r"has 0 similar ones .* Raise loader.mined_margin"):
+    with pytest.raises(EdjeError, match=r"has 0 similar images .* Raise loader.mined_margin"):
         stage("pretrain_margin", *MINED, "loader.mined_margin=-2.0")
     with pytest.raises(EdjeError, match=r"loader.neighbours=0 uses none"):
         stage("pretrain_unmined", f"miner={pretrained}")

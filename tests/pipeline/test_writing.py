@@ -141,7 +141,7 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
         (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run needs"),
         (HuggingFaceBackbone(pretrained=str(plain), layer=-2), "bf16", "layer: store has last"),
         (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run needs .*24"),
-        (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run asks for"),
+        (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run needs"),
     ):
         asked = raw_fingerprints(split, backbone.identity(), Storage(raw_codec=codec))[0]
         with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):

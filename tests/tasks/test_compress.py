@@ -172,8 +172,8 @@ def test_a_store_is_found_however_its_checkpoint_spells_the_adapter(
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("storage.compressed_codec=int8", "codec: store has bf16, run asks for int8"),
-        ("storage.raw_codec=fp16", "raw_codec: store has bf16, run asks for fp16"),
+        ("storage.compressed_codec=int8", "codec: store has bf16, run needs int8"),
+        ("storage.raw_codec=fp16", "raw_codec: store has bf16, run needs fp16"),
         ("data.split=train", "images: store has"),
     ],
 )

@@ -54,7 +54,7 @@ def test_equal_tables_are_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_another_fingerprint_is_refused_with_the_difference(tmp_path: Path) -> None:
-    with pytest.raises(EdjeError, match="encoder: store has tiny, run asks for big"):
+    with pytest.raises(EdjeError, match="encoder: store has tiny, run needs big"):
         EmbeddingTable.open(write(tmp_path), Fingerprint({"encoder": "big"}))
 
 
