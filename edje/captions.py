@@ -21,7 +21,7 @@ def clean_caption(text: str, rule: CaptionRule = "openclip") -> str:
     `blip` is BLIP's: a few marks become spaces; hyphens, apostrophes and commas stay.
     An empty caption stays empty, and a caption of punctuation alone ("...") becomes empty. A
     cached set keeps such captions and the log counts them; in a mixture that is encoded on the
-    fly, another pair replaces the pair. Cleaning a clean caption changes nothing, except where a
+    fly, another pair replaces it. Cleaning a clean caption changes nothing, except where a
     text mixes broken unicode, entities and "<" so that one pass can't undo them all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line: compose, validate, make the run folder, hand over to the task.
+"""The command line: compose, validate, make the run folder, start the task.
 
 Every user error ends here as one message; no code below prints it.
 """

@@ -32,7 +32,7 @@ MOVED_CLASSES = {
     "edje.tasks.writing.Writing": "edje.pipeline.storage.Storage",
     "edje.pipeline.writing.Writing": "edje.pipeline.storage.Storage",
 }
-KEYS = {  # full keys, and components with all that is in them
+KEYS = {  # full keys, and components with everything in them
     "compile": "compile_training",
     "evaluation": "scoring",
     "evaluation.codec": "storage.compressed_codec",
@@ -41,15 +41,15 @@ KEYS = {  # full keys, and components with all that is in them
     "writing": "storage",
     "writing.precision": "storage.tower_precision",
 }
-LATER_KEYS: dict[str, Any] = {  # of the root, and what runs went by before these were there
+LATER_KEYS: dict[str, Any] = {  # root keys added later, with the values of earlier runs
     "gradient_checkpointing": False,
     "paper": None,
 }
-COMPONENTS = {  # which a former root key has become a part of
+COMPONENTS = {  # that former root keys are now parts of
     "scoring": "edje.pipeline.scoring.Scoring",
     "storage": "edje.pipeline.storage.Storage",
 }
-INITIAL = "initial"  # a path or a magic word, where there is a group of components now
+INITIAL = "initial"  # was a path or a magic word, now a group of components
 STARTS = {
     None: "edje.pipeline.start.FreshStart",
     "canonical": "edje.pipeline.start.CanonicalStart",

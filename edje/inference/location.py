@@ -138,7 +138,7 @@ def _published_one(files: Sequence[Path], folder: Path, where: str) -> Path:
     """The one file of a folder that has the published format.
 
     Raises:
-        EdjeError: several have it, or none of several has.
+        EdjeError: several files have it, or none does.
     """
     if len(files) == 1:
         return files[0]

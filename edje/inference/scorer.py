@@ -155,7 +155,7 @@ class StoredTokenScorer:
         candidates: Int[Tensor, "pairs"],
         first_stage: Float[Tensor, "pairs"],
     ) -> Float[Tensor, "pairs"]:
-        """The same scores on the scorer's device; on a GPU they may still be being computed.
+        """The same scores on the scorer's device; a GPU may still be computing them.
 
         Nothing waits for the GPU if the pairs are on the host: the next call's tokens are gathered
         while this call's are scored. Another `PairScorer` for reranking.

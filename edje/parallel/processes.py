@@ -23,7 +23,7 @@ def in_processes(
     doing: str,
     advice: str,
 ) -> None:
-    """Run `part(index, *arguments)` for every index below `count`, each in a process of its own.
+    """Run `part(index, *arguments)` for every index below `count`, each in its own process.
 
     The processes share the cores. `show` is called regularly while they work. `doing` and `advice`
     are for the error message if a process is killed.

@@ -65,7 +65,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "strategy": (
         one_machine_s,
-        "every rank holds the whole reranker here, in a process of its own. Use one of auto, "
+        "every rank holds the whole reranker here, in its own process. Use one of auto, "
         f"{', '.join(DDP)}.",
     ),
     "devices": (any_value, ""),  # devices_of refuses what the machine doesn't have

@@ -91,7 +91,7 @@ def has_bf16_instructions() -> bool:
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     return _works(
-        "the query for bf16 instructions",
+        "query for bf16 instructions",
         lambda: bool(torch.cpu._is_avx512_bf16_supported()),
     )
 
