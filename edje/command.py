@@ -1,4 +1,4 @@
-"""The command `edje`: `edje index`, `search` and `serve`, or else a run as `edje.cli` composes it.
+"""The command `edje`: `edje index`, `search` and `serve`, or a run, which `edje.cli` composes.
 
 The first three need no Hydra.
 """
@@ -11,7 +11,7 @@ from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_charact
 from edje.errors import EdjeError
 
 OF_AN_INDEX = ("index", "search", "serve")
-WAITING = "edje.tokens.lock"  # which logs that another process is waited for
+WAITING = "edje.tokens.lock"  # it logs when it waits for another process
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def on_index(arguments: list[str]) -> int:
-    """Add to an index, search or serve one; mistakes end as one message."""
+    """Add to, search or serve an index; user errors end as one message."""
     use_plain_characters()
     log = logging.getLogger(WAITING)
     log.setLevel(logging.INFO)
@@ -45,7 +45,7 @@ def on_index(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; what is written is kept.\n")
         return 130
-    except BrokenPipeError:  # the reader had enough, as `| head`
+    except BrokenPipeError:  # the reader closed the pipe, like `| head`
         stop_talking()
     return 0
 
