@@ -50,11 +50,13 @@ def quote_shapes(annotation: object) -> None:
 
 
 def as_markdown(docstring: str) -> str:
-    """A docstring whose examples are blocks of code and whose other lines are plain text."""
+    """A docstring whose examples are code without prompts and whose other lines are plain text."""
     parts, end = [], 0
     for example in EXAMPLE.finditer(docstring):
-        code = FLAG.sub("", example[0])
-        parts += [escaped(docstring[end : example.start()]), f"```pycon\n{code}\n```"]
+        lines = FLAG.sub("", example[0]).splitlines()
+        code = [line[4:] if line.startswith((">>>", "...")) else f"# {line}" for line in lines]
+        parts.append(escaped(docstring[end : example.start()]))
+        parts.append("\n".join(["```python", *code, "```"]))
         end = example.end()
     return "".join([*parts, escaped(docstring[end:])])
 
