@@ -42,7 +42,7 @@ def quote_shapes(annotation: object) -> None:
         and getattr(annotation.left, "canonical_path", "").startswith("jaxtyping.")
     ):
         kind, *axes = annotation.slice.elements
-        texts = [str(axis).strip("'") for axis in axes]
+        texts = [str(axis).strip("'\"") for axis in axes]  # a dataclass shares them
         annotation.slice.elements = [kind, *(f'"{text}"' for text in texts)]
     for part in annotation:
         if part is not annotation:  # as a name's only part is

@@ -181,6 +181,14 @@ def test_every_public_name_has_its_place(pages: dict[str, Page]) -> None:
         assert set(names) == found, module
 
 
+def test_a_shape_reads_as_in_the_source(pages: dict[str, Page]) -> None:
+    words = " ".join(pages["api/parts.html"].words.split())
+    assert 't2i: Float[Tensor, "batch candidates"], i2t: Float' in words
+    assert ') -> Float[Tensor, ""]' in words
+    words = pages["api/reranker.html"].words
+    assert 'scores: Float[Tensor, "pool"]' in words
+
+
 def test_the_search_finds_the_pages(site: Path, pages: dict[str, Page]) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
     found = {one["location"].partition("#")[0] or "index.html" for one in index["docs"]}
