@@ -277,11 +277,11 @@ def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path)
         load_checkpoint(path)
 
 
-def test_the_adapter_of_the_readme_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(class GroupMeans.*?)```", readme, re.DOTALL)
-    (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", readme, re.DOTALL)
-    own: dict[str, Any] = {"Adapter": Adapter, "nn": torch.nn, "__name__": "your_package"}
+def test_the_adapter_of_the_page_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "parts.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?class GroupMeans.*?)```", page, re.DOTALL)
+    (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", page, re.DOTALL)
+    own: dict[str, Any] = {"__name__": "your_package"}
     exec(code, own)
     registry.register_adapter("group_means")(own["GroupMeans"])
     save_checkpoint(tiny_of("group_means", num_tokens=3), tmp_path / "model.ckpt")
