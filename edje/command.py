@@ -9,6 +9,7 @@ import sys
 
 from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_characters
 from edje.errors import EdjeError
+from edje.garbage import collect_rarely
 
 OF_AN_INDEX = ("index", "search", "serve")
 WAITING = "edje.tokens.lock"  # it logs when it waits for another process
@@ -26,6 +27,7 @@ def main() -> int:
 def on_index(arguments: list[str]) -> int:
     """Add to, search or serve an index; user errors end as one message."""
     use_plain_characters()
+    collect_rarely()
     log = logging.getLogger(WAITING)
     log.setLevel(logging.INFO)
     log.addHandler(ConsoleHandler())

@@ -219,7 +219,7 @@ def _check(kind: Kind, name: str, part: Any) -> None:
     if (reason := lacking(kind, part)) is not None:
         raise EdjeError(
             f'{kind} "{name}" ({getattr(part, "__qualname__", part)}) is not a valid {kind}: '
-            f"{reason}. See 'Parts of your own' in the README."
+            f"{reason}. See docs/parts.md, 'Parts of your own'."
         )
 
 
