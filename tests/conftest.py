@@ -24,11 +24,12 @@ install_import_hook(
 
 import pytest
 import torch
-from tiny import tiny_language_model, tiny_pairs, tiny_reranker
 
 from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import tiny_pairs, tiny_reranker
 
 SLOW = (
     "kills",
