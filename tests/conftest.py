@@ -1,5 +1,6 @@
 """Offline, on the CPU, with the shapes of public tensor signatures checked at run time."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if marker.name in SLOW:
                 reason = f"{marker.name}: slow by nature, run by `make test-{marker.name}`"
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay: no collection of garbage need look through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=[1, 2])
