@@ -5,11 +5,11 @@ OLDEST := .venv-oldest/bin
 PORT ?= 8000
 INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray docs# what they are and how long they take: pyproject.toml
 OR := $(subst ,, or )
 TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 
-.PHONY: help demo search test test-all test-together $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
+.PHONY: help demo search docs test test-all test-together $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -27,6 +27,11 @@ help:  ## show the targets
 .venv/search: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[photos,serve]'
+	@touch $@ .venv/product
+
+.venv/docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/product
 
 .venv-oldest/dev: pyproject.toml
@@ -55,6 +60,11 @@ else
 		echo "$$line"; test -z "$$DISPLAY$$WAYLAND_DISPLAY" || \
 		{ [[ $$line == *" at http://"* ]] && $(BIN)/python -m webbrowser "$${line##* }"; } || true; done
 endif
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/docs  ## the documentation as a site: site/index.html
+	$(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server -d site"
 
 test: .venv/dev  ## install with the development extra and run the fast tests
 	$(BIN)/python $(FAST)

@@ -1,7 +1,7 @@
 """Run EDJE from a checkout: `python run.py [overrides]`; see `python run.py --help`.
 
 Composes conf/run.yaml with the overrides, checks the whole configuration, makes a run folder and
-hands over to the task (edje/tasks/): by default everything from images to a reranked recall table.
+starts the task (edje/tasks/): by default everything from images to a reranked recall table.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """EDJE: efficient vision-language rerankers, from images to a reranked recall table.
 
-The names below are what a program needs. Each is imported when it is first used, so that
-`import edje` takes no time and a program that scores never imports what training needs.
+The names below are the public API. Each is imported on first use. So `import edje` is fast, and a
+program that only scores never imports what training needs.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # for type checkers, the same names as in the table below: a 
     from edje.registry import register_objective as register_objective
     from edje.tokens.store import TokenStore as TokenStore
 
-__version__ = "0.2.0.dev0"  # its only place; what is built reads it from here
+__version__ = "0.2.0.dev0"  # the only place; the build reads it from here
 
 _HOMES = {
     "EdjeError": "edje.errors",
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # asked for once
+    globals()[name] = value  # so this runs once per name
     return value
 
 

@@ -16,16 +16,16 @@ _BLIP_SEPARATORS = re.compile(r"[.!\"()*#:;~]")
 def clean_caption(text: str, rule: CaptionRule = "openclip") -> str:
     """Text of a caption as the encoders read it: lower case, single spaces, little punctuation.
 
-    `openclip` is open_clip's canonicalisation: broken unicode is mended, HTML unescaped twice,
+    `openclip` is open_clip's canonicalisation: broken unicode is fixed, HTML is unescaped twice,
     underscores become spaces, ASCII punctuation is deleted ("t-shirt" → "tshirt").
     `blip` is BLIP's: a few marks become spaces; hyphens, apostrophes and commas stay.
-    An empty caption stays empty, and one of marks alone ("...") becomes so: it stays in a cached
-    set, whose captions aren't ours to change, and is counted in the log; in a mixture that is
-    encoded on the fly another pair takes its place. Cleaning a clean caption changes nothing,
-    except where a text mixes broken unicode, entities and "<" so that one pass can't undo them all.
+    An empty caption stays empty, and a caption of punctuation alone ("...") becomes empty. A
+    cached set keeps such captions and the log counts them; in a mixture that is encoded on the
+    fly, another pair replaces it. Cleaning a clean caption changes nothing, except where a
+    text mixes broken unicode, entities and "<" so that one pass can't undo them all.
 
     Raises:
-        ValueError: the rule is neither of the two.
+        ValueError: the rule is neither of the two above.
     """
     if rule == "openclip":
         text = html.unescape(html.unescape(ftfy.fix_text(text)))

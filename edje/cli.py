@@ -1,6 +1,6 @@
-"""The command line: compose, validate, make the run folder, hand over to the task.
+"""The command line: compose, validate, make the run folder, start the task.
 
-Everything a user can do wrong ends here as one message; nothing below prints it.
+Every user error ends here as one message; no code below prints it.
 """
 
 import importlib
@@ -56,10 +56,10 @@ from edje.parallel.slurm import TIME_IS_OVER, TimeLimit, job, requeue
 from edje.sweeps.optuna_sweeper import register_sweeper
 
 log = logging.getLogger(__name__)
-SHARED_TASKS = ("run", "train", "cache", "compress")  # which all ranks run
-HELPED_TASKS = ("evaluate",)  # which rank 0 runs, helped by the others; any other it runs alone
-SWEEP_REPORT = "edje.tasks.sweep_report"  # imported where a sweep has something to report
-GRACE_SECONDS = 2.0  # in which a rank that fails as rank 0 does is ended by it, and says nothing
+SHARED_TASKS = ("run", "train", "cache", "compress")  # run by all ranks
+HELPED_TASKS = ("evaluate",)  # rank 0 runs it, the others help; other tasks it runs alone
+SWEEP_REPORT = "edje.tasks.sweep_report"  # imported only when a sweep has something to report
+GRACE_SECONDS = 2.0  # a rank waits this long after a failure: rank 0, if it failed too, ends it
 
 
 def main() -> int:
@@ -91,7 +91,7 @@ def main() -> int:
             raise
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    except (KeyboardInterrupt, SystemExit) as stop:  # the latter is what Lightning makes of it
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the former into the latter
         if TimeLimit.is_over:
             sys.stderr.write("The job's time is over; what is finished is kept.\n")
             ask_for_more_time()
@@ -102,13 +102,13 @@ def main() -> int:
         return 130
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader had enough, as `| head`
+    except BrokenPipeError:  # the reader closed the pipe, like `| head`
         stop_talking()
     return 0
 
 
 def ask_for_more_time() -> None:
-    """Let Slurm start this job again, which then goes on where it stopped."""
+    """Ask Slurm to requeue this job, which then continues where it stopped."""
     if said := requeue():
         sys.stderr.write(f"{said}\n")
 
@@ -117,7 +117,7 @@ def run(arguments: list[str]) -> None:
     """Compose and run one job, or the jobs of a sweep.
 
     Raises:
-        EdjeError: a mistake of the user, or failed jobs of a sweep.
+        EdjeError: a user error, or failed jobs of a sweep.
         StoppedError: a signal ended the training.
     """
     register_resolvers()
@@ -126,17 +126,17 @@ def run(arguments: list[str]) -> None:
     refuse_former_names(arguments)
     if launched() is not None and {"-m", "--multirun"} & set(arguments):
         raise EdjeError(
-            "-m: a sweep starts its jobs itself, and a launcher has started several processes of "
-            "it. Start one, or give single runs to the launcher."
+            "-m: a sweep starts its jobs itself, but a launcher has started several processes of "
+            "it. Start a sweep as one process, or give single runs to the launcher."
         )
     job, SweepStart.begun = Job(), None
     command = hydra.main(version_base="1.3", config_path=str(conf), config_name="run")(job)
     with hydra_arguments(prepared(forced(readable(arguments), conf))):
         try:
             command()
-        except BrokenPipeError:  # of what Hydra prints, as `--help | head`
+        except BrokenPipeError:  # while Hydra prints, like `--help | head`
             stop_talking()
-        except Exception as error:  # of composing or of a launcher: a job keeps its own
+        except Exception as error:  # from composing or a launcher: a job stores its own
             raise ended(SweepStart.begun, error, conf) from error
     if SweepStart.begun is not None:
         end_sweep(SweepStart.begun)
@@ -145,7 +145,7 @@ def run(arguments: list[str]) -> None:
 
 
 def named_run(process: Launched) -> Path | None:
-    """The run folder that rank 0 of a launcher's processes names; None where there is none.
+    """The run folder that rank 0 of the launcher's processes announces; None if there is none.
 
     Raises:
         EdjeError: as `edje.parallel.agreement.hear`.
@@ -158,9 +158,9 @@ def named_run(process: Launched) -> Path | None:
 def tell_others(
     folder: Path | None, cfg: DictConfig | None = None, *, has_failed: bool = False
 ) -> None:
-    """Name the run folder to the processes that a launcher started with this one, once.
+    """Announce the run folder, once, to the processes that a launcher started with this one.
 
-    Where the task is rank 0's alone they are told that there is none, and end.
+    If only rank 0 runs the task, they hear that there is no folder, and exit.
 
     Raises:
         EdjeError: as `edje.parallel.agreement.tell`.
@@ -178,7 +178,7 @@ def tell_others(
 
 
 def release_others(*, has_failed: bool) -> None:
-    """Let the processes that a launcher started with this one end, with a run folder or without.
+    """Let the launcher's other processes exit, whether they know a run folder or not.
 
     Raises:
         EdjeError: as `tell_others`.
@@ -196,13 +196,13 @@ def release_others(*, has_failed: bool) -> None:
 
 
 def take_part(folder: Path) -> None:
-    """Run the task of a run folder as another rank of it; what is to be said, rank 0 says.
+    """Run the task of a run folder as a rank other than 0; rank 0 prints all that is printed.
 
-    A launcher's process then helps rank 0 with what it does alone. The folder's configuration is
-    the one that rank 0 has checked and just written.
+    A launcher's process then helps rank 0 with the work that rank 0 does alone. The folder's
+    configuration is the one that rank 0 has just checked and written.
 
     Raises:
-        Exception: this rank failed while rank 0 didn't; error_rank_<rank>.txt has it as well.
+        Exception: this rank failed and rank 0 didn't; error_rank_<rank>.txt records it too.
     """
     register_resolvers()
     path = folder / "config.yaml"
@@ -226,7 +226,7 @@ def take_part(folder: Path) -> None:
 
 
 def prepared(arguments: list[str]) -> list[str]:
-    """Arguments with what a resumed run or a checkpoint says of its run folder and options."""
+    """The arguments, plus the run folder and options from a resumed run or a checkpoint."""
     resume = value_given(arguments, "resume")
     if resume not in (None, "null"):
         if {"-m", "--multirun"} & set(arguments):
@@ -238,7 +238,7 @@ def prepared(arguments: list[str]) -> list[str]:
 
 
 def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
-    """What ended Hydra, after the failed jobs of the sweep that it ended."""
+    """The error that ended Hydra, preceded by the failed jobs of its sweep, if any."""
     if sweep is None or is_of_composing(error):
         told = explained(error, conf)
     else:
@@ -252,7 +252,7 @@ def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
 
 
 def end_sweep(sweep: SweepJobs) -> None:
-    """Show the table of a sweep, and then its failed jobs, a line for each.
+    """Show a sweep's table, then its failed jobs, one line each.
 
     Raises:
         EdjeError: a job failed.
@@ -268,30 +268,30 @@ class StoppedError(BaseException):
     """Carries an interrupted training past Hydra's job runner, which catches any Exception."""
 
     def __init__(self, interruption: TrainingInterrupted):
-        super().__init__(interruption)  # which is what another process is told by
+        super().__init__(interruption)  # pickling to another process uses it
         self.interruption = interruption
 
 
 class Job:
-    """What Hydra calls for each composed configuration, those of a sweep in whatever process.
+    """What Hydra calls for each composed configuration; a sweep may run it in any process.
 
-    A sweep's job is known by what it leaves in its folder; of a single run, `failure` is kept.
+    A sweep's job leaves its result in its folder; for a single run, `failure` is kept here.
     """
 
-    has_told = False  # whether the other ranks of a launcher know of this run's folder
+    has_told = False  # whether the launcher's other ranks know this run's folder
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
 
     def __call__(self, cfg: DictConfig) -> float | None:
-        """Run the task on a checked configuration: the figure for sweepers, nan where it failed."""
-        register_resolvers()  # for a process that a launcher has started
+        """Run the task on a checked configuration: returns the sweep's figure, nan if it failed."""
+        register_resolvers()  # for processes that a launcher started
         hydra_cfg = HydraConfig.get()
         with reported(hydra_cfg):
             is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
             folder = Path(hydra_cfg.runtime.output_dir)
             overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
-            is_ours = is_sweep  # the folder, to write into
+            is_ours = is_sweep  # whether we may write to the folder
             try:
                 cfg = checked(cfg, overrides, folder)
                 again = may_go_on(is_sweep) and holds_run_of(cfg, folder)
@@ -302,7 +302,7 @@ class Job:
                             forget_failure(folder)
                             record_job(folder, overrides, "done")
                         return figure_of(folder)
-                    again = False  # and the folder is refused
+                    again = False  # so the folder is refused
                 if is_sweep and not again:
                     refuse_other_run(cfg, folder)
                 create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
@@ -337,29 +337,29 @@ class Job:
 
 @contextmanager
 def reported(hydra_cfg: HydraConf) -> Iterator[None]:
-    """After a job of a sweep, which the block runs, bring the sweep's files up to date."""
+    """Update the sweep's files after the block, if it ran a job of a sweep."""
     yield
     if hydra_cfg.mode == RunMode.MULTIRUN:
         importlib.import_module(SWEEP_REPORT).update(Path(hydra_cfg.sweep.dir))
 
 
 def may_go_on(is_sweep: bool) -> bool:
-    """Whether the command of an unfinished run, given again, goes on in its folder.
+    """Whether repeating an unfinished run's command continues that run in its folder.
 
-    So do a sweep's jobs, and what launchers and schedulers start, who can't change a command.
+    It does for a sweep's jobs and for launchers and schedulers, which can't change a command.
     """
     return is_sweep or launched() is not None or job() is not None
 
 
 def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
-    """The configuration that the run goes by, checked as a whole."""
+    """The configuration that the run uses, checked as a whole."""
     expand_home(cfg)
     if cfg.task == "plan":
         fill_later(cfg)
     present = cfg
     if cfg.resume is not None:
         if resumable(Path(cfg.resume)) != folder.resolve():
-            raise EdjeError(f"resume={cfg.resume}: give it on the command line, for one run alone.")
+            raise EdjeError(f"resume={cfg.resume}: this only works on the command line.")
         cfg = config_for_resume(cfg, overrides)
     elif cfg.task in TASKS_ON_CHECKPOINT:
         cfg = config_for_checkpoint(cfg, overrides)
@@ -378,7 +378,7 @@ def checked(cfg: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
 
 @contextmanager
 def hydra_arguments(arguments: list[str]) -> Iterator[None]:
-    """Let Hydra read these arguments, and raise its errors instead of printing them."""
+    """Make Hydra read these arguments and raise its errors instead of printing them."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [argv[0], *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"

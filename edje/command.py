@@ -1,4 +1,4 @@
-"""The command `edje`: `edje index`, `search` and `serve`, or else a run as `edje.cli` composes it.
+"""The command `edje`: `edje index`, `search` and `serve`, or a run, which `edje.cli` composes.
 
 The first three need no Hydra.
 """
@@ -9,9 +9,10 @@ import sys
 
 from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_characters
 from edje.errors import EdjeError
+from edje.garbage import collect_rarely
 
 OF_AN_INDEX = ("index", "search", "serve")
-WAITING = "edje.tokens.lock"  # which logs that another process is waited for
+WAITING = "edje.tokens.lock"  # it logs when it waits for another process
 
 
 def main() -> int:
@@ -24,8 +25,9 @@ def main() -> int:
 
 
 def on_index(arguments: list[str]) -> int:
-    """Add to an index, search or serve one; mistakes end as one message."""
+    """Add to, search or serve an index; user errors end as one message."""
     use_plain_characters()
+    collect_rarely()
     log = logging.getLogger(WAITING)
     log.setLevel(logging.INFO)
     log.addHandler(ConsoleHandler())
@@ -45,7 +47,7 @@ def on_index(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; what is written is kept.\n")
         return 130
-    except BrokenPipeError:  # the reader had enough, as `| head`
+    except BrokenPipeError:  # the reader closed the pipe, like `| head`
         stop_talking()
     return 0
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written aside and renamed, forced to disk where asked."""
+"""Files that are either whole or absent: written aside, then renamed; forced to disk on request."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file by rename, on disk when this returns."""
+    """Write a small file by rename; it is on disk when this returns."""
     with new_file(path) as temporary:
         temporary.write_bytes(content)
         force_to_disk(temporary)
@@ -23,8 +23,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path to write; it becomes `path` at the end of the block, if that succeeds.
 
-    A reader, and whoever comes after a kill, sees the old content or the new. After a power
-    failure too, if the block forces the file to disk.
+    Readers see the old content or the new, also after a kill. The same holds after a power
+    failure if the block forces the file to disk.
     """
     temporary = temporary_path(path)
     try:
@@ -41,7 +41,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename a file within its folder, and force that, and all renames there before, to disk."""
+    """Rename a file within its folder; force this and all earlier renames there to disk."""
     old.replace(new)
     force_to_disk(new.parent)
 
@@ -57,10 +57,10 @@ def force_to_disk(path: Path) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn a failing disk into the error that a user can mend.
+    """Turn disk failures into an error that the user can fix.
 
     Raises:
-        EdjeError: the block failed to write; what was finished before stays.
+        EdjeError: the block failed to write; what was finished before is kept.
     """
     try:
         yield

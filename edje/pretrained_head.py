@@ -1,4 +1,4 @@
-"""The masked-language head that a language model was trained with, in the names of ours."""
+"""The masked-language head that a language model was trained with, under our head's names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PretrainedConfig
 
 _ROBERTA = ("lm_head.dense", "lm_head.layer_norm", "lm_head")
-_PARTS = {  # by model type: transformers' names of dense and norm, and where the decoder's bias is
+_PARTS = {  # by model type: transformers' names of dense and norm, and of the decoder bias's owner
     "bert": (
         "cls.predictions.transform.dense",
         "cls.predictions.transform.LayerNorm",
@@ -25,24 +25,24 @@ _ACTIVATIONS = ("hidden_act", "classifier_activation", "activation")  # BERT, Mo
 
 @dataclass(frozen=True)
 class PretrainedHead:
-    """What a `MaskedLanguageHead` takes over: its weights by name, and its LayerNorm's epsilon."""
+    """What a `MaskedLanguageHead` takes over: weights by name, and LayerNorm's epsilon."""
 
     layer_norm_eps: float
-    weights: Mapping[str, Tensor] | None = None  # None where a checkpoint of ours holds them
+    weights: Mapping[str, Tensor] | None = None  # None if our own checkpoint holds them
 
 
 def pretrained_head(
     source: str, config: PretrainedConfig, unexpected: Iterable[str]
 ) -> PretrainedHead | None:
-    """The head of a checkpoint; None where it has none that ours can take over.
+    """The head of a checkpoint; None if it has none that ours can take over.
 
-    Ours is dense, exact GELU, LayerNorm and the word embeddings with a bias. Heads of other
-    families, with another activation, or with a decoder of their own are not taken.
+    Our head is dense, exact GELU, LayerNorm and the word embeddings with a bias. Heads of other
+    families, with another activation or with their own decoder can't be taken over.
 
     Args:
         source: folder or hub name of the checkpoint.
         config: its configuration.
-        unexpected: names of its weights that the encoder without a head left over.
+        unexpected: names of weights that the encoder, which has no head, didn't use.
     """
     if config.model_type not in _PARTS:
         return None
@@ -74,5 +74,5 @@ def _holds(names: Iterable[str], *beginnings: str) -> bool:
 
 
 def _or_zero(bias: Any, weight: Tensor) -> Tensor:
-    """A bias that a family goes without is zero in ours."""
+    """The bias, or zeros for a family without one."""
     return weight.new_zeros(len(weight)) if bias is None else bias

@@ -1,4 +1,4 @@
-"""What the libraries say while a run shows its own progress: next to nothing."""
+"""Silence the libraries while a run shows its own progress."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ TALKATIVE = (
     "lightning.pytorch",
     "lightning.fabric",
     "lightning.pytorch.utilities.rank_zero",
-    "tensorboardX",  # on every figure whose name has an @
+    "tensorboardX",  # it warns about each metric name with an @
 )
 
 
@@ -24,9 +24,9 @@ def quiet_libraries() -> None:
     disable_progress_bars()
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Ours: the reader gathers whole batches from memory maps, which workers rarely speed up.
+    # Our reader gathers whole batches from memory maps, so workers rarely speed it up.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Lightning looks for Slurm in every loop, whatever environment its Trainer was given.
+    # Lightning checks for Slurm in every loop, even if its Trainer has another environment.
     warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
     # Lightning on a newer torch than it knows.
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.` is deprecated.*")
@@ -34,7 +34,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars and no advice of transformers while a model is loaded; its own level afterwards."""
+    """Silence transformers' bars and advice while a model loads; restore them afterwards."""
     level, had_bars = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),

@@ -1,4 +1,4 @@
-"""Numbers with a range, as constructors ask for them: the check of a configuration holds them."""
+"""Number types with a range, for constructors; the configuration check enforces them."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The typed records that travel between the layers; nothing here computes."""
+"""The typed records passed between the layers; nothing here computes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Direction = Literal["t2i", "i2t"]
 DIRECTIONS: tuple[Direction, Direction] = ("t2i", "i2t")
 
 
-@dataclass(frozen=True, slots=True)  # of a large set there are hundreds of thousands
+@dataclass(frozen=True, slots=True)  # a large set has hundreds of thousands
 class CaptionRecord:
     """One caption of one image, as its source gives it (not yet cleaned)."""
 
@@ -48,7 +48,7 @@ class RetrievalSplit:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Tokenised texts, padded on the right: `[CLS] caption [SEP]`, pads where the mask is 0."""
+    """Tokenised texts, padded on the right: `[CLS] caption [SEP]`, padding where the mask is 0."""
 
     input_ids: Int[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
@@ -70,7 +70,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class CandidateList:
-    """The first stage's best candidates for each query of one direction, best first.
+    """The first stage's candidates for each query of one direction, best first.
 
     Candidates are rows of the split's images (t2i) or captions (i2t). `relevant` marks the
     candidates that match the query; a relevant item that retrieval missed is not in the list.

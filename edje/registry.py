@@ -1,8 +1,8 @@
-"""Names of parts: ours, those that a package brings by entry points, and those registered here.
+"""Names of parts: edje's own, those of a package's entry points, those registered by a program.
 
-A checkpoint names its parts in short, and nothing is imported by a name that a file gives: a name
-is looked up among the parts that the installed packages and the running program have registered.
-Nothing heavy is imported, and a part's own module only when the part is used.
+A checkpoint names its parts by short names. Nothing is imported because a file names it: a name
+is only looked up among the parts that installed packages and the running program registered.
+This module imports nothing heavy. A part's own module is imported only when the part is used.
 """
 
 import re
@@ -50,38 +50,38 @@ NAME = re.compile(r"[A-Za-z][\w-]*")
 
 @dataclass(frozen=True)
 class Part:
-    """A part that a name stands for; `target` is where it is defined, as a dotted name."""
+    """A part with a name; `target` is the dotted name of its definition."""
 
     kind: Kind
     name: str
     target: str
-    package: str  # that brings it; of one registered by a program, the module's
-    found: "EntryPoint | Callable[..., Any] | None" = None  # None: one of ours
+    package: str  # that provides it; if a program registered it, its module's
+    found: "EntryPoint | Callable[..., Any] | None" = None  # None: edje's own
 
     @property
     def is_ours(self) -> bool:
-        """Whether edje itself brings it."""
+        """Whether edje itself provides it."""
         return self.found is None
 
     def load(self) -> Any:
         """The class or function itself.
 
         Raises:
-            EdjeError: its module can't be imported, or it is no part of its kind.
+            EdjeError: its module can't be imported, or it isn't a part of its kind.
         """
         if self.found is None:
             module, _, name = self.target.rpartition(".")
             return getattr(import_module(module), name)
-        from importlib.metadata import EntryPoint  # slow, and seldom needed
+        from importlib.metadata import EntryPoint  # slow and rarely needed
 
         if not isinstance(self.found, EntryPoint):
             return self.found
         try:
             loaded = self.found.load()
-        except Exception as error:  # whatever a plugin's module may raise
+        except Exception as error:  # a plugin's module may raise anything
             raise EdjeError(
                 f'{self.kind} "{self.name}" of the package {self.package}: {self.target} can\'t be '
-                f"imported ({type(error).__name__}: {error}). Mend that package, or take another "
+                f"imported ({type(error).__name__}: {error}). Fix that package, or choose another "
                 f"{self.kind}."
             ) from error
         _check(self.kind, self.name, loaded)
@@ -92,34 +92,34 @@ _registered: dict[tuple[Kind, str], Part] = {}
 
 
 def register_adapter(name: str) -> Callable[[PartType], PartType]:
-    """Decorate a class: `adapter._target_=<name>` and checkpoints mean it.
+    """Decorate a class: `adapter._target_=<name>` and checkpoints then refer to it.
 
     Raises:
-        EdjeError: the name is taken, or the class is no adapter.
+        EdjeError: the name is taken, or the class isn't an adapter.
     """
     return _registering("adapter", name)
 
 
 def register_objective(name: str) -> Callable[[PartType], PartType]:
-    """Decorate a class: `objective.<term>._target_=<name>` means it.
+    """Decorate a class: `objective.<term>._target_=<name>` then refers to it.
 
     Raises:
-        EdjeError: the name is taken, or the class is no objective.
+        EdjeError: the name is taken, or the class isn't an objective.
     """
     return _registering("objective", name)
 
 
 def register_backbone(name: str) -> Callable[[PartType], PartType]:
-    """Decorate a class, or a function that builds one: `backbone._target_=<name>` means it.
+    """Decorate a class or a function that builds one: `backbone._target_=<name>` then refers to it.
 
     Raises:
-        EdjeError: the name is taken, or the class is no backbone.
+        EdjeError: the name is taken, or the class isn't a backbone.
     """
     return _registering("backbone", name)
 
 
 def find(kind: Kind, given: str) -> Part | None:
-    """The part of a short name, or of the dotted name of a registered one; None: there is none.
+    """The part with this short name, or registered with this dotted name; None if none.
 
     Raises:
         EdjeError: two parts have the name.
@@ -135,13 +135,13 @@ def find(kind: Kind, given: str) -> Part | None:
             raise _taken(named[0], other)
     if not named:
         return None
-    return replace(named[0], package=named[-1].package)  # of both ways, the entry point's knows it
+    return replace(named[0], package=named[-1].package)  # an entry point knows the package
 
 
 def ours(kind: Kind, given: str) -> Part | None:
-    """The part of edje's own that a short or a dotted name stands for; no package is looked at.
+    """The part of edje's own with this short or dotted name; other packages aren't searched.
 
-    Ours are known by the name of their class, in whichever module of edje it stands.
+    A dotted name matches by its class name, whichever module of edje it names.
     """
     _, _, last = given.rpartition(".")
     for name, target in OURS[kind].items():
@@ -152,13 +152,13 @@ def ours(kind: Kind, given: str) -> Part | None:
 
 
 def short_name(kind: Kind, given: str) -> str:
-    """The name under which checkpoints keep a part, given that or its dotted name."""
+    """The name under which checkpoints keep a part, from its short or dotted name."""
     known = ours(kind, given) or find(kind, given)
     return given if known is None else known.name
 
 
 def lasting_name(kind: Kind, given: str) -> str:
-    """The name by which stores have always known a part: ours by their dotted ones."""
+    """The name of a part in stores, which never changes: the dotted name for edje's own."""
     known = ours(kind, given)
     return short_name(kind, given) if known is None else known.target
 
@@ -169,7 +169,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def packages_of(given: list[str]) -> dict[str, str]:
-    """The packages, by name, that bring those parts of the given names that aren't ours."""
+    """For each given part that isn't edje's own: its name, and the package that provides it."""
     if all(any(ours(kind, name) for kind in KINDS) for name in given):
         return {}
     parts = [part for kind in KINDS for part in _all_parts(kind)]
@@ -177,22 +177,22 @@ def packages_of(given: list[str]) -> dict[str, str]:
 
 
 def unknown(kind: Kind, name: str, where: str, package: str | None = None) -> EdjeError:
-    """The error of a part that isn't there; `package` is the one that once brought it."""
+    """The error for a part that isn't registered; `package` is the one that once provided it."""
     if package is not None:
         return EdjeError(
             f'{where}: it needs the {kind} "{name}", which isn\'t registered here. It came with '
-            f"the package {package}: install that, or import it before."
+            f"the package {package}: install that package, or import it first."
         )
     close = get_close_matches(name, names(kind), n=1)
-    hint = f" Did you mean {close[0]}?" if close else f" There are {', '.join(names(kind))}."
+    hint = f" Did you mean {close[0]}?" if close else f" Registered: {', '.join(names(kind))}."
     return EdjeError(f'{where}: no {kind} is registered as "{name}".{hint} {how_to_register(kind)}')
 
 
 def how_to_register(kind: Kind) -> str:
-    """How a part of the user's own gets a name."""
+    """How users register their own part."""
     return (
-        f'One of your own is registered by @edje.register_{kind}("<name>") in a module that is '
-        f"imported before, or by an entry point <name> of the group edje.{kind}s in its package."
+        f'Register your own with @edje.register_{kind}("<name>") in a module that is imported '
+        f"first, or with an entry point <name> of the group edje.{kind}s in its package."
     )
 
 
@@ -218,13 +218,13 @@ def _registering(kind: Kind, name: str) -> Callable[[PartType], PartType]:
 def _check(kind: Kind, name: str, part: Any) -> None:
     if (reason := lacking(kind, part)) is not None:
         raise EdjeError(
-            f'{kind} "{name}" ({getattr(part, "__qualname__", part)}) is no {kind}: {reason}. '
-            "See 'Parts of your own' in the README."
+            f'{kind} "{name}" ({getattr(part, "__qualname__", part)}) is not a valid {kind}: '
+            f"{reason}. See docs/parts.md, 'Parts of your own'."
         )
 
 
 def _all_parts(kind: Kind) -> Iterator[Part]:
-    from importlib.metadata import entry_points  # slow, and seldom needed
+    from importlib.metadata import entry_points  # slow and rarely needed
 
     yield from (Part(kind, name, target, "edje") for name, target in OURS[kind].items())
     yield from (part for part in _registered.values() if part.kind == kind)
@@ -234,7 +234,7 @@ def _all_parts(kind: Kind) -> Iterator[Part]:
 
 
 def _are_same(one: Part, other: Part) -> bool:
-    """Whether two parts of a name are one, registered in both ways or exported from two modules."""
+    """Whether two parts with one name are the same: registered twice, or from two modules."""
     if one.target == other.target:
         return True
     return one in _registered.values() and one.load() is other.load()

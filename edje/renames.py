@@ -1,8 +1,8 @@
-"""Former names: how what earlier versions have saved is read, and what the command line is told.
+"""Former names: how files of earlier versions are read, and what the command line answers.
 
-One table, for good. A configuration in a run folder or a checkpoint that has former names is
-brought to the present ones when it is read; on the command line, and in a user's own experiment,
-a former name is an error that says the present one.
+One permanent table. A configuration in a run folder or a checkpoint that has former names gets
+the present ones when it is read. On the command line, and in a user's own experiment, a former
+name is an error that states the present one.
 """
 
 import re
@@ -32,7 +32,7 @@ MOVED_CLASSES = {
     "edje.tasks.writing.Writing": "edje.pipeline.storage.Storage",
     "edje.pipeline.writing.Writing": "edje.pipeline.storage.Storage",
 }
-KEYS = {  # full keys, and components with all that is in them
+KEYS = {  # full keys, and components with everything in them
     "compile": "compile_training",
     "evaluation": "scoring",
     "evaluation.codec": "storage.compressed_codec",
@@ -41,15 +41,15 @@ KEYS = {  # full keys, and components with all that is in them
     "writing": "storage",
     "writing.precision": "storage.tower_precision",
 }
-LATER_KEYS: dict[str, Any] = {  # of the root, and what runs went by before these were there
+LATER_KEYS: dict[str, Any] = {  # root keys added later, with the values of earlier runs
     "gradient_checkpointing": False,
     "paper": None,
 }
-COMPONENTS = {  # which a former root key has become a part of
+COMPONENTS = {  # that former root keys are now parts of
     "scoring": "edje.pipeline.scoring.Scoring",
     "storage": "edje.pipeline.storage.Storage",
 }
-INITIAL = "initial"  # a path or a magic word, where there is a group of components now
+INITIAL = "initial"  # was a path or a magic word, now a group of components
 STARTS = {
     None: "edje.pipeline.start.FreshStart",
     "canonical": "edje.pipeline.start.CanonicalStart",
@@ -60,7 +60,7 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # an interpolation of a full key
 
 
 def present_target(target: str) -> str:
-    """The present dotted name of a component, given it or a former one."""
+    """The present dotted name of a component, from its present or a former name."""
     module, _, name = target.rpartition(".")
     if target in MOVED_CLASSES:
         return MOVED_CLASSES[target]
@@ -68,7 +68,7 @@ def present_target(target: str) -> str:
 
 
 def present_key(key: str) -> str:
-    """The present full key, given it or a former one."""
+    """The present full key, from the present or a former one."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         former = ".".join(parts[:length])
@@ -78,7 +78,7 @@ def present_key(key: str) -> str:
 
 
 def present_override(override: str) -> str:
-    """An override of the command line, given as now or as formerly; both of a start's where two."""
+    """An override of the command line, under present keys; a start may become two overrides."""
     key, equals, value = override.partition("=")
     if key == INITIAL and equals:
         return _start_overrides(value)
@@ -91,9 +91,9 @@ def present_reference(text: str) -> str:
 
 
 def present_configuration(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """A saved configuration, as plain containers, with the present names in place of former ones.
+    """A saved configuration, as plain containers, with present names in place of former ones.
 
-    It may hold interpolations. What has present names already is given back as it is.
+    It may hold interpolations. Present names stay as they are.
     """
     present: dict[str, Any] = {}
     renamed = {former.split(".")[0] for former in KEYS}
@@ -115,9 +115,9 @@ def present_configuration(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def advice(key: str, value: str | None = None) -> str | None:
-    """What to give in place of a former key, as a sentence; None where the key is no former one.
+    """The sentence that says what to give in place of a former key; None if the key isn't former.
 
-    `value` is what is given to it, as it would be on the command line, where that is known.
+    `value` is the key's value, as on the command line, if known.
     """
     if key == INITIAL:
         ways = "start=fresh, canonical or contrastive, or start=checkpoint start.path=<path>"
@@ -129,7 +129,7 @@ def advice(key: str, value: str | None = None) -> str | None:
 
 
 def _start(initial: Any, tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """The component that the former `initial` has become, where it is an interpolation too."""
+    """The component that replaces the former `initial`, which may be an interpolation."""
     found = REFERENCE.fullmatch(str(initial))
     value = tree.get(found[1], initial) if found else initial
     if value in STARTS:
@@ -144,7 +144,7 @@ def _start_overrides(initial: str) -> str:
 
 
 def _present(value: Any) -> Any:
-    """A value, and all within it, with the present names of components, and in interpolations."""
+    """A value with present names of components and in interpolations, at every depth."""
     if isinstance(value, list):
         return [_present(inner) for inner in value]
     if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
     python experiments/study.py experiments/<study> <sweep folder> … [--reference <choice>]
 
-Prints a row per choice; the reference of the differences is the first one unless named.
+Prints one row per choice; differences are relative to the first choice unless another is named.
 """
 
 from argparse import ArgumentParser
@@ -12,7 +12,7 @@ from edje.analysis import bracketed, study_plot, study_table
 
 
 def main(study: Path, sweeps: list[Path], reference: str | None) -> None:
-    """Print the table; write its figures and their plot into the folder of the study."""
+    """Print the table; write its figures and their plot into the study's folder."""
     table = study_table(sweeps, reference)
     print("| axis | choice | seeds | t2i R@1 | difference | i2t R@1 | difference |")  # noqa: T201
     print("|---" * 7 + "|")  # noqa: T201  # the output of the script

@@ -43,6 +43,7 @@ SLOW = (
     "browser",
     "notebooks",
     "ray",
+    "docs",
 )
 
 # The models are tiny: threads would only wait for each other. Others, to see that no test that

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "identity": set(),
     "captions": set(),
     "quiet": set(),
+    "garbage": set(),
     "renames": set(),
     "installed": {"errors"},
     "packaged": {"errors"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
         "config", "errors", "parallel.environment", "parallel.agreement", "parallel.helping",
         "parallel.slurm", "sweeps",
     },
-    "command": {"cli", "config.terminal", "errors", "index", "serving"},
+    "command": {"cli", "config.terminal", "errors", "garbage", "index", "serving"},
     "sweeps": {"config", "errors"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "images",

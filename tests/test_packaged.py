@@ -85,13 +85,13 @@ def test_another_version_is_refused(site: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_changed_byte_is_refused(site: Path) -> None:
     (site / "some_weights/model/tower.bin").write_bytes(b"Weights of a tower")
-    with pytest.raises(EdjeError, match=r"tower\.bin isn't as published.*some-weights==1\.0"):
+    with pytest.raises(EdjeError, match=r"tower\.bin isn't the published.*some-weights==1\.0"):
         packaged_source("package:some-weights")
 
 
 def test_a_file_that_is_gone_is_refused(site: Path) -> None:
     (site / "some_weights/model/tower.bin").unlink()
-    with pytest.raises(EdjeError, match=r"tower\.bin isn't as published.*No such file"):
+    with pytest.raises(EdjeError, match=r"tower\.bin isn't the published.*No such file"):
         packaged_source("package:some-weights")
 
 

@@ -160,7 +160,7 @@ class Half:
 @pytest.mark.parametrize(
     ("register", "part", "missing"),
     [
-        (edje.register_adapter, print, "it is no class"),
+        (edje.register_adapter, print, "it is not a class"),
         (edje.register_adapter, Half, "does not derive from edje.models.adapters.Adapter"),
         (edje.register_adapter, NoForward, r"no forward\(tokens\)"),
         (edje.register_adapter, NoFacts, "takes no facts"),
@@ -195,7 +195,7 @@ def test_a_backbone_must_have_what_its_protocol_says() -> None:
 def test_an_unknown_name_is_told_the_nearest_and_how_to_register(installed: Path) -> None:
     with pytest.raises(EdjeError, match=r"mean first_tokens\?.*register_adapter.*edje\.adapters"):
         adapter_class("first_token")
-    with pytest.raises(EdjeError, match=r"There are .*kmeans, linear_pooling"):
+    with pytest.raises(EdjeError, match=r"Registered: .*kmeans, linear_pooling"):
         adapter_class("zzz")
 
 
@@ -262,7 +262,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(
     content["edje"]["adapter"]["target"] = target
     torch.save(content, path)
     before = set(sys.modules)
-    with pytest.raises(EdjeError, match=r"model\.ckpt: .*(not registered|no such adapter)"):
+    with pytest.raises(EdjeError, match=r"model\.ckpt: .*(not registered|edje has no adapter)"):
         load_checkpoint(path)
     assert "trap" not in set(sys.modules) - before
 
@@ -273,15 +273,15 @@ def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path)
     content = torch.load(path, weights_only=True)
     content["edje"]["language_model"]["attention"] = "somebody/kernels"
     torch.save(content, path)
-    with pytest.raises(EdjeError, match=r"attention=somebody/kernels.*code of others"):
+    with pytest.raises(EdjeError, match=r"attention=somebody/kernels.*code from a third party"):
         load_checkpoint(path)
 
 
-def test_the_adapter_of_the_readme_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(class GroupMeans.*?)```", readme, re.DOTALL)
-    (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", readme, re.DOTALL)
-    own: dict[str, Any] = {"Adapter": Adapter, "nn": torch.nn, "__name__": "your_package"}
+def test_the_adapter_of_the_page_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "parts.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?class GroupMeans.*?)```", page, re.DOTALL)
+    (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", page, re.DOTALL)
+    own: dict[str, Any] = {"__name__": "your_package"}
     exec(code, own)
     registry.register_adapter("group_means")(own["GroupMeans"])
     save_checkpoint(tiny_of("group_means", num_tokens=3), tmp_path / "model.ckpt")
@@ -315,11 +315,11 @@ def forward_giving(give: Callable[[Tensor], Any]) -> type[Adapter]:
 @pytest.mark.parametrize(
     ("give", "said"),
     [
-        (lambda tokens: tokens, r"gives \(2, \d+, 32\), expected \(2, 4, 32\)"),
-        (lambda tokens: tokens[:, :4, :8], r"gives \(2, 4, 8\), expected \(2, 4, 32\)"),
-        (lambda tokens: tokens.mean(1), r"gives \(2, 32\), expected \(2, 4, 32\)"),
-        (lambda tokens: (tokens,), r"gives a tuple, expected \(2, 4, 32\)"),
-        (lambda tokens: tokens @ tokens, r"can't take tokens of \(2, \d+, \d+\).*: RuntimeError: "),
+        (lambda tokens: tokens, r"returns \(2, \d+, 32\), expected \(2, 4, 32\)"),
+        (lambda tokens: tokens[:, :4, :8], r"returns \(2, 4, 8\), expected \(2, 4, 32\)"),
+        (lambda tokens: tokens.mean(1), r"returns \(2, 32\), expected \(2, 4, 32\)"),
+        (lambda tokens: (tokens,), r"returns a tuple, expected \(2, 4, 32\)"),
+        (lambda tokens: tokens @ tokens, r"fails on tokens .*\(2, \d+, \d+\).*: RuntimeError: "),
     ],
 )
 def test_an_adapter_of_another_shape_is_refused_when_it_is_built(

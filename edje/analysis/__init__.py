@@ -1,4 +1,4 @@
-"""Run folders read back: one table of all runs, metrics recomputed, plots, a report."""
+"""Reading run folders: one table of all runs, recomputed metrics, plots, a report."""
 
 from edje.analysis.attention_sheet import attention_sheet
 from edje.analysis.budget import budget_plot, budget_table

@@ -16,13 +16,13 @@ from torch import Tensor
 from edje.analysis.style import BAD, INK, QUIET, RC
 from edje.errors import EdjeError
 
-# Inches: laid out by hand, so that pictures keep one size whatever their number.
+# Inches. The page is laid out by hand, so that pictures keep one size however many there are.
 THUMB, GAP, BETWEEN, LABEL = 1.0, 0.06, 0.16, 1.2
 MARGIN, HEAD, SCALE = 0.3, 0.82, 0.75
 LEAST = 6.4  # wide enough for the scale and its note
-ACROSS = 8  # maps beside each other; the rest of a picture's go below them
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of the grey below the maps
-FADED = 0.45  # how much a picture keeps of itself below its maps
+ACROSS = 8  # maps per line; further maps of a picture go on the next line
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of the grey image below the maps
+FADED = 0.45  # opacity of the picture below its maps
 HEAT = LinearSegmentedColormap.from_list("heat", [to_rgba(BAD, 0), to_rgba(BAD, 0.75)])
 
 
@@ -33,22 +33,22 @@ def attention_sheet(
     labels: Sequence[str] | None = None,
     title: str = "What the visual tokens read",
 ) -> Figure:
-    """A line per picture: the picture, then each token's map over it, on one scale for all.
+    """A row per picture: the picture, then each token's map over it; all maps share one scale.
 
-    The places of a map are the vision tokens, a square grid row by row over what the tower was
-    given: `pixels`, as `backbone.preprocess` makes them, cropped and standardised. They are shown
-    scaled from each channel's least value to its greatest in all of them. Of more than eight maps
-    a picture's go on below.
+    A map's places are the vision tokens: a square grid, row by row, over the tower's input.
+    That input is `pixels`, as `backbone.preprocess` makes them, cropped and standardised. For
+    display, each channel is scaled from its smallest to its largest value over all pictures.
+    A row holds eight maps; further maps of a picture go below them.
 
     Raises:
-        EdjeError: the numbers of pictures, maps and labels differ, or the places form no square.
+        EdjeError: the numbers of pictures, maps and labels differ, or the places are no square.
     """
     labels = [""] * len(maps) if labels is None else list(labels)
     side = _checked_side(pixels, maps, labels)
     pictures = _as_shown(pixels)
     shown, places = maps.shape[1:]
     tall = -(-shown // ACROSS) * (THUMB + GAP) - GAP  # of one picture's maps
-    beside = MARGIN + LABEL + THUMB + GAP + BETWEEN  # where they begin
+    beside = MARGIN + LABEL + THUMB + GAP + BETWEEN  # where the maps begin
     width = max(beside + min(shown, ACROSS) * (THUMB + GAP), LEAST) + MARGIN
     height = HEAD + len(maps) * (tall + BETWEEN) + SCALE
     colours = Normalize(0, 100 * float(maps.max()))
@@ -84,7 +84,7 @@ def _as_shown(pixels: Tensor) -> np.ndarray:
 
 
 def _checked_side(pixels: Tensor, maps: Tensor, labels: Sequence[str]) -> int:
-    """The side of the square that a map's places form, where there is a map for each picture."""
+    """The side of the square that a map's places form; checks that each picture has a map."""
     count, places = len(maps), maps.shape[2]
     if not count or not len(pixels) == len(labels) == count:
         raise EdjeError(
@@ -95,13 +95,13 @@ def _checked_side(pixels: Tensor, maps: Tensor, labels: Sequence[str]) -> int:
     if side**2 != places:
         raise EdjeError(
             f"attention_sheet: maps over {places} vision tokens form no square grid. Leave out "
-            "what is no place in the picture, such as a class token."
+            "tokens that are no place in the picture, such as a class token."
         )
     return side
 
 
 def _panel(figure: Figure, left: float, top: float) -> Axes:
-    """A square by its upper left corner, in inches from the page's."""
+    """Axes of a square panel; `left` and `top` are inches from the page's upper left corner."""
     width, height = figure.get_size_inches()
     corner = left / width, 1 - (top + THUMB) / height
     axes = figure.add_axes((*corner, THUMB / width, THUMB / height))
@@ -122,12 +122,12 @@ def _overlay(panel: Axes, picture: np.ndarray, weights: np.ndarray, colours: Nor
 
 
 def _scale(figure: Figure, colours: Normalize, places: int) -> None:
-    """The colours and what they mean, at the foot of the page, with the weight of uniform maps."""
+    """The colour scale at the foot of the page, with a line at the weight of uniform maps."""
     width, height = figure.get_size_inches()
     left = MARGIN + LABEL
     bar = figure.add_axes((left / width, 0.48 / height, 3 / width, 0.12 / height))
     figure.colorbar(ScalarMappable(colours, HEAT), cax=bar, orientation="horizontal")
     bar.axvline(100 / places, color=INK, linewidth=1)
     bar.set_xlabel("% of a token's weight on one vision token")
-    note = f"black line: {100 / places:.1f}%,\nwhere all {places} weigh the same"
+    note = f"black line: {100 / places:.1f}%,\nif all {places} had equal weight"
     figure.text((left + 3.2) / width, 0.54 / height, note, color=QUIET, va="center", fontsize=8)

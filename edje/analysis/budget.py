@@ -24,33 +24,33 @@ SERIES = {"t2i": ("text to image", AFTER, "o"), "i2t": ("image to text", GOOD, "
 def budget_table(
     runs: str | Path | Sequence[str | Path] | pd.DataFrame, *, by: str = "adapter.num_tokens"
 ) -> pd.DataFrame:
-    """Recall, bytes and speed of every number of tokens in a sweep, a row each, rising.
+    """Recall, bytes and speed by number of tokens: a row each, fewest tokens first.
 
-    Columns: `tokens`; `runs`, how many there are; `bytes` stored per image; for t2i and i2t,
-    recall@1 after reranking in percent with its 95% bootstrap over images and runs (`t2i`,
-    `t2i.low`, `t2i.high`) and that of the first stage (`t2i.first_stage`); pairs scored per second
-    while the runs were evaluated, the median run with the slowest and fastest (`speed`,
-    `speed.low`, `speed.high`), and on what (`device`). Speeds of single runs depend on what else
-    the machine did; `task=benchmark` measures them with care.
+    Columns: `tokens`; `runs`, their number; `bytes` stored per image; for t2i and i2t, recall@1
+    after reranking in percent with its 95% bootstrap interval over images and runs (`t2i`,
+    `t2i.low`, `t2i.high`) and the first stage's (`t2i.first_stage`); pairs scored per second
+    during evaluation: the median run, the slowest and the fastest (`speed`, `speed.low`,
+    `speed.high`), and the device (`device`). The speed of a single run depends on what else the
+    machine did; `task=benchmark` measures speed with care.
 
     Args:
         runs: as for `compare`.
-        by: the column of `load_runs` that holds the number of tokens; of one run with nested
-            budgets, evaluated several times, "scoring.num_tokens".
+        by: the column of `load_runs` that holds the number of tokens. For one run with nested
+            budgets that was evaluated several times: "scoring.num_tokens".
 
     Raises:
         EdjeError: no finished run, no such column, or a run without bytes or speed.
     """
     table = finished_runs(runs)
     if table.empty:
-        raise EdjeError("There is no finished run among these: nothing to lay out.")
+        raise EdjeError("There is no finished run among these: nothing to compare.")
     rows = []
     for group in grouped_by(table, [by]):
         own = table.loc[list(group.folders)]
         missing = [name for name in (BYTES, SPEED) if name not in own or own[name].isna().any()]
         if missing:
             raise EdjeError(
-                f"The runs of {group.name} don't all hold {', '.join(missing)}: evaluate them "
+                f"Some runs of {group.name} lack {', '.join(missing)}: evaluate them "
                 "again with python run.py task=evaluate checkpoint=<run folder>."
             )
         speed = own[SPEED]
@@ -68,10 +68,10 @@ def budget_table(
 
 
 def budget_plot(table: pd.DataFrame, *, taken: int | None = None) -> Figure:
-    """Recall@1 against bytes per image and against pairs per second, of `budget_table`'s rows.
+    """Recall@1 against bytes per image and against pairs per second, from `budget_table`'s rows.
 
-    Upright bars are recall's 95% intervals, level ones reach from the slowest run to the fastest;
-    above each budget stands its number of tokens. `taken`, one of these, is marked by a line.
+    Vertical bars are recall's 95% intervals; horizontal bars reach from the slowest run to the
+    fastest. The number of tokens is above each budget. A line marks `taken`, one of these numbers.
     """
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(9, 4.4), layout="constrained")
@@ -103,13 +103,13 @@ def budget_plot(table: pd.DataFrame, *, taken: int | None = None) -> Figure:
 
 
 def _ends(table: pd.DataFrame, name: str) -> np.ndarray:
-    """How far a figure's interval reaches below and above it: (2, rows)."""
+    """The distance from a value to the lower and upper end of its interval: (2, rows)."""
     ends = table[[f"{name}.low", f"{name}.high"]].to_numpy().T
     return np.abs(ends - table[name].to_numpy())
 
 
 def _tokens(panel: Axes, table: pd.DataFrame, column: str, taken: int | None) -> None:
-    """The number of tokens above each budget, on two levels in turn: some are equally fast."""
+    """The number of tokens above each budget, on two levels in turn, as speeds may coincide."""
     for place, row in enumerate(table.to_dict("records")):
         chosen = row["tokens"] == taken
         if chosen:

@@ -34,15 +34,15 @@ def candidate_curve(
 
     Columns: `direction`, `candidates` (their number, up to the run's) and, in percent with
     `.low` and `.high`, `first_stage`, `reranked`, `ceiling` (the share of queries with a hit
-    among so many) and `gain` (reranked − first stage, in points, paired). A pair's score doesn't
-    depend on the others of its list: each row is what an evaluation with so many candidates
-    gives, to the last digit, and the last row is metrics.json's. With score=sum the fusion's
-    weight stays that of the run, where such an evaluation might fit another on dev.
+    among these candidates) and `gain` (reranked − first stage, in points, paired). A pair's score
+    doesn't depend on the other candidates. So each row equals an evaluation with that many
+    candidates, to the last digit, and the last row equals metrics.json. With score=sum, all rows
+    use the run's fusion weight; a separate evaluation might fit another one on dev.
 
     Args:
         k: a hit among the first `k` counts.
         seed: of the bootstrap over images; by default the run's.
-        resamples: of the images.
+        resamples: number of bootstrap resamples of the images.
 
     Raises:
         EdjeError: the run has no lists, or they are damaged.
@@ -95,7 +95,7 @@ def candidate_curve_plot(run_folder: str | Path, *, k: int = 1) -> Figure:
 
 
 def _shortened(lists: RerankedList, candidates: int) -> RerankedList:
-    """The lists with the first stage's best `candidates` alone."""
+    """The lists with only the first stage's best `candidates`."""
     first = replace(
         lists.first,
         candidates=lists.first.candidates[:, :candidates],
@@ -106,7 +106,7 @@ def _shortened(lists: RerankedList, candidates: int) -> RerankedList:
 
 
 def _lines(panel: Axes, rows: pd.DataFrame, floor: float) -> None:
-    """The lines of one direction, named where they end; the axis begins at `floor` percent."""
+    """The lines of one direction, each labelled at its end; the axis begins at `floor` percent."""
     sizes = rows["candidates"].to_numpy()
     labels = []
     for stage, (name, colour, style) in LINES.items():
@@ -121,7 +121,7 @@ def _lines(panel: Axes, rows: pd.DataFrame, floor: float) -> None:
             linewidth=0,
         )
         labels.append((values[-1], name, QUIET if colour == BEFORE else colour))
-    points = 200 / (100 - floor)  # about so many to a percent, by which labels keep apart
+    points = 200 / (100 - floor)  # points per percent, roughly: keeps labels apart
     above = np.inf
     for value, name, colour in sorted(labels, key=lambda label: -label[0]):
         place = min(value * points, above - 12)

@@ -1,4 +1,4 @@
-"""What an English caption talks about, counted by lists of words."""
+"""What an English caption mentions, counted with word lists."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RELATIONS = (
     *("beneath", "behind", "between", "beside", "near", "inside", "outside", "over", "across"),
     *("around", "against", "among", "along", "through", "toward", "towards", "opposite"),
 )
-# What a phrase for a thing opens with; a plural without any of them is not counted.
+# How a phrase for a thing begins; a plural without any of these words is not counted.
 OPENINGS = (
     *("a", "an", "the", "another", "some", "several", "many", "his", "her", "its", "their"),
     *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -31,12 +31,12 @@ _COLOUR, _RELATION, _OPENING = _any_of(COLOURS), _any_of(RELATIONS), _any_of(OPE
 
 @dataclass(frozen=True)
 class CaptionFacts:
-    """Counts of one caption; an estimate, as words are looked up and not understood."""
+    """Counts of one caption. They are estimates: words are looked up, not understood."""
 
     words: int
-    things: int  # phrases that open with an article, a number or a possessive
+    things: int  # phrases that begin with an article, a number or a possessive
     colours: int
-    relations: int  # of place between two things
+    relations: int  # spatial relations between two things
 
 
 def caption_facts(text: str) -> CaptionFacts:
@@ -46,6 +46,6 @@ def caption_facts(text: str) -> CaptionFacts:
     CaptionFacts(words=15, things=3, colours=2, relations=2)
     """
     text = text.lower()
-    rest, relations = _RELATION.subn(" ", text)  # the article of "the left of" opens no thing
+    rest, relations = _RELATION.subn(" ", text)  # the article of "the left of" begins no thing
     things, colours = (len(pattern.findall(rest)) for pattern in (_OPENING, _COLOUR))
     return CaptionFacts(len(text.split()), things, colours, relations)

@@ -16,12 +16,12 @@ from edje.errors import EdjeError
 from edje.records import DIRECTIONS, Direction
 from edje.retrieval.intervals import resampled_means
 
-ERROR_RATE = 0.05  # of a table: the chance that it calls any equal pair different
+ERROR_RATE = 0.05  # of a table: the chance that it calls at least one equal pair different
 
 
 @dataclass(frozen=True)
 class Group:
-    """The finished runs of one choice: pooled, they are one side of a comparison."""
+    """The finished runs of one choice, pooled as one side of a comparison."""
 
     name: str
     folders: tuple[Path, ...]
@@ -36,39 +36,39 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Recall@k after reranking of every two choices among the finished runs, a row per pair.
+    """Recall@k after reranking, compared for every two choices among the finished runs.
 
-    Columns: `direction`; `a` and `b`, the choices, with the number of their runs (`a.runs`) and
-    their recall in percent (`a.recall`); `difference`, a − b in points, with its 95% interval
-    (`difference.low`, `.high`); `p`, two-sided; `p.holm`, corrected by Holm's method for all rows
-    of the table; `p.least`, the smallest `p` that so many resamples can show; and `better`: "a",
-    "b", or "" where `p.holm` is above 0.05. So a table calls any of its equal pairs different
-    with a chance of at most 5%.
+    A row per pair. Columns: `direction`; `a` and `b`, the choices, with the number of their runs
+    (`a.runs`) and their recall in percent (`a.recall`); `difference`, a − b in points, with its
+    95% interval (`difference.low`, `.high`); `p`, two-sided; `p.holm`, corrected by Holm's method
+    for all rows of the table; `p.least`, the smallest `p` possible with this number of resamples;
+    and `better`: "a", "b", or "" where `p.holm` is above 0.05. The chance that a table calls at
+    least one equal pair different is thus at most 5%.
 
     The bootstrap is paired: both sides are measured on the same images, drawn with replacement.
-    Where a side pools several runs their recall is averaged, and the runs are drawn as well, one
-    fewer than there are, which gives the spread of their mean without bias. Where a side is one
-    run the interval says nothing of other seeds, and of few runs little.
+    Where a side pools several runs, their recall is averaged and the runs are drawn too: one
+    fewer than there are, which gives the spread of their mean without bias. For a side of one
+    run, the interval doesn't cover other seeds; for a side of few runs, it covers them poorly.
 
     Args:
-        runs: a table of `load_runs` or rows chosen from it, or a folder, or several, in which
-            runs lie at any depth.
-        by: columns of `load_runs` whose equal values make one choice, such as
-            "adapter.num_tokens": its runs (seeds) are pooled. By default each run is a choice.
-        direction: t2i or i2t; by default both, and the correction is for the rows of both.
+        runs: a table of `load_runs`, rows chosen from it, or one or several folders with runs
+            at any depth.
+        by: columns of `load_runs`, such as "adapter.num_tokens". Runs with equal values there
+            (seeds) are pooled into one choice. By default each run is a choice.
+        direction: t2i or i2t. By default both, and the correction covers the rows of both.
         k: a hit among the first `k` counts.
-        resamples: of the images; more make a smaller `p` possible.
+        resamples: number of bootstrap resamples; more allow a smaller `p`.
         seed: of the resampling.
 
     Raises:
-        EdjeError: there are fewer than two choices, no such column, a run was evaluated on other
-            images or captions, or with so few resamples no difference could pass the correction.
+        EdjeError: fewer than two choices, no such column, a run evaluated on other images or
+            captions, or too few resamples for any difference to pass the correction.
     """
     groups = grouped_by(finished_runs(runs), [by] if isinstance(by, str) else by)
     if len(groups) < 2:
         found = groups[0].name if groups else "none"
         raise EdjeError(
-            f"A comparison needs two choices of finished runs or more: got {found}. "
+            f"A comparison needs at least two choices of finished runs: got {found}. "
             "Give more runs, or other columns in by=."
         )
     folders = [folder for group in groups for folder in group.folders]
@@ -97,20 +97,20 @@ def compare(
 
 
 def two_sided(differences: np.ndarray) -> float:
-    """The p-value of no difference, from the differences of the resamples.
+    """The p-value of "no difference", from the resampled differences.
 
-    Twice the share of resamples on the rarer side of zero, zero on both; the sample itself
-    counts as a resample on each side, so that it is never 0.
+    Twice the share of resamples on the rarer side of zero; a resample at zero counts on both
+    sides. The sample itself counts as a resample on each side, so the p-value is never 0.
     """
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return min(1.0, 2 * (1 + int(rarer)) / (1 + len(differences)))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """P-values corrected by Holm's step-down method: none of the family errs with more chance.
+    """P-values corrected by Holm's step-down method, which bounds the family-wise error rate.
 
-    The smallest is multiplied by their number, the next by one less, and so on, and none is
-    below a smaller one's.
+    The smallest is multiplied by the number of p-values, the next by one less, and so on. No
+    corrected value is below that of a smaller p-value.
 
     >>> holm(np.array([0.01, 0.04, 0.03])).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -123,10 +123,10 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def drawn_runs(recall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mean over runs of each row of (resamples, runs), the runs drawn anew for each row.
+    """Mean over runs of each row of (resamples, runs), with runs drawn anew for each row.
 
-    One fewer is drawn than there are: the mean of n draws from n would spread by (n − 1)/n of the
-    variance only, by half of it with two runs.
+    One fewer is drawn than there are: the mean of n draws from n would have only (n − 1)/n of the
+    variance, half of it with two runs.
     """
     count = recall.shape[1]
     if count == 1:
@@ -172,7 +172,7 @@ def grouped_by(table: pd.DataFrame, by: Sequence[str] | None) -> list[Group]:
 
 
 def _plain(value: Any) -> str:
-    """A value of the table as text; a column that only some runs have makes integers floats."""
+    """A value of the table as text. A column that only some runs have turns integers to floats."""
     if not isinstance(value, str) and pd.isna(value):
         return "null"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -16,13 +16,13 @@ from edje.errors import EdjeError
 def loss_curves(
     run_folder: str | Path, *, prefix: str = "train/", leave_out: str = "teacher_"
 ) -> Figure:
-    """A panel per logged quantity below `prefix`, the loss first: raw behind, smoothed before.
+    """A panel per logged quantity below `prefix`, the loss first: raw values and smoothed ones.
 
-    Read from the CSV logger's metrics.csv below `logs/`; what starts with `leave_out` after the
-    prefix gets no panel. The smoothed curve is a centred mean over a 12th of the points.
+    Read from the CSV logger's metrics.csv below `logs/`. Names that start with `leave_out` after
+    the prefix get no panel. The smoothed curve is a centred mean over a 12th of the points.
 
     Raises:
-        EdjeError: there is no such file, or nothing with that prefix in it.
+        EdjeError: there is no such file, or it has nothing with that prefix.
     """
     table = read_log(run_folder)
     terms = [
@@ -56,7 +56,7 @@ def loss_curves(
 
 
 def read_log(run_folder: str | Path) -> pd.DataFrame:
-    """What the CSV logger wrote, parts of a resumed run together: a row per logged step.
+    """The CSV logger's rows, one per logged step, with all parts of a resumed run.
 
     Raises:
         EdjeError: it wrote nothing.
@@ -67,7 +67,7 @@ def read_log(run_folder: str | Path) -> pd.DataFrame:
         raise EdjeError(f"No metrics.csv below {logs}: the run logged nothing to a CSV logger.")
     table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     if "step" not in table:
-        raise EdjeError(f"{paths[0]} has no column step, it is not the CSV logger's.")
+        raise EdjeError(f"{paths[0]} has no column step: the CSV logger didn't write it.")
     return table.sort_values("step", kind="stable")
 
 
@@ -87,7 +87,7 @@ def _curve(panel: Axes, points: pd.DataFrame, title: str) -> None:
         fontweight="bold",
         annotation_clip=False,
     )
-    # A few outliers, most of them at the start, may not flatten the rest of the curve.
+    # The few outliers, mostly at the start, must not flatten the rest of the curve.
     low, high = np.percentile(values, (0.5, 99.5))
     low, high = min(low, smooth.min()), max(high, smooth.max())
     margin = 0.06 * (high - low) or 0.5

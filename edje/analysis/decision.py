@@ -19,24 +19,24 @@ def decide(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The choices of a sweep from cheap to dear, each beside the best one, and which to take.
+    """The choices of a sweep, cheapest first, each compared with the best, and which to take.
 
-    Columns: `choice`; its `cost`; `recall`, recall@1 after reranking in percent, its runs pooled;
-    `behind`, by how many points it is behind the best choice, with its 95% interval
-    (`behind.low`, `behind.high`, nan for the best itself); `worse`, whether that is shown, as
-    `compare` says, corrected for all pairs; `best`, whether it has the highest recall; and
-    `taken`, true of one row: the cheapest choice that is not shown to be worse than the best.
+    Columns: `choice`; its `cost`; `recall`: recall@1 after reranking in percent, its runs pooled;
+    `behind`: by how many points it is behind the best choice, with its 95% interval
+    (`behind.low`, `behind.high`; nan for the best itself); `worse`: whether it is shown to be
+    worse, by `compare` and corrected for all pairs; `best`: whether it has the highest recall;
+    and `taken`, true in one row: the cheapest choice that is not shown to be worse than the best.
 
     Args:
         runs: as for `compare`.
         by: the column of `load_runs` that was swept.
-        cost: a column of `load_runs`, less of which is better; the mean over a choice's runs.
+        cost: a column of `load_runs` where less is better; averaged over a choice's runs.
         direction: t2i or i2t.
         resamples: as for `compare`.
         seed: of the resampling.
 
     Raises:
-        EdjeError: as `compare`, or a choice has no such cost.
+        EdjeError: as `compare`, or a run lacks the cost.
     """
     table = finished_runs(runs)
     pairs = compare(runs, by=by, direction=direction, resamples=resamples, seed=seed)
@@ -47,7 +47,7 @@ def decide(
         costs = table.loc[list(group.folders), cost] if cost in table else pd.Series([float("nan")])
         if costs.isna().any():
             raise EdjeError(
-                f"cost={cost!r}: the runs of {group.name} don't all have it. Take a column of "
+                f"cost={cost!r}: some runs of {group.name} lack it. Take a column of "
                 "load_runs that every run measured, such as storage_bytes_per_image."
             )
         row = {"choice": group.name, "cost": float(costs.mean()), "recall": recall[group.name]}
@@ -59,7 +59,7 @@ def decide(
 
 
 def _beside(best: str, choice: str, pairs: pd.DataFrame) -> dict[str, float | bool]:
-    """How far a choice is behind the best one, and whether that is shown."""
+    """How far a choice is behind the best one, and whether it is shown to be worse."""
     for _, pair in pairs.iterrows():
         if (pair["a"], pair["b"]) == (best, choice):
             ends = pair["difference.low"], pair["difference.high"]

@@ -1,4 +1,4 @@
-"""The gallery of a run's report: the examples with their images as text within the page."""
+"""The gallery of a run's report: examples whose images are embedded in the page as text."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ from edje.errors import EdjeError
 from edje.images.decoder import open_image
 
 SIDE = 144  # pixels of a thumbnail's longer side
-MOST_OF_IMAGES = 2_000_000  # bytes of the page; examples beyond are left out, and it says so
+MOST_OF_IMAGES = 2_000_000  # bytes of all images; further examples are left out with a note
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image of a ranked list as the page shows it; without `uri` where its file is gone."""
+    """An image of a ranked list as the page shows it; `uri` is None if its file is gone."""
 
     uri: str | None
     alt: str
@@ -29,7 +29,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class PicturedExample:
-    """A caption with the images that stood first before and after."""
+    """A caption with the images ranked first before and after reranking."""
 
     text: str
     is_fixed: bool
@@ -38,7 +38,7 @@ class PicturedExample:
 
 @dataclass(frozen=True)
 class PicturedGallery:
-    """Examples with their images, and a word on those that are left out."""
+    """Examples with their images, and a note about those that are left out."""
 
     head: str
     examples: tuple[PicturedExample, ...]
@@ -46,10 +46,10 @@ class PicturedGallery:
 
 
 def pictured(folder: Path, examples: int) -> PicturedGallery:
-    """Drawn examples with their images as data URIs.
+    """Randomly drawn examples with their images as data URIs.
 
     Raises:
-        EdjeError: the run has no lists, or none of the images is where it was.
+        EdjeError: the run has no lists, or no image is at its path any more.
     """
     drawn, paths = drawn_examples(folder, examples=examples), image_paths(folder)
     uris: dict[str, str | None] = {}
@@ -64,7 +64,9 @@ def pictured(folder: Path, examples: int) -> PicturedGallery:
             break
         shown.append(_pictured(example, uris))
     if drawn.examples and not any(uris.values()):
-        raise EdjeError(f"{drawn.head} The images are no longer where they lay, so none is shown.")
+        raise EdjeError(
+            f"{drawn.head} No example is shown: the images are no longer at their paths."
+        )
     return PicturedGallery(drawn.head, tuple(shown), _left_out(drawn, len(shown)))
 
 
@@ -92,7 +94,7 @@ def _pictured(example: Example, uris: Mapping[str, str | None]) -> PicturedExamp
 
 
 def data_uri(path: str | None) -> str | None:
-    """An image, made small, as text for a page; None where it can't be read."""
+    """A small version of an image as a data URI; None if the file can't be read."""
     if path is None:
         return None
     try:

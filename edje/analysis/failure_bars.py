@@ -1,4 +1,4 @@
-"""What reranking fixed and broke as one picture: bars per group of captions."""
+"""What reranking fixed and broke as one chart: bars per group of captions."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from edje.analysis.failures import failures
 from edje.analysis.style import BAD, GOOD, INK, QUIET, RC
 
 FACTS = {"all": "all captions", "words": "words", "things": "things", "colours": "colours"}
-FACTS |= {"relations": "relations of place"}
+FACTS |= {"relations": "spatial relations"}
 
 
 def failure_bars(run_folder: str | Path, *, k: int = 1) -> Figure:
-    """Shares of the captions that reranking fixed and broke, by what the captions say.
+    """Shares of the captions that reranking fixed and broke, by what the captions mention.
 
-    The table is `failures`; lines are its 95% intervals over images. A fact of which all captions
-    have the same number has one bar.
+    The values are those of `failures`; lines are 95% intervals over images. A fact with the same
+    count in all captions has one bar.
 
     Raises:
         EdjeError: the run has no lists of text queries with their text.

@@ -1,4 +1,4 @@
-"""What reranking fixed and what it broke, by what the captions talk about."""
+"""What reranking fixed and what it broke, by what the captions mention."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from edje.analysis.runs import read_metrics
 from edje.retrieval.intervals import interval_columns
 from edje.retrieval.metrics import first_hit_ranks
 
-# The groups of each fact: a name for every least count.
+# The groups of each fact: smallest count of the group → its name.
 GROUPS: dict[str, dict[int, str]] = {
     "words": {0: "up to 5", 6: "6 to 10", 11: "11 to 15", 16: "16 to 20", 21: "21 and more"},
     "things": {0: "up to 1", 2: "2", 3: "3", 4: "4 and more"},
@@ -28,19 +28,19 @@ def failures(
 ) -> pd.DataFrame:
     """Text queries that reranking fixed and broke, a row per group of captions.
 
-    The first row is of all captions; then come those of equal length (`words`), number of things
-    mentioned (`things`), of colour words (`colours`) and of relations of place (`relations`), as
-    far as there are any. The facts are looked up in lists of English words.
+    The first row is all captions. Then come groups by length (`words`), number of things
+    mentioned (`things`), of colour words (`colours`) and of spatial relations (`relations`);
+    empty groups are left out. The facts are looked up in lists of English words.
 
     Columns: `fact`, `group`, counts of `queries`, `fixed` (a hit among the first `k` after
-    reranking, none before), `broken` (the reverse) and `missed` (no hit among the candidates:
-    out of the reranker's reach); and of the group's queries, in percent with `.low` and `.high`,
+    reranking, none before), `broken` (the reverse) and `missed` (no hit among the candidates, so
+    reranking can't help); and, in percent of the group's queries with `.low` and `.high`,
     `fixed.share`, `broken.share` and `gain`, their difference in points.
 
     Args:
         k: a hit among the first `k` counts.
         seed: of the bootstrap over images; by default the run's.
-        resamples: of the images.
+        resamples: number of bootstrap resamples of the images.
 
     Raises:
         EdjeError: the run has no lists of text queries with their text.
@@ -64,9 +64,9 @@ def query_outcomes(run_folder: str | Path, *, k: int = 1) -> pd.DataFrame:
     """What reranking did to each text query, a row per query in the run's order.
 
     Columns: `query_id`, `image_id`, `text`; the rank of the first hit `before` and `after`,
-    infinite where none is among the candidates; `outcome`: fixed, broken, right (among the first
-    `k` both times), wrong or missed (not among the candidates); and the caption's `words`,
-    `things`, `colours` and `relations`. `gallery(run, queries=…)` draws the ids of some of them.
+    infinite where no candidate is a hit; `outcome`: fixed, broken, right (among the first `k`
+    both times), wrong or missed (not among the candidates); and the caption's `words`,
+    `things`, `colours` and `relations`. `gallery(run, queries=…)` draws queries by their ids.
 
     Raises:
         EdjeError: the run has no lists of text queries with their text.

@@ -30,7 +30,7 @@ PIXELS = 192  # a thumbnail is reduced to this side before it is drawn
 
 @dataclass(frozen=True)
 class Example:
-    """One caption's ranking before and after; ranks are infinite where the image is not listed."""
+    """One caption's ranking before and after; ranks are infinite if the image is not listed."""
 
     text: str
     truth: str
@@ -39,13 +39,13 @@ class Example:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether reranking put the true image first, and did not displace it."""
+        """Whether reranking put the true image first, rather than displacing it."""
         return self.ranks[1] == 1
 
 
 @dataclass(frozen=True)
 class DrawnExamples:
-    """Examples of captions that reranking fixed, then of those it broke, and how many there are."""
+    """Examples of captions that reranking fixed, then of those it broke, and their counts."""
 
     num_asked: int
     num_fixed: int
@@ -54,11 +54,11 @@ class DrawnExamples:
 
     @property
     def head(self) -> str:
-        """The numbers as a sentence."""
+        """The counts as a sentence."""
         return (
-            f"Of {self.num_asked:,} captions, reranking put the true image first for "
-            f"{self.num_fixed:,} where it was not, and displaced it for {self.num_broken:,} where "
-            "it was."
+            f"Of {self.num_asked:,} captions, reranking newly put the true image first for "
+            f"{self.num_fixed:,}, and displaced it from the first place for "
+            f"{self.num_broken:,}."
         )
 
 
@@ -69,16 +69,17 @@ def gallery(
     seed: int = 0,
     queries: Collection[str] | None = None,
 ) -> Figure:
-    """Captions whose first answer reranking set right, and captions where it spoilt it.
+    """Captions whose first answer reranking corrected, and captions where it made it wrong.
 
-    Each has two rows of the five best images, first stage above reranked, the true image framed.
-    Examples are drawn at random by `seed` from all such captions, never picked: three of eight
-    show harm, and where one kind has too few, the other fills the page. The head counts both.
-    With `queries`, ids as `query_outcomes` gives them, only these are counted and drawn.
+    Each has two rows of the five best images, first stage above reranked; the true image is
+    framed. Examples are drawn at random by `seed` from all such captions, never selected by hand.
+    Three of eight show an answer made wrong; if one kind has too few, the other fills the page.
+    The head counts both. With `queries` (ids of `query_outcomes`), only these are counted and
+    drawn.
 
     Raises:
-        EdjeError: the run has no lists of text queries, or no paths of its images, or a query
-            asked for is none of them.
+        EdjeError: the run has no lists of text queries, no paths of its images, or lacks a
+            requested query.
     """
     drawn = drawn_examples(run_folder, examples=examples, seed=seed, queries=queries)
     return _page(drawn, image_paths(run_folder))
@@ -91,10 +92,10 @@ def drawn_examples(
     seed: int = 0,
     queries: Collection[str] | None = None,
 ) -> DrawnExamples:
-    """What `gallery` shows, and the numbers that it is drawn from.
+    """The examples of `gallery`, and the counts they are drawn from.
 
     Raises:
-        EdjeError: the run has no lists of text queries, or a query asked for is none of them.
+        EdjeError: the run has no lists of text queries, or lacks a requested query.
     """
     stored = read_text_lists(run_folder)
     ranks = torch.stack(
@@ -120,14 +121,14 @@ def drawn_examples(
 
 
 def _asked(ids: pd.Series, queries: Collection[str] | None) -> np.ndarray:
-    """Which of the ids are asked for: all, or those in `queries`."""
+    """Which of the ids are requested: all, or those in `queries`."""
     if queries is None:
         return np.ones(len(ids), dtype=bool)
     unknown = sorted(set(queries) - set(ids))
     if unknown:
         raise EdjeError(
-            f"queries: {len(unknown)} of {len(set(queries))} are no text queries of this run, such "
-            f"as {unknown[0]!r}. Take them from the query_id of query_outcomes(run)."
+            f"queries: {len(unknown)} of {len(set(queries))} are not text queries of this run, "
+            f"such as {unknown[0]!r}. Take them from the query_id of query_outcomes(run)."
         )
     return ids.isin(set(queries)).to_numpy()
 
@@ -137,7 +138,7 @@ def _example(stored: StoredLists, ranks: np.ndarray, query: int) -> Example:
     candidates, relevant = first.candidates[query], first.relevant[query]
     shown = []
     for scores in (first.scores[query], stored.reranked.final[query]):
-        # Relevant images first in the stable sort's input would win ties: put them last.
+        # A stable sort keeps the input's order in ties: relevant images last, so they lose ties.
         order = torch.argsort(relevant.int(), stable=True)
         order = order[scores[order].argsort(descending=True, stable=True)]
         shown.append([stored.candidate_ids[row] for row in candidates[order][:SHOWN].tolist()])
@@ -208,7 +209,7 @@ def _block(
 
 
 def _thumbnail(axes: Axes, path: str | None, framed: bool) -> None:
-    """An image at its own aspect in a square; a file that can't be read leaves a grey square."""
+    """An image at its own aspect in a square; a file that can't be read gives a grey square."""
     axes.set_axis_off()
     try:
         if path is None:

@@ -1,4 +1,4 @@
-"""A small line chart as numbers for an SVG: where lines, bands, ticks and labels are drawn."""
+"""A small line chart as numbers for an SVG: coordinates of lines, bands, ticks and labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 340.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 48.0, 98.0, 8.0, 36.0  # margins: the right one has the labels
-MOST_POINTS = 400  # of a line; more are thinned out, as a page shows no more
+LEFT, RIGHT, TOP, BOTTOM = 48.0, 98.0, 8.0, 36.0  # margins; the right one holds the labels
+MOST_POINTS = 400  # of a line; longer ones are thinned, as a page can't show more
 LINE_HEIGHT = 13.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values by their places; `kind` says how a line is drawn (a class of the page's style)."""
+    """A line's points; `kind` says how it is drawn (a class of the page's style)."""
 
-    label: str  # at its end; none where empty
+    label: str  # at the line's end; empty for none
     kind: str
     x: np.ndarray
     y: np.ndarray
@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Line:
-    """A drawn series: coordinates as SVG has them."""
+    """A drawn series: coordinates in SVG's form."""
 
     kind: str
     points: str
@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What the page draws; the ticks are places and texts."""
+    """What the page draws; ticks are pairs of place and text."""
 
     title: str
     description: str
@@ -56,7 +56,7 @@ class Chart:
 def line_chart(
     title: str, x_label: str, series: Sequence[Series], *, percent: bool = False
 ) -> Chart:
-    """A chart of finite values; each labelled series is named where it ends, with its last value.
+    """A chart of finite values; each labelled series has its name and last value at its end.
 
     Args:
         percent: the vertical axis ends at 100, and labels have one decimal.
@@ -103,7 +103,7 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """Places on the page for values, between two of each."""
+    """Maps values to places on the page, by two known pairs."""
 
     values: tuple[float, float]
     places: tuple[float, float]
@@ -125,7 +125,7 @@ def _line(series: Series, across: Axis, upward: Axis, label: str, place: float |
 
 
 def _thinned(series: Series) -> Series:
-    """Without what isn't a number, and of the rest at most so many, the last among them."""
+    """Without values that aren't numbers, thinned to at most `MOST_POINTS`; keeps the last."""
     rows = np.flatnonzero(np.isfinite(series.y))
     rows = rows[::-1][:: max(-(-len(rows) // MOST_POINTS), 1)][::-1]
     ends = [None if end is None else end[rows] for end in (series.low, series.high)]
@@ -139,7 +139,7 @@ def _range(values: Sequence[np.ndarray | None]) -> tuple[float, float]:
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """The same places from top to bottom, moved so that each has a line of text to itself."""
+    """The places from top to bottom, moved apart so that each has room for a line of text."""
     order = np.argsort(places, kind="stable")
     moved, above = [0.0] * len(places), TOP - LINE_HEIGHT
     for row in order:

@@ -1,4 +1,4 @@
-"""The ranked lists of a run, read back, and its metrics computed again from them."""
+"""The ranked lists of a run, read back, and its metrics recomputed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ CANDIDATE_COLUMNS = (
 
 @dataclass(frozen=True)
 class StoredLists:
-    """The lists of one direction, and the ids that their rows stand for."""
+    """The lists of one direction, and the ids of their rows."""
 
     reranked: RerankedList
     queries: pd.DataFrame  # a row per query: query_id, image_id, num_relevant, text
-    candidate_ids: tuple[str, ...]  # by the row numbers in reranked.first.candidates
+    candidate_ids: tuple[str, ...]  # indexed by the numbers in reranked.first.candidates
 
 
 def recompute_metrics(
@@ -41,8 +41,8 @@ def recompute_metrics(
 ) -> dict[str, Any]:
     """The recall part of metrics.json, from the run's parquet files.
 
-    `seed` is the bootstrap's; by default it is the run's, and then all figures agree with those
-    in metrics.json to the last digit.
+    `seed` is the bootstrap's. By default it is the run's; then all values equal those in
+    metrics.json to the last digit.
     """
     stored = read_lists(run_folder)
     if seed is None:
@@ -58,7 +58,7 @@ def read_lists(run_folder: str | Path) -> dict[Direction, StoredLists]:
     """The lists of each direction in candidates.parquet and queries.parquet.
 
     Raises:
-        EdjeError: a file or a column is missing, or the two files don't belong together.
+        EdjeError: a file or a column is missing, or the two files don't match.
     """
     folder = Path(run_folder)
     candidates = _read(folder / "candidates.parquet", CANDIDATE_COLUMNS)
@@ -79,7 +79,7 @@ def read_text_lists(run_folder: str | Path) -> StoredLists:
     """The lists of the text queries, whose table has the column `text`.
 
     Raises:
-        EdjeError: as `read_lists`, or there are none, or they are without their text.
+        EdjeError: as `read_lists`, or there are no text queries, or their text is missing.
     """
     stored = read_lists(run_folder).get("t2i")
     if stored is None or "text" not in stored.queries:
@@ -94,14 +94,14 @@ def image_paths(run_folder: str | Path) -> dict[str, str]:
     """The file of each image that the run was evaluated on, by image id, in the run's order.
 
     Raises:
-        EdjeError: the run has no paths of its images.
+        EdjeError: the run has no image paths.
     """
     table = _read(Path(run_folder) / "images.parquet", ("image_id", "path"))
     return dict(zip(table["image_id"], table["path"], strict=True))
 
 
 def image_rows(image_ids: pd.Series) -> Int[Tensor, "queries"]:
-    """A number for the image of each query, by which intervals are resampled."""
+    """A number for the image of each query; intervals resample these images."""
     return torch.from_numpy(pd.factorize(image_ids)[0].copy())
 
 
@@ -129,7 +129,7 @@ def _direction(
     expected = pd.Series(range(count)).repeat(pool).to_numpy()
     if pool == 0 or len(rows) != len(expected) or (rows["query"].to_numpy() != expected).any():
         raise EdjeError(
-            f"candidates.parquet and queries.parquet in {folder} don't belong together: "
+            f"candidates.parquet and queries.parquet in {folder} don't match: "
             f"{len(rows)} {direction} candidates do not make equal lists for {count} queries. "
             "Evaluate this run again."
         )

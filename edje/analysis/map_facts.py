@@ -1,4 +1,4 @@
-"""Attention maps in figures: how concentrated, how much alike, how much of them on things."""
+"""Attention maps in numbers: how concentrated, how similar, how much weight on marked places."""
 
 from math import log
 
@@ -14,16 +14,16 @@ def map_facts(
     maps: Float[Tensor, "pictures heads tokens places"],
     inside: Bool[Tensor, "pictures places"] | None = None,
 ) -> pd.DataFrame:
-    """How attention maps are spread, in percent: a row per head, and one of the heads' mean maps.
+    """How attention maps are spread, in percent: a row per head, and one for the heads' mean map.
 
-    Columns: `maps` (head 1, …, mean of heads); `entropy`, of that of uniform maps;
-    `tokens.overlap`, what the maps of two tokens of a picture have in common; `pictures.overlap`,
-    what those of one token in two pictures have in common; and with `inside`, which marks places
-    of each picture, the weight that falls there (`inside`) and what uniform maps would put there
-    (`inside.uniform`).
+    Columns: `maps` (head 1, …, mean of heads); `entropy`, relative to a uniform map's;
+    `tokens.overlap`, what the maps of two tokens of a picture have in common;
+    `pictures.overlap`, what the maps of one token in two pictures have in common. With `inside`,
+    which marks places of each picture: the weight on those places (`inside`), and what uniform
+    maps would put there (`inside.uniform`).
 
     Raises:
-        EdjeError: there is one token or one picture only.
+        EdjeError: there is only one token or only one picture.
     """
     named = {f"head {head + 1}": maps[:, head] for head in range(maps.shape[1])}
     rows = []
@@ -42,22 +42,22 @@ def map_facts(
 
 
 def normalised_entropy(maps: Float[Tensor, "*batch places"]) -> Float[Tensor, "*batch"]:
-    """Entropy of each map over a uniform one's: 1 where all places weigh the same, 0 for one."""
+    """Entropy of each map over a uniform map's: 1 for equal weights, 0 for a single place."""
     return torch.special.entr(maps).sum(dim=-1) / log(maps.shape[-1])
 
 
 def map_overlap(maps: Float[Tensor, "*batch maps places"]) -> Float[Tensor, "*batch"]:
     """The share of weight that two maps have in common, mean over all pairs: 1 equal, 0 disjoint.
 
-    Two maps have the smaller of their weights in common at each place.
+    At each place, two maps have the smaller of their weights in common.
 
     Raises:
-        EdjeError: there are not two maps.
+        EdjeError: there are fewer than two maps.
     """
     count = maps.shape[-2]
     if count < 2:
         raise EdjeError(f"map_overlap: got {count} map, expected two or more to compare.")
-    # In rising order, the i-th weight is the smaller one in its pairs with all that follow.
+    # In ascending order, the i-th weight is the smaller one in its pairs with all that follow.
     pairs = torch.arange(count - 1, -1, -1, dtype=maps.dtype, device=maps.device)
     common = (maps.sort(dim=-2).values * pairs[:, None]).sum(dim=(-2, -1))
     return common / pairs.sum()

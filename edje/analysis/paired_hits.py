@@ -17,10 +17,10 @@ from edje.retrieval.metrics import first_hit_ranks
 
 
 def check_one_split(folders: Sequence[Path]) -> None:
-    """Refuse runs of different images or captions, by the digest in their metrics.json.
+    """Refuse runs of different images or captions, by the digests in their metrics.json.
 
     Raises:
-        EdjeError: saying which runs measured what.
+        EdjeError: the runs measured different splits; lists which measured what.
     """
     measured: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
@@ -42,12 +42,12 @@ def check_one_split(folders: Sequence[Path]) -> None:
 def paired_hits(
     folders: Sequence[Path], direction: Direction, k: int
 ) -> tuple[Float[Tensor, "queries runs"], Int[Tensor, "queries"]]:
-    """Whether each query has a hit among its first `k` after reranking, 0 or 100, run by run.
+    """Whether each query has a hit among its first `k` after reranking (0 or 100), for each run.
 
-    Beside them a number for the image of each query.
+    Also returns a number for the image of each query.
 
     Raises:
-        EdjeError: a run has no such queries, or others than the first run has.
+        EdjeError: a run lacks queries of this direction, or has others than the first run.
     """
     columns: list[pd.Series] = []
     images: pd.Series | None = None

@@ -1,4 +1,4 @@
-"""Runs beside the published figures that their configurations are labelled with."""
+"""Runs beside the published figures in their configurations' labels."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from edje.analysis.lists import recompute_metrics
 from edje.analysis.runs import folders_of, load_runs
 from edje.errors import EdjeError
 
-FIGURES = {  # of a label, and where a run has the same; in percent
+FIGURES = {  # key in a label → our column of the same figure; in percent
     "first_t2i_r1": "t2i.first_stage.recall@1",
     "first_i2t_r1": "i2t.first_stage.recall@1",
     "t2i_r1": "t2i.reranked.recall@1",
@@ -18,7 +18,7 @@ FIGURES = {  # of a label, and where a run has the same; in percent
     "t2i_r10": "t2i.reranked.recall@10",
     "t2i_r20": "t2i.reranked.recall@20",
 }
-MEASURED = {  # what has to be as in the label for its figures to be compared with
+MEASURED = {  # what must match the label before its figures can be compared
     "dataset": "dataset",
     "images": "num_images",
     "candidates": "num_candidates.t2i",
@@ -29,15 +29,15 @@ def paper_table(runs: str | Path) -> pd.DataFrame:
     """Our figures beside the published ones: a row for each figure of a finished, labelled run.
 
     Columns: `run` (path below the folder), `name` of its experiment, `seed`, `table` of the paper,
-    `figure` (`t2i_r1`, …; `first_…` of the first stage alone), `published` in percent (nan where
+    `figure` (`t2i_r1`, …; `first_…` of the first stage alone), `published` in percent (nan if
     none is known), `ours` with its 95% interval `low` and `high`, `difference` (ours − published)
-    and `unlike`: what was measured otherwise than the label says, such as another data set or
-    number of candidates; where something was, there is no difference. Figures for R@1 are listed
-    whether published or not, all others where they are. A cutoff that metrics.json lacks is
-    computed from the run's lists.
+    and `unlike`: how the measurement differs from the label, such as another data set or number
+    of candidates. If it differs, `difference` is nan. Figures for R@1 are always listed, all
+    others only where they are published. A cutoff that metrics.json lacks is computed from the
+    run's lists.
 
     Args:
-        runs: folder of run folders, at any depth, or a run folder.
+        runs: a run folder, or a folder of run folders at any depth.
 
     Raises:
         EdjeError: no finished run below it has a label.
@@ -85,7 +85,7 @@ def _figures(folder: Path, run: pd.Series) -> list[dict[str, Any]]:
 
 
 def _unlike(run: pd.Series) -> str:
-    """What was measured otherwise than the label says, in words; empty where nothing was."""
+    """How the measurement differs from the label, in words; empty if it doesn't."""
     found = []
     for key, column in MEASURED.items():
         meant, measured = run.get(f"paper.{key}"), run.get(column)
@@ -95,7 +95,7 @@ def _unlike(run: pd.Series) -> str:
 
 
 def _with_cutoff(run: pd.Series, folder: Path, column: str) -> pd.Series:
-    """The run with the recall of a column, from its lists; as it is where it has none."""
+    """The run with a column's recall computed from its lists; unchanged if it has none."""
     if not (folder / "candidates.parquet").is_file():
         return run
     direction, stage, recall = column.split(".")
@@ -111,5 +111,5 @@ def _number(value: Any) -> float:
 
 
 def _plain(value: Any) -> str:
-    """A whole number as such: a column of them with gaps holds floats."""
+    """A whole number without decimals: a column of them with gaps holds floats."""
     return f"{value:g}" if isinstance(value, float) else str(value)

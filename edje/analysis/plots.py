@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 def save_plots(run_folder: str | Path, *, examples: int = 8) -> list[Path]:
-    """Draw what the run folder has the data for into its `plots/`; the paths written.
+    """Draw all plots that the run folder has data for into its `plots/`; returns their paths.
 
     `losses.png`, `recall.png` and `gallery.png`, the last with `examples` queries.
 
-    A plot whose data are missing is left out, and the log says so; nothing is said of the losses of
-    a run that trained nothing.
+    A plot whose data are missing is left out with a warning in the log; for the losses of a run
+    without training, there is no warning.
     """
     folder = Path(run_folder)
     target = folder / "plots"

@@ -14,14 +14,14 @@ from edje.analysis.style import AFTER, BAD, BEFORE, GOOD, INK, QUIET, RC
 from edje.errors import EdjeError
 
 DIRECTION_TITLES = {"t2i": "Text to image", "i2t": "Image to text"}
-ROOM = 9  # a bar at least so high (in percent) has room for its number
+ROOM = 9  # a bar of at least this height (in percent) has room for its number
 
 
 def recall_bars(run_folder: str | Path) -> Figure:
     """Recall@k of the first stage and after reranking, with 95% intervals and the ceiling.
 
-    Below each pair of bars the gain in points with its paired interval: green where the interval
-    is above zero, red where it is below.
+    Below each pair of bars is the gain in points with its paired interval: green if the interval
+    is above zero, red if it is below.
 
     Raises:
         EdjeError: metrics.json is missing or holds no recall.
@@ -118,7 +118,7 @@ def _bars(panel: Axes, recall: Mapping[str, Any]) -> None:
 
 
 def _ceiling(panel: Axes, ceiling: Mapping[str, Any]) -> None:
-    """A line where reranking must stop: the first stage's recall at the pool size."""
+    """A line at the limit of reranking: the first stage's recall at the pool size."""
     value = next(iter(ceiling.values()))["value"]
     panel.axhline(value, color=INK, linewidth=1, linestyle=(0, (4, 3)), clip_on=False)
     panel.annotate(

@@ -1,4 +1,4 @@
-"""The charts of a run's report: recall by number of candidates, reliability, the training."""
+"""The charts of a run's report: recall by number of candidates, reliability, training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ TITLES = {
     "optim/learning_rate": "learning rate",
     "optim/gradient_norm": "gradient norm, before clipping",
     "time/pairs_per_second": "pairs per second",
-    "time/data_wait": "waiting for data, share of the time",
+    "time/data_wait": "share of time spent waiting for data",
 }
 
 
@@ -44,10 +44,10 @@ def candidate_charts(folder: Path) -> list[Chart]:
 
 
 def reliability_charts(metrics: Mapping[str, Any]) -> list[Chart]:
-    """Share of right first hits by their probability, a chart per direction.
+    """Share of first hits that are right by their probability, a chart per direction.
 
     Raises:
-        EdjeError: the run measured no calibration.
+        EdjeError: the run has no calibration.
     """
     measured = metrics.get("calibration", {})
     if not measured:
@@ -82,7 +82,7 @@ def wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, n
 
 
 def training_charts(folder: Path) -> list[Chart]:
-    """The loss and its terms, recall on dev, and what was logged of steps and time.
+    """The loss and its terms, recall on dev, and logged quantities of the steps and their time.
 
     Raises:
         EdjeError: the run trained nothing, or logged nothing to a CSV file.
@@ -111,13 +111,13 @@ def training_charts(folder: Path) -> list[Chart]:
 
 
 def _points(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, counted from 1, and values of what was logged."""
+    """Steps, counted from 1, and logged values."""
     points = table[["step", name]].dropna().drop_duplicates("step", keep="last")
     return points["step"].to_numpy(dtype=float) + 1, points[name].to_numpy(dtype=float)
 
 
 def _curve(table: pd.DataFrame, name: str) -> Chart:
-    """Every value, pale, and their running mean over a 12th of the points."""
+    """Every value, pale, and the running mean over a 12th of the points."""
     steps, values = _points(table, name)
     window = max(1, len(values) // 12)
     smooth = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()

@@ -1,4 +1,4 @@
-"""A run's report: one HTML page that needs nothing but itself."""
+"""A run's report: one self-contained HTML page."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,19 +23,19 @@ FACTS = {
     "words": "words",
     "things": "things named",
     "colours": "colour words",
-    "relations": "relations of place",
+    "relations": "spatial relations",
 }
 Found = TypeVar("Found")
 
 
 def report(run_folder: str | Path, *, examples: int = 8) -> Path:
-    """Write a run's report.html into its folder; the path of the page.
+    """Write a run's report.html into its folder; returns its path.
 
-    It has the table with its intervals, recall by the number of candidates, how honest the
-    probabilities of first hits are, the curves of the training, what reranking fixed and broke with
-    `examples` of it, and what was measured on what.
-    Images are within the page, small; it asks no other host for anything and runs no script.
-    What the folder lacks is left out with a word.
+    It shows the table of recall with its intervals, recall by the number of candidates, how
+    honest the probabilities of first hits are, the training curves, what reranking fixed and
+    broke with `examples` of it, and what was measured on what. Small images are embedded in the
+    page; it loads nothing from other hosts and runs no script. Where the folder lacks the data
+    of a part, the page says why.
 
     Raises:
         EdjeError: the run was not evaluated.
@@ -47,7 +47,7 @@ def report(run_folder: str | Path, *, examples: int = 8) -> Path:
         raise EdjeError(f"metrics.json in {folder} holds no reranked recall: evaluate this run.")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # captions come from anywhere
+        autoescape=True,  # captions are untrusted
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
@@ -72,7 +72,7 @@ def report(run_folder: str | Path, *, examples: int = 8) -> Path:
 
 
 def _or_why(make: Callable[[], Found]) -> tuple[Found | None, str]:
-    """A part of the page, or why there is none."""
+    """A part of the page, or the reason why it is missing."""
     try:
         return make(), ""
     except EdjeError as error:
@@ -80,7 +80,7 @@ def _or_why(make: Callable[[], Found]) -> tuple[Found | None, str]:
 
 
 def conditions(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was measured, on what and with what, as far as the folder says it: name and value."""
+    """Name and value of what was measured, on what and with what, as far as the folder says."""
     found = _last_of(folder, "environment", ".json", json.loads) or {}
     given = _last_of(folder, "overrides", ".yaml", yaml.safe_load) or []
     pools = metrics.get("num_candidates", {})
@@ -114,7 +114,7 @@ def _with_unit(value: float | None, unit: str) -> str | None:
 
 
 def _last_of(folder: Path, stem: str, suffix: str, read: Callable[[str], Any]) -> Any:
-    """What the newest of name.json, name.1.json, … holds; None where there is none."""
+    """The content of the newest of name.json, name.1.json, …; None if there is none."""
     files = [*folder.glob(f"{stem}{suffix}"), *folder.glob(f"{stem}.*{suffix}")]
     if not files:
         return None

@@ -14,7 +14,7 @@ from edje.errors import EdjeError
 from edje.renames import LATER_KEYS, present_configuration
 
 ERROR_FILE = "error.txt"
-JOB_FILE = "job.json"  # of a sweep's jobs, those too that were refused before they began
+JOB_FILE = "job.json"  # of every job of a sweep, also of those refused before they began
 RUN_FILES = frozenset(
     {"config.yaml", "overrides.yaml", "environment.json", "metrics.json", ERROR_FILE, JOB_FILE}
 )
@@ -25,12 +25,12 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     Columns: `run` (path below `folder`), `status`, `message`, the resolved config flattened to
     dotted names (`adapter.num_tokens`), and metrics.json likewise: `t2i.reranked.recall@1` in
-    percent, its interval in `t2i.reranked.recall@1.low` and `….high`. Where both name a column
-    (`seed`, `score`) it is what was measured. Lists become JSON text, so that every column can
-    be grouped by. Runs of earlier versions have the present names.
+    percent, its interval in `t2i.reranked.recall@1.low` and `….high`. If both have a column of the
+    same name (`seed`, `score`), it holds what was measured. Lists become JSON text, so that you
+    can group by every column. Runs of earlier versions get the present names.
 
-    `status` is done (metrics.json is there), failed (`error.txt` says why: `message`) or
-    incomplete (still running, killed, or a file of it can't be read: `message`).
+    `status` is done (metrics.json exists), failed (`message` is what `error.txt` says) or
+    incomplete (still running, killed, or with a file that can't be read: see `message`).
 
     Raises:
         EdjeError: `folder` does not exist.
@@ -40,7 +40,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
         raise EdjeError(f"No folder of runs at {root}. Give the folder that holds run folders.")
     rows = [_row(run, root) for run in _run_folders(root)]
     table = pd.DataFrame(rows, columns=None if rows else ["run", "status", "message"])
-    table.attrs["folder"] = str(root)  # by which `folders_of` finds the runs of its rows
+    table.attrs["folder"] = str(root)  # `folders_of` finds the runs of its rows by it
     return table
 
 
@@ -48,11 +48,11 @@ def folders_of(runs: pd.DataFrame) -> list[Path]:
     """The run folder of every row of `load_runs`'s table, or of rows chosen from it.
 
     Raises:
-        EdjeError: the table doesn't know where its runs lie (it was read from a file, say).
+        EdjeError: the table doesn't know its runs' folders (for example, it was read from a file).
     """
     if "run" not in runs or "folder" not in runs.attrs:
         raise EdjeError(
-            "This table doesn't say where its runs lie. Pass load_runs's own table or rows chosen "
+            "This table doesn't say where its runs are. Pass load_runs's own table or rows chosen "
             "from it (runs[runs['seed'] == 0]), or the run folders themselves."
         )
     root = Path(runs.attrs["folder"])
@@ -61,11 +61,11 @@ def folders_of(runs: pd.DataFrame) -> list[Path]:
 
 
 def latest_run(runs: pd.DataFrame, *, trained: bool = False) -> Path:
-    """The folder of the finished run that was evaluated last, of `load_runs`'s table.
+    """The folder of the most recently evaluated finished run in `load_runs`'s table.
 
     Args:
         runs: the table, or rows chosen from it.
-        trained: only those that trained, whose checkpoint lies in their folder.
+        trained: only runs that trained, with a checkpoint in their folder.
 
     Raises:
         EdjeError: there is none.
@@ -75,7 +75,7 @@ def latest_run(runs: pd.DataFrame, *, trained: bool = False) -> Path:
     if not folders:
         raise EdjeError(
             f"No finished run{' with a checkpoint' if trained else ''} below "
-            f"{runs.attrs.get('folder')}: `python run.py` makes one, the demo."
+            f"{runs.attrs.get('folder')}: `python run.py`, the demo, makes one."
         )
     return max(folders, key=lambda run: (run / "metrics.json").stat().st_mtime)
 
@@ -94,12 +94,12 @@ def read_metrics(run_folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise EdjeError(f"{path} is not JSON ({error}): evaluate this run again.") from error
     if not isinstance(metrics, dict):
-        raise EdjeError(f"{path} holds no object: evaluate this run again.")
+        raise EdjeError(f"{path} holds no JSON object: evaluate this run again.")
     return metrics
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """Run folders in the order of their paths, numbers by value; none is looked for inside one."""
+    """Run folders sorted by path, numbers by value; does not search inside run folders."""
     for parent, folders, files in os.walk(root):
         if RUN_FILES.intersection(files):
             folders.clear()
@@ -113,7 +113,7 @@ def _natural(name: str) -> list[str | int]:
 
 
 def _row(run: Path, root: Path) -> dict[str, Any]:
-    """One row of the table: what can be read of the run, and what can't in its message."""
+    """One row of the table: what can be read of the run; its message says what can't."""
     config: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     status, message = "incomplete", ""
@@ -145,7 +145,7 @@ def _read_config(run: Path) -> dict[str, Any]:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of the leaves; an estimate is one leaf with `.low` and `.high` beside it."""
+    """Leaves by dotted names; an estimate is one leaf with `.low` and `.high` beside it."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"

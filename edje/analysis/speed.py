@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
-    """Pairs per second, latency and share of the ceiling, and what they were measured on."""
+    """Pairs per second, latency and share of the ceiling, and the conditions of measurement."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("lane", "tier"):
         table.add_column(column, no_wrap=True)
@@ -59,19 +59,19 @@ def speed_table(rows: Rows, machine: Mapping[str, Any]) -> Group:
         f"{min(row['runs'] for row in rows)} or more runs\n"
         f"after {machine['warmup']} warm-up, device synchronised; p99 is the slowest of fewer than "
         "100 runs\n"
-        "GFLOP per pair, counted; share of the fastest rate seen in the same turns: of\n"
-        "products in the row's number format or of a row itself; on the whole\n"
+        "GFLOP per pair, counted; share: of the fastest rate seen in the same turns,\n"
+        "by products in the row's number format or by a row itself; overall\n"
         f"{rates} TFLOP/s\n(a large copy: {machine['copy_gb_per_second']:.1f} GB/s); "
         f"MB of tokens gathered per query{clock}\n"
         "scorer: input on the device · host: tokens gathered from host memory · warm,\n"
-        "cold: from a store on disk, in the system's memory or not · query: text tower,\n"
+        "cold: from a store on disk, in the page cache or not · query: text tower,\n"
         f"exact search over {machine['corpus']:,}, gathering (host), scoring, sorting"
     )
     return Group(Text(title, style="bold"), Text(), table, Text(), Text(footer, style="dim"))
 
 
 def save_speed_plot(run_folder: str | Path) -> Path:
-    """Draw pairs per second against tokens into `plots/throughput.png`; the path written.
+    """Draw pairs per second against tokens into `plots/throughput.png`; returns its path.
 
     Raises:
         EdjeError: the folder holds no benchmark.
@@ -85,10 +85,10 @@ def save_speed_plot(run_folder: str | Path) -> Path:
 
 
 def save_recall_plot(runs: str | Path, run_folder: str | Path) -> Path:
-    """Draw `recall_against_latency` into `plots/recall.png` of the benchmark; the path written.
+    """Draw `recall_against_latency` into the benchmark's `plots/recall.png`; returns its path.
 
     Raises:
-        EdjeError: there is no run that the benchmark has a row for.
+        EdjeError: the benchmark has no row for any of the runs.
     """
     path = Path(run_folder) / "plots" / "recall.png"
     path.parent.mkdir(exist_ok=True)
@@ -106,8 +106,7 @@ def read_benchmark(run_folder: str | Path) -> list[dict[str, Any]]:
     path = Path(run_folder) / "benchmark.json"
     if not path.is_file():
         raise EdjeError(
-            f"{path.parent}: found no benchmark.json in it. Make one with "
-            "python run.py task=benchmark."
+            f"{path.parent}: it has no benchmark.json. Make one with python run.py task=benchmark."
         )
     return json.loads(path.read_text(encoding="utf-8-sig"))
 
@@ -118,7 +117,7 @@ def throughput(rows: Rows) -> Figure:
     axes = figure.subplots()
     alone = [row for row in rows if row["tier"] == "scorer" and not row["lane"].startswith("blip")]
     lines = list(dict.fromkeys((row["lane"], row["k"]) for row in alone))
-    first_k = dict(reversed(lines))  # only a lane's first line is named
+    first_k = dict(reversed(lines))  # only a lane's first line gets a label
     lanes, ks = ([*dict.fromkeys(names)] for names in zip(*lines, strict=True))
     for lane, k in lines:
         points = sorted(
@@ -156,12 +155,12 @@ def throughput(rows: Rows) -> Figure:
 def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
     """Text-to-image R@1 of evaluated runs against the median time of a whole query.
 
-    A run is placed by the benchmark's row of our lane with its number of tokens, its fusion layer
-    and its k; the benchmark should be of the same language model. The dashed line is the first
-    stage's R@1, of the first run.
+    A run is placed by the benchmark's row of our lane with the same number of tokens, fusion
+    layer and k; the benchmark should use the same language model. The dashed line is the first
+    stage's R@1 in the first run.
 
     Raises:
-        EdjeError: there is no benchmark, or no run that it has a row for.
+        EdjeError: there is no benchmark, or it has no row for any of the runs.
     """
     times = {
         (row["lane"], row["tokens"], row["k"]): row["p50_ms"]
@@ -177,8 +176,8 @@ def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
     if not placed:
         raise EdjeError(
             f"{benchmark}: its whole queries have the (lane, tokens, k) {sorted(times)}; no "
-            f"evaluated run under {runs} has one of them. Measure benchmark.tokens, "
-            "benchmark.candidates and benchmark.fusion_layers as the runs have them."
+            f"evaluated run under {runs} has one of them. Set benchmark.tokens, "
+            "benchmark.candidates and benchmark.fusion_layers to the runs' values and measure."
         )
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -200,7 +199,7 @@ def recall_against_latency(runs: str | Path, benchmark: str | Path) -> Figure:
 
 
 def _row_of(run: Mapping[str, Any]) -> tuple[str, int, int]:
-    """Lane, tokens and k by which the benchmark knows a run; -1 where the run doesn't say."""
+    """Lane, tokens and k of the run's row in the benchmark; -1 where the run doesn't say."""
     layer = _whole(run.get("joint.fusion_layer"), 0)
     served = _whole(run.get("scoring.num_tokens"), 0)
     return (
@@ -211,5 +210,5 @@ def _row_of(run: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _whole(value: Any, default: int) -> int:
-    """A number of a table, where an absent one is not a number."""
+    """A table's number as an integer, or `default` if it is missing or nan."""
     return default if value is None or value != value else int(value)

@@ -38,17 +38,18 @@ def store_table(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -
     footer = (
         "random rows into a tensor of the stored dtype, other rows every time; lanes in turns, "
         f"medians of {min(row['runs'] for row in rows)} or more runs; ratio: to the memory map's "
-        "speed, or the plain write's; the store shares a read out among the threads\n"
+        "speed, or the plain write's; the store divides a read among the threads\n"
         "warm: a read follows one of its own lane\n"
-        "writing: tokens at hand; both sides end when their bytes are forced to disk\n"
+        "writing: tokens already in memory; both sides end when their bytes are forced to disk\n"
     )
     if machine["pages_dropped"] is None:
         footer += "cold: not measured, this file system keeps the pages in memory"
     else:
         footer += (
             "cold: before every read all maps are closed, the files' pages dropped by "
+            "cold: before every read, all maps are closed, the files' pages dropped by "
             "posix_fadvise(DONTNEED) after fsync, and mincore finds none left; a memory map reads "
-            f"{machine['kernel_read_ahead_kb']} kB around a page here, unless told MADV_RANDOM; "
-            "for warm reads they were read anew, in pages of 2 MB where the kernel can"
+            f"{machine['kernel_read_ahead_kb']} kB around a page here, unless MADV_RANDOM is set; "
+            "for warm reads the pages were read anew, in pages of 2 MB where the kernel can"
         )
     return Group(Text(title, style="bold"), Text(), table, Text(), Text(footer, style="dim"))

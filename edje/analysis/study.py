@@ -28,28 +28,27 @@ class Choice:
     """The finished runs of one choice, and R@1 of each image in them, in percent."""
 
     axis: str  # name of the sweep's folder
-    name: str  # what tells it from the others of its sweep
+    name: str  # what distinguishes it from the other choices of its sweep
     folders: tuple[Path, ...]
     seeds: tuple[int, ...]
     recall: dict[Direction, np.ndarray]  # (seeds, images)
 
 
 def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> pd.DataFrame:
-    """A row per choice in the sweep folders given, in their order.
+    """A row per choice in the given sweep folders, in their order.
 
-    Columns: `axis`, `choice`, `seeds` (their number) and, for t2i and i2t, R@1 in percent of the
-    first stage's candidates reranked (`t2i`), `t2i.low`, `t2i.high`, that of each seed as text
-    (`t2i.each`), and the difference from the reference's runs of the same seeds (`t2i.diff`, …;
-    nan for the reference itself and where no seed is shared). All intervals are 95% bootstraps
-    over images and seeds together (images alone where there is one seed); the differences are
-    paired by both.
+    Columns: `axis`, `choice`, `seeds` (their number) and, for t2i and i2t, R@1 in percent after
+    reranking (`t2i`), `t2i.low`, `t2i.high`, the R@1 of each seed as text (`t2i.each`), and the
+    difference from the reference's runs of the same seeds (`t2i.diff`, …; nan for the reference
+    itself and if no seed is shared). All intervals are 95% bootstraps over images and seeds
+    together (images alone if there is one seed); those of differences are paired by both.
 
     Args:
         sweeps: folders of run folders, or run folders.
-        reference: name of a choice; the first row by default.
+        reference: name of a choice; by default the choice of the first row.
 
     Raises:
-        EdjeError: no finished run, no such reference, or runs that measured different images.
+        EdjeError: no finished run, no such reference, or runs on different images.
     """
     choices = [choice for sweep in sweeps for choice in choices_of(Path(sweep))]
     if not choices:
@@ -65,7 +64,7 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
 
 
 def choices_of(sweep: Path) -> list[Choice]:
-    """The choices of one sweep, told apart by the overrides that its runs don't share."""
+    """The choices of one sweep, named by the overrides that its runs don't share."""
     runs = load_runs(sweep)
     done = runs[runs["status"] == "done"]
     if done.empty:
@@ -83,7 +82,7 @@ def choices_of(sweep: Path) -> list[Choice]:
 def resampled(
     recall: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
-    """Mean of (seeds, images) with the ends of its 95% interval over seeds and images."""
+    """Mean of (seeds, images) and the ends of its 95% bootstrap interval over both."""
     seeds, images = recall.shape
     of_images = rng.multinomial(images, np.full(images, 1 / images), resamples) / images
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
@@ -102,7 +101,7 @@ def bracketed(row: pd.Series, name: str, sign: str = "") -> str:
 
 
 def study_plot(table: pd.DataFrame, title: str) -> Figure:
-    """t2i R@1 of every choice with its interval, a block per axis; dashed, the reference."""
+    """t2i R@1 of every choice with its interval, a block per axis; dashed: the reference."""
     blocks = table["axis"].drop_duplicates().to_list()
     places = np.array([-row - 0.8 * blocks.index(axis) for row, axis in enumerate(table["axis"])])
     several = (table["seeds"] > 1).to_numpy()
@@ -132,7 +131,7 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
         panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         labels = [fill_text(choice.replace(",", ", "), 48) for choice in table["choice"]]
         panel.set_yticks(places, labels, color=INK)
-        panel.set_ylim(places.min() - 0.6, places.max() + 0.6)  # whole markers, few as they may be
+        panel.set_ylim(places.min() - 0.6, places.max() + 0.6)  # so that few markers stay whole
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)
         panel.grid(axis="x")

@@ -1,4 +1,4 @@
-"""The look that all figures share: a small palette, thin lines, nothing that says nothing."""
+"""The style that all figures share: a small palette, thin lines, no decoration."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ GOOD = "#2c8c5a"
 BAD = "#b5482f"
 TRUE = "#eda813"  # the frame of the image that the caption describes
 
-RC: Any = {  # matplotlib types the keys one by one, and differently from version to version
+RC: Any = {  # matplotlib types each key separately, and differently in each version
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,

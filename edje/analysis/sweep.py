@@ -23,20 +23,21 @@ from edje.renames import present_override
 POOLED = "mean"  # the job of a pooled row
 ENDS = ("", ".low", ".high")
 FIRST = ".first_stage"
-OF_MEASUREMENT = ("dataset", "split", "num_images")  # what figures must share to be compared
+OF_MEASUREMENT = ("dataset", "split", "num_images")  # figures compare only if these are equal
 
 
 def sweep_table(folder: str | Path) -> pd.DataFrame:
     """A row per job of a sweep's folder, in their order, then one per choice of several seeds.
 
     Columns: `job` (its folder below `folder`; "mean" in a pooled row), `status` (done, failed,
-    stopped, running or incomplete), the swept keys with their values as text, `seeds` (how many a
-    row stands for), `bytes` (stored per image), `t2i`, `t2i.low`, `t2i.high`, `t2i.first_stage` and
-    likewise `i2t`: R@1 in percent, reranked where the job reranks; `best`, and `message`, one line
-    that says why a job failed. The swept keys are those whose overrides differ between the jobs.
-    The interval of a job is that of its metrics.json; a pooled one is a 95% bootstrap over images
-    and seeds together. `best` has the highest `t2i` of all choices, a choice of several seeds by
-    its pooled row; jobs that measured on different images have a best each.
+    stopped, running or incomplete), the swept keys with their values as text, `seeds` (how many
+    the row stands for), `bytes` (stored per image), `t2i`, `t2i.low`, `t2i.high`,
+    `t2i.first_stage` and likewise `i2t`: R@1 in percent, after reranking if the job reranks;
+    `best`; and `message`, one line that says why a job failed. The swept keys are those whose
+    overrides differ between the jobs. A job's interval is the one in its metrics.json; a pooled
+    row's is a 95% bootstrap over images and seeds together. `best` marks the highest `t2i` of all
+    choices; a choice of several seeds counts by its pooled row. Jobs that measured on different
+    images have a best each.
 
     Raises:
         EdjeError: `folder` does not exist, or is a run folder itself.
@@ -45,7 +46,7 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
 
 
 def table_of_jobs(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """`sweep_table` of a folder whose runs, `load_runs`'s table, are at hand.
+    """`sweep_table` of a folder whose runs are already loaded as `load_runs`'s table.
 
     Raises:
         EdjeError: `root` is a run folder itself.
@@ -84,10 +85,10 @@ def table_of_jobs(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep_plot(table: pd.DataFrame, title: str) -> Figure:
-    """t2i R@1 of every choice of `sweep_table`'s with its interval; dashed, the best.
+    """t2i R@1 of every choice in `sweep_table`'s table with its interval; dashed: the best.
 
     Raises:
-        EdjeError: no job has a figure.
+        EdjeError: no job has a recall.
     """
     swept = swept_keys(table)
     chosen = table[table["t2i"].notna()]
@@ -107,7 +108,7 @@ def sweep_plot(table: pd.DataFrame, title: str) -> Figure:
 
 
 def sweep_summary(table: pd.DataFrame) -> Group:
-    """The table of a sweep for the console: a pooled row where there are several seeds."""
+    """The table of a sweep for the console, with a pooled row for each choice of several seeds."""
     swept = swept_keys(table)
     shown = Table(box=None, pad_edge=False, padding=(0, 1))
     shown.add_column("job", style="dim", no_wrap=True)
@@ -143,7 +144,7 @@ def sweep_summary(table: pd.DataFrame) -> Group:
     if len(first) == 1:
         feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))
     if (table["seeds"] == 1).all() and len(table) > 1:
-        feet.append("each of one seed: another may come out otherwise, by more than the brackets")
+        feet.append("one seed each: another seed may differ by more than the brackets")
     return Group(Text(), shown, Text(), *(Text(foot, style="dim") for foot in feet))
 
 
@@ -176,14 +177,14 @@ def _job(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
-    """Present keys and values of a job's overrides, but for Hydra's own."""
+    """Keys and values of a job's overrides by their present names, without Hydra's own."""
     parts = (present_override(text).partition("=") for text in overrides)
     values = {key.lstrip("+~"): value for key, _, value in parts}
     return {key: value for key, value in values.items() if not key.startswith("hydra")}
 
 
 def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of jobs that differ in nothing but their seeds."""
+    """The mean of jobs that differ only in their seeds."""
     row = rows[0] | {"job": POOLED, "seeds": len(rows), "message": ""}
     if "seed" in row:
         row["seed"] = ""
@@ -191,7 +192,7 @@ def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
             recall = np.stack([recall_of_images(root / one["job"], way) for one in rows])
             ends = resampled(recall, np.random.default_rng(0))
-        except EdjeError:  # lists that were not kept: the mean alone
+        except EdjeError:  # the lists were not kept: the mean alone
             ends = (float(np.mean([one[way] for one in rows])), np.nan, np.nan)
         row |= {f"{way}{end}": value for end, value in zip(ENDS, ends, strict=True)}
     return row
@@ -204,6 +205,6 @@ def _cell(row: pd.Series, way: str) -> Text:
 
 
 def _short(keys: Sequence[str]) -> list[str]:
-    """Last parts of the keys where these tell them apart."""
+    """Last parts of the keys; whole keys where the last parts are equal."""
     last = [key.rpartition(".")[2] for key in keys]
     return [one if last.count(one) == 1 else key for key, one in zip(keys, last, strict=True)]

@@ -1,4 +1,4 @@
-"""The table that ends a run, at most 80 columns wide."""
+"""The table shown at the end of a run, at most 80 columns wide."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +20,8 @@ TIES_WORTH_TELLING = 0.01
 def metrics_table(metrics: Mapping[str, Any]) -> Group:
     """First stage, reranked, ceiling and gain with 95% intervals, from a run's metrics.json.
 
-    Below it what the figures cost and what they were measured on. A gain is green where its
-    whole interval is above zero, red where it is below. What metrics.json lacks is left out.
+    Below it are the costs and what was measured. A gain is green if its whole interval is above
+    zero, red if it is below. What metrics.json lacks is left out.
     """
     directions = [direction for direction in DIRECTIONS if direction in metrics]
     cutoffs = list(metrics[directions[0]]["first_stage"]) if directions else []
@@ -41,7 +41,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Group:
 
 
 def _cell(stage: str, estimate: Mapping[str, float]) -> Text:
-    """The value and its interval, twenty characters at most."""
+    """The value and its interval in at most twenty characters."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     if stage != "gain":
         text = Text(f"{value:5.1f}", style="bold" if stage == "reranked" else "")
@@ -63,7 +63,7 @@ def _title(metrics: Mapping[str, Any]) -> Text:
 
 
 def _footer(metrics: Mapping[str, Any]) -> Text:
-    """What it costs and how it was scored."""
+    """The costs, and how it was scored."""
     cost = []
     if "storage_bytes_per_image" in metrics:
         cost.append(f"{metrics['storage_bytes_per_image']:,} bytes per image")

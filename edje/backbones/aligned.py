@@ -1,4 +1,4 @@
-"""A vision-only backbone and a sentence encoder made into a dual encoder by two projections."""
+"""A vision-only backbone and a sentence encoder joined into a dual encoder by two projections."""
 
 import logging
 from collections.abc import Sequence
@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 
 
 class AlignedBackbone(nn.Module):
-    """A dual encoder from two frozen towers that never saw each other, by fitted projections.
+    """A dual encoder from two separately trained, frozen towers, joined by fitted projections.
 
     `fit` works on stored features, so a refit invalidates no store. Image features are
-    L2-normalised and both sides standardised over the training set; all of that is folded into
-    one matrix and one bias per side.
+    L2-normalised, then both sides are standardised over the training set. All of this is folded
+    into one matrix and one bias per side.
 
     Args:
         vision: the tower that gives tokens and pooled image features.
         text: the tower that gives caption features.
-        checkpoint: the vision weights' file, for `vision.checkpoint: ${backbone.checkpoint}`:
-            one key at the root of the node, whatever the tower; it is read by `vision` alone.
+        checkpoint: the vision weights' file, for `vision.checkpoint: ${backbone.checkpoint}`.
+            It is one key at the root of the node for any tower; only `vision` reads it.
         embedding_width: of the common space, at most the smaller feature width.
-        image_shrinkage: ridge of the image covariance at the start, in mean variances.
+        image_shrinkage: ridge of the initial image covariance, in units of its mean variance.
         text_shrinkage: likewise for the captions.
-        correlation_power: weight of a canonical direction at the start: its correlation to this.
+        correlation_power: each canonical direction starts with its correlation to this power.
         epochs: passes over the images in the contrastive training; 0 keeps the closed form.
-        batch_size: images, each with one caption, that are each other's negatives.
+        batch_size: images, each with one caption; they are each other's negatives.
         learning_rate: of Adam, with 10 warm-up steps and then a cosine to zero.
         image_dropout: share of the standardised image features set to zero at each step.
         text_dropout: likewise for the caption features.
-        temperature: where the learned temperature of the InfoNCE loss starts.
+        temperature: initial value of the InfoNCE loss's learned temperature.
 
     Raises:
-        EdjeError: an embedding wider than the features, or a recipe value out of its range.
+        EdjeError: an embedding wider than the features, or a recipe value out of range.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class AlignedBackbone(nn.Module):
         return super().train(False)
 
     def recipe(self) -> dict[str, str | int | float]:
-        """Everything but data and seed that `fit` depends on."""
+        """Everything that `fit` depends on, except data and seed."""
         return {
             "method": "canonical correlations, then symmetric InfoNCE",
             "embedding_width": self.embedding_width,
@@ -133,11 +133,11 @@ class AlignedBackbone(nn.Module):
         }
 
     def identity(self) -> Identity:
-        """That of the vision tower: projections change neither tokens nor features."""
+        """The vision tower's identity: projections change neither tokens nor features."""
         return self.vision.identity()
 
     def text_identity(self) -> Identity:
-        """That of the sentence encoder."""
+        """The sentence encoder's identity."""
         return self.text.text_identity()
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -207,7 +207,7 @@ class AlignedBackbone(nn.Module):
         return {"images": len(image), "captions": len(text), "loss": loss}
 
     def first_stage_state(self) -> dict[str, Tensor]:
-        """The fitted projections, to be kept with a checkpoint.
+        """The fitted projections, to be stored in a checkpoint.
 
         Raises:
             EdjeError: nothing is fitted yet.
@@ -215,10 +215,10 @@ class AlignedBackbone(nn.Module):
         return dict(zip(self._shapes(), self._projections().tensors(), strict=True))
 
     def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
-        """Take projections that `first_stage_state` gave.
+        """Load projections saved by `first_stage_state`.
 
         Raises:
-            EdjeError: they are of other widths, or something else altogether.
+            EdjeError: their widths don't fit, or they aren't projections.
         """
         expected = self._shapes()
         got = {name: tuple(tensor.shape) for name, tensor in state.items()}

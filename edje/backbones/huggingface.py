@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 LAST = "last_hidden_state"
 
-# The fields of an image processor that change pixels; the rest is bookkeeping of transformers.
+# The fields of an image processor that change pixels; the others are internal to transformers.
 PIXEL_FIELDS = (
     "do_resize",
     "size",
@@ -56,9 +56,9 @@ class _Family:
 
     layer: int | str  # where the tokens come from by default
     class_tokens: int  # tokens in front of the patches
-    pad_to_max: bool  # captions padded to full length and read without an attention mask
+    pad_to_max: bool  # captions are padded to full length and read without an attention mask
     lower_case: bool
-    image_processors: Mapping[str, type]  # by library, where a repository holds none
+    image_processors: Mapping[str, type]  # by library, for repositories without one
 
 
 # SigLIP pools a caption at its last position, pads included, and was trained without a mask.
@@ -92,16 +92,16 @@ class HuggingFaceBackbone(nn.Module):
             "last_hidden_state", or "auto": -2 for CLIP, "last_hidden_state" (after the final
             norm) for SigLIP, as in section 3 of the paper.
         keep_class_token: whether CLIP's class token is the first of the tokens.
-        attention: transformers' implementation of it, the same numbers at another speed; eager
-            is faster for small towers on a CPU.
-        image_library: what resizes images. Pixels of the two differ slightly; torchvision is for
-            what was once made with it: stores and checkpoints of folders without a
-            preprocessor_config.json.
+        attention: transformers' implementation of it; all give the same numbers at different
+            speeds. eager is faster for small towers on a CPU.
+        image_library: what resizes images. The two differ slightly in their pixels. torchvision
+            is for older stores and checkpoints of folders without a preprocessor_config.json,
+            which were made with it.
 
     Raises:
-        EdjeError: nothing to load under that name, no tokenizer there, a family that isn't known
-            here, a layer that the tower doesn't have, or a class token asked of a tower without
-            one.
+        EdjeError: nothing to load under that name, no tokenizer there, an unsupported family, a
+            layer that the tower doesn't have, or keep_class_token for a tower without a class
+            token.
     """
 
     def __init__(
@@ -212,13 +212,13 @@ class HuggingFaceBackbone(nn.Module):
     def project_images(
         self, features: Float[Tensor, "batch features"]
     ) -> Float[Tensor, "batch embedding"]:
-        """L2-normalised image embeddings: the features are in the common space already."""
+        """L2-normalised image embeddings: the features are already in the common space."""
         return nn.functional.normalize(features, dim=-1)
 
     def project_texts(
         self, features: Float[Tensor, "batch text_features"]
     ) -> Float[Tensor, "batch embedding"]:
-        """L2-normalised caption embeddings: the features are in the common space already."""
+        """L2-normalised caption embeddings: the features are already in the common space."""
         return nn.functional.normalize(features, dim=-1)
 
     @functools.cached_property
@@ -252,7 +252,7 @@ def _family(model_type: str, pretrained: str) -> _Family:
 
 
 def _layer(layer: int | str, family: _Family, num_layers: int) -> int | str:
-    """The chosen layer, counted from the end so that equal choices are spelt alike."""
+    """The chosen layer, counted from the end so that equal choices look alike."""
     if layer == "auto":
         layer = family.layer
     if layer == LAST:
@@ -267,7 +267,7 @@ def _layer(layer: int | str, family: _Family, num_layers: int) -> int | str:
 
 
 def _image_processor(pretrained: str, config: Any, family: _Family, library: str) -> Any:
-    """The model's image processor, or where its repository holds none, that of its family."""
+    """The model's image processor; its family's if the repository has none."""
     files = ("preprocessor_config.json", "processor_config.json")
     if any(has_file(pretrained, file) for file in files):
         return load_pretrained(

@@ -1,4 +1,4 @@
-"""Frozen encoders by name: an option of conf/backbone, or what a saved configuration says."""
+"""Frozen encoders by name: from an option of conf/backbone or from a saved configuration."""
 
 import inspect
 from collections.abc import Mapping
@@ -30,16 +30,16 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
     >>> load_backbone(config["backbone"])                                 # doctest: +SKIP
 
     Args:
-        choice: an option of conf/backbone; or a mapping with `_target_`, as a run's config.yaml
-            and a checkpoint's configuration hold under `backbone`. Former names are understood.
-        given: values in place of the option's; mappings are merged, so that
-            `vision={"image_size": 384}` leaves the rest of the vision tower as it is.
+        choice: an option of conf/backbone, or a mapping with `_target_`, such as the value of
+            `backbone` in a run's config.yaml or a checkpoint's configuration. Former names work.
+        given: values that replace the option's. Mappings are merged, so that
+            `vision={"image_size": 384}` leaves the rest of the vision tower unchanged.
 
     An aligned pair of towers comes without its fitted projections.
 
     Raises:
-        EdjeError: there is no such option, a value is missing, unknown or refers to nothing, a
-            `_target_` is no backbone of edje, or there is nothing to load under the given name.
+        EdjeError: there is no such option; a value is missing, unknown or an unresolvable
+            reference; a `_target_` is no backbone of edje; or the given name has nothing to load.
     """
     if isinstance(choice, str):
         where, values = f"load_backbone({choice!r})", option_values(choice)
@@ -48,13 +48,13 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
         if "_target_" not in values:
             raise EdjeError(
                 f"{where}: expected a key _target_, got {sorted(map(str, values)) or 'none'}. Give "
-                "what a run's config.yaml holds under `backbone`, or the name of an option."
+                "the value of `backbone` in a run's config.yaml, or the name of an option."
             )
     backbone = _built(resolved(with_given(values, given), where), where)
     lacking = [name for name in DUAL if not hasattr(backbone, name)]
     if lacking:
         raise EdjeError(
-            f"{where}: {type(backbone).__name__} is one tower of a dual encoder, it lacks "
+            f"{where}: {type(backbone).__name__} is one tower of a dual encoder; it lacks "
             f"{', '.join(lacking)}. Put it beside the other one in an AlignedBackbone."
         )
     encoder: Backbone = backbone.eval()
@@ -62,13 +62,13 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
 
 
 def backbone_class(target: str, where: str) -> type[nn.Module]:
-    """The class of a tower or dual encoder that a name stands for.
+    """The class of a tower or dual encoder, by its name.
 
-    That is a registered name, or the dotted one, present or former, of a class of ours. Nothing is
-    imported because a name says so: a file that has it may come from anywhere.
+    That is a registered name, or the dotted name, present or former, of one of edje's classes. A
+    name from a file never causes an import of other code: files are untrusted.
 
     Raises:
-        EdjeError: it is neither, or a registered one can't be imported.
+        EdjeError: the name is neither, or a registered class can't be imported.
     """
     part = None if target.startswith("edje.") else find("backbone", target)
     if part is not None and not part.is_ours:
@@ -81,8 +81,8 @@ def backbone_class(target: str, where: str) -> type[nn.Module]:
         close = get_close_matches(module, modules, n=1)
         hint = f" Did you mean {close[0]}.{name}?" if close else ""
         raise EdjeError(
-            f"{where}: _target_={target} is no backbone of edje; expected a class of a module in "
-            f"{HOME}, such as {HOME}.huggingface.HuggingFaceBackbone.{hint}"
+            f"{where}: _target_={target} is not a backbone of edje; expected a class of a module "
+            f"in {HOME}, such as {HOME}.huggingface.HuggingFaceBackbone.{hint}"
         )
     found = vars(import_module(module))
     classes = [
@@ -92,7 +92,7 @@ def backbone_class(target: str, where: str) -> type[nn.Module]:
     ]
     if name not in classes:
         raise EdjeError(
-            f"{where}: _target_={target} is no frozen encoder; {module} has "
+            f"{where}: _target_={target} is not a frozen encoder; {module} has "
             f"{', '.join(classes) or 'none'}."
         )
     cls: type[nn.Module] = found[name]
@@ -100,7 +100,7 @@ def backbone_class(target: str, where: str) -> type[nn.Module]:
 
 
 def _built(node: Any, where: str) -> Any:
-    """Plain values as they are, and what each mapping with a `_target_` describes, inside out."""
+    """Plain values unchanged; builds each mapping with a `_target_`, inner ones first."""
     if isinstance(node, list):
         return [_built(inner, where) for inner in node]
     if not isinstance(node, Mapping):

@@ -1,7 +1,8 @@
-"""The values of a backbone's option, read from conf/backbone as they are composed for a run.
+"""The values of a backbone's option, read from conf/backbone as for a run.
 
-Hydra composes a run; a backbone alone needs a mapping, some keys of it given anew, and the two
-interpolations that the options use: `${backbone.<key>}` and `${asset:<path>}`.
+A run's configuration is composed by Hydra. A backbone alone needs only a mapping, replacements
+for some of its keys, and the two interpolations that the options use: `${backbone.<key>}` and
+`${asset:<path>}`.
 """
 
 import re
@@ -29,10 +30,10 @@ _Loader.add_implicit_resolver(
 
 
 def option_values(name: str) -> dict[str, Any]:
-    """What the file of an option says, interpolations as they stand.
+    """The content of an option's file, interpolations unresolved.
 
     Raises:
-        EdjeError: conf/backbone has no such option, or its file is no plain mapping.
+        EdjeError: conf/backbone has no such option, or its file is not a plain mapping.
     """
     folder = conf_folder() / "backbone"
     options = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -41,24 +42,24 @@ def option_values(name: str) -> dict[str, Any]:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise EdjeError(
             f"load_backbone({name!r}): no such option of conf/backbone, which has "
-            f"{', '.join(options)}.{hint} What a saved configuration holds under `backbone` can "
-            "be given as a mapping."
+            f"{', '.join(options)}.{hint} You can also pass, as a mapping, the value of "
+            "`backbone` in a saved configuration."
         )
     file = folder / f"{name}.yaml"
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
-        raise EdjeError(f"load_backbone({name!r}): {file} is no valid YAML: {error}.") from error
+        raise EdjeError(f"load_backbone({name!r}): {file} is not valid YAML: {error}.") from error
     if not isinstance(values, dict) or "defaults" in values:
         raise EdjeError(
             f"load_backbone({name!r}): expected {file} to be one mapping without a defaults list, "
-            "which only the command line composes. Write its values out."
+            "which only the command line can compose. Write its values out."
         )
     return values
 
 
 def with_given(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with those given in their place; mappings without a `_target_` are merged."""
+    """The values, replaced by the given ones; mappings without a `_target_` are merged."""
     merged = dict(values)
     for key, value in given.items():
         before = merged.get(key)
@@ -71,13 +72,13 @@ def with_given(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 def resolved(
     values: Mapping[str, Any], where: str, rest: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The values with every interpolation replaced by what it stands for.
+    """The values with every interpolation resolved.
 
-    `rest` is the configuration that they are the backbone of, where there is one.
+    `rest` is the configuration around the backbone, if there is one.
 
     Raises:
-        EdjeError: a value must be given and isn't, or an interpolation names something else than
-            a key of the backbone, or of the rest, or a shipped asset.
+        EdjeError: a required value is missing, or an interpolation names neither a key of the
+            backbone or the rest nor a shipped asset.
     """
     whole_tree = {**(rest or {}), "backbone": values}
 
@@ -87,7 +88,7 @@ def resolved(
         if isinstance(node, list | tuple):
             return [value_of(inner, (*path, str(row)), asked) for row, inner in enumerate(node)]
         if node == MISSING:
-            raise EdjeError(f"{where}: {'.'.join(path)} has no value. Give it: {path[0]}=….")
+            raise EdjeError(f"{where}: {'.'.join(path)} has no value. Set it: {path[0]}=….")
         if not isinstance(node, str):
             return node
         if whole := INTERPOLATION.fullmatch(node):
@@ -95,7 +96,7 @@ def resolved(
         return INTERPOLATION.sub(lambda found: str(meant(found[1], path, asked)), node)
 
     def meant(text: str, path: tuple[str, ...], asked: tuple[str, ...]) -> Any:
-        """What an interpolation at `path` stands for; `asked` are those that it was met in."""
+        """The value of an interpolation at `path`; `asked` are the interpolations around it."""
         if text.startswith("asset:"):
             return asset(text.removeprefix("asset:"))
         keys = text.split(".")
@@ -103,8 +104,8 @@ def resolved(
         node = _at(whole_tree, keys) if known else _NOTHING
         if node is _NOTHING:
             raise EdjeError(
-                f"{where}: {'.'.join(path)} is ${{{text}}}, which stands for nothing here; "
-                "expected ${backbone.<another key>} or ${asset:<path>}. Give the value itself: "
+                f"{where}: {'.'.join(path)} is ${{{text}}}, which can't be resolved; "
+                "expected ${backbone.<another key>} or ${asset:<path>}. Set the value itself: "
                 f"{path[0]}=…."
             )
         return value_of(node, tuple(keys[1:] or keys), (*asked, text))

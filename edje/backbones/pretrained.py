@@ -1,4 +1,4 @@
-"""Loading frozen towers: where a name points to, what to do when it points nowhere, and a hash."""
+"""Loading frozen towers: resolves names, explains what can't be loaded, hashes weights."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ Loaded = TypeVar("Loaded")
 
 
 def pretrained_source(pretrained: str) -> str:
-    """The local folder that `pretrained` names, or the hub name (and @revision) as it is.
+    """The local folder that `pretrained` names, or the hub name (and @revision) unchanged.
 
     A path that starts with `edje/` may also name a folder of the installed package, so that the
-    shipped models are found from any working directory; `package:<name>` that of a package of
-    weights (`edje.packaged`).
+    shipped models are found from any working directory. `package:<name>` names the folder of a
+    package of weights (`edje.packaged`).
 
     Raises:
-        EdjeError: `pretrained` is clearly a path, and no folder is there; or the package isn't
-            there as published.
+        EdjeError: `pretrained` is clearly a path, but no folder is there; or the package isn't
+            the published one.
     """
     if packaged := packaged_source(pretrained):
         return str(packaged)
@@ -49,7 +49,7 @@ def pretrained_source(pretrained: str) -> str:
 
 
 def hub_revision(source: str) -> tuple[str, str | None]:
-    """A hub name and the revision behind its @, if there is one; a path as it is.
+    """A hub name and the revision after its @, None without one; a path is unchanged.
 
     >>> hub_revision("google/siglip2-base-patch16-384@0123abc")
     ('google/siglip2-base-patch16-384', '0123abc')
@@ -61,10 +61,10 @@ def hub_revision(source: str) -> tuple[str, str | None]:
 def load_pretrained(
     load: Callable[..., Loaded], pretrained: str, what: str, **options: object
 ) -> Loaded:
-    """What `load` (a transformers `from_pretrained`) makes of a folder or hub name.
+    """The result of `load` (a transformers `from_pretrained`) for a folder or hub name.
 
     Raises:
-        EdjeError: the folder or hub repository is missing, incomplete, not of a known kind, or
+        EdjeError: the folder or hub repository is missing, incomplete, of an unknown kind, or
             needs a package that isn't installed.
     """
     source, revision = hub_revision(pretrained_source(pretrained))
@@ -75,7 +75,7 @@ def load_pretrained(
     except ImportError as error:
         raise EdjeError(
             f"can't load the {what} of pretrained={pretrained!r}: {_first_line(error)}. "
-            "Install it; for SigLIP's first generation these are sentencepiece and protobuf: "
+            "Install it; SigLIP's first generation needs sentencepiece and protobuf: "
             "`pip install 'edje[siglip]'`."
         ) from error
     except (OSError, ValueError, KeyError) as error:
@@ -87,12 +87,12 @@ def load_pretrained(
 
 
 def has_file(pretrained: str, name: str) -> bool:
-    """Whether a local folder or hub repository holds a file, which is downloaded if need be.
+    """Whether a local folder or hub repository has a file; downloads it if necessary.
 
-    Offline the hub's cache is taken for the whole repository.
+    When offline, the hub's cache counts as the whole repository.
 
     Raises:
-        EdjeError: the hub can't be reached, and its cache doesn't hold the file.
+        EdjeError: the hub can't be reached, and its cache lacks the file.
     """
     source = Path(pretrained_source(pretrained))
     if source.is_dir():
@@ -103,7 +103,7 @@ def has_file(pretrained: str, name: str) -> bool:
             hf_hub_download(repository, name, revision=revision)
         except LocalEntryNotFoundError:
             if not constants.HF_HUB_OFFLINE:
-                raise  # it may be there
+                raise  # the file may exist
             return False
         except EntryNotFoundError:
             return False
@@ -116,7 +116,7 @@ def load_tokenizer(pretrained: str) -> Any:
     """The tokenizer of a folder or hub name.
 
     Raises:
-        EdjeError: there is none; transformers may give one without a single word instead.
+        EdjeError: there is none; transformers may return an empty one instead.
     """
     tokenizer = load_pretrained(AutoTokenizer.from_pretrained, pretrained, "tokenizer")
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
@@ -128,7 +128,7 @@ def load_tokenizer(pretrained: str) -> Any:
 
 
 def freeze(module: nn.Module) -> None:
-    """Put a module in evaluation mode and take all gradients off it."""
+    """Put a module in evaluation mode and disable its gradients."""
     module.eval()
     module.requires_grad_(False)
 

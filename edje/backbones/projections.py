@@ -1,7 +1,7 @@
-"""Two linear maps from image and caption features into one space where cosine ranks.
+"""Two linear maps from image and caption features into one space where cosine similarity ranks.
 
-They start at regularised canonical correlation analysis, which has a closed form, and are then
-trained contrastively with strong dropout on the features. Both are cheap: no tower is run.
+They start as regularised canonical correlation analysis, which has a closed form, and are then
+trained contrastively with strong dropout on the features. Both steps are cheap: no tower runs.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Pair:
     text: LinearMap
 
     def tensors(self) -> list[Tensor]:
-        """Everything that is trained."""
+        """All trained tensors."""
         return [self.image.weight, self.image.bias, self.text.weight, self.text.bias]
 
 
@@ -68,7 +68,7 @@ def canonical_maps(
 
     The shrinkages are added to the covariances' diagonals, in units of the mean variance. Each
     of the `width` directions is weighted by its correlation to the given power. The weights are
-    scaled so that mean embeddings have length one before they are normalised.
+    scaled so that embeddings have a mean length of one before normalisation.
     """
     dtype = torch.float64
     x, y = image.to(dtype), text.to(dtype)
@@ -98,8 +98,8 @@ def contrastive_maps(
 ) -> tuple[Pair, float]:
     """The maps after training by symmetric InfoNCE, and the last step's loss.
 
-    An epoch takes every image once, with one of its captions. Everything random is a function of
-    the seed; the global generator is neither read nor changed.
+    An epoch takes every image once, with one of its captions. All randomness comes from the
+    seed; the global generator is neither read nor changed.
     """
     generator = torch.Generator().manual_seed(seed)
     captions = _CaptionsByImage(image_of_caption, len(image))

@@ -1,4 +1,4 @@
-"""What the rest of the house knows of a backbone: its tokens, its features, its two embeddings."""
+"""The interface of a backbone: its tokens, its features, its two embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Identity = dict[str, str | int | float]
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """What a vision tower gives for a batch of images: tokens to store, features to project."""
+    """A vision tower's output for a batch of images: tokens to store, features to project."""
 
     tokens: Float[Tensor, "batch tokens width"]
     features: Float[Tensor, "batch features"]
@@ -22,7 +22,7 @@ class ImageEncoding:
 class VisionBackbone(Protocol):
     """A frozen vision tower, always in evaluation mode.
 
-    `num_heads` and `layer_norm_eps` are those of the tower: adapters take them over.
+    `num_heads` and `layer_norm_eps` are the tower's; adapters copy them.
     """
 
     num_tokens: int
@@ -63,7 +63,7 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class Backbone(VisionBackbone, TextEncoder, Protocol):
-    """A dual encoder: both towers, and projections into one space where cosine ranks.
+    """A dual encoder: both towers, and projections into one space where cosine similarity ranks.
 
     Stores hold tokens and features, never embeddings, so that a refit of the projections leaves
     every store valid.

@@ -19,7 +19,7 @@ class SentenceEncoder(nn.Module):
     Args:
         pretrained: a folder written by `save_pretrained`, or a hub name such as
             `sentence-transformers/all-MiniLM-L6-v2`.
-        max_length: word pieces, special ones included, after which a caption is cut.
+        max_length: word pieces after which a caption is cut, special ones included.
 
     Raises:
         EdjeError: nothing to load under that name, or no tokenizer there.
@@ -62,7 +62,7 @@ class SentenceEncoder(nn.Module):
         ).to(self.model.device)
         states = self.model(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
-        # A mean and a sum differ by a factor that the normalisation takes away.
+        # A mean and a sum differ by a factor, which the normalisation removes.
         return nn.functional.normalize((states * mask).sum(1), dim=-1)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Vision towers of timm: the tokens of a transformer, or a feature map flattened."""
+"""Vision towers of timm: a transformer's tokens, or a flattened feature map."""
 
 import functools
 import json
@@ -19,36 +19,36 @@ from edje.backbones.protocol import Identity, ImageEncoding
 from edje.errors import EdjeError
 from edje.packaged import packaged_source
 
-HEAD_WIDTH = 64  # of the adapter's attention where the tower has no attention of its own
-LAYER_NORM_EPS = 1e-6  # likewise, that of SigLIP
-NAMING_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # to timm
+HEAD_WIDTH = 64  # of the adapter's attention if the tower has no attention of its own
+LAYER_NORM_EPS = 1e-6  # likewise; SigLIP's
+NAMING_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # for timm
 
 
 class TimmBackbone(nn.Module):
     """A frozen vision tower of timm; it has no text tower.
 
-    Tokens are the last features: patches of a transformer without its class and register tokens,
+    Tokens are the last features: a transformer's patches without its class and register tokens,
     or a feature map row by row. Image features are the model's own pooled ones, before its
     classifier. A tower without attention gets heads of width 64 and a norm epsilon of 1e-6.
 
-    With `stages`, feature maps of earlier stages are averaged to the grid of the last one and
-    their channels put beside its own (hypercolumns, Hariharan et al., 2015): the last map of a
-    classifier has forgotten much of what a caption mentions, such as colours.
+    With `stages`, feature maps of earlier stages are averaged to the grid of the last one, and
+    their channels are appended to its own (hypercolumns, Hariharan et al., 2015). A classifier's
+    last map has lost much of what captions mention, such as colours.
 
     Args:
         model: a name of `timm.list_models()`.
         checkpoint: a file of weights (.safetensors, or .pth with a state dict), or
-            `package:<name>` for that of a package (`edje.packaged`), whose tensors take timm's
-            names by their order; null takes timm's own weights from the hub.
+            `package:<name>` for a package's file (`edje.packaged`), whose tensors are matched to
+            timm's names by order; null takes timm's own weights from the hub.
         model_args: further arguments of `timm.create_model`, for instance `pad_type: same`.
         image_size: side of the square that the tower sees, in pixels.
         resize: "squash" scales both sides to `image_size`; "crop" scales the shorter one and
             keeps the centre.
         mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides what is left.
+        std: per channel, divides the difference.
         feature_image_size: side to which the image is scaled down for its pooled features, in
-            pixels; null takes them of the same pass as the tokens.
-        stages: earlier stages of a feature map, by their number in timm's
+            pixels; null takes them from the same pass as the tokens.
+        stages: earlier stages of the feature map, by their numbers in timm's
             `forward_intermediates`; negative ones count from the end.
 
     Raises:
@@ -152,7 +152,7 @@ class TimmBackbone(nn.Module):
         return ImageEncoding(tokens=tokens, features=features.flatten(1))
 
     def _resampled(self, stage: Tensor, last: Tensor) -> Float[Tensor, "batch tokens channels"]:
-        """A stage's map averaged over the cells of the last one's."""
+        """A stage's map averaged over the cells of the last map."""
         height, width = last.shape[2:]
         return self._tokens(nn.functional.adaptive_avg_pool2d(stage, (height, width)))
 
@@ -169,7 +169,7 @@ class TimmBackbone(nn.Module):
         )
 
     def _probe(self) -> ImageEncoding:
-        """One empty image through the tower: the shapes that no attribute of timm tells."""
+        """One empty image through the tower: shows shapes that no attribute of timm gives."""
         try:
             return self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
         except (RuntimeError, AssertionError, AttributeError, ValueError, IndexError) as error:
@@ -193,12 +193,12 @@ def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -
     if not timm.is_model(model):
         near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
         raise EdjeError(
-            f"model={model!r} is no model of timm {timm.__version__}; "
+            f"model={model!r} is not a model of timm {timm.__version__}; "
             f"near it: {', '.join(near) or 'nothing'}. See timm.list_models()."
         )
     if elsewhere := sorted(NAMING_WEIGHTS & model_args.keys()):
         raise EdjeError(
-            f"model_args has {', '.join(elsewhere)}, which would read weights past edje's own "
+            f"model_args has {', '.join(elsewhere)}, which would load weights without edje's "
             "checks. Name their file: checkpoint=<file of weights>."
         )
     try:
@@ -216,7 +216,7 @@ def _load(module: nn.Module, model: str, given: str) -> None:
     checkpoint = packaged or Path(given).expanduser()
     if not checkpoint.is_file():
         raise EdjeError(
-            f"checkpoint={given!r} is no file; expected weights of timm's {model!r}. "
+            f"checkpoint={given!r} is not a file; expected weights of timm's {model!r}. "
             "Give the path of a .safetensors or .pth file."
         )
     try:
@@ -229,16 +229,16 @@ def _load(module: nn.Module, model: str, given: str) -> None:
     except Exception as error:
         raise EdjeError(
             f"checkpoint={given!r} doesn't fit timm's {model!r}: "
-            f"{_first_line(error, lines=2)}. Give its weights, or the model_args they were "
-            "made with."
+            f"{_first_line(error, lines=2)}. Give its own weights, or the model_args of these "
+            "weights."
         ) from error
 
 
 def _named_by_order(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Weights of another implementation of the same network: other names, the same order.
+    """Weights of another implementation of the same network, renamed by order.
 
     Raises:
-        ValueError: not as many tensors as the module's, or one of another shape.
+        ValueError: the number of tensors or a shape differs from the module's.
     """
     own = module.state_dict()
     shapes = [[tuple(tensor.shape) for tensor in some.values()] for some in (state, own)]
@@ -250,7 +250,7 @@ def _named_by_order(state: Mapping[str, Tensor], module: nn.Module) -> dict[str,
 
 
 def _attention_settings(model: nn.Module, width: int) -> tuple[int, float]:
-    """Heads and norm epsilon of the tower, or the documented choice where it has no attention."""
+    """The tower's heads and norm epsilon, or the documented values if it has no attention."""
     counts = [getattr(module, "num_heads", None) for module in model.modules()]
     own = [count for count in counts if isinstance(count, int) and width % count == 0]
     if own:

@@ -1,1 +1,1 @@
-"""How fast scoring and the token store are, beside the roads that others take."""
+"""How fast scoring and the token store are, compared with other methods."""

@@ -1,4 +1,4 @@
-"""BLIP's image-text matching of transformers: cross attention into all of an image's features."""
+"""BLIP's image-text matching from transformers: cross attention into all of an image's features."""
 
 from typing import Any
 
@@ -45,12 +45,12 @@ def blip_config(sizes: Benchmark) -> BlipConfig:
 
 
 def blip_tokens(sizes: Benchmark) -> int:
-    """Features of an image that the text attends to, the class token's included."""
+    """Number of image features that the text attends to, including the class token's."""
     return (sizes.blip_image_size // PATCH) ** 2 + 1
 
 
 class BlipRoad:
-    """One query with k candidates, whose pixels or whose image features lie on the device."""
+    """One query with k candidates, whose pixels or image features are on the device."""
 
     def __init__(self, sizes: Benchmark, k: int, device: torch.device, with_vision: bool):
         dtype = sizes.dtype(device)

@@ -1,7 +1,7 @@
 """What a machine can do at most, measured: matrix products and large copies.
 
-A ceiling is the fastest rate that was seen, as a slower run says nothing of what can be reached:
-of a large square product, of products in the scorer's shapes, of the measured calls themselves.
+A ceiling is the fastest rate seen, as slower runs don't show what is possible. Rates come from a
+large square product, products in the scorer's shapes, and the measured calls themselves.
 """
 
 import time
@@ -19,14 +19,14 @@ from edje.inference.turns import synchronise
 SIDE = {"cpu": 1536, "cuda": 8192}  # of the square matrices
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
 SENT_BYTES = 2**28  # from the host's memory to a GPU's
-SHORTEST = 1e-9  # seconds, where a clock has not moved
+SHORTEST = 1e-9  # seconds, used if a clock has not moved
 
 Call = Callable[[], object]
-Works = dict[str, tuple[int, Call]]  # by name: operations or bytes, and what does them
+Works = dict[str, tuple[int, Call]]  # by name: a number of operations or bytes, and its call
 
 
 class Shape(NamedTuple):
-    """Of a matrix product."""
+    """The shape of a matrix product."""
 
     rows: int
     inputs: int
@@ -40,14 +40,14 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The fastest rates that were seen of a machine, products in one number format."""
+    """The fastest rates seen on a machine, products in one number format."""
 
     flops_per_second: float
     copied_bytes_per_second: float  # read and written bytes are counted once
-    sent_bytes_per_second: float  # from pinned host memory; on a CPU those copied
+    sent_bytes_per_second: float  # from pinned host memory; on a CPU the copied bytes
 
     def at_least(self, flops: float, read: float = 0.0, sent: float = 0.0) -> "Ceiling":
-        """What it is where a call has reached these per second; nothing of `read` is written."""
+        """The ceiling raised to a call's rates per second; nothing of `read` is written back."""
         return replace(
             self,
             flops_per_second=max(self.flops_per_second, flops),
@@ -57,10 +57,10 @@ class Ceiling:
 
 
 class Ceilings:
-    """Products in each of some number formats, and copies: one call, to take turns with others.
+    """Products in several number formats, and copies: one call, to take turns with others.
 
-    A product is torch's own and that of the scorer's linear layers: on some CPUs they are
-    different libraries. In int8 it is the scorer's alone. `shapes` come beside the large square.
+    A product is run by torch and by the scorer's linear layers: on some CPUs these use different
+    libraries. In int8 only the scorer's runs. `shapes` are measured beside the large square.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Ceilings:
 
     @torch.inference_mode()
     def __call__(self) -> None:
-        """One run of each."""
+        """Run each once."""
         for works in (*self.products.values(), self.copies):
             for name, (_, call) in works.items():
                 synchronise(self.device)
@@ -96,7 +96,7 @@ class Ceilings:
                 self.best[name] = min(self.best.get(name, seconds), seconds)
 
     def __getitem__(self, dtype: torch.dtype) -> Ceiling:
-        """What the runs so far say."""
+        """The ceiling seen in the runs so far."""
         copied = self._fastest({"copy": self.copies["copy"]})
         sent = self._fastest({"send": self.copies["send"]}) if "send" in self.copies else copied
         return Ceiling(self._fastest(self.products[dtype]), copied, sent)
@@ -111,7 +111,7 @@ def ceiling_of(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ceiling:
-    """Measure it alone, before there are calls to take turns with."""
+    """Measure a ceiling alone, before there are calls to take turns with."""
     ceilings = Ceilings(device, [dtype], clock=clock)
     calls = {"ceilings": ceilings}
     timed_together(calls, device, warmup=1, min_runs=3, seconds=seconds, clock=clock)
@@ -119,7 +119,7 @@ def ceiling_of(
 
 
 def _products(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, Call]:
-    """Ways to one product, by the library."""
+    """Calls that compute one product, by library."""
     if dtype == torch.int8:
         return {"scorer's": int8_product(*shape)}
     rows, inputs, outputs = shape
@@ -131,7 +131,7 @@ def _products(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[st
 
 
 def _copies(device: torch.device) -> Works:
-    """Of memory on the device, and to it."""
+    """Copies of memory on the device, and to it."""
     size = COPIED_BYTES.get(device.type, 2**28)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

@@ -7,19 +7,19 @@ from typing import Final
 import torch
 from torch import Tensor
 
-SCORER: Final = "scorer"  # the tier that every lane has: scoring alone, its input on the device
+SCORER: Final = "scorer"  # the tier of every lane: scoring alone, its input on the device
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One query with k candidates on one road.
+    """One query with k candidates in one lane and tier.
 
     Args:
-        tokens: visual tokens per image, or what stands for them.
-        batch: pairs per run of an encoder, asked after the warm-up.
-        dtype: number format of the products, of whose ceiling its share is.
+        tokens: visual tokens per image, or what replaces them.
+        batch: pairs per run of an encoder; called after the warm-up.
+        dtype: number format of the products; the share refers to its ceiling.
         bytes_per_query: of visual tokens, read from host memory or a file.
-        prepare: done before each run and not timed.
+        prepare: called before each run, not timed.
     """
 
     lane: str
@@ -34,5 +34,5 @@ class Entry:
 
 
 def name_of_dtype(dtype: torch.dtype) -> str:
-    """As torch calls it, without torch's own name."""
+    """The dtype's name without "torch."."""
     return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Tokens in a store on disk, read warm or, after the system has forgotten them, cold."""
+"""Tokens in a store on disk, read warm (in the page cache) or cold (dropped from it)."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class StoredFile:
-    """A token store of random tokens in 16 bits; read by row, as tokens or as cells."""
+    """A token store of random 16-bit tokens, read by row as tokens or as cells."""
 
     def __init__(self, folder: Path, images: int, tokens: int, width: int):
         self.folder = folder
@@ -43,7 +43,7 @@ class StoredFile:
 
     @property
     def codec(self) -> Codec:
-        """What unpacks the cells."""
+        """The codec that unpacks the cells."""
         return self._opened.codec
 
     def __len__(self) -> int:
@@ -54,12 +54,12 @@ class StoredFile:
         return self._opened.read(rows, dtype=dtype, device=device)
 
     def read_cells(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Cells of the rows as they are stored."""
+        """Cells of the rows, as stored."""
         return self._opened.read_cells(rows, out)
 
     def forget(self) -> None:
-        """Have the system drop the files from memory, so that the next read is the disk's."""
-        self.store = None  # pages that are mapped are kept
+        """Have the system drop the files from memory, so that the next read is from disk."""
+        self.store = None  # mapped pages would stay
         drop_pages(path for path in self.folder.iterdir() if path.is_file())
         self.store = TokenStore.open(self.folder)
         self.store.read(torch.empty(0, dtype=torch.long))  # maps the files, reads none

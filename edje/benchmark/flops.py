@@ -1,4 +1,4 @@
-"""How much arithmetic a call does, counted and not estimated."""
+"""The amount of arithmetic in a call, counted rather than estimated."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -11,14 +11,14 @@ from edje.inference.cpu import packed_products
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Multiplications and additions in the matrix products of a call, attention's included."""
+    """Multiplications and additions in a call's matrix products, including attention's."""
     ours = dict.fromkeys(packed_products(), _of_packed_product)
-    # The plain form of attention consists of products that the counter knows on every device.
+    # The plain form of attention consists of products that the counter supports on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=ours) as seen:
         call()
     return seen.get_total_flops()
 
 
 def _of_packed_product(states: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    """A linear layer in oneDNN's layout, which the counter doesn't know."""
+    """A linear layer in oneDNN's layout, which the counter doesn't support."""
     return 2 * prod(out_shape) * states[-1]

@@ -42,19 +42,19 @@ class Row:
     runs: int
     pairs_per_second: float  # of the median run
     p50_ms: float
-    p99_ms: float  # the slowest run, where there are fewer than 100
+    p99_ms: float  # the slowest run if there are fewer than 100
     flops_per_pair: float  # of scoring alone, counted
     ceiling_tflops_per_second: float  # of products in this format, the fastest in these turns
-    share_of_ceiling: float  # at most 1, as the row's own runs are among those
+    share_of_ceiling: float  # at most 1, as the row's own runs count for the ceiling
     bytes_per_query: int  # of visual tokens, read from host memory or a file
 
 
 def measure(
     sizes: Benchmark, device: torch.device, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the measurement, and what is stated of the machine.
+    """Rows of the measurement, and facts of the machine.
 
-    Token stores lie in `folder` while they are read.
+    Token stores are in `folder` while they are read.
     """
     dtype = sizes.dtype(device)
     first = ceiling_of(device, dtype, sizes.seconds / 10, CLOCKS[sizes.clock])
@@ -179,7 +179,7 @@ def timed_rows(sizes: Benchmark, entries: list[Entry], device: torch.device) -> 
 
 
 def name_of(device: torch.device) -> str:
-    """What the device calls itself."""
+    """The device's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"

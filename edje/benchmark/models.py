@@ -1,4 +1,4 @@
-"""Models of given sizes with random weights; speed doesn't depend on what they are."""
+"""Models of given sizes with random weights, whose values don't affect speed."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ SEPARATOR = 102
 
 
 class StoredAdapter(Adapter):
-    """Stands where the adapter is: the tokens that are scored are stored ones."""
+    """Takes the adapter's place: the tokens to be scored are already stored."""
 
     def __init__(self, num_tokens: int):
         super().__init__()
@@ -38,7 +38,7 @@ def language_model_config(sizes: Benchmark, tokens: int) -> BertConfig:
 
 
 def random_reranker(sizes: Benchmark, tokens: int, fusion_layer: int) -> EDJE:
-    """Joint encoder and heads, without an adapter that computes."""
+    """Joint encoder and heads, with an adapter that computes nothing."""
     language_model = BertModel(language_model_config(sizes, tokens), add_pooling_layer=False)
     joint = JointEncoder(
         language_model,

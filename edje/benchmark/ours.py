@@ -1,4 +1,4 @@
-"""Our lane, in tiers: where the tokens lie, up to a whole query."""
+"""Our lane, in tiers: by where the tokens are, up to a whole query."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ from edje.inference.transfer import VisualTokens
 from edje.records import TextBatch
 
 log = logging.getLogger(__name__)
-STORED = torch.bfloat16  # two bytes per number, as the default codec
+STORED = torch.bfloat16  # two bytes per number, like the default codec
 
 
 class OurLane:
     """One query with k candidates, by tier.
 
-    `scorer`: its candidates' tokens lie on the device in the number format of use. The others
-    gather other candidates of `stored_images` every time. `host`: their tokens lie in host memory
-    in 16 bits. `warm`, `cold`: in a token store under `folder`. `query`: the dual encoder reads
-    the text, an exact search over `corpus` embeddings on the device finds the candidates, they
-    are gathered, moved, scored and sorted. Word pieces are given: no tier splits a string.
+    `scorer`: its candidates' tokens are on the device in the number format that is used. The
+    other tiers gather different candidates of `stored_images` every time. `host`: tokens in host
+    memory in 16 bits. `warm`, `cold`: in a token store under `folder`. `query`: the dual encoder
+    reads the text, an exact search over `corpus` embeddings on the device finds the candidates,
+    and they are gathered, moved, scored and sorted. Texts are word pieces: no tier tokenizes.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class OurLane:
         self.stored = torch.randn(sizes.stored_images, tokens, sizes.width).to(STORED)
 
     def entries(self) -> Iterator[Entry]:
-        """What is measured; a tier that this system doesn't allow is left out, with a message."""
+        """The entries to measure; an unsupported tier is left out with a warning."""
         for tier in self.sizes.tiers:
             if tier == "cold" and not CAN_FORGET:
-                log.warning("tier cold is skipped: this system can't be asked to forget a file.")
+                log.warning("tier cold is skipped: this system can't drop a file from memory.")
             else:
                 yield self.entry(tier)
 
@@ -102,7 +102,7 @@ class OurLane:
 
 
 def score_query(scorer: StoredTokenScorer, images: Tensor) -> Tensor:
-    """Scores of the one query with each of the images."""
+    """Scores of one query with each of the images."""
     queries = torch.zeros(len(images), dtype=torch.long)
     return scorer("t2i", queries, images, torch.zeros(len(images)))
 

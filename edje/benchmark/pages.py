@@ -1,4 +1,4 @@
-"""The pages of files in memory: dropping them for cold reads, and seeing that they are gone."""
+"""The pages of files in memory: drops them for cold reads and checks that they are gone."""
 
 import ctypes
 import mmap
@@ -12,10 +12,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def drop_pages(paths: Iterable[Path]) -> None:
-    """Have the kernel forget the files' pages: fsync, then posix_fadvise(DONTNEED).
+    """Make the kernel drop the files' pages: fsync, then posix_fadvise(DONTNEED).
 
-    Pages that are still to be written or that some process maps stay, and so do all of a file
-    system in memory; `share_in_memory` tells.
+    Pages that aren't written yet or that a process maps stay, as do all pages of a file system
+    in memory; `share_in_memory` shows what is left.
     """
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -32,7 +32,7 @@ def share_in_memory(paths: Iterable[Path]) -> float:
     present = total = 0
     for path in paths:
         with path.open("rb") as file:
-            flags = mmap.MAP_PRIVATE  # lets its address be taken; nothing is written
+            flags = mmap.MAP_PRIVATE  # allows taking its address; nothing is written
             content = mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
         pages = np.zeros(-(-len(content) // mmap.PAGESIZE), np.uint8)
         start = ctypes.c_char.from_buffer(content)
@@ -51,7 +51,7 @@ def share_in_memory(paths: Iterable[Path]) -> float:
 
 
 def kernel_read_ahead(path: Path) -> int | None:
-    """Kilobytes that a map of the file reads around a page; None where that isn't told."""
+    """Kilobytes that a map of the file reads around a page; None if the system doesn't say."""
     device = path.stat().st_dev
     setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     return int(setting.read_text()) if setting.is_file() else None

@@ -1,4 +1,4 @@
-"""The roads that others take to the same scores, each as its users would run it."""
+"""Other methods that compute the same scores, each as its users would run it."""
 
 import logging
 import tempfile
@@ -32,7 +32,7 @@ Call = Callable[[], Tensor]
 def peer_entry(
     lane: Lane, sizes: Benchmark, tokens: int, k: int, device: torch.device
 ) -> Entry | None:
-    """One query with k candidates on a peer's road; None, and a message, where it can't run."""
+    """One query with k candidates in a peer's lane; None, with a warning, if it can't run."""
     call: Call | None
     if lane == "research":
         call = ResearchRoad(sizes, tokens, k, device)
@@ -57,9 +57,9 @@ def peer_entry(
 
 
 class PaddedRoad:
-    """What both roads of transformers share: the input of one query with k candidates.
+    """The common part of both lanes on transformers: the input of one query with k candidates.
 
-    Every candidate has its own copy of the text and a mask, whether or not anything is padded.
+    Every candidate has its own copy of the text and a mask, even if nothing is padded.
     """
 
     def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
@@ -80,7 +80,7 @@ class PaddedRoad:
 
 
 class ResearchRoad(PaddedRoad):
-    """A masked-language BERT with all its logits and hidden states; the adapter per candidate."""
+    """A masked-language BERT with all logits and hidden states; runs the adapter per candidate."""
 
     def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
         super().__init__(sizes, tokens, k, device)
@@ -96,7 +96,7 @@ class ResearchRoad(PaddedRoad):
             num_tokens=tokens,
             hidden_width=sizes.adapter_hidden_width,
         )
-        # The counter of arithmetic trips over a learned query that asks for a gradient.
+        # The counter of arithmetic fails on a learned query that requires a gradient.
         self.adapter = adapter.eval().requires_grad_(False).to(device, dtype)
         raw = torch.randn(k, sizes.raw_tokens, sizes.raw_width)
         self.raw = raw.to(device, dtype)
@@ -118,7 +118,7 @@ class ResearchRoad(PaddedRoad):
 
 
 class LeanRoad(PaddedRoad):
-    """A plain BERT over stored tokens that lie on the device."""
+    """A plain BERT over stored tokens on the device."""
 
     def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
         super().__init__(sizes, tokens, k, device)
@@ -162,7 +162,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
         model = CrossEncoder(
             folder, device=str(device), model_kwargs={"dtype": sizes.dtype(device)}
         )
-    query = " ".join(["w7"] * (sizes.text_tokens - 2))  # with [CLS] and [SEP] text_tokens
+    query = " ".join(["w7"] * (sizes.text_tokens - 2))  # text_tokens with [CLS] and [SEP]
     passage = " ".join(["w9"] * tokens)
     return lambda: model.predict(
         [(query, passage)] * k,
@@ -173,7 +173,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
 
 
 def made_up_words(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of made-up words that lays pairs out as BERT's does."""
+    """A tokenizer of made-up words that joins pairs as BERT's does."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made_up = [f"w{number}" for number in range(vocabulary - len(special))]
     known = {word: number for number, word in enumerate(special + made_up)}

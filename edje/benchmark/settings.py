@@ -1,4 +1,4 @@
-"""What a benchmark measures: sizes, lanes and how long."""
+"""What a benchmark measures: sizes, lanes and durations."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -22,44 +22,44 @@ class Benchmark:
         lanes: `ours`; `research`: a masked-language BERT with all logits and hidden states, the
             adapter applied to every candidate; `lean`: a plain BERT over stored tokens, always
             with a mask; `cross_encoder`: sentence-transformers' over text pairs of equal length;
-            `blip`: BLIP's image-text matching over image features that are there, `blip_vision`:
-            from pixels.
+            `blip`: BLIP's image-text matching over image features already computed;
+            `blip_vision`: the same from pixels.
         tiers: of our lane. `scorer`: tokens on the device; `host`: in host memory; `warm` and
-            `cold`: in a token store on disk, in the system's memory or not; `query`: text
+            `cold`: in a token store on disk, in the page cache or not; `query`: text
             encoding, first-stage search, gathering from host memory, scoring, sorting.
-        tokens: visual tokens per image, each a setting of its own.
+        tokens: visual tokens per image; each number is a setting of its own.
         text_tokens: word pieces of the query, [CLS] and [SEP] included.
-        candidates: k, each a setting of its own.
-        peer_candidates: the k at which other lanes than ours run; null is each.
-        fusion_layers: of our lane, each a lane of its own beyond 0.
-        int8: our scorer alone in int8 as well, on a CPU.
-        precision: of every lane; auto is bf16 where the hardware has it.
+        candidates: k; each number is a setting of its own.
+        peer_candidates: the k used for lanes other than ours; null takes every k.
+        fusion_layers: of our lane; each one above 0 is a lane of its own.
+        int8: whether our scorer alone is also measured in int8, on a CPU.
+        precision: of every lane; auto is bf16 if the hardware has it.
         batch_size: pairs per run of an encoder; null is our scorer's default, and k for peers.
-        width: of the language model (MiniLM-L12's by default, as the four below).
+        width: of the language model (by default MiniLM-L12's, as are the four below).
         num_layers: layers of the language model.
         num_heads: attention heads of the language model.
         hidden_width: of its feed-forward.
-        vocabulary: word pieces it knows.
-        raw_tokens: vision tokens that the research road compresses per candidate.
+        vocabulary: number of its word pieces.
+        raw_tokens: vision tokens that the research lane compresses per candidate.
         raw_width: width of the vision tokens.
         adapter_hidden_width: of the adapter's feed-forward.
-        stored_images: images whose tokens lie in host memory, gathered at random.
+        stored_images: images whose tokens are in host memory, gathered at random.
         corpus: embeddings that the first stage searches exactly.
         text_encoder_width: of the dual encoder's text tower, also of its embeddings.
         text_encoder_layers: layers of the text tower.
         text_encoder_tokens: length to which the text tower's input is padded.
-        blip_width: of BLIP's two towers (its base model's by default, as the two below).
+        blip_width: of BLIP's two towers (by default its base model's, as are the two below).
         blip_layers: layers of each.
         blip_image_size: pixels of an image's side, patches of 16.
         blip_candidates: k of BLIP's lanes, which are slow and don't depend on `tokens`.
-        clock: `wall` is what a user waits for; `cpu`, CPU seconds of the process, tells lanes
-            apart on a machine that does other things too (give it one thread).
+        clock: `wall` is the time a user waits; `cpu`, CPU seconds of the process, compares lanes
+            fairly on a machine that does other work too (use one thread).
         warmup: unmeasured runs of each lane in each setting.
-        min_runs: measured runs of each, at least.
+        min_runs: least number of measured runs of each.
         seconds: wall time of a setting (a k with a number of tokens), shared by its lanes.
-        longest: seconds that the layers of one query may take at the speed of a large matrix
-            product; a setting beyond it is left out, with a message. null leaves none out.
-        runs: a folder of evaluated runs, whose R@1 is drawn against the time of a whole query.
+        longest: seconds that one query's layers may take at the speed of a large matrix product;
+            a setting beyond it is left out with a message. null leaves none out.
+        runs: a folder of evaluated runs, whose R@1 is plotted against the time of a whole query.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class Benchmark:
         self.runs = runs
         if "scorer" not in self.tiers:
             raise EdjeError(
-                f"benchmark.tiers={list(self.tiers)}: lacks scorer, in which the arithmetic of the "
-                "others is counted. Add it."
+                f"benchmark.tiers={list(self.tiers)}: lacks scorer, which is needed to count the "
+                "arithmetic of the others. Add it."
             )
         for k in self.candidates:
             if not 1 <= k <= corpus:
@@ -149,12 +149,12 @@ class Benchmark:
                 )
 
     def layer_flops(self, tokens: int, k: int) -> int:
-        """Arithmetic of the linear layers of a query with k candidates, nothing saved."""
+        """Arithmetic of the linear layers of a query with k candidates, without any savings."""
         layer = sum(inputs * outputs for inputs, outputs in self.layer_products())
         return 2 * k * (self.text_tokens + tokens + 1) * self.num_layers * layer
 
     def layer_products(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of a layer's linear parts, the attention's three as one."""
+        """Inputs and outputs of a layer's linear parts, with the attention's three as one."""
         width, hidden = self.width, self.hidden_width
         return [(width, 3 * width), (width, width), (width, hidden), (hidden, width)]
 

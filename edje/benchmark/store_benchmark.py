@@ -1,4 +1,4 @@
-"""The token store beside raw files: warm and cold random reads, and writing."""
+"""The token store compared with raw files: warm and cold random reads, and writing."""
 
 import logging
 import os
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 Tier = Literal["warm", "cold", "write"]
 CPU = torch.device("cpu")
 OURS, MAP, PLAIN = "store", "memory map", "plain write"
-LEFT = 0.001  # share of pages in memory up to which a read counts as cold
-TRIES = 10  # to drop what is left
+LEFT = 0.001  # largest share of pages in memory for a read to count as cold
+TRIES = 10  # to drop the pages that are left
 DISTINCT = 1024  # images of different content; the others repeat them
 
 
@@ -45,13 +45,13 @@ class StoreBenchmark:
         images: cells of the store, and of the flat file with the same cells.
         tokens: tokens per image.
         width: width of a token; 64 × 384 are 49,152 bytes per cell.
-        batches: random rows per warm read, each a setting of its own.
+        batches: random rows per warm read; each number is a setting of its own.
         cold_batches: random rows per cold read, likewise.
         threads: of the preadv lane.
-        min_runs: measured runs of each lane in each setting, at least; of writing, one less than
-            twice as many.
-        seconds: wall time of a setting of reading, shared by its lanes; what is done before a run
-            is not counted.
+        min_runs: least number of measured runs of each lane in each setting; writing has one
+            less than twice as many.
+        seconds: wall time of a reading setting, shared by its lanes; preparation before a run is
+            not counted.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class StoreRow:
     cells_per_second: float  # of the median run
     gb_per_second: float  # 10^9 bytes
     p50_ms: float
-    p99_ms: float  # the slowest run, where there are fewer than 100
-    ratio: float  # of the speed to the memory map's, or to the plain write's, in the same run
+    p99_ms: float  # the slowest run if there are fewer than 100
+    ratio: float  # of the speed to that of the memory map or plain write, in the same run
 
 
 def measure_store(
     sizes: StoreBenchmark, folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the measurement, and what is stated of the machine; files lie in `folder` meanwhile.
+    """Rows of the measurement, and facts of the machine; files are in `folder` meanwhile.
 
-    Cold reads are left out, and that is stated, where the file system keeps pages in memory.
+    If the file system keeps pages in memory, cold reads are left out, and the facts say so.
     """
     folder.mkdir(parents=True)
     try:
@@ -108,7 +108,7 @@ def measure_store(
             MAP: MemoryMapLane(flat, shape),
             f"preadv, {sizes.threads} threads": PreadLane(flat, shape, sizes.threads),
         }
-        advised = {"map, MADV_RANDOM": RandomMapLane(flat, shape)}  # warm, nothing is read around
+        advised = {"map, MADV_RANDOM": RandomMapLane(flat, shape)}  # warm: nothing is read around
         files = [flat, *sorted((folder / "store").glob("*.arrow"))]
         for batch in sizes.batches:
             rows += measure_warm(sizes, lanes, batch, files)
@@ -133,11 +133,11 @@ def measure_store(
 
 
 def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
-    """The writer alone, its tokens at hand, and the same cells in one file; both fsynced.
+    """The writer alone, with tokens in memory, and the same cells in one file; both fsynced.
 
-    They take turns one by one, however long each takes. Before each, memory of three times the
-    bytes is touched and freed: a virtual machine waits for its host at pages that it has not
-    used for a while, and a run took up to three times as long.
+    They take turns one by one, however long each takes. Before each turn, three times the bytes
+    are allocated, touched and freed: a virtual machine waits for its host at pages that it has
+    not used for a while, and without this a run took up to three times as long.
     """
     tokens = torch.randn(min(sizes.images, DISTINCT), sizes.tokens, sizes.width).to(STORED)
     codec = make_codec("bf16", sizes.tokens, sizes.width)
@@ -165,7 +165,7 @@ def measure_writing(sizes: StoreBenchmark, folder: Path) -> list[StoreRow]:
         if targets[name].is_dir():
             shutil.rmtree(targets[name])
         targets[name].unlink(missing_ok=True)
-        os.sync()  # an fsync would wait for what the disk still does for the run before
+        os.sync()  # otherwise an fsync would wait for the disk to finish the previous run
         np.ones((3, sizes.images, codec.cell_bytes), np.uint8)
 
     calls = {OURS: write_ours, PLAIN: write_plainly}
@@ -185,9 +185,9 @@ def measure_warm(
 ) -> list[StoreRow]:
     """Random rows of files whose pages are in memory and mapped.
 
-    Pages differ in size by how they got there, and reads with them, so all are dropped and read
-    anew. As in a loop over batches, a read follows one of its own lane, which is not measured:
-    after another's it would find the processor's caches as that one left them.
+    Pages differ in size by how they were loaded, and so does the speed of reads. So all pages are
+    dropped and read anew. As in a loop over batches, a measured read follows an unmeasured one of
+    its own lane: after another lane's it would find that lane's data in the processor's caches.
     """
     drop_pages(files)
     for path in files:
@@ -207,9 +207,9 @@ def measure_warm(
 
 
 def share_left(files: Sequence[Path]) -> float:
-    """Drop the files' pages; what is left of them in memory, in [0, 1].
+    """Drop the files' pages; returns the share that is left in memory, in [0, 1].
 
-    A page that the kernel is just busy with stays the first time, so it is tried again.
+    A page that the kernel is using stays at first, so dropping is tried again.
     """
     for _ in range(TRIES):
         drop_pages(files)
@@ -223,16 +223,16 @@ def share_left(files: Sequence[Path]) -> float:
 def measure_cold(
     sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, files: Sequence[Path]
 ) -> list[StoreRow]:
-    """Random rows, all pages of all files dropped before every read."""
+    """Random rows, with all pages of all files dropped before every read."""
 
     def prepare(name: str) -> None:
         for lane in lanes.values():
-            lane.close()  # pages that are mapped can't be dropped
+            lane.close()  # mapped pages can't be dropped
         left = share_left(files)
         if left > LEFT:
             raise EdjeError(
                 f"{files[0].parent}: {left:.2%} of the pages of the benchmark's files stay in "
-                "memory, so that no cold read can be timed. End what else reads or copies them, "
+                "memory, so no cold read can be timed. Stop other programs that read or copy them, "
                 "and start again."
             )
         lanes[name].open()
@@ -246,7 +246,7 @@ def measure_cold(
 def _read_in_turns(
     sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, prepare: Callable[[str], None]
 ) -> dict[str, Timing]:
-    """Other rows every time, drawn before the clock starts; no row twice in a read."""
+    """Different rows every time, drawn before the clock starts; no row twice in a read."""
     drawn = torch.empty(0, dtype=torch.long)
 
     def draw(name: str) -> None:

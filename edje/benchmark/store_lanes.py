@@ -1,4 +1,4 @@
-"""Ways to read random cells of one file or store into a tensor, each opened and closed at will."""
+"""Ways to read random cells of a file or store into a tensor; each can be opened and closed."""
 
 import mmap
 import os
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edje.tokens.store import TokenStore
 
-STORED = torch.bfloat16  # the codec of the measured store
+STORED = torch.bfloat16  # what the measured store's codec stores
 
 
 class Lane(ABC):
@@ -25,15 +25,15 @@ class Lane(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Make ready to read; touches no cell."""
+        """Get ready to read; touches no cell."""
 
     @abstractmethod
     def read(self, rows: Tensor) -> Tensor:
-        """Tokens of rows, copied."""
+        """Tokens of the rows, copied."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of maps and files."""
+        """Release maps and files."""
 
 
 class StoreLane(Lane):
@@ -47,7 +47,7 @@ class StoreLane(Lane):
         self.store.read_cells(np.empty(0, np.int64))
 
     def read(self, rows: Tensor) -> Tensor:
-        """Through the public method."""
+        """Read with the store's public method."""
         assert self.store is not None
         return self.store.read(rows, dtype=STORED)
 
@@ -66,7 +66,7 @@ class MemoryMapLane(Lane):
         self.array = np.memmap(self.path, np.int16, "r", shape=self.shape)
 
     def read(self, rows: Tensor) -> Tensor:
-        """A plain fancy index."""
+        """Read with NumPy's fancy indexing."""
         return torch.from_numpy(self.array[rows.numpy()]).view(STORED)
 
     def close(self) -> None:
@@ -75,10 +75,10 @@ class MemoryMapLane(Lane):
 
 
 class RandomMapLane(MemoryMapLane):
-    """The same without the kernel's reading around, which random rows have no use for."""
+    """A memory map without the kernel's read-ahead, which random rows don't need."""
 
     def open(self) -> None:
-        """Map the file and say that it is read at random."""
+        """Map the file and advise the kernel of random reads."""
         with self.path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         content.madvise(mmap.MADV_RANDOM)
@@ -86,7 +86,7 @@ class RandomMapLane(MemoryMapLane):
 
 
 class PreadLane(Lane):
-    """`preadv` of one file, rows shared out among threads."""
+    """`preadv` of one file, rows divided among threads."""
 
     descriptor = -1
 

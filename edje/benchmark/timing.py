@@ -1,4 +1,4 @@
-"""Timing several calls side by side, so that what disturbs the machine disturbs all alike."""
+"""Timing several calls side by side, so that disturbances of the machine affect all alike."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ class Timing:
     seconds: tuple[float, ...]
 
     def quantile(self, share: float) -> float:
-        """The shortest time that at least this share of the runs kept to.
+        """The shortest time that at least this share of the runs did not exceed.
 
         >>> Timing((3.0, 1.0, 2.0)).quantile(0.5)
         2.0
@@ -48,11 +48,11 @@ def timed_together(
     prepare: Callable[[str], object] = lambda name: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Run the calls in turns; the next is always the one that has had the least time so far.
+    """Run the calls in turns; the next is always the one with the least time so far.
 
     Ends when every call has had `min_runs` and all together `seconds`. Warm-up is not counted,
-    and the device is synchronised before and after each run. `prepare` is called with a call's
-    name before each of its runs, unmeasured.
+    and the device is synchronised before and after each run. `prepare` gets a call's name before
+    each of its runs, unmeasured.
     """
     for warming, call in calls.items():
         for _ in range(warmup):
@@ -80,7 +80,7 @@ def _next(
     min_runs: int,
     seconds: float,
 ) -> str | None:
-    """Whose turn it is; None where all have had enough."""
+    """The call whose turn it is; None if all have had enough."""
     if sum(spent.values()) < seconds:
         return min(spent, key=lambda name: spent[name])
     wanting = [name for name, times in runs.items() if len(times) < min_runs]

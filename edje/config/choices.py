@@ -1,4 +1,4 @@
-"""Whether the chosen components fit each other, as far as their names alone can tell."""
+"""Whether the chosen components fit each other, as far as their names show."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,10 +21,10 @@ SCORING = ("run", "evaluate", "compress")
 
 
 def check_choices(cfg: DictConfig) -> None:
-    """Refuse components that are sound alone and don't work together.
+    """Refuse components that are valid alone but don't work together.
 
     Raises:
-        EdjeError: naming the choices, and what to take instead.
+        EdjeError: names the choices, and what to take instead.
     """
     problems = list(misfits(plain(cfg, "", [])))
     if problems:
@@ -33,19 +33,19 @@ def check_choices(cfg: DictConfig) -> None:
 
 
 def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
-    """What is wrong with a composed tree, choice by choice."""
+    """The problems of a composed tree, choice by choice."""
     task, data = tree.get("task"), tree.get("data") or {}
     yield from late_misfits(tree)
     compiled = tree.get("compile_training")
     if task in TRAINING and tree.get("gradient_checkpointing") and compiled is not None:
         what = (
-            f": with compile_training={compiled} dropout would be drawn otherwise when layers are "
+            f": with compile_training={compiled}, dropout would be drawn differently when layers "
             "run again. Take compile_training=null, or gradient_checkpointing=false."
         )
         yield Problem("gradient_checkpointing", what)
     if data.get("_target_") != STREAMED:
         if task in TRAINING and target(tree, "loader") == STREAM_LOADER:
-            what = " streams a mixture, and data is a cached set. Take loader=default."
+            what = " streams a mixture, but data is a cached set. Take loader=default."
             yield Problem("loader", what)
         return
     if task == "cache":
@@ -60,7 +60,7 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     if task not in TRAINING:
         return
     if not any((data.get("sources") or {}).values()):
-        yield Problem("data.sources", ": all are left out. Give one to train on.")
+        yield Problem("data.sources", ": all are left out. Give at least one to train on.")
     if target(tree, "loader") != STREAM_LOADER:
         what = (
             ": it reads stored tokens (neighbours are mined among them), and a mixture for "
@@ -98,10 +98,10 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
 
 
 def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
-    """What a run would find only at its first batch, or when all of its training is done."""
+    """Problems that would otherwise show only at the first batch, or after all training."""
     task, data, score = tree.get("task"), tree.get("data") or {}, tree.get("score")
     if isinstance(seed := tree.get("seed"), int) and seed < 0:
-        yield Problem("seed", f"={seed}: expected a number from 0, as random generators take it.")
+        yield Problem("seed", f"={seed}: expected a number from 0, for the random generators.")
     scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
     patience = scoring.get("patience")
     if task not in TRAINING:
@@ -135,7 +135,7 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             )
             yield Problem("scoring.num_tokens", what)
         elif most is not None and asked > most:
-            what = f"={asked}: the adapter gives {most} tokens. Ask for fewer."
+            what = f"={asked}: the adapter has only {most} tokens. Ask for no more."
             yield Problem("scoring.num_tokens", what)
     pairs, neighbours = loader.get("batch_size"), loader.get("neighbours") or 0
     most = loader.get("mined_pool")
@@ -157,8 +157,8 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     devices = (tree.get("trainer") or {}).get("devices")
     if count is not None and contrasting and devices == 1 and pairs <= count:
         what = (
-            f"={pairs}: no pair of a batch finds the negatives.count={count} others that it is to "
-            "be told from. Raise loader.batch_size, or lower negatives.count."
+            f"={pairs}: a pair of a batch can't have negatives.count={count} others as negatives. "
+            "Raise loader.batch_size, or lower negatives.count."
         )
         yield Problem("loader.batch_size", what)
 

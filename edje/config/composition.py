@@ -1,4 +1,4 @@
-"""Hydra's complaints about a command line or a configuration file, in our words."""
+"""Hydra's errors about a command line or a configuration file, in our words."""
 
 import re
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ PLUGINS = {  # launchers and sweepers that Hydra's own packages bring
 }
 
 
-# All that is read off Hydra's English; a test has Hydra say each.
+# All that is matched in Hydra's messages; a test makes Hydra produce each.
 KEY_OF_FAILURE = re.compile(r"full_key: (\S+)")
 NO_OPTION = re.compile(r"group override must be")
 SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(\w\S*?)=(\S*)'")
@@ -45,7 +45,7 @@ CHOSEN_TWICE = re.compile(r"appears more than once")
 
 
 def own_words(error: Exception) -> Exception:
-    """What a constructor says against its values, without Hydra's wrapping around it."""
+    """A constructor's error about its values, without Hydra's wrapper."""
     cause: BaseException | None = error
     while isinstance(cause, InstantiationException):
         key = KEY_OF_FAILURE.search(str(cause))
@@ -59,13 +59,13 @@ def own_words(error: Exception) -> Exception:
 
 
 def is_of_composing(error: Exception) -> bool:
-    """Whether an error is Hydra's about a command line or a file, and not a launcher's."""
+    """Whether an error is Hydra's about a command line or a file, rather than a launcher's."""
     return isinstance(error, OSError | HydraException | OmegaConfBaseException | yaml.YAMLError)
 
 
 def explained(error: Exception, conf: Path) -> EdjeError:
-    """A composition error as the user's mistake that it is: what, where, and the nearest name."""
-    if isinstance(error, EdjeError):  # a sweeper's, which has said so
+    """A composition error as a user's error: what, where, and the nearest name."""
+    if isinstance(error, EdjeError):  # raised by a sweeper, already explained
         return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return unknown_option(str(error.missing_cfg_file), conf, error.options)
@@ -78,7 +78,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
         mark = error.problem_mark
         return EdjeError(f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}.")
     if isinstance(error, ValueError) and NO_OPTION.search(str(error)):
-        return EdjeError("A group was given no option: expected group=<option>, or nothing.")
+        return EdjeError("A group has no option: expected group=<option>, or leave the group out.")
     text = " ".join(str(error).replace("'++", "'").split())
     if isinstance(error.__cause__, OmegaConfBaseException):
         text += " " + str(error.__cause__).splitlines()[0]
@@ -93,7 +93,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
             return EdjeError(said)
         close = get_close_matches(unknown[1], known_keys(conf), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        return EdjeError(f"{unknown[1]} is no key of the configuration.{hint}")
+        return EdjeError(f"{unknown[1]} is not a key of the configuration.{hint}")
     if override := NO_SUCH_GROUP.search(text):
         if said := advice(override[1].lstrip("/")):
             return EdjeError(f"{text} {said}")
@@ -101,7 +101,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
         close = get_close_matches(override[1].lstrip("/"), groups, n=1)
         text += f" Did you mean {close[0]}?" if close else f" The groups: {', '.join(groups)}."
     if NO_INTERVALS.search(text):
-        text = "an interval has no end of values: optimise over it with hydra/sweeper=optuna."
+        text = "an interval has no list of values: optimise over it with hydra/sweeper=optuna."
     if CHOSEN_TWICE.search(text):
         text += ": give it once and without +, as group=option."
     if isinstance(error, OSError):
@@ -112,7 +112,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
 
 
 def known_keys(conf: Path) -> list[str]:
-    """Full keys of all values that the default configuration has, or its constructors take."""
+    """Full keys of all values that the default configuration has or its constructors accept."""
     with initialize_config_dir(str(conf), version_base="1.3"):
         tree = OmegaConf.to_container(compose("run"), resolve=False)
     keys: set[str] = set()
@@ -132,8 +132,8 @@ def known_keys(conf: Path) -> list[str]:
 
 
 def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) -> EdjeError:
-    """An option that a group does not have; `found` are those in the user's own folders too."""
-    of_hydra = config.startswith("hydra/")  # ours have folders within, as experiment=paper/…
+    """The error for an option that a group lacks; `found` includes those in the user's folders."""
+    of_hydra = config.startswith("hydra/")  # our options may be in folders: experiment=paper/…
     group, _, option = config.rpartition("/") if of_hydra else config.partition("/")
     if package := PLUGINS.get(option) if group in ("hydra/launcher", "hydra/sweeper") else None:
         return EdjeError(
@@ -143,9 +143,9 @@ def unknown_option(config: str, conf: Path, found: Sequence[str] | None = None) 
         return EdjeError(said)
     if any(group == kind and option in names(kind) for kind in KINDS):
         return EdjeError(
-            f"{group}={option}: {option} is registered, and has no option file. Write "
+            f"{group}={option}: {option} is registered, but has no option file. Write "
             f"{group}/{option}.yaml, with _target_: {option} and its values, into a folder of your "
-            "own, and give that with --config-dir=<folder>."
+            "own, and pass that with --config-dir=<folder>."
         )
     files = (file.relative_to(conf / group) for file in (conf / group).rglob("*.yaml"))
     options = sorted({file.with_suffix("").as_posix() for file in files} | {*(found or ())})

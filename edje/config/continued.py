@@ -20,7 +20,7 @@ OF_THE_PRESENT = (
     *("task", "checkpoint", "resume", "store", "trainer", "logger", "benchmark", "serve"),
     *("storage.batch_size", "storage.num_workers", "storage.join", "storage.tower_precision"),
 )
-OF_THE_EXPERIMENT = (  # where experiment= is given as well
+OF_THE_EXPERIMENT = (  # also taken if experiment= is given
     *("data", "scoring", "storage.compressed_codec", "cache_dir", "paper"),
 )
 CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "paper", "experiment")
@@ -37,19 +37,19 @@ def resumable(folder: Path) -> Path:
         raise EdjeError(f"resume={folder}: no such folder. Give a run folder, as runs print it.")
     if not (folder / "config.yaml").is_file():
         raise EdjeError(
-            f"resume={folder}: found no config.yaml in it, so it is not a run folder. Give the "
+            f"resume={folder}: it has no config.yaml, so it is not a run folder. Give the "
             "folder that the run printed (runs/<name>/<date>_<time>)."
         )
     if not any((folder / "checkpoints").glob("*.ckpt")):
         raise EdjeError(
-            f"resume={folder}: found no checkpoint in its checkpoints/, so there is nothing to "
+            f"resume={folder}: it has no checkpoint in checkpoints/, so there is nothing to "
             "continue from. Start the run again with the overrides in its overrides.yaml."
         )
     return folder
 
 
 def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration in `cfg.resume`, with the command line's values on top.
+    """The configuration in `cfg.resume`, overridden by the command line's values.
 
     Raises:
         EdjeError: it can't be resumed, or the command line chooses a group's option.
@@ -69,13 +69,13 @@ def config_for_resume(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration in `cfg.checkpoint`, with what belongs to the present run on top.
+    """The configuration in `cfg.checkpoint`, with the present run's own values on top.
 
-    Trainer, logger and task are the present run's; data, scoring and the like are the
-    checkpoint's unless chosen on the command line; values on the command line win over all.
+    Trainer, logger and task are the present run's. Data, scoring and the like are the
+    checkpoint's, unless chosen on the command line. Values on the command line win over all.
 
     Raises:
-        EdjeError: no checkpoint, or an option that only the checkpoint can choose.
+        EdjeError: no checkpoint, or an option that only the checkpoint can set.
     """
     if cfg.checkpoint is None:
         raise EdjeError(
@@ -89,8 +89,8 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     groups = [key_of(o) for o in overrides if is_group(key_of(o), conf)]
     if fixed := [group for group in groups if group not in CHOOSABLE]:
         raise EdjeError(
-            f"{fixed[0]}=…: the checkpoint {cfg.checkpoint} decides this, it was trained with its "
-            f"own {fixed[0]}. Leave it out; {', '.join(CHOOSABLE)} can be chosen."
+            f"{fixed[0]}=…: the checkpoint {cfg.checkpoint} was trained with its own "
+            f"{fixed[0]}. Leave it out; {', '.join(CHOOSABLE)} can be chosen."
         )
     taken = [*OF_THE_PRESENT, *groups]
     if "experiment" in groups:
@@ -102,9 +102,9 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
 
 
 def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> DictConfig:
-    """The stored configuration with some values, and root keys that it lacks, of the present one.
+    """The stored configuration with some of the present one's values and its additional root keys.
 
-    `taken` has root keys, and names within a component of one (`storage.join`).
+    `taken` has root keys, and names within a root key's component (`storage.join`).
     """
     kept = [str(key) for key in stored if key not in taken]
     new = [str(key) for key in cfg if key not in kept and key in RootConfig.__dataclass_fields__]
@@ -121,7 +121,7 @@ def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> D
 
 
 def apply_values(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Set the command line's values in a configuration that was not composed from groups."""
+    """Set the command line's values in a configuration that wasn't composed from groups."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.is_hydra_override():
             continue

@@ -1,4 +1,4 @@
-"""What a configuration leaves out is written into it: the defaults of its constructors."""
+"""Writes the constructors' defaults into a configuration that leaves them out."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,22 +11,22 @@ from edje.config.signatures import UNREAD, UnknownTargetError
 
 
 def fill_defaults(cfg: DictConfig) -> DictConfig:
-    """The same tree, in place, with every value that YAML may give to edje's own and to parts.
+    """Add, in place, the default of every value that YAML may set in edje's classes and in parts.
 
-    So a run's config.yaml says what the run went by, also where no option file does. Lightning's
-    classes and other code keep to what they are given.
+    So a run's config.yaml shows all values that the run used, even if no option file does.
+    Nothing is added for Lightning's classes and other code.
     """
     for key, node in mappings("", OmegaConf.to_container(cfg, resolve=False)):
         if not isinstance(target := node.get("_target_"), str) or "${" in target:
             continue
-        with suppress(UnknownTargetError):  # of an earlier version's run, say
+        with suppress(UnknownTargetError):  # such as one of an earlier version's run
             for name, default in _left_out(key, node).items():
                 OmegaConf.update(cfg, f"{key}.{name}", default, force_add=True)
     return cfg
 
 
 def is_left_out(cfg: DictConfig, key: str) -> bool:
-    """Whether a component goes by its default at a full key, and the tree doesn't show it."""
+    """Whether a component uses its default at a full key and the tree doesn't show it."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
     if not isinstance(node, DictConfig) or name in node or "_target_" not in node:
@@ -37,7 +37,7 @@ def is_left_out(cfg: DictConfig, key: str) -> bool:
 
 
 def _left_out(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that a node goes by, as far as YAML can hold them."""
+    """The defaults that a node uses, as far as YAML can hold them."""
     signature = signature_at(key, node["_target_"])
     absent = [name for name in signature.settable() if name not in node] if signature.own else []
     if any(signature.parameters[name].default is UNREAD for name in absent):

@@ -1,4 +1,4 @@
-"""Where the configuration files lie, and the names that they may compute."""
+"""Where the configuration files are, and the resolvers for their computed values."""
 
 from datetime import datetime
 
@@ -11,21 +11,21 @@ __all__ = ["conf_folder", "register_resolvers", "run_name", "timestamp"]
 
 
 def timestamp() -> str:
-    """Local date and time to the millisecond, as run folders are named."""
+    """Local date and time to the millisecond, as used in names of run folders."""
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")[:-3]
 
 
 def run_name() -> str:
-    """What a run folder is called: by its time, or by a step of Slurm's, queued again or not."""
+    """The name of a run folder: its time, or its Slurm step, also after being queued again."""
     by_slurm = step()
     return timestamp() if by_slurm is None else f"slurm_{by_slurm}"
 
 
 def register_resolvers() -> None:
-    """Make `${run_name:}`, `${timestamp:}`, `${asset:}` and `${needed:}` known to configurations.
+    """Register `${run_name:}`, `${timestamp:}`, `${asset:}` and `${needed:}` for configurations.
 
-    `${needed:}` takes a value back, so that the user has to give one: a plain `???` in an
-    experiment would leave the value that is there, as Hydra merges files.
+    `${needed:}` removes a value, so that the user has to give one: a plain `???` in an
+    experiment would leave the earlier value, as Hydra merges files.
     """
     OmegaConf.register_new_resolver("timestamp", timestamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)

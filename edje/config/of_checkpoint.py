@@ -1,4 +1,4 @@
-"""What a checkpoint carries of the configuration that its run went by."""
+"""The configuration stored in a checkpoint."""
 
 from functools import cache
 from pathlib import Path
@@ -9,19 +9,19 @@ from edje.config.saved import from_text
 
 
 def lacks_configuration(checkpoint: str) -> bool:
-    """Whether a checkpoint carries none that a run went by: a published one, or saved from such."""
+    """Whether a checkpoint has no run's configuration: a published one, or one saved from it."""
     return "backbone" not in stored_config(checkpoint)
 
 
 def packages_for(given: str) -> dict[str, str]:
-    """The packages that brought those parts of a checkpoint or run folder that aren't ours."""
+    """The packages that provide a checkpoint's or run folder's parts from outside edje."""
     from edje.inference.checkpoint import read_checkpoint  # imports torch
 
     return dict(read_checkpoint(Path(given))["edje"].get("packages", {}))
 
 
 def stored_config(checkpoint: str) -> DictConfig:
-    """The configuration that a checkpoint carries."""
+    """The configuration in a checkpoint."""
     return from_text(checkpoint_text(checkpoint), f"checkpoint={checkpoint}")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that carry no configuration: theirs is composed, and starts from one experiment."""
+"""Checkpoints without a configuration: theirs is composed, starting from one experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ PLAIN = {"num_layers": None, "fusion_layer": 0, "evidence": False}  # the publis
 
 
 def composition_for(arguments: list[str]) -> list[str]:
-    """Arguments that let the composition start from what the given checkpoint carries.
+    """Arguments that make the composition start from the given checkpoint.
 
-    Its name for the run folder; or, where it carries no configuration, an experiment for such
-    checkpoints, unless one is chosen. A sweep over several takes the latter too.
+    They add its name for the run folder. If it has no configuration, they add an experiment for
+    such checkpoints instead, unless one is chosen; a sweep over several gets this too.
 
     Raises:
         EdjeError: a checkpoint can't be read, or a sweep mixes both kinds.
@@ -31,7 +31,7 @@ def composition_for(arguments: list[str]) -> list[str]:
         others = ", ".join(one for one in several if one not in bare)
         raise EdjeError(
             f"checkpoint={given}: {', '.join(bare)} carries no configuration, the others "
-            f"({others}) do. Sweep over them apart."
+            f"({others}) do. Run one sweep for each kind."
         )
     if bare:
         return [] if value_given(arguments, "experiment") else [EXPERIMENT]
@@ -41,7 +41,7 @@ def composition_for(arguments: list[str]) -> list[str]:
 
 
 def is_there(checkpoint: str) -> bool:
-    """Whether something lies at a path, comes with edje, or can be asked for on the hub."""
+    """Whether a path exists, comes with edje, or is a name that can be fetched from the hub."""
     if Path(checkpoint).exists():
         return True
     from edje.inference.location import hub_name, shipped_folder  # imports torch
@@ -53,7 +53,7 @@ def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig
     """The composed configuration, with the adapter that the checkpoint has.
 
     Raises:
-        EdjeError: an adapter or a joint encoder is asked for that the checkpoint hasn't got.
+        EdjeError: the command asks for an adapter or joint encoder that the checkpoint lacks.
     """
     from edje.inference.reference import adapter_of  # imports torch
 
@@ -62,7 +62,7 @@ def config_of_published(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig
     for override in overrides:
         if key_of(override).split(".")[0] == "adapter":
             raise EdjeError(
-                f"{override}: {where} decides this, its adapter is "
+                f"{override}: {where} has its own adapter, "
                 f"{short(adapter.target)} with {dict(adapter.choices)}. Leave it out."
             )
     for name, value in PLAIN.items() if "pretrained" in cfg.joint else ():

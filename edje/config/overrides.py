@@ -1,4 +1,4 @@
-"""Command-line overrides: which choose a group's option, which set a value."""
+"""Command-line overrides: which ones choose a group's option, and which set a value."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from edje.renames import advice
 
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
 HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")
-MEANT = frozenset(",=[]{}()'\"")  # what has a meaning of its own in a value
+MEANT = frozenset(",=[]{}()'\"")  # characters with a meaning of their own in a value
 NONE = "none.yaml"  # the option of a group that may be left out
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
@@ -24,10 +24,10 @@ def key_of(override: str) -> str:
 
 
 def refuse_former_names(arguments: list[str]) -> None:
-    """Tell of keys and groups of earlier versions what they are now.
+    """Refuse keys and groups of earlier versions, with their present names.
 
     Raises:
-        EdjeError: naming every former one, and what to give in its place.
+        EdjeError: lists every former name, and what to write instead.
     """
     given = ((key_of(a), a.partition("=")[2] or None) for a in arguments if a[:1] != "-")
     if told := [said for key, value in given if (said := advice(key, value))]:
@@ -42,9 +42,9 @@ def is_group(key: str, conf: Path) -> bool:
 def forced(arguments: list[str], conf: Path) -> list[str]:
     """Arguments with every value override made unconditional (`key=` becomes `++key=`).
 
-    Hydra would refuse a key that the chosen YAML does not show, also one that the constructor
-    takes. So every key is let in, and the check against the signatures judges all of them,
-    together with the rest of the tree.
+    Hydra would refuse a key that the chosen YAML does not show, even if the constructor takes
+    it. So every key is let in. The check against the signatures then judges all keys, together
+    with the rest of the tree.
     """
     result = []
     for argument in arguments:
@@ -63,25 +63,25 @@ def value_given(arguments: list[str], key: str) -> str | None:
 
 
 def quoted(text: str) -> str:
-    """A text as an override's value, whatever characters it has."""
+    """A text as an override's value, quoted for any characters."""
     return "'" + text.replace("'", "\\'") + "'"
 
 
 def readable(arguments: list[str]) -> list[str]:
-    """Arguments as Hydra can read them: `~` is the home folder, and odd characters are quoted.
+    """Arguments in a form Hydra can read: `~` becomes the home folder, odd characters are quoted.
 
-    Its grammar knows neither `#` nor `&` nor letters beyond ASCII outside of quotes. Where a
-    character has a meaning there, nothing is guessed.
+    Outside of quotes, its grammar has no `#`, `&` or letters beyond ASCII. Where a character has
+    a meaning in the grammar, the argument is not quoted by guess.
 
     Raises:
-        EdjeError: a value holds such a character where it can't be read; shows how to quote it.
+        EdjeError: a value has such a character where it can't be read; shows how to quote it.
     """
     sweep = bool({"-m", "--multirun"} & set(arguments))
     return [readable_override(argument, sweep) for argument in arguments]
 
 
 def readable_override(argument: str, sweep: bool) -> str:
-    """One argument; in a sweep commas part its values."""
+    """One argument; in a sweep, commas separate its values."""
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith("-"):
         return argument
@@ -95,7 +95,7 @@ def readable_override(argument: str, sweep: bool) -> str:
                 shown = shlex.quote(f'{key.removeprefix("++")}="{text}"')
                 raise EdjeError(
                     f"Can't read the override {argument.removeprefix('++')!r}: {meant} has a "
-                    f"meaning of its own there. Put the value in quotes of its own: {shown}."
+                    f"special meaning there. Put the value in quotes of its own: {shown}."
                 )
             part = quoted(part)
         parts[number] = part
@@ -103,7 +103,7 @@ def readable_override(argument: str, sweep: bool) -> str:
 
 
 def parses(argument: str) -> bool:
-    """Whether Hydra's grammar knows an override."""
+    """Whether Hydra's grammar accepts an override."""
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:

@@ -1,4 +1,4 @@
-"""The parts that a configuration names: by which names, and which of them a file may name."""
+"""The parts that a configuration names: how they are named, and which a file may name."""
 
 import ast
 import logging
@@ -27,14 +27,14 @@ from edje.registry import Part, find, how_to_register, names, ours, unknown
 
 log = logging.getLogger(__name__)
 SUPPLIED: dict[Kind, int] = {"adapter": 1, "objective": 0, "backbone": 0}  # positional, by the run
-# Classes of the library that runs are built on, which name no code of others.
+# Classes of Lightning, which runs are built on; they don't name other code to run.
 OF_LIGHTNING = re.compile(r"lightning\.(Trainer|pytorch\.(loggers|strategies)\.[A-Z]\w*)")
 
 
 def part_kind(key: str) -> Kind | None:
     """The kind of part that a full key of the configuration holds, if it holds one."""
     first, *within = key.split(".")
-    if first == "backbone":  # its towers are named as it is
+    if first == "backbone":  # its towers are named like it
         return "backbone"
     if first == "objective" and len(within) == 1:
         return "objective"
@@ -42,13 +42,13 @@ def part_kind(key: str) -> Kind | None:
 
 
 def signature_at(key: str, target: str, *, imported: bool = False) -> Signature:
-    """The signature of what a full key's `_target_` names, a registered part among others.
+    """The signature of what a full key's `_target_` names, including registered parts.
 
-    In a registered part, parameters without a `*` before them may be set too, but for those that
-    its kind is given when it is built. Types are complete where it is `imported`.
+    In a registered part, positional parameters may be set too, except those that its kind
+    supplies when it is built. Types are complete if `imported`.
 
     Raises:
-        UnknownTargetError: there is no such module, class or function, or registered part.
+        UnknownTargetError: there is no such module, class, function or registered part.
     """
     kind = part_kind(key)
     try:
@@ -65,7 +65,7 @@ def signature_at(key: str, target: str, *, imported: bool = False) -> Signature:
 
 
 def _registered(kind: Kind, target: str) -> Part | None:
-    """The registered part that a target names; None where Hydra's way finds it."""
+    """The registered part that a target names; None if the target is a dotted name for Hydra."""
     part = find(kind, target)
     if part is None and "." not in target:
         what = f"no {kind} is registered under this name. {how_to_register(kind).rstrip('.')}"
@@ -77,7 +77,7 @@ def _registered(kind: Kind, target: str) -> Part | None:
 
 
 def _parameters(part: Part, imported: bool) -> tuple[dict[str, Parameter], bool]:
-    """Of a package's part, without importing it where that can be read and isn't asked for."""
+    """Parameters of a package's part; imports it only if requested or its source can't be read."""
     can_be_read = isinstance(part.found, EntryPoint) and not imported
     definition = defined(part.target) if can_be_read else None
     read = None if definition is None else parameters_of(definition, own=True)
@@ -85,9 +85,9 @@ def _parameters(part: Part, imported: bool) -> tuple[dict[str, Parameter], bool]
 
 
 def use_lasting_names(cfg: DictConfig) -> None:
-    """Name every part, in place, as saved configurations do: ours by their dotted names.
+    """Name every part, in place, as saved configurations do.
 
-    Others by their short ones, under which they are found again wherever their code lies.
+    Ours get their dotted names. Others get their short ones, which work wherever their code is.
     """
     for key, name, given in _named("", OmegaConf.to_container(cfg, resolve=False)):
         kind = part_kind(key)
@@ -101,7 +101,7 @@ def use_lasting_names(cfg: DictConfig) -> None:
 
 
 def leave_out_missing_objectives(stored: DictConfig) -> None:
-    """Drop the terms of a trained model's loss that aren't registered here: none is computed."""
+    """Drop a trained model's loss terms that aren't registered here; no loss will be computed."""
     for name, node in (stored.get("objective") or {}).items():
         given = node.get("_target_") if isinstance(node, DictConfig) else None
         if isinstance(given, str) and "." not in given and find("objective", given) is None:
@@ -114,12 +114,12 @@ def check_named_by_file(
 ) -> None:
     """Refuse code that a saved configuration names and the present command doesn't.
 
-    A file may come from anywhere: it may name what is edje's own, what is registered, and the
-    Trainer, loggers and strategies of Lightning. `present` is what the command line composed;
-    `packages` gives those that brought the parts that aren't edje's own.
+    Files are untrusted: they may name only edje's own code, registered parts, and the Trainer,
+    loggers and strategies of Lightning. `present` is the configuration composed from the command
+    line; `packages` maps parts from outside edje to the packages that provide them.
 
     Raises:
-        EdjeError: it names something else; that is never imported. Or a part isn't registered.
+        EdjeError: it names something else, which is never imported; or a part isn't registered.
     """
     given = [*_named("", plain(present, "", []))]
     for key, name, value in _named("", plain(cfg, "", [])):
@@ -130,8 +130,8 @@ def check_named_by_file(
             trust = "" if kind == "adapter" else " If you trust it, give it there."
             own = "" if kind is None else f" {how_to_register(kind)}"
             raise EdjeError(
-                f"{source}: {key}.{name}={value} is neither edje's nor given on the command line, "
-                f"and a file can name no other code.{trust}{own}"
+                f"{source}: {key}.{name}={value} is neither edje's nor given on the command line. "
+                f"A file must not name other code.{trust}{own}"
             )
         if kind is None or "." in value or ours(kind, value):
             continue
@@ -140,7 +140,7 @@ def check_named_by_file(
 
 
 def resume_command(cfg: DictConfig, folder: Path) -> str:
-    """What continues a run: with the code that the command has to name, as the folder may not."""
+    """The command that continues a run; it names the code that a run folder must not name."""
     given = [
         f"{key}.{name}={value}"
         for key, name, value in _named("", OmegaConf.to_container(cfg, resolve=True))
@@ -150,7 +150,7 @@ def resume_command(cfg: DictConfig, folder: Path) -> str:
 
 
 def _may_be_named(key: str, target: str) -> bool:
-    """Whether a file may name a dotted or a registered target at a key."""
+    """Whether a file may have this target, dotted or registered, at a key."""
     if "." not in target or _is_own(target) or OF_LIGHTNING.fullmatch(target):
         return True
     kind = part_kind(key)
@@ -158,13 +158,13 @@ def _may_be_named(key: str, target: str) -> bool:
 
 
 def _is_own(target: str) -> bool:
-    """Whether a dotted name stands for a class or function that is written in edje."""
+    """Whether a dotted name is a class or function defined in edje."""
     if not target.startswith("edje."):
         return False
     try:
         found = defined(target)
     except UnknownTargetError:
-        return True  # there is nothing to import: the check of signatures says so
+        return True  # nothing to import: the check of signatures reports it
     return (
         found is not None
         and found.module.name.startswith("edje.")
@@ -173,7 +173,7 @@ def _is_own(target: str) -> bool:
 
 
 def _named(key: str, node: Any) -> Iterator[tuple[str, str, Any]]:
-    """Key of the node, name and value of all that chooses code in a plain tree."""
+    """Key of the node, name and value of everything that chooses code in a plain tree."""
     for at, inner in mappings(key, node):
         yield from ((at, name, inner[name]) for name in ("_target_", "_args_") if name in inner)
 

@@ -1,16 +1,16 @@
-"""A mistake in a configuration, and the words in which it is told."""
+"""Errors in a configuration, and how they are worded."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-UNKNOWN = object()  # a value that is missing or can't be resolved, reported where it stands
+UNKNOWN = object()  # a value that is missing or unresolvable; it is reported at its own key
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a configuration: where, what, and the nearest valid name."""
+    """One error in a configuration: where, what, and the nearest valid name."""
 
     key: str
     what: str
@@ -21,13 +21,13 @@ class Problem:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The valid name most like the given one, if any is alike."""
+    """The valid name most similar to the given one; None if no name is similar."""
     close = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return close[0] if close else None
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a row, `nothing` where there are none."""
+    """Names separated by commas; `nothing` if there are none."""
     return ", ".join(names) or "nothing"
 
 
@@ -37,7 +37,7 @@ def short(target: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """`=value` as YAML would have it, cut to a line; nothing for nodes and unknown values."""
+    """`=value` in YAML's form, cut to one line; empty for nodes and unknown values."""
     if value is UNKNOWN or (isinstance(value, Mapping) and value):
         return ""
     text = {None: "null", True: "true", False: "false"}.get(value) if _is_flag(value) else None
@@ -50,6 +50,6 @@ def _is_flag(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """The type of a value, in the words of `describe`."""
+    """The type of a value, worded as in `describe`."""
     names = {str: "str", list: "list", dict: "mapping", type(None): "null"}
     return names.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""A configuration as plain values, with every interpolation followed."""
+"""A configuration as plain values, with every interpolation resolved."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> A
             problems.append(Problem(at, f"={text} can't be resolved: {reason}.{hint}"))
             return UNKNOWN
         if value == MISSING:
-            return UNKNOWN  # copied from such a one
+            return UNKNOWN  # copied from a missing value
         return plain(value, at, problems) if isinstance(value, DictConfig | ListConfig) else value
 
     if isinstance(node, DictConfig):
@@ -54,7 +54,7 @@ def contains_unknown(value: Any) -> bool:
 
 
 def fill_later(cfg: DictConfig) -> None:
-    """Let what a plan needs no value of, and the user hasn't given, be named later, in place."""
+    """Fill in, in place, what the user hasn't given yet and a plan doesn't need."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     if NEEDED.fullmatch(str(raw.get("teacher"))):
         cfg.teacher = LATER
@@ -63,7 +63,7 @@ def fill_later(cfg: DictConfig) -> None:
 
 
 def expand_home(cfg: DictConfig) -> None:
-    """Let `~` at the start of every text stand for the home folder, in place."""
+    """Replace `~` at the start of every text with the home folder, in place."""
 
     def expand(key: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -79,7 +79,7 @@ def expand_home(cfg: DictConfig) -> None:
 
 
 def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """Full key and value of all that is no mapping, or an empty one."""
+    """Full key and value of everything that is no mapping, or is an empty one."""
     if isinstance(node, dict) and node:
         for name, inner in node.items():
             yield from leaves(f"{key}.{name}" if key else str(name), inner)

@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: a change is acted on, or refused before it is recorded."""
+"""What may change when a run is resumed; changes without effect are refused, not recorded."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from edje.config.resolution import leaves, plain
 from edje.config.saved import from_text
 from edje.errors import EdjeError
 
-# Keys, and the beginnings of keys, that nothing but training reads.
+# Keys, and beginnings of keys, that only training reads.
 OF_TRAINING = (
     *("seed", "teacher", "start.", "miner", "storage.raw_codec", "compile_training"),
     *("objective.", "negatives.", "loader.", "optim."),
@@ -21,14 +21,14 @@ OF_TRAINING = (
     *("trainer.max_", "trainer.min_"),
 )
 OF_WEIGHTS = ("adapter.", "joint.")
-PLACES = ("pretrained", "tokenizer")  # where weights are read from: another path, the same weights
+PLACES = ("pretrained", "tokenizer")  # paths of weights: the same weights may be elsewhere
 
 
 def check_changes(cfg: DictConfig, folder: Path) -> None:
-    """Refuse what a resumed run would record as its configuration and not act on.
+    """Refuse changes that a resumed run would record in its configuration but not apply.
 
     Raises:
-        EdjeError: a change that the weights don't fit, or one of a training that is finished.
+        EdjeError: the weights don't fit a change, or it concerns training that is finished.
     """
     if cfg.task not in TRAINING:
         return
@@ -48,7 +48,7 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
         return
     if 0 < asked < done:
         raise EdjeError(
-            f"trainer.max_steps={asked}: this run has trained {done} steps already, so nothing "
+            f"trainer.max_steps={asked}: this run has already trained {done} steps, so nothing "
             "would be trained. Leave it out, or give a greater number to train on."
         )
     idle = [key for key in changed if key.startswith(OF_TRAINING)]
@@ -62,17 +62,17 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run's training came to its end."""
+    """Whether a run's training is complete."""
     return (folder / "checkpoints" / "model.ckpt").is_file()
 
 
 def steps_trained(folder: Path) -> int | None:
-    """Optimiser steps that a run folder's last checkpoint has behind it; None without one."""
+    """Optimiser steps done in a run folder's last checkpoint; None without a checkpoint."""
     return _last_checkpoint(folder).get("global_step")
 
 
 def was_stopped(folder: Path, patience: int | None) -> bool:
-    """Whether a run's last checkpoint has so many scores on dev without a new best behind it."""
+    """Whether the last checkpoint follows at least `patience` scores on dev without a new best."""
     states = _last_checkpoint(folder).get("callbacks", {}).values()
     since_best = [s["since_best"] for s in states if isinstance(s, dict) and "since_best" in s]
     return patience is not None and max(since_best, default=0) >= patience

@@ -1,4 +1,4 @@
-"""The root of the configuration: which keys it has, and which tasks there are."""
+"""The root of the configuration: its keys, and the tasks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +31,7 @@ TASKS: dict[Task, str] = {  # the module of each task; its run(cfg, folder) does
     "serve": "edje.tasks.serve",
 }
 
-PaperKey = Literal[  # what is known of a row of the paper's tables; recall in percent
+PaperKey = Literal[  # values of a row in the paper's tables; recall in percent
     "table",
     "dataset",
     "images",

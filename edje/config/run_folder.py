@@ -25,7 +25,7 @@ from edje.parallel.environment import launched
 from edje.parallel.slurm import job
 from edje.renames import LATER_KEYS
 
-JOB_FILE = "job.json"  # what a sweep's job came to, of one that was refused too
+JOB_FILE = "job.json"  # the state of a sweep's job, also of a refused one
 PACKAGES = (
     "torch",
     "lightning",
@@ -58,17 +58,17 @@ def create_run_folder(
 ) -> None:
     """Write config.yaml, overrides.yaml and environment.json into a new run folder.
 
-    In a resumed run's folder nothing is lost: config.yaml is the one now in force, an earlier one
-    that differs stays as config.1.yaml; overrides and environment of the resumption stand beside
-    the first ones as overrides.1.yaml and environment.1.json.
+    In a resumed run's folder nothing is lost. config.yaml is the one now in use; an earlier one
+    that differs is kept as config.1.yaml. Overrides and environment of the resumption are saved
+    beside the first ones as overrides.1.yaml and environment.1.json.
 
     Raises:
-        EdjeError: the folder holds something already, and is not being resumed.
+        EdjeError: the folder isn't empty, and the run is not being resumed.
     """
     held = [path for path in folder.glob("*") if not path.match("error*.txt")]
     if not resumed and {path.name for path in held} - {JOB_FILE}:
         raise EdjeError(
-            f"Run folder {folder}: it holds {len(held)} entries already, "
+            f"Run folder {folder}: it already holds {len(held)} entries, "
             "expected a new or empty one. Leave hydra.run.dir out to get a new folder, or continue "
             f"that run with resume={folder}."
         )
@@ -83,25 +83,25 @@ def create_run_folder(
 
 
 def own_text(cfg: DictConfig) -> str:
-    """What config.yaml says of a run."""
+    """The text of a run's config.yaml."""
     own = cfg.copy()
     own.resume = None  # of this command, not of the run
     return to_text(own)
 
 
 def holds_run_of(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a folder holds a run of this very configuration, finished or not."""
+    """Whether a folder holds a run with exactly this configuration, finished or not."""
     if not (folder / "config.yaml").is_file():
         return False
     stored, own = stored_and_own(cfg, folder)
-    return not differing(stored, own)  # an earlier version's is so under its former names
+    return not differing(stored, own)  # former names of an earlier version count as equal
 
 
 def refuse_other_run(cfg: DictConfig, folder: Path) -> None:
-    """Leave a job's folder alone where it holds a run of another configuration.
+    """Refuse a job's folder that holds a run of another configuration.
 
     Raises:
-        EdjeError: it does; says in what they differ.
+        EdjeError: it does; names a difference.
     """
     if not (folder / "config.yaml").is_file():
         return
@@ -111,13 +111,13 @@ def refuse_other_run(cfg: DictConfig, folder: Path) -> None:
         key, more = changed[0], f" (and {len(changed) - 1} more)" if changed[1:] else ""
         raise EdjeError(
             f"Run folder {folder}: it holds another run, with {key}={stored.get(key)} where this "
-            f"job has {key}={own.get(key)}{more}. Give this sweep a folder of its own with "
+            f"job has {key}={own.get(key)}{more}. Give this sweep its own folder with "
             "hydra.sweep.dir=<folder> or name=<name>."
         )
 
 
 def stored_and_own(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of the run in a folder and of a configuration, by their full keys."""
+    """The values of the run in a folder and of a configuration, by full key."""
     path = folder / "config.yaml"
     texts = (path.read_text(encoding="utf-8"), own_text(cfg))
     stored, own = (
@@ -128,16 +128,16 @@ def stored_and_own(cfg: DictConfig, folder: Path) -> tuple[dict[str, Any], dict[
 
 
 def differing(stored: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """The full keys in whose values two runs differ; what one lacks is null in it.
+    """The full keys whose values differ between two runs; a missing key counts as null.
 
-    Where curves go is no matter.
+    The choice of a logger is ignored.
     """
     keys = [key for key in stored | own if stored.get(key) != own.get(key)]
     return [key for key in keys if key.partition(".")[0] != "logger"]
 
 
 def figure_of(folder: Path) -> float | None:
-    """What a finished run returned, its t2i R@1 in percent; None where it has not finished."""
+    """A finished run's return value, its t2i R@1 in percent; None if it has not finished."""
     metrics = folder / "metrics.json"
     if not metrics.is_file():
         return None
@@ -146,18 +146,18 @@ def figure_of(folder: Path) -> float | None:
 
 
 def has_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether the run in a folder, of this configuration, came to its end."""
+    """Whether the run in a folder has this configuration and has finished."""
     return figure_of(folder) is not None or (cfg.task == "train" and is_finished(folder))
 
 
 def is_of_job(folder: Path, number: str | None) -> bool:
-    """Whether this job of Slurm's made a run folder or went on in it."""
+    """Whether this Slurm job created a run folder or continued the run in it."""
     facts = (json.loads(path.read_text()) for path in folder.glob("environment*.json"))
     return number is not None and number in (known.get("slurm_job") for known in facts)
 
 
 def unused(path: Path) -> Path:
-    """The path, or where something is there its first free number (name.1.yaml)."""
+    """The path, or if it exists, the first free numbered one (name.1.yaml)."""
     numbered, number = path, 0
     while numbered.exists():
         number += 1
@@ -166,13 +166,13 @@ def unused(path: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a whole file by rename."""
+    """Write a file atomically, by rename."""
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def record_failure(folder: Path, error: BaseException, name: str = "error.txt") -> None:
-    """Write what failed: the message of a user's mistake, or the traceback of anything else."""
+    """Write what failed: the message of a user's error, or the traceback of any other."""
     if isinstance(error, EdjeError):
         text = f"{error}\n"
     else:
@@ -182,7 +182,7 @@ def record_failure(folder: Path, error: BaseException, name: str = "error.txt") 
 
 
 def forget_failure(folder: Path) -> None:
-    """Remove what an earlier attempt left of its failure."""
+    """Remove an earlier attempt's record of its failure."""
     for error in folder.glob("error*.txt"):
         error.unlink()
 
@@ -215,7 +215,7 @@ def environment() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says about the checkout that the package lies in; None outside a checkout."""
+    """Git's output for the checkout that contains the package; None outside a checkout."""
     checkout = Path(edje.__file__).parent.parent
     if not (checkout / ".git").exists():
         return None

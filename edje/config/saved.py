@@ -1,8 +1,8 @@
-"""Configurations as text: resolved for readers, and able to follow later overrides.
+"""Configurations as text: resolved for readers, but open to later overrides.
 
-A run's `config.yaml` and the configuration in its checkpoints are resolved: every value stands
-there. The interpolations that gave some of them are kept as comments, and come back when the text
-is read: so `backbone.checkpoint=<path here>` on another machine still reaches every place that
+A run's `config.yaml` and the configuration in its checkpoints are resolved: they show every
+value. The interpolations behind some values are kept as comments and restored when the text is
+read. So `backbone.checkpoint=<path here>` on another machine still reaches every place that
 copies it.
 """
 
@@ -31,7 +31,7 @@ def to_text(cfg: DictConfig) -> str:
 def from_text(text: str, source: str) -> DictConfig:
     """The configuration that `to_text` wrote, with its interpolations; `source` is for messages.
 
-    Former names are brought to the present ones.
+    Former names are replaced by the present ones.
 
     Raises:
         EdjeError: the text is no YAML mapping.

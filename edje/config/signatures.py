@@ -1,10 +1,10 @@
 """The signature of a `_target_`, which is the schema of its configuration node.
 
-In the project's own components, positional parameters are supplied where objects are wired
-together, and keyword-only ones are set in YAML. In others' components every parameter may be set.
+In the project's own components, positional parameters are supplied by the code that connects
+objects, and keyword-only ones are set in YAML. In other components every parameter may be set.
 
-Importing Lightning alone takes seconds, and a mistake should be told at once. So names come from
-the source, with the types that can be read off sources; an import tells the others.
+Importing Lightning alone takes seconds, but errors should show at once. So names come from the
+source, and types too if the source shows them; for other types the module is imported.
 """
 
 import ast
@@ -22,7 +22,7 @@ from edje.config.value_types import UNREAD, opaque, yaml_type
 from edje.renames import present_target
 
 OWN = "edje"
-LIGHT = ("edje.ranges", "typing_extensions", *sys.stdlib_module_names)  # imported for a type
+LIGHT = ("edje.ranges", "typing_extensions", *sys.stdlib_module_names)  # cheap to import for types
 SYNTAX = (
     ast.Name,
     ast.Constant,
@@ -39,29 +39,29 @@ SYNTAX = (
 class Parameter:
     """One parameter of a component's constructor."""
 
-    annotation: Any  # UNREAD where only an import can tell
-    required: bool  # YAML must give it
-    wired: bool  # the run supplies it, YAML may not give it a plain value
+    annotation: Any  # UNREAD if only an import can show it
+    required: bool  # YAML must set it
+    wired: bool  # the run supplies it; YAML must not set it to a plain value
     bare: bool = False  # it is positional and has no default
-    default: Any = None  # as YAML has it; UNREAD where only an import can tell, or no YAML holds it
+    default: Any = None  # in YAML's form; UNREAD if it can't be read or held by YAML
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a component; `is_open` where it takes any further keyword."""
+    """The parameters of a component; `is_open` if it takes any further keyword."""
 
     target: str
     parameters: dict[str, Parameter]
     is_open: bool = False
-    own: bool = True  # edje's or a registered part, as against others' code
+    own: bool = True  # edje's or a registered part, rather than other code
 
     def settable(self) -> list[str]:
-        """Names that YAML may give, sorted."""
+        """Names that YAML may set, sorted."""
         return sorted(name for name, p in self.parameters.items() if not p.wired)
 
 
 class UnknownTargetError(Exception):
-    """A `_target_` that names nothing; `candidates` are the names that exist beside it."""
+    """Raised for a `_target_` that names nothing; `candidates` are names that exist near it."""
 
     def __init__(self, message: str, candidates: list[str]):
         super().__init__(message)
@@ -70,7 +70,7 @@ class UnknownTargetError(Exception):
 
 @cache
 def signature_of(target: str, *, imported: bool = False) -> Signature:
-    """A target's signature, from its source where that can be read; or, `imported`, with types.
+    """A target's signature, from its source if possible; if `imported`, with all types.
 
     Raises:
         UnknownTargetError: there is no such module, class or function.
@@ -84,10 +84,10 @@ def signature_of(target: str, *, imported: bool = False) -> Signature:
 
 
 def defined(target: str) -> Definition | None:
-    """The class or function that a dotted name stands for; None where only an import can tell.
+    """The class or function that a dotted name stands for; None if only an import can tell.
 
     Raises:
-        UnknownTargetError: the module can be read and defines no such name.
+        UnknownTargetError: the module can be read, but defines no such name.
     """
     module_name, _, name = target.rpartition(".")
     if not module_name:
@@ -115,7 +115,7 @@ def defined(target: str) -> Definition | None:
 def parameters_of(
     definition: Definition, own: bool, depth: int = 0
 ) -> tuple[dict[str, Parameter], bool] | None:
-    """Parameters of a class or function from its source; None where the source can't tell."""
+    """Parameters of a class or function from its source; None if the source can't show them."""
     module, statement = definition.module, definition.statement
     match statement:
         case ast.FunctionDef():
@@ -154,7 +154,7 @@ def arguments(
 
 
 def _literal(default: ast.expr) -> Any:
-    """The value that a default is written out as, UNREAD where it is a name or a call."""
+    """A default's literal value; UNREAD if it is a name or a call."""
     try:
         return as_yaml(ast.literal_eval(default))
     except ValueError:
@@ -162,7 +162,7 @@ def _literal(default: ast.expr) -> Any:
 
 
 def as_yaml(value: Any) -> Any:
-    """A value as YAML holds it, UNREAD where it can't."""
+    """A value in YAML's form; UNREAD if YAML can't hold it."""
     if isinstance(value, list | tuple):
         items = [as_yaml(item) for item in value]
         return UNREAD if UNREAD in items else items
@@ -170,7 +170,7 @@ def as_yaml(value: Any) -> Any:
 
 
 def readable(annotation: ast.expr | None, module: Module, depth: int = 0) -> Any:
-    """The type that an annotation means by what sources say, UNREAD where an import has to tell."""
+    """The type of an annotation, read from sources; UNREAD if that needs an import."""
     parts = [] if annotation is None else list(ast.walk(annotation))
     if annotation is None or depth > 9 or not all(isinstance(part, SYNTAX) for part in parts):
         return UNREAD
@@ -180,7 +180,7 @@ def readable(annotation: ast.expr | None, module: Module, depth: int = 0) -> Any
         return UNREAD
     try:
         found = yaml_type(eval(ast.unparse(annotation), {"__builtins__": {}}, meant))
-    except TypeError:  # a name in quotes beside others
+    except TypeError:  # a quoted name combined with others
         return UNREAD
     return UNREAD if found is Any and "Any" not in names else found
 
@@ -223,12 +223,12 @@ def imported_parameters(target: str, own: bool) -> tuple[dict[str, Parameter], b
 
 
 def parameters_of_object(found: Any, own: bool) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of a class or function that is imported already."""
+    """Parameters of a class or function that is already imported."""
     hinted = found.__init__ if inspect.isclass(found) and not is_dataclass(found) else found
     try:
         hints = get_type_hints(hinted, include_extras=True)
     except (NameError, TypeError):
-        hints = {}  # names that exist for type checkers only: names are checked, types are not
+        hints = {}  # some names exist only for type checkers: check names, not types
     parameters = {}
     is_open = False
     for parameter in inspect.signature(found).parameters.values():

@@ -1,7 +1,7 @@
 """Source code read without running it: modules, and where a name in them is defined.
 
-Importing Lightning alone takes seconds; a misspelt key should be told at once. So modules are
-parsed and their imports followed by name.
+Importing Lightning alone takes seconds, but a misspelt key should be reported at once. So
+modules are parsed and their imports followed by name.
 """
 
 import ast
@@ -20,10 +20,10 @@ class Module:
     name: str
     is_package: bool
     definitions: dict[str, ast.stmt]
-    stars: tuple[str, ...]  # modules whose names it takes over with `import *`
+    stars: tuple[str, ...]  # modules whose names it takes with `import *`
 
     def absolute(self, statement: ast.ImportFrom) -> str:
-        """The full name of the module that a `from … import` of this module reads."""
+        """The full name of the module that a `from … import` in this module reads."""
         if not statement.level:
             return statement.module or ""
         parts = self.name.split(".")
@@ -34,7 +34,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Definition:
-    """A name's defining statement, and the module it stands in."""
+    """The statement that defines a name, and its module."""
 
     module: Module
     statement: ast.stmt
@@ -64,7 +64,7 @@ def locate(name: str) -> ModuleSpec | None:
 
 @cache
 def parse(file: str, name: str, is_package: bool) -> Module:
-    """Read one module's top level, the branches of its `if` and `try` included."""
+    """Parse a module's top level, including the branches of its `if` and `try`."""
     definitions: dict[str, ast.stmt] = {}
     stars: list[str] = []
     module = Module(name, is_package, definitions, ())
@@ -99,7 +99,7 @@ def parse(file: str, name: str, is_package: bool) -> Module:
 
 
 def module_named(name: str) -> Module | None:
-    """The parsed module of that name; None where there is no source to read."""
+    """The parsed module of that name; None if it has no source to read."""
     spec = locate(name)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -107,7 +107,7 @@ def module_named(name: str) -> Module | None:
 
 
 def find(module: Module, name: str, depth: int = 0) -> Definition | None:
-    """Where a module's name is really defined, followed through imports."""
+    """The original definition of a module's name, found through its imports."""
     statement = module.definitions.get(name)
     if depth > 20:
         return None

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each leaves word of itself in its folder, whatever process it runs in."""
+"""The jobs of a sweep: each records its state in its folder, in whatever process it runs."""
 
 import json
 import os
@@ -20,7 +20,7 @@ State = Literal["running", "done", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What a job's folder says of it: `message`, on one line, is of one that isn't done."""
+    """The state in a job's folder; `message`, one line, says why it isn't done."""
 
     folder: Path
     overrides: Sequence[str]
@@ -43,15 +43,15 @@ def record_job(
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message, on one line; with its type where that is no user's mistake."""
+    """An error's message on one line, with its type unless it is a user's error."""
     kind = "" if isinstance(error, EdjeError) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())
 
 
 class SweepJobs:
-    """The folder of a sweep, seen before its first job: tells what this command's jobs came to.
+    """The folder of a sweep, seen before its first job: shows how this command's jobs ended.
 
-    What earlier commands left in it, and this one doesn't touch, is not this command's.
+    It ignores what earlier commands left in the folder and this one doesn't touch.
     """
 
     def __init__(self, folder: Path):
@@ -59,7 +59,7 @@ class SweepJobs:
         self.before = dict(self._stamps())
 
     def unfinished(self) -> list[SweepJob]:
-        """The jobs that failed or were stopped, in order, with the overrides that not all share."""
+        """Failed or stopped jobs, in order, with the overrides that not all jobs share."""
         jobs = [read_job(path) for path in sorted(self._touched(), key=_natural)]
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs[1:] else set()
         return [
@@ -85,9 +85,9 @@ class SweepJobs:
 
 
 def read_job(path: Path) -> SweepJob:
-    """The job that a job.json tells of."""
+    """The job that a job.json describes."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    cut = "it was ended before its end, as by a kill; logs/run.log has its last words"
+    cut = "it stopped before its end, perhaps killed; logs/run.log has its last messages"
     said = content.get("message", cut)
     return SweepJob(path.parent, content["overrides"], content["state"], said)
 
@@ -97,21 +97,21 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 class SweepStart(Callback):
-    """What Hydra calls in the user's own process before a sweep, whatever launches its jobs."""
+    """Called by Hydra in the user's own process before a sweep, whatever launches its jobs."""
 
     begun: ClassVar[SweepJobs | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note the sweep's folder, and let every job have it, also one of another `name`."""
+        """Note the sweep's folder, and pass it to every job, even if a job changes `name`."""
         folder = str(config.hydra.sweep.dir)
         SweepStart.begun = SweepJobs(Path(folder))
-        with read_write(config), open_dict(config):  # these overrides are every job's
+        with read_write(config), open_dict(config):  # every job gets these overrides
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
             let_in_defaults(config)
 
 
 def let_in_defaults(config: DictConfig) -> None:
-    """Give a sweep file's keys that no option file shows their ++, where constructors take them."""
+    """Add ++ to a sweep file's keys that only constructors take and no option file shows."""
     params = config.hydra.sweeper.get("params")
     if params:
         named = {"++" + key if is_left_out(config, key) else key: params[key] for key in params}

@@ -1,4 +1,4 @@
-"""How what is said looks on the console, whatever the console can show and whoever reads it."""
+"""How messages look on the console, for any encoding and any reader."""
 
 import codecs
 import logging
@@ -7,25 +7,25 @@ import sys
 import unicodedata
 from contextlib import suppress
 
-PLAIN = "edje.plain"  # the name of an error handler of codecs
-# One character for one where it can be, so that tables stay in line.
+PLAIN = "edje.plain"  # the name of a codec error handler
+# One character for one where possible, so that tables stay aligned.
 LOOKALIKES = {"→": ">", "·": "-", "×": "x", "−": "-", "–": "-", "…": "...", "≥": ">=", "≤": "<="}
 
 
 class ConsoleFormatter(logging.Formatter):
-    """The message alone; its level before it where that is a warning or worse."""
+    """The message alone, preceded by its level if that is a warning or worse."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as a line, or as many as its message has."""
+        """A record as one line, or as many lines as its message has."""
         text = super().format(record)
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
 class ConsoleHandler(logging.StreamHandler):
-    """Writes records to a stream; that its reader has gone (`| head`) ends nothing."""
+    """Writes records to a stream; a closed pipe (`| head`) is no error."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Tell of a failure to write, unless it is a pipe that was closed."""
+        """Report a failure to write, unless the pipe was closed."""
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             stop_talking()
         else:
@@ -33,9 +33,9 @@ class ConsoleHandler(logging.StreamHandler):
 
 
 def use_plain_characters() -> None:
-    """Let the console's streams write what they can't encode in plain characters.
+    """Make the console's streams write plain characters for those they can't encode.
 
-    A stream in UTF-8 can encode everything and is as before.
+    A UTF-8 stream can encode everything and is unchanged.
     """
     codecs.register_error(PLAIN, _plain)
     for stream in (sys.stdout, sys.stderr):
@@ -44,7 +44,7 @@ def use_plain_characters() -> None:
 
 
 def stop_talking() -> None:
-    """Send all further output nowhere: the reader of a pipe has gone."""
+    """Discard all further output: the reader of the pipe has gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):  # a stream without a file
         os.dup2(nowhere, sys.stdout.fileno())
@@ -52,7 +52,7 @@ def stop_talking() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks: a lookalike, or a question mark."""
+    """The replacement for characters that an encoding lacks: a lookalike, or a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_lookalike, error.object[error.start : error.end])), error.end

@@ -1,7 +1,7 @@
 """Checks a composed configuration against the constructors' signatures, before anything is built.
 
-Hydra accepts a misspelt root key of an experiment file silently, and finds a misspelt leaf only
-when it is instantiated, perhaps after hours of work. Here the whole tree is checked at once.
+Hydra accepts a misspelt root key of an experiment file silently. It finds a misspelt leaf only
+at instantiation, perhaps after hours of work. Here the whole tree is checked at once.
 """
 
 import re
@@ -21,17 +21,17 @@ from edje.errors import EdjeError
 from edje.renames import advice
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-MANY = 12  # names, beyond which a message shows only the nearest
+MANY = 12  # with more names than this, a message shows only the nearest
 
 
 def validate(cfg: DictConfig, root: type = RootConfig) -> None:
     """Check names, required values and simple types of the whole tree.
 
-    What sources tell comes first, in less than a second. Only where all of that is right are the
-    constructors imported that have a value whose type the sources don't tell.
+    First comes what sources show, in less than a second. Only if all of that is right, the
+    constructors of values whose types the sources don't show are imported.
 
     Raises:
-        EdjeError: something is wrong; the message lists every problem with its full key.
+        EdjeError: something is wrong; lists every problem with its full key.
     """
     if problems := problems_of(cfg, root, imported=False) or problems_of(cfg, root):
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -42,7 +42,7 @@ def validate(cfg: DictConfig, root: type = RootConfig) -> None:
 def problems_of(
     cfg: DictConfig, root: type = RootConfig, *, imported: bool = True
 ) -> list[Problem]:
-    """Every mistake in the tree, in the tree's order; or, not `imported`, what sources tell."""
+    """Every problem, in the tree's order; if not `imported`, only what sources show."""
     problems: list[Problem] = []
     tree = plain(cfg, "", problems)
     fields = get_type_hints(root, include_extras=True)
@@ -54,7 +54,7 @@ def problems_of(
         else:
             close = nearest(str(name), fields)
             known = "" if close else f" It has {listed(fields)}."
-            what = f"{shown(value)} is no key of the configuration.{known}"
+            what = f"{shown(value)} is not a key of the configuration.{known}"
             problems.append(Problem(str(name), what, close))
     for name, annotation in fields.items():
         if name not in tree:
@@ -64,7 +64,7 @@ def problems_of(
 
 
 def former_names(key: str, value: Any) -> Iterable[Problem]:
-    """A problem for every value that an earlier version's key holds; none for other keys."""
+    """A problem for every value at a former key of an earlier version; none for other keys."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
             yield from former_names(f"{key}.{name}", inner)
@@ -98,7 +98,7 @@ def check_terms(key: str, terms: Mapping[str, Any], imported: bool) -> list[Prob
             problems += [] if node is None else check_component(f"{key}.{name}", node, imported)
         else:
             close = nearest(name, known)
-            what = f"{shown(node)} is no term: {key} has {listed(known)}."
+            what = f"{shown(node)} is not a term: {key} has {listed(known)}."
             problems.append(Problem(f"{key}.{name}", what, close and f"{key}.{close}"))
     return problems
 
@@ -139,7 +139,7 @@ def check_component(key: str, node: Any, imported: bool) -> list[Problem]:
 def check_argument(
     key: str, name: str, value: Any, signature: Signature, imported: bool
 ) -> list[Problem]:
-    """Problems of one value given to a component."""
+    """Problems of one argument of a component."""
     parameter = signature.parameters.get(name)
     if parameter is None and not signature.is_open:
         if said := advice(key, shown(value).removeprefix("=") or None):
@@ -185,7 +185,7 @@ def options_with(key: str) -> list[str]:
 
 
 def check_value(key: str, value: Any, annotation: Any) -> list[Problem]:
-    """A problem where a plain value is not of its type."""
+    """A problem if a plain value has the wrong type."""
     if value is UNKNOWN or contains_unknown(value) or fits(value, annotation):
         return []
     what = f"{shown(value)} ({kind_of(value)}): expected {describe(annotation)}."

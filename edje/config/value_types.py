@@ -1,4 +1,4 @@
-"""Whether a plain YAML value is of the type that a signature asks for, and how to say it isn't."""
+"""Whether a plain YAML value has the type of a signature, and what a type is called."""
 
 import sys
 import types
@@ -14,11 +14,11 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
 UNIONS = (Union, types.UnionType)
-UNREAD = object()  # a type that only an import can tell
+UNREAD = object()  # a type that only an import can show
 
 
 def yaml_type(annotation: Any) -> Any:
-    """An annotation with a stand-in for every class that no YAML value can be."""
+    """An annotation with a placeholder for every class that no YAML value can be."""
     origin, inner = get_origin(annotation), get_args(annotation)
     kind = annotation if origin is None else origin
     if annotation in (None, Any, ...) or origin is Literal:
@@ -37,15 +37,15 @@ def yaml_type(annotation: Any) -> Any:
 
 @cache
 def opaque(name: str) -> type:
-    """A stand-in for a class that only a node with a `_target_` can give."""
+    """A placeholder for a class that only a node with a `_target_` can provide."""
     return type(name, (), {"__opaque__": True})
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether the value can be passed as it is.
 
-    An int does for a float, a list for a tuple, a string for a path; a bool is no number, and a
-    quoted number is no number either.
+    An int fits a float, a list fits a tuple, a string fits a path. A bool is no number, nor is a
+    quoted number.
     """
     if annotation in (Any, UNREAD):
         return True
@@ -56,7 +56,7 @@ def fits(value: Any, annotation: Any) -> bool:
             annotation, config=ConfigDict(arbitrary_types_allowed=True)
         )
     except (PydanticSchemaGenerationError, PydanticUserError):
-        return True  # a type outside what YAML can hold: the constructor itself must judge
+        return True  # a type outside what YAML can hold: the constructor itself must check it
     try:
         adapter.validate_json(to_json(value, inf_nan_mode="constants"), strict=True)
     except ValidationError:
@@ -65,7 +65,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def choices(annotation: Any) -> list[str]:
-    """The strings that a type names one by one (`Literal`)."""
+    """The strings that a type lists (`Literal`)."""
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if isinstance(choice, str)]
     if get_origin(annotation) in UNIONS:
@@ -74,7 +74,7 @@ def choices(annotation: Any) -> list[str]:
 
 
 def is_plain(annotation: Any) -> bool:
-    """Whether only numbers, strings and the like are of this type, and no component is."""
+    """Whether only numbers, strings and the like have this type, and no component does."""
     if get_origin(annotation) is Literal:
         return True
     if get_origin(annotation) is Annotated:

@@ -1,4 +1,4 @@
-"""Whether image files are those that tokens were made of, told without reading them whole."""
+"""Whether image files are those that tokens were made from, without reading the whole files."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ import xxhash
 from edje.errors import EdjeError
 from edje.records import ImageRecord, RetrievalSplit
 
-BLOCKS = 8  # of a file, its head and its tail among them; a smaller file is read whole
+BLOCKS = 8  # of a file, including its head and tail; a smaller file is read whole
 BLOCK_BYTES = 4096
-THREADS = 16  # a cold disk has something to do, and a warm one is not held up
-_CHUNK = 256  # files that a thread takes at once
+THREADS = 16  # keeps a cold disk busy without slowing down a warm one
+_CHUNK = 256  # files per task of a thread
 
 
 def images_digest(split: RetrievalSplit) -> str:
     """SHA-256 over the ids of a split's images, the sizes of their files and some of the content.
 
-    Part of what makes stored tokens comparable: other images under the same names are noticed.
-    Of a large file without compression, a change between the blocks that are read is not.
+    Part of what makes stored tokens comparable: it shows other images under the same names. In a
+    large uncompressed file, a change between the sampled blocks goes unnoticed.
 
     Raises:
         EdjeError: an image file is gone.
@@ -63,9 +63,9 @@ def _status(image: ImageRecord) -> os.stat_result:
         raise EdjeError(f"image {image.path} is not readable ({error}).") from error
 
 
-@lru_cache(maxsize=1 << 20)  # a run asks for the digest of a split several times
+@lru_cache(maxsize=1 << 20)  # a run needs the digest of a split several times
 def _sampled(path: str, size: int, modified: int, changed: int) -> str:
-    """Digest of a file's blocks, as it was at those times; what can't be read has a word."""
+    """Digest of a file's blocks at those times; a fixed word for a file that can't be read."""
     content = xxhash.xxh3_128()
     try:
         with Path(path).open("rb", buffering=0) as file:
@@ -76,5 +76,5 @@ def _sampled(path: str, size: int, modified: int, changed: int) -> str:
                     place = (size - BLOCK_BYTES) * block // (BLOCKS - 1)
                     content.update(os.pread(file.fileno(), BLOCK_BYTES, place))
     except OSError:
-        return "unreadable"  # left out or refused as data.bad_images says, when it is checked
+        return "unreadable"  # left out or refused by data.bad_images when it is checked
     return content.hexdigest()

@@ -21,10 +21,10 @@ def check_images(
     num_threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RetrievalSplit:
-    """Decode every image of a split and apply the policy to those that can't be.
+    """Decode every image of a split and apply the policy to unreadable ones.
 
-    With `skip` they are left out, their captions too, and listed in `skipped`. `progress` is
-    told how many images have been checked since its last call.
+    With `skip`, they and their captions are left out and listed in `skipped`. `progress` gets
+    the number of images checked since its last call.
 
     Raises:
         EdjeError: an image is unreadable under the policy `error`, or none is readable.
@@ -39,7 +39,7 @@ def check_images(
             if progress is not None:
                 progress(1)
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the other images
+        pool.shutdown(cancel_futures=True)  # on an interrupt, don't wait for the other images
     if not broken:
         return split
     first = next(iter(broken))
@@ -47,7 +47,7 @@ def check_images(
     if policy == "error" or len(broken) == len(split.images):
         raise EdjeError(
             f"{split.dataset}: {summary} are not readable, such as {first} ({broken[first]}). "
-            "Mend or replace them, or leave them out with data.bad_images=skip."
+            "Fix or replace them, or leave them out with data.bad_images=skip."
         )
     log.warning("%s: left out %s: %s", split.dataset, summary, ", ".join(broken))
     return replace(

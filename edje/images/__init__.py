@@ -1,1 +1,1 @@
-"""Picture files as upright eight-bit RGB, the same for all of the product: one decoder."""
+"""Image files as upright eight-bit RGB, by one decoder for the whole product."""

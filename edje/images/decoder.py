@@ -1,4 +1,4 @@
-"""Decoding a picture file: any common format, upright, as RGB, whatever its size."""
+"""Decoding an image file: any common format and size, upright, as RGB."""
 
 import io
 import logging
@@ -15,34 +15,34 @@ from edje.images.pixels import orientation, to_rgb
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise it where pixels of some file come out differently; 1 took no large JPEG
-LARGE_JPEG = 40_000_000  # pixels; a larger one is reduced by 2, 4 or 8 as it is decoded
-MOST_PIXELS = 178_956_970  # of other formats, twice PIL's own measure of a suspicious file
+VERSION = 2  # raise it if pixels of some file change; version 1 refused large JPEGs
+LARGE_JPEG = 40_000_000  # pixels; a larger one is reduced by 2, 4 or 8 during decoding
+MOST_PIXELS = 178_956_970  # of other formats: twice PIL's own limit for suspicious files
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_opening = threading.Lock()  # the filters of warnings are all threads'
+_opening = threading.Lock()  # warning filters are shared by all threads
 
 
 def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """The image as RGB, upright by its EXIF orientation, fully decoded; see `to_rgb`.
 
-    JPEGs of more than 40 million pixels come at a half, a quarter or an eighth of their size. An
-    EXIF block that can't be read is passed over: the picture is taken as it lies. With `content`,
-    the encoded image, the path only names it.
+    JPEGs of more than 40 million pixels are reduced to a half, a quarter or an eighth of their
+    size. An unreadable EXIF block is ignored: the image is taken as it is stored. With `content`,
+    the encoded image, the path is only used as its name.
 
     Raises:
-        EdjeError: the file is missing or not a whole image, or has more pixels than are decoded.
+        EdjeError: the file is missing, not a whole image, or above the limit of pixels.
     """
     try:
         return decoded(path, content)
     except Exception as error:  # decoders raise anything, from OSError to struct.error
         raise EdjeError(
-            f"image {path} is not readable ({brief(error)}). Mend or replace it, "
+            f"image {path} is not readable ({brief(error)}). Fix or replace it, "
             "or leave such images out with data.bad_images=skip."
         ) from error
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image by its header alone, as it lies.
+    """Width and height of an encoded image as stored, by its header alone.
 
     Raises:
         Exception: as `decoded`.
@@ -62,14 +62,14 @@ def problem_of(path: str | Path) -> str | None:
 
 
 def decoded(path: str | Path, content: bytes | None = None, *, draft: bool = False) -> Image.Image:
-    """What `open_image` gives, or with `draft` where it is a JPEG one of an eighth of its size.
+    """What `open_image` gives; with `draft`, a JPEG is reduced to an eighth of its size.
 
-    That one is made faster of the same bytes, all of them: it fails where the whole one would.
+    The reduced one is faster, but reads all bytes too: it fails for the same files.
 
     Raises:
-        Exception: of any type, of whatever kind of decoder; `brief` says it in words.
+        Exception: of any type, depending on the decoder; `brief` puts it in words.
     """
-    # Its bytes, not its name: PIL maps a named TIFF with the sides that it has once turned.
+    # Bytes, not the name: PIL would map a named TIFF with the sides it had after a rotation.
     content = Path(path).read_bytes() if content is None else content
     with _opened(content) as image:
         if isinstance(image, JpegImageFile):
@@ -79,7 +79,7 @@ def decoded(path: str | Path, content: bytes | None = None, *, draft: bool = Fal
 
 
 def upright(image: Image.Image, name: str | Path) -> Image.Image:
-    """An opened image as RGB, turned as its EXIF block says; `name` is for the log.
+    """An opened image as RGB, rotated by its EXIF block; `name` is for the log.
 
     Raises:
         Exception: as `decoded`.
@@ -87,34 +87,34 @@ def upright(image: Image.Image, name: str | Path) -> Image.Image:
     image.load()
     try:
         turn = orientation(image)
-    except Exception as error:  # its parsers raise anything, and the pixels are sound
-        log.info("%s: its EXIF block is passed over (%s)", name, brief(error))
+    except Exception as error:  # its parsers raise anything, but the pixels are intact
+        log.info("%s: its EXIF block is ignored (%s)", name, brief(error))
         turn = None
     rgb = to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def _opened(content: bytes) -> Image.Image:
-    """The image, its header read. PIL's own guard would refuse a JPEG before it is reduced."""
+    """The image with its header read. PIL's own limit would refuse a JPEG before reducing it."""
     if not content:
         raise ValueError("the file is empty")
     if content.startswith(b"\xff\xd8\xff"):
         return JpegImageFile(io.BytesIO(content))
     if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and not reads_heif():
-        raise ValueError("a HEIF picture: pip install 'edje[heif]'")
+        raise ValueError("a HEIF image: pip install 'edje[heif]'")
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(content))
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
-            f"{image.width} × {image.height} pixels, more than the {MOST_PIXELS:,} that are decoded"
+            f"{image.width} × {image.height} pixels, more than the limit of {MOST_PIXELS:,}"
         )
     return image
 
 
 @cache
 def reads_heif() -> bool:
-    """Whether PIL can read what telephones write, by the package that teaches it."""
+    """Whether PIL can read phones' HEIF images, which needs an extra package."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -128,7 +128,7 @@ def _reduction(pixels: int) -> int:
 
 
 def brief(error: Exception) -> str:
-    """What a decoder's error says."""
-    if isinstance(error, UnidentifiedImageError):  # whose own words name a buffer in memory
+    """A decoder's error as a short text."""
+    if isinstance(error, UnidentifiedImageError):  # its own message names a buffer in memory
         return "no image of a known format"
     return str(error) or type(error).__name__

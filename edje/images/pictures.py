@@ -1,4 +1,4 @@
-"""Pictures as a program holds them: paths, encoded bytes, images of PIL, arrays of pixels."""
+"""Pictures in a program's hands: paths, encoded bytes, PIL images, arrays of pixels."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,16 +13,16 @@ from edje.images.pixels import to_rgb
 
 Picture = str | Path | bytes | bytearray | Image.Image | np.ndarray
 EXPECTED = (
-    "a path (str or Path), the bytes of a picture file, an image of PIL, or an array of uint8 of "
+    "a path (str or Path), the bytes of a picture file, a PIL image, or a uint8 array of "
     "shape (height, width), (height, width, 3) or (height, width, 4)"
 )
 
 
 def rgb_of(picture: Picture) -> Image.Image:
-    """Any picture as upright eight-bit RGB, read by the one decoder; nothing is changed in place.
+    """Any picture as upright eight-bit RGB, read by the one decoder; the input isn't changed.
 
     Raises:
-        EdjeError: it can't be read, or is no picture.
+        EdjeError: it can't be read, or is not a picture.
     """
     try:
         if isinstance(picture, str | Path):
@@ -37,14 +37,14 @@ def rgb_of(picture: Picture) -> Image.Image:
         raise
     except Exception as error:  # decoders raise anything
         raise EdjeError(
-            f"{name_of(picture)} can't be read as a picture ({brief(error)}). Mend or replace it, "
+            f"{name_of(picture)} can't be read as a picture ({brief(error)}). Fix or replace it, "
             "or leave it out."
         ) from error
-    raise EdjeError(f"a {type(picture).__name__} is no picture; expected {EXPECTED}.")
+    raise EdjeError(f"a {type(picture).__name__} is not a picture; expected {EXPECTED}.")
 
 
 def same_picture(picture: Picture) -> Hashable:
-    """A key that is equal for one picture given twice: by its path, its bytes, or as one object."""
+    """A key that is equal if the same picture is given twice: as path, bytes or object."""
     if isinstance(picture, str | Path):
         return str(picture)
     if isinstance(picture, bytes):
@@ -53,7 +53,7 @@ def same_picture(picture: Picture) -> Hashable:
 
 
 def name_of(picture: Any) -> str:
-    """What a message calls a picture."""
+    """The name of a picture in messages."""
     if isinstance(picture, str | Path):
         return f"{picture}"
     if isinstance(picture, bytes | bytearray):
@@ -69,6 +69,6 @@ def _of_array(pixels: np.ndarray) -> Image.Image:
     fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
     if pixels.dtype != np.uint8 or not fits or 0 in shape:
         raise EdjeError(
-            f"an array of {pixels.dtype} of shape {shape} is no picture; expected {EXPECTED}."
+            f"an array of {pixels.dtype} of shape {shape} is not a picture; expected {EXPECTED}."
         )
     return to_rgb(Image.fromarray(pixels[..., 0] if shape[2:] == (1,) else pixels))

@@ -1,4 +1,4 @@
-"""The pixels of any image as eight-bit RGB: no picture is lost to the way it is stored."""
+"""The pixels of any image as eight-bit RGB, from every way they may be stored."""
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -21,27 +21,27 @@ _UPRIGHT = {
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image (the first frame of several) as eight-bit RGB.
 
-    What is transparent shows white. Samples of 10 to 16 bits keep their highest eight; 32-bit
-    integers and floats, which name no white, are scaled from the image's own least value (black)
-    to its greatest (white), with what is not a number black.
+    Transparency becomes white. Samples of 10 to 16 bits keep their highest eight bits. 32-bit
+    integers and floats, which define no white, are scaled from the image's own smallest value
+    (black) to its largest (white); values that are not numbers become black.
 
     Raises:
-        ValueError: there is no way from its colours to RGB, or none of its floats is finite.
+        ValueError: its colours can't be converted to RGB, or none of its floats is finite.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bit_grey(image)
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # PIL knows no shorter way
+        image = image.convert("LA") if image.mode == "La" else image  # PIL has no direct way
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
     return image.convert("RGB")
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What turns an opened image upright, by its EXIF block; None if it is upright.
+    """The rotation that makes an opened image upright, by its EXIF block; None if it is upright.
 
     Raises:
-        Exception: the block can't be read; parsers of it raise anything.
+        Exception: the block can't be read; its parsers raise anything.
     """
     return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
 
@@ -56,7 +56,7 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
             samples = samples.view(np.uint32)  # PIL has no such mode
         grey = _own_range(samples.astype(np.float64))
     result = Image.fromarray(grey)
-    if "transparency" in image.info:  # the grey value that is
+    if "transparency" in image.info:  # the grey value that is transparent
         opaque = samples != image.info["transparency"]
         result.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
     return result

@@ -1,1 +1,1 @@
-"""One search over a user's own images: first stage and reranker together."""
+"""Search over a user's own images: first stage and reranker together."""

@@ -1,4 +1,4 @@
-"""Adding pictures to an index: what is new or changed is read by threads, encoded and written."""
+"""Adding pictures to an index: new or changed ones are read by threads, encoded and written."""
 
 import os
 import threading
@@ -44,19 +44,20 @@ from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.reranker import Reranker
 
 MOST_THREADS = 16  # that read and decode pictures
-GROUPS = 8  # of pictures through the tower, that are written together …
-SECONDS = 20.0  # … or fewer, where they take so long
-OF_THE_CONTENT = (EMBEDDING, CELL, WIDTH, HEIGHT)  # columns that files of one content share
-_reading = threading.Lock()  # PIL reads an opened file when it is first used: in one thread
+GROUPS = 8  # groups of pictures through the tower that are written together …
+SECONDS = 20.0  # … or fewer groups, if they take this long
+OF_THE_CONTENT = (EMBEDDING, CELL, WIDTH, HEIGHT)  # columns shared by files with equal content
+_reading = threading.Lock()  # PIL reads an opened file on first use: only in one thread at a time
 OnError = Literal["record", "raise"]
 
 
 @dataclass(frozen=True)
 class Added:
-    """What an addition did, in numbers of pictures.
+    """The result of an addition, in numbers of pictures.
 
-    `moved` keep the tokens that they had under another id, `touched` differ in nothing but time or
-    place, `gone` went while it ran, and `removed` were in the index and no more in the folder.
+    `moved` pictures keep their tokens from another id. `touched` ones differ only in time or
+    place. `gone` ones disappeared during the addition. `removed` ones were in the index but are
+    no longer in the folder.
     """
 
     new: int = 0
@@ -69,18 +70,18 @@ class Added:
     removed: int = 0
 
     def __str__(self) -> str:
-        """The numbers that aren't 0, in words."""
-        words = {"problems": "can't be read", "gone": "went meanwhile"}
+        """The numbers other than 0, in words."""
+        words = {"problems": "can't be read", "gone": "disappeared meanwhile"}
         said = [f"{count} {words.get(name, name)}" for name, count in vars(self).items() if count]
         return ", ".join(said) or "no pictures"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToAdd:
-    """What one call of `add` is given, in the hands of the index's writer.
+    """The input of one call of `add`, for the process that writes the index.
 
-    `before` is the table as it was, `after` the one to write into; `values` are a picture's of the
-    user's columns by its id.
+    `before` is the table before the call, `after` the one to write into; `values` maps an id to
+    the values of the user's columns.
     """
 
     before: ImageTable
@@ -104,7 +105,7 @@ class ToAdd:
     def addition(
         self, to_read: Sequence[GivenPicture], known: KnownPictures, first_key: int
     ) -> "Addition":
-        """What makes rows of some of the pictures in this process, with keys from one on."""
+        """The `Addition` of some of the pictures in this process, with keys from `first_key` on."""
         return Addition(
             self.before,
             self.reranker.picture_encoder,
@@ -118,10 +119,10 @@ class ToAdd:
 
 
 def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
-    """Add in this process: the files, then each shard.
+    """Add in this process: first the files, then each shard.
 
     Raises:
-        EdjeError: as `Addition.write_into`, or an id is another picture's.
+        EdjeError: as `Addition.write_into`, or an id belongs to another picture.
     """
     known = work.known()
     next_key, counts = known.next_key, Counter[str]()
@@ -140,7 +141,7 @@ def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
 
 
 def mended(shard: Shard, given: Sequence[GivenPicture], known: KnownPictures) -> list[int]:
-    """Keys of the row that says that a shard couldn't be read, where it can be now."""
+    """Keys of the row that says that a shard couldn't be read, if it can be read now."""
     row = known.by_id.get(shard.lead)
     still = given[-1:] and given[-1].id == shard.lead
     return [] if row is None or row.path != shard.path or still else [row.key]
@@ -148,22 +149,23 @@ def mended(shard: Shard, given: Sequence[GivenPicture], known: KnownPictures) ->
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a picture gave: pixels to encode, or a row to be copied, or a problem."""
+    """The result of reading a picture: pixels to encode, a row to copy, or a problem."""
 
     given: GivenPicture
-    kind: str  # of `Added`, or "left"
-    known: KnownPicture | None = None  # of this id
+    kind: str  # a field of `Added`, or "left"
+    known: KnownPicture | None = None  # the row of this id
     facts: Mapping[str, Any] = field(default_factory=dict)
     pixels: Tensor | None = None
-    source: KnownPicture | None = None  # whose tokens it has
+    source: KnownPicture | None = None  # the row whose tokens it gets
 
 
 class Addition:
-    """The rows of pictures that are to be read, made from what the index knows of them.
+    """The rows of the pictures to be read, made with what the index knows of them.
 
-    `before` is the table as it was. Pictures are taken in groups of `batch_size` in their order,
-    and written by whole groups: after a kill the next addition makes the same groups of what is
-    left, so that the same numbers come out. Those whose content is in `leave` are read and `left`.
+    `before` is the table before the addition. Pictures are taken in groups of `batch_size` in
+    their order, and written in whole groups. So after a kill, the next addition makes the same
+    groups of the rest, and gives the same numbers. Pictures whose content is in `leave` are read,
+    then put into `left`.
     """
 
     def __init__(
@@ -189,7 +191,7 @@ class Addition:
     def write_into(
         self, after: ImageTable, show_progress_bar: bool | None = None, name: str = "add"
     ) -> None:
-        """Read, encode and write what is to be.
+        """Read, encode and write the pictures.
 
         Raises:
             EdjeError: the table can't be written, or with on_error="raise" a picture can't be
@@ -202,10 +204,10 @@ class Addition:
                 after.write(rows, known=not all(map(self.is_new, rows)))
 
     def pieces(self, progress: Callable[[int], object] = lambda count: None) -> Iterator[list[Row]]:
-        """The rows, by pieces to be written together; `progress` is told of pictures.
+        """The rows, in pieces to be written together; `progress` gets numbers of pictures.
 
         Raises:
-            EdjeError: with on_error="raise", a picture can't be read; after what was before it.
+            EdjeError: with on_error="raise", a picture can't be read; yields earlier rows first.
         """
         rows: list[Row] = []
         begun = time.monotonic()
@@ -225,11 +227,11 @@ class Addition:
             yield rows
 
     def is_new(self, row: Row) -> bool:
-        """Whether a row of this addition is in place of none."""
+        """Whether a row of this addition replaces no other row."""
         return bool(row[KEY] >= self.first_key)
 
     def _groups(self) -> Iterator[list[Reading]]:
-        """What was read, by groups, the next one in the making while one is used."""
+        """The readings in groups; the next group is prepared while one is used."""
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(self.to_read), 1))
         waiting: list[Future[Reading]] = []
         started = 0
@@ -246,7 +248,7 @@ class Addition:
                     one.cancel()
 
     def _read(self, given: GivenPicture) -> Reading:
-        """What a picture is; what is read of a file belongs to the time and size noted with it."""
+        """A picture's reading; a file's content belongs to the time and size noted with it."""
         known = self.known.by_id.get(given.id)
         facts: dict[str, Any] = {}
         if given.file is not None:
@@ -255,7 +257,7 @@ class Addition:
             content = _content(given, facts)
         except FileNotFoundError:
             return Reading(given, "gone")
-        except Exception as error:  # of the disk, or of a data set's decoder
+        except Exception as error:  # from the disk, or from a data set's decoder
             return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
         if known is not None and known.hash == facts[HASH]:
             is_same = (known.path, known.size) == (given.file, facts[SIZE])
@@ -278,7 +280,7 @@ class Addition:
         return Reading(given, kind, known, facts, pixels)
 
     def _rows(self, group: Sequence[Reading]) -> list[Row]:
-        """The rows of a group, pictures through the tower together.
+        """The rows of a group; its pictures go through the tower together.
 
         Raises:
             EdjeError: with on_error="raise", a picture can't be read.
@@ -287,7 +289,7 @@ class Addition:
             if reading.kind == "problems" and self.on_error == "raise":
                 raise EdjeError(
                     f"{reading.given.path or reading.given.id} can't be read as a picture "
-                    f"({reading.facts[PROBLEM]}). Mend or remove it, or leave on_error as it is: "
+                    f"({reading.facts[PROBLEM]}). Fix or remove it, or leave out on_error: "
                     "then such files are listed by index.problems()."
                 )
             if reading.kind == "left":
@@ -326,7 +328,7 @@ class Addition:
 
 
 def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | Image.Image:
-    """A picture's bytes, or its pixels where it has none; its size, time and hash are noted."""
+    """A picture's bytes, or its pixels if it has none; notes its size, time and hash in `facts`."""
     if given.path is None:
         size, modified = (given.shard.size, given.shard.modified) if given.shard else (None, None)
         facts |= {SIZE: size, MODIFIED: modified}
@@ -339,7 +341,7 @@ def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | 
         facts[HASH] = _hash(content)
         return content
     with Path(given.path).open("rb") as file:
-        status = os.fstat(file.fileno())  # before it is read: what changes later is noticed later
+        status = os.fstat(file.fileno())  # before reading, so that a later change is noticed later
         facts |= {SIZE: status.st_size, MODIFIED: status.st_mtime_ns}
         content = file.read()
     facts[HASH] = _hash(content)

@@ -1,4 +1,4 @@
-"""What an index is asked, and what it answers: every hit of both stages, and each stage's time."""
+"""Questions to an index and its answers: every hit of both stages, and each stage's time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from torch import Tensor
 from edje.errors import EdjeError
 from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
 
-CANDIDATES = 100  # of the first stage, where no other number is asked for
+CANDIDATES = 100  # of the first stage, by default
 
 
 class UnknownPicture(EdjeError):
-    """Ids that no picture of the index has."""
+    """Raised for ids that no picture of the index has."""
 
     def __init__(self, message: str, ids: Sequence[str]):
         super().__init__(message)
@@ -24,10 +24,10 @@ class UnknownPicture(EdjeError):
 
 @dataclass(frozen=True)
 class Question:
-    """A text, and which pictures are reranked: the first stage's `k` best, or those of `ids`.
+    """A text, and the pictures to rerank: the first stage's `k` best, or those of `ids`.
 
-    `where`, `query_embedding` and `first_stage` (of the ids) as in `ImageIndex`. With `num_tokens`
-    only the first of nested visual tokens are read.
+    `where`, `query_embedding` and `first_stage` (scores of the ids) are as in `ImageIndex`. With
+    `num_tokens`, only the first of nested visual tokens are read.
     """
 
     query: str
@@ -41,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds of each stage, of all questions that were answered together."""
+    """Seconds of each stage, for all questions that were answered together."""
 
     text: float = 0.0
     first_stage: float = 0.0
@@ -66,7 +66,7 @@ class Answer:
         """The `top` best, as `ImageIndex.search` gives them.
 
         Raises:
-            EdjeError: a probability is asked for, and the reranker has no calibration.
+            EdjeError: a probability is requested, but the reranker has no calibration.
         """
         rows = list(range(len(self.hits)))
         if min_probability is not None:
@@ -92,7 +92,7 @@ class Answer:
 def _probability(hit: Hit, least: float) -> bool:
     if hit.probability is None:
         raise EdjeError(
-            f"min_probability={least}: this reranker has no calibration, it was trained without "
+            f"min_probability={least}: this reranker has no calibration, as it was trained without "
             "dev images (data.dev_images > 0). Leave it out."
         )
     return hit.probability >= least

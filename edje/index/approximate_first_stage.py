@@ -1,4 +1,4 @@
-"""The first stage of a large index, approximate: Lance's index of the embeddings, on the disk."""
+"""The approximate first stage of a large index: Lance's index of the embeddings, on disk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from edje.index.exact_first_stage import Found, Wanted
 from edje.index.image_table import READABLE, ImageTable
 from edje.retrieval.exact import similarities
 
-SAMPLED = 100  # stored embeddings that recall is measured by, where no queries are given
+SAMPLED = 100  # stored embeddings used to measure recall if no queries are given
 
 
 @dataclass(frozen=True)
 class ApproximateFirstStage:
-    """A search of one column of embeddings by the index that the table has of it.
+    """A search of one column of embeddings by the table's index of it.
 
-    Scores are those of the embeddings themselves; what is approximate is which pictures are found.
-    Rows that were written since the index was made are searched exactly.
+    Scores are exact; only which pictures are found is approximate. Rows written after the index
+    was made are searched exactly.
     """
 
     table: ImageTable
     column: str
 
     def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
-        """The `k` best of each, or nearly.
+        """The `k` best of each query, approximately.
 
         Raises:
-            EdjeError: a filter is none.
+            EdjeError: a filter is invalid.
         """
         for one in wanted:
             where = self._readable if one.where is None else f"({one.where}) AND {READABLE}"
@@ -41,7 +41,7 @@ class ApproximateFirstStage:
             yield Found(row_ids[order], torch.from_numpy(scores[order]), searched)
 
     def recall(self, k: int, queries: Float[Tensor, "queries embedding"] | None = None) -> float:
-        """The share of the exact `k` best that are found, by queries or by stored embeddings.
+        """The share of the exact `k` best that is found, for queries or stored embeddings.
 
         The embeddings are read once, a batch at a time.
         """
@@ -65,7 +65,7 @@ class ApproximateFirstStage:
 
     @cached_property
     def _readable(self) -> str | None:
-        """The filter of readable pictures; None where all are: without one a search is faster."""
+        """The filter for readable pictures; None if all are, as a search without it is faster."""
         return READABLE if self._all < self.table.count() else None
 
     @cached_property
@@ -74,7 +74,7 @@ class ApproximateFirstStage:
         return self.table.count(READABLE)
 
     def _sample(self) -> Float[Tensor, "queries embedding"]:
-        """Stored embeddings at equal distances."""
+        """Stored embeddings at regular intervals."""
         places = np.linspace(0, self._all - 1, min(SAMPLED, self._all)).astype(int)
         found, done = [], 0
         for row_ids, vectors in self.table.embeddings(self.column):

@@ -1,4 +1,4 @@
-"""What an index was built with: all that its embeddings and cells depend on, by name."""
+"""What an index was built with: everything its embeddings and cells depend on, by name."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ SHOWN = 40  # characters of a value in a message
 def built_with(reranker: Reranker) -> dict[str, Value]:
     """Facts of the backbone, the adapter, the codecs and the decoder, as plain values.
 
-    The joint encoder isn't among them: another one reads the same cells.
+    The joint encoder isn't included: another one can read the same cells.
     """
     checkpoint, choices = reranker.checkpoint, reranker.choices
     backbone = canonical_identity(checkpoint.backbone)
@@ -48,10 +48,10 @@ def differences(index: Mapping[str, Value], reranker: Mapping[str, Value]) -> li
 
 
 def check_reranker(table: ImageTable, reranker: Reranker) -> None:
-    """Refuse a reranker that doesn't read a table's cells.
+    """Refuse a reranker that can't read a table's cells.
 
     Raises:
-        EdjeError: naming what differs, and the command that encodes the pictures with it.
+        EdjeError: lists the differences, and the command that encodes the pictures with it.
     """
     facts = table.facts
     differing = differences(facts.built_with, built_with(reranker))
@@ -65,7 +65,7 @@ def check_reranker(table: ImageTable, reranker: Reranker) -> None:
 
 
 def new_facts(reranker: Reranker, given_width: int = 0) -> TableFacts:
-    """What is kept with a new table; `given_width` is that of embeddings of the user's."""
+    """The facts of a new table; `given_width` is the width of the user's own embeddings."""
     model, choices = reranker.model, reranker.choices
     shape = (int(model.adapter.num_tokens), model.joint.width)
     return TableFacts(

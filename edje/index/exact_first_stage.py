@@ -1,4 +1,4 @@
-"""The first stage of an index, exact: all embeddings in memory as one tensor."""
+"""The exact first stage of an index: all embeddings in memory as one tensor."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from edje.retrieval.exact import SIMILARITY_BYTES, similarities
 
 @dataclass(frozen=True)
 class Wanted:
-    """A query's embedding, how many pictures are wanted, and the filter that lets them through."""
+    """A query's embedding, the number of pictures wanted, and the filter they must pass."""
 
     query: Float[Tensor, "embedding"]
     k: int
@@ -23,7 +23,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """Row ids of the best pictures and their scores, best first; of how many that were searched."""
+    """Row ids of the best pictures and their scores, best first, and the number searched."""
 
     row_ids: np.ndarray  # (found,), uint64
     scores: Float[Tensor, "found"]
@@ -32,7 +32,7 @@ class Found:
 
 @dataclass(frozen=True)
 class ExactFirstStage:
-    """Embeddings of all readable pictures of a version of a table, and their row ids in it."""
+    """Embeddings and row ids of all readable pictures in a version of a table."""
 
     table: ImageTable
     embeddings: Float[Tensor, "images embedding"]
@@ -40,7 +40,7 @@ class ExactFirstStage:
 
     @classmethod
     def of(cls, table: ImageTable, column: str) -> "ExactFirstStage":
-        """Read the embeddings of a column: float32 in memory once, and a batch besides.
+        """Read the embeddings of a column: float32 in memory once, plus one batch.
 
         Raises:
             EdjeError: the table can't be read.
@@ -56,10 +56,10 @@ class ExactFirstStage:
         return cls(table, embeddings, row_ids)
 
     def best(self, wanted: Sequence[Wanted]) -> Iterator[Found]:
-        """The `k` best of each; of equal ones the lower row. The embeddings are read once for all.
+        """The `k` best of each; ties go to the lower row. The embeddings are read once for all.
 
         Raises:
-            EdjeError: a filter is none.
+            EdjeError: a filter is invalid.
         """
         together = max(1, SIMILARITY_BYTES // (4 * max(1, len(self.embeddings))))
         for first in range(0, len(wanted), together):
@@ -79,7 +79,7 @@ class ExactFirstStage:
         return Found(self.row_ids[rows[order].numpy()], scores[order], searched)
 
     def _among(self, where: str) -> Tensor:
-        """Rows of the embeddings that a filter lets through."""
+        """Rows of the embeddings that pass a filter."""
         found = [batch.column(ROW).to_numpy() for batch in self.table.scan([KEY], where)]
         chosen = np.isin(self.row_ids, np.concatenate([np.empty(0, np.uint64), *found]))
         return torch.from_numpy(chosen.nonzero()[0])

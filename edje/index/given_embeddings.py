@@ -1,4 +1,4 @@
-"""Embeddings that people already have of their pictures, from a file of numpy or of Parquet."""
+"""Users' own embeddings of their pictures, from a NumPy or Parquet file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,25 +14,25 @@ from edje.errors import EdjeError
 from edje.index.given_pictures import GivenPicture, given_pictures, valid_id
 from edje.index.image_table import EMBEDDING, GIVEN, ID, PATH, READABLE, ImageTable
 
-SAME = 1e-5  # by which the numbers of one embedding may differ, read again
+SAME = 1e-5  # largest difference between numbers of one embedding when read again
 
 
 @dataclass(frozen=True)
 class GivenEmbeddings:
-    """Pictures with their embeddings, L2-normalised in float32 when they are asked for."""
+    """Pictures with their embeddings, L2-normalised in float32 on request."""
 
     pictures: list[GivenPicture]
-    matrix: Any  # (pictures, width), perhaps on the disk
+    matrix: Any  # (pictures, width), perhaps on disk
     rows: Mapping[str, int]  # of the matrix, by id
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
-        """Numbers of one embedding."""
+        """Number of values in one embedding."""
         return int(self.matrix.shape[1])
 
     def of(self, image_id: str) -> dict[str, Float32[np.ndarray, "width"]]:
-        """A picture's embedding, as the table's column has it."""
+        """A picture's embedding, as in the table's column."""
         values = np.asarray(self.matrix[self.rows[image_id]], dtype=np.float32)
         length = float(np.linalg.norm(values))
         if not np.isfinite(length) or length == 0:
@@ -46,12 +46,12 @@ class GivenEmbeddings:
         """Refuse a table that has other embeddings of these pictures.
 
         Raises:
-            EdjeError: it has, or has none.
+            EdjeError: it has other ones, or none at all.
         """
         if table.facts.given_width != self.width:
             raise EdjeError(
                 f"the index {table.folder} has {table.facts.given_width or 'no'} numbers of given "
-                f"embeddings per picture, these are {self.width}. Name a new folder."
+                f"embeddings per picture, but these have {self.width}. Name a new folder."
             )
         for batch in table.scan([ID, GIVEN], READABLE):
             there = batch.column(GIVEN).flatten().to_numpy().reshape(-1, self.width)
@@ -66,12 +66,13 @@ class GivenEmbeddings:
 def given_embeddings(
     source: str | Path | np.ndarray, paths: Sequence[str | Path] | None, ids: Sequence[str] | None
 ) -> GivenEmbeddings:
-    """Embeddings from a `.npy` or an array with the paths beside it, or from a `.parquet`.
+    """Embeddings from a `.npy` file or an array with separate paths, or from a `.parquet`.
 
-    That has the columns `path`, `embedding` and perhaps `id`; all others are the user's.
+    A `.parquet` has the columns `path`, `embedding` and optionally `id`; all others are the
+    user's.
 
     Raises:
-        EdjeError: they can't be read, or there aren't as many as pictures.
+        EdjeError: they can't be read, or their number isn't that of the pictures.
     """
     columns: dict[str, list[Any]] = {}
     if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
@@ -83,7 +84,7 @@ def given_embeddings(
         matrix = source if isinstance(source, np.ndarray) else _of_numpy(Path(source).expanduser())
     if paths is None or (ids is not None and len(ids) != len(paths)):
         raise EdjeError(
-            "embeddings need paths, the pictures' files in their order, and ids, if any, in it too."
+            "embeddings need paths, the pictures' files in their order; ids, if any, likewise."
         )
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or len(matrix) != len(paths):
         raise EdjeError(
@@ -97,7 +98,7 @@ def given_embeddings(
     if len(set(names)) < len(names):
         raise EdjeError(
             f"{len(paths)} pictures and {len(set(names))} different ids; expected one each: ids=…, "
-            "or a column id. Without, an id is a file's name."
+            "or a column id. By default an id is a file's name."
         )
     return GivenEmbeddings(
         given_pictures(dict(zip(names, map(Path, paths), strict=True))),
@@ -111,7 +112,7 @@ def _of_numpy(path: Path) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise EdjeError(f"{path} can't be read as an array of numpy: {error}.") from error
+        raise EdjeError(f"{path} can't be read as a NumPy array: {error}.") from error
     if not isinstance(found, np.ndarray):
         raise EdjeError(f"{path} holds several arrays; save the embeddings alone with numpy.save.")
     return found

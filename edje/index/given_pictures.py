@@ -1,4 +1,4 @@
-"""What a user gives to an index, a folder, paths, pictures or a data set, as pictures with ids."""
+"""What a user adds to an index (folder, paths, pictures or data set), as pictures with ids."""
 
 import os
 import unicodedata
@@ -16,19 +16,19 @@ ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
     *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
     *(".ico", ".pcx", ".sgi"),
-)  # of the files that a folder is taken to be there for; a file named by itself may have any
+)  # taken from folders; a file named by itself may have any extension
 IDS = ("image_id", "id", "filename", "file_name")  # columns of a data set, best first
 IMAGE = "image"
 URI = "file://"
 EXPECTED = (
-    "a folder, a path, a list of paths, a mapping of ids to pictures (images of PIL, bytes, "
+    "a folder, a path, a list of paths, a mapping of ids to pictures (PIL images, bytes, "
     "arrays), or a datasets.Dataset with a column of images"
 )
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A file of many pictures as it was when they were listed; `modified` is in nanoseconds."""
+    """A file of many pictures as it was when listed; `modified` is in nanoseconds."""
 
     path: str
     size: int
@@ -37,23 +37,23 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class GivenPicture:
-    """A picture with its id: a file by its absolute path, or something to be read by `load`."""
+    """A picture with its id: a file by its absolute path, or something that `load` reads."""
 
     id: str
     path: str | None = None
     data: Any = None  # a picture, or a data set whose `row` it is
     row: int | None = None
-    shard: ShardFile | None = None  # in which it lies, with others
+    shard: ShardFile | None = None  # the file that holds it with others
 
     @property
     def file(self) -> str | None:
-        """The file that it is or lies in; None where there is none."""
+        """The file that it is or is in; None if there is none."""
         return self.path if self.shard is None else self.shard.path
 
     def load(self) -> Picture:
-        """The picture of a given one that is no file."""
+        """The picture, if it is no file by itself."""
         found = self.data if self.row is None else self.data[self.row][IMAGE]
-        if isinstance(found, Mapping):  # a data set's, not decoded
+        if isinstance(found, Mapping):  # from a data set, not decoded
             found = found["path"] if found["bytes"] is None else found["bytes"]
         return cast(Picture, found)
 
@@ -62,8 +62,8 @@ def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]
     """All pictures of a source in the order of their ids; nothing is read yet.
 
     Raises:
-        EdjeError: there is nothing at a path, a folder can't be listed, two have one id, or the
-            source is none of the kinds that are taken.
+        EdjeError: a path doesn't exist, a folder can't be listed, two pictures have one id, or
+            the source is of an unsupported kind.
     """
     found = list(_of(source))
     if prefix is not None:
@@ -80,7 +80,7 @@ def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Picture files of a folder and of those in it; hidden ones and links to folders are left out.
+    """Picture files in a folder and its subfolders, without hidden files and linked folders.
 
     Raises:
         EdjeError: a folder can't be listed.
@@ -98,19 +98,19 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def absolute(path: str | Path) -> Path:
-    """A path from the root, all but its last name with links resolved."""
+    """The absolute path, with links resolved in all but its last name."""
     path = Path(path).expanduser()
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
 def valid_id(name: str) -> str:
-    """A name as an id: NFC, and bytes that are no Unicode as escapes."""
+    """A name as an id: NFC, with bytes that aren't valid Unicode as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
 
 def written_path(path: str) -> str:
-    """A path as the table has it: itself, or a file:// address where it isn't all Unicode."""
+    """A path as stored in the table: unchanged, or a file:// URL if it isn't all Unicode."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -119,7 +119,7 @@ def written_path(path: str) -> str:
 
 
 def read_path(written: str | None) -> str | None:
-    """The path that `written_path` was given."""
+    """The original path of a `written_path`."""
     if written is None or not written.startswith(URI):
         return written
     return os.fsdecode(unquote_to_bytes(written.removeprefix(URI)))
@@ -161,13 +161,13 @@ def _of(source: Any) -> Iterator[GivenPicture]:
 def _of_data_set(source: Any) -> Iterator[GivenPicture]:
     if IMAGE not in source.column_names:
         raise EdjeError(
-            f"the data set has the columns {', '.join(source.column_names)} and none that is "
-            f"named {IMAGE!r}. Rename it: dataset.rename_column(<its name>, {IMAGE!r})."
+            f"the data set has the columns {', '.join(source.column_names)}, but none named "
+            f"{IMAGE!r}. Rename it: dataset.rename_column(<its name>, {IMAGE!r})."
         )
     id_column = next((name for name in IDS if name in source.column_names), None)
     ids = range(len(source)) if id_column is None else source[id_column]
     encoded = source.select_columns([IMAGE])
     if hasattr(feature := source.features[IMAGE], "decode"):
-        encoded = encoded.cast_column(IMAGE, type(feature)(decode=False))  # each read where used
+        encoded = encoded.cast_column(IMAGE, type(feature)(decode=False))  # each read when used
     for row, name in enumerate(ids):
         yield GivenPicture(valid_id(str(name)), data=encoded, row=row)

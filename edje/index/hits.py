@@ -1,4 +1,4 @@
-"""What a search gives: hits, and near duplicates among them put together."""
+"""The results of a search: hits, with near duplicates grouped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from edje.retrieval.exact import similarities
 
-NEAR_DUPLICATE = 0.8  # least cosine of all of two pictures' tokens; measured: experiments/search
+NEAR_DUPLICATE = 0.8  # least cosine of all tokens of two pictures; measured: experiments/search
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that a search found, with its scores.
+    """A picture found by a search, with its scores.
 
-    `score` is the reranker's, `probability` that the picture is right (None where the reranker has
-    no calibration), `first_stage` and `rank` the score and the place (from 1) in the first stage.
-    `duplicates` are the ids of the near duplicates for which it stands. `path` is None where the
-    picture was no file; `width` and `height` are its pixels, upright.
+    `score` is the reranker's; `probability` is that of the picture being right (None if the
+    reranker has no calibration); `first_stage` and `rank` are the score and place (from 1) in the
+    first stage. `duplicates` are the ids of near duplicates grouped under this hit. `path` is
+    None if the picture was no file. `width` and `height` are its pixels, upright.
     """
 
     id: str
@@ -43,10 +43,10 @@ class Hit:
 def grouped(
     hits: Sequence[Hit], tokens: Float[Tensor, "hits tokens width"], top: int, least: float
 ) -> list[Hit]:
-    """The `top` best hits that differ, each with the near duplicates that come after it.
+    """The `top` best distinct hits, each with the near duplicates that come after it.
 
-    A hit is a near duplicate of a better one where the cosine of their tokens, all together as one
-    vector, is at least `least`.
+    A hit is a near duplicate of a better one if the cosine of their tokens, each concatenated to
+    one vector, is at least `least`.
     """
     vectors = torch.nn.functional.normalize(tokens.float().flatten(1), dim=1)
     close = similarities(vectors, vectors) >= least

@@ -1,4 +1,4 @@
-"""The image index: a search over a user's own pictures, first stage and reranker together."""
+"""The image index: search over a user's own pictures, first stage and reranker together."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,12 +36,12 @@ from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.tokens.lock import writer_lock
 
-KEPT = timedelta(hours=1)  # versions that optimize leaves to readers
+KEPT = timedelta(hours=1)  # age up to which optimize keeps versions for readers
 EXACT_UP_TO = 200_000  # pictures
 
 
 class ImageIndex:
-    """An index over images, to be asked for the best images of a text.
+    """An index over images, which finds the best images for a text.
 
     >>> reranker = Reranker.from_pretrained("photos")                    # doctest: +SKIP
     >>> index = ImageIndex.open("photos.edje", reranker)                 # doctest: +SKIP
@@ -49,14 +49,15 @@ class ImageIndex:
     >>> index.search("two dogs racing along a beach")[0].id              # doctest: +SKIP
     'beach/dogs.jpg'
 
-    It lies in a folder as a table of LanceDB, a row per picture. One process writes at a time, a
-    second one waits (or with wait=False is refused); any number reads, each the version that it
-    has opened, until `refresh`. A kill loses at most the pictures in hand. Needs the extra
-    `index`. For one thread at a time.
+    It is a table of LanceDB in a folder, with a row per picture. One process writes at a time; a
+    second one waits (or with wait=False is refused). Any number of processes read, each the
+    version it opened, until `refresh`. A kill loses at most the pictures being processed. Needs
+    the extra `index`. An object is for one thread at a time.
 
-    Up to 200,000 pictures (`exact_up_to`) the first stage compares a query with all embeddings,
-    which are held in memory in float32. Beyond, additions and `optimize` make an index of the
-    embeddings on the disk, by which a search finds nearly the same; `stats` says how nearly.
+    Up to 200,000 pictures (`exact_up_to`), the first stage compares a query with all embeddings,
+    which are held in memory in float32. For more pictures, additions and `optimize` make an index
+    of the embeddings on disk, with which a search finds nearly the same pictures; `stats`
+    measures how nearly.
     """
 
     def __init__(
@@ -83,13 +84,13 @@ class ImageIndex:
         wait: bool = True,
         exact_up_to: int = EXACT_UP_TO,
     ) -> "ImageIndex":
-        """An index by its folder. Where there is none, the first addition makes it.
+        """An index by its folder. If there is none, the first addition creates it.
 
-        One that was copied to object storage is read there by its URL (`s3://`, `gs://`, `az://`).
+        An index copied to object storage is read there by its URL (`s3://`, `gs://`, `az://`).
 
         Raises:
             EdjeError: LanceDB is not installed, the index can't be read, or it was built with
-                another reranker, which the message tells apart.
+                another reranker; the message lists the differences.
         """
         return cls(place_of(path), reranker, wait, exact_up_to)
 
@@ -108,21 +109,21 @@ class ImageIndex:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> "ImageIndex":
-        """An index whose first stage are embeddings that you have, of whatever model.
+        """An index whose first stage is your own embeddings, of any model.
 
         The pictures are read for their tokens. A search then takes the query's embedding by the
-        same model, `query_embedding=`; what `score=sum` and `residual` read of a first stage is
-        still the reranker's own. A call that was cut short is given again, and so are more
-        pictures, with all of them.
+        same model, `query_embedding=`. `score=sum` and `residual` still read the reranker's own
+        first stage. To continue an interrupted call, repeat it. To add pictures, repeat it with
+        all pictures, old and new.
 
         Args:
             path: the index's folder.
             reranker: what reranks.
-            embeddings: a `.npy` file (nothing pickled is read) or an array of shape (pictures,
-                width); or a `.parquet` with the columns `path` and `embedding`, perhaps `id`, and
-                others for `where`.
+            embeddings: a `.npy` file (nothing pickled is read), an array of shape (pictures,
+                width), or a `.parquet` with the columns `path` and `embedding`, optionally `id`,
+                and others for `where`.
             paths: the pictures' files, in the order of the embeddings.
-            ids: in that order; by default the files' names.
+            ids: in the same order; by default the files' names.
             wait: as in `open`.
             exact_up_to: as in `open`.
             on_error: as in `add`.
@@ -130,8 +131,8 @@ class ImageIndex:
             show_progress_bar: as in `add`.
 
         Raises:
-            EdjeError: the embeddings can't be read or don't fit the pictures, the index has others,
-                or as `open` and `add`.
+            EdjeError: the embeddings can't be read or don't fit the pictures, the index has other
+                ones, or as `open` and `add`.
         """
         given = given_embeddings(embeddings, paths, ids)
         index = cls.open(path, reranker, wait=wait, exact_up_to=exact_up_to)
@@ -156,12 +157,12 @@ class ImageIndex:
 
     @property
     def fragments(self) -> int:
-        """Number of pieces that additions have left."""
+        """Number of separate pieces written by additions."""
         return 0 if self._table is None else self._table.fragments
 
     @property
     def has_given_embeddings(self) -> bool:
-        """Whether its first stage are embeddings of the user's, so that a search needs one."""
+        """Whether its first stage is the user's own embeddings, so that a search needs one."""
         return self._table is not None and self._table.facts.given_width > 0
 
     def ids(self) -> list[str]:
@@ -182,35 +183,35 @@ class ImageIndex:
         show_progress_bar: bool | None = None,
         engine: Engine = "local",
     ) -> Added:
-        """Add what is new or changed of a source; the rest stays as it is.
+        """Add what is new or changed in a source; the rest is left unchanged.
 
-        A file is known by size and time of modification, then by its content. A moved one keeps
-        its tokens under its new id, and the id of a file that is gone is free for another. Files
-        that can't be read are listed by `problems()` and not tried again until they change.
+        A file is recognised by size and modification time, then by its content. A moved file
+        keeps its tokens under its new id; the id of a file that is gone can be used for another.
+        Files that can't be read are listed by `problems()`, and not tried again until they change.
 
         Args:
-            source: a folder (with those in it; hidden files and linked folders are left out), a
+            source: a folder (with its subfolders; hidden files and linked folders are left out), a
                 path (also with `*`), a list of paths, a mapping of ids to pictures, or a
                 `datasets.Dataset` with a column `image`. A file's id is its path in the folder, or
-                for a path by itself its name, in NFC; a byte that is no Unicode is written \\xff.
-                The path of a `.tar`, as WebDataset has them, or of a `.parquet` with a column
-                `image` stands for the pictures in it, as if it were a folder: their ids are
-                `<its name without the ending>/<path in the tar>`, or `…/<id>` by a column that is
-                named so (image_id, id, filename, file_name), or `…/<row number>`; their `path` is
-                that of the tar.
+                for a single path its name, in NFC; a byte that isn't valid Unicode is written
+                \\xff. The path of a `.tar` in WebDataset's form, or of a `.parquet` with a column
+                `image`, stands for the pictures in it, as if it were a folder. Their ids are
+                `<its name without extension>/<path in the tar>`, or `…/<id>` by a column of ids
+                (image_id, id, filename, file_name), or `…/<row number>`; their `path` is the
+                tar's.
             prefix: put before the ids, with a slash.
             on_error: "raise" ends the addition at the first picture that can't be read.
-            columns: columns of yours, for `where`: by name one value, or a mapping of ids to
-                values, for the pictures that this call adds or changes.
+            columns: your own columns, for `where`: for each name one value, or a mapping of ids
+                to values, for the pictures that this call adds or changes.
             batch_size: pictures through the tower at once.
-            show_progress_bar: by default where there is more than one batch.
-            engine: "local", this process; or "ray", the processes of a cluster of Ray, or a
-                `RayEngine` with its address and sizes. The same rows come out.
+            show_progress_bar: by default if there is more than one batch.
+            engine: "local", this process; "ray", the processes of a Ray cluster; or a
+                `RayEngine` with its address and sizes. All give the same rows.
 
         Raises:
-            EdjeError: there is no such source, an id is another picture's, the index can't be
-                written, with wait=False another process is writing it, or workers of Ray failed;
-                what was finished is kept.
+            EdjeError: there is no such source, an id belongs to another picture, the index can't
+                be written, another process is writing it (with wait=False), or Ray workers
+                failed. What was finished is kept.
         """
         self._refuse_given("add")
         given = given_pictures(source, prefix)
@@ -230,11 +231,11 @@ class ImageIndex:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> Added:
-        """Add a folder, and remove what came from it and is gone.
+        """Add a folder, and remove pictures that came from it and are gone.
 
         Raises:
             EdjeError: as `add`; or the folder isn't one, or has no picture left while the index
-                has some of it: a disk that isn't mounted looks like this.
+                has some of it, which looks like a disk that isn't mounted.
         """
         self._refuse_given("sync")
         root = absolute(folder)
@@ -246,8 +247,8 @@ class ImageIndex:
             gone = self._gone(root, after)
             if gone and not given:
                 raise EdjeError(
-                    f"sync: {folder} has no pictures, the index has {len(gone):,} of it. If they "
-                    "are to go, index.remove(ids); if its disk isn't there, mount it."
+                    f"sync: {folder} has no pictures, but the index has {len(gone):,} of it. To "
+                    "remove them, use index.remove(ids); if its disk is missing, mount it."
                 )
             added = self._added(
                 after, given, chosen, chosen.of, on_error, batch_size, show_progress_bar
@@ -261,7 +262,7 @@ class ImageIndex:
         """Remove pictures by their ids; returns how many.
 
         Raises:
-            EdjeError: an id isn't in the index (then nothing is removed), or it can't be written.
+            EdjeError: an id isn't in the index (nothing is removed then), or it can't be written.
         """
         if isinstance(ids, str):
             raise EdjeError(f"remove: got the text {ids!r}, expected a list of ids.")
@@ -286,22 +287,22 @@ class ImageIndex:
         *,
         query_embedding: Any = None,
     ) -> list[Hit]:
-        """The best pictures of a text, best first.
+        """The best pictures for a text, best first.
 
         Args:
             query: the text.
-            k: so many of the first stage are reranked.
-            top: so many hits at most.
+            k: number of the first stage's candidates to rerank.
+            top: largest number of hits.
             where: a filter of Lance's over the columns, `"width > 1000 and album = 'Rome'"`;
-                only pictures that it lets through are searched.
-            min_probability: leave out hits whose probability is less.
-            group_duplicates: one hit for near duplicates, which are then named in it: where the
-                cosine of two pictures' tokens is at least 0.8, or the number given.
-            query_embedding: of an index of your own embeddings, the query's.
+                only pictures that pass it are searched.
+            min_probability: leaves out hits with a smaller probability.
+            group_duplicates: one hit for near duplicates, which it then lists. Two pictures are
+                near duplicates if the cosine of their tokens is at least 0.8, or this number.
+            query_embedding: the query's embedding, for an index of your own embeddings.
 
         Raises:
-            EdjeError: there is no index yet, `where` is no filter, a probability is asked for and
-                the reranker has no calibration, or the index can't be read.
+            EdjeError: there is no index yet, `where` is not a valid filter, a probability is
+                requested but the reranker has no calibration, or the index can't be read.
         """
         return self.search_many(
             [query],
@@ -324,10 +325,10 @@ class ImageIndex:
         *,
         query_embeddings: Sequence[Any] | None = None,
     ) -> list[list[Hit]]:
-        """The best pictures of each of several texts, which go through each stage together.
+        """The best pictures for each of several texts, which go through each stage together.
 
-        The hits are those of `search` for each, but for the rounding of their scores. All of the
-        texts' candidates are in memory together.
+        The hits are those of `search` for each text, up to the rounding of scores. The candidates
+        of all texts are in memory at once.
 
         Raises:
             EdjeError: as `search`.
@@ -352,15 +353,15 @@ class ImageIndex:
         ]
 
     def answers(self, questions: Sequence[Question]) -> list[Answer]:
-        """Both stages of several searches, which go through each stage together, with its time.
+        """Both stages of several searches, which go through each stage together, with times.
 
         Raises:
-            EdjeError: as `search` and `rerank`; then none of them is answered.
+            EdjeError: as `search` and `rerank`; no question is answered then.
         """
         return self._search.answers(questions)
 
     def encoded(self, ids: Sequence[str]) -> EncodedImages:
-        """Embeddings and tokens of pictures by their ids, to be ranked with others.
+        """Embeddings and tokens of pictures by their ids, for ranking them with others.
 
         Raises:
             EdjeError: an id isn't in the index, or as `search`.
@@ -375,24 +376,24 @@ class ImageIndex:
         *,
         min_probability: float | None = None,
     ) -> list[Hit]:
-        """Pictures that another search has found, best first; no picture is read.
+        """Pictures found by another search, best first; no picture is read.
 
-        `first_stage` are that search's scores of the ids, in their order. Where they are cosine
-        similarities of the reranker's own first stage they save computing them; a reranker that
-        sums both stages, or was trained with the first, is made for no others.
+        `first_stage` is that search's scores, in the order of the ids. If they are cosine
+        similarities of the reranker's own first stage, they save computing these. Other scores
+        don't suit a reranker that sums both stages or was trained with the first stage.
 
         Raises:
-            EdjeError: an id isn't in the index or comes twice, scores and ids differ in number, or
-                as `search`.
+            EdjeError: an id isn't in the index or occurs twice, the numbers of scores and ids
+                differ, or as `search`.
         """
         question = Question(query, ids=ids, first_stage=first_stage)
         return self.answers([question])[0].best(min_probability=min_probability)
 
     def stats(self, queries: Sequence[str] | None = None) -> IndexStats:
-        """Numbers of the version that is read, and the bytes of all versions on the disk.
+        """Figures of the current version, and the bytes of all versions on disk.
 
-        Of an approximate first stage the recall is measured, by texts of yours or else by 100
-        embeddings of pictures; all embeddings are read for it.
+        For an approximate first stage, recall is measured with your texts, or by default with the
+        embeddings of 100 pictures; this reads all embeddings.
 
         Raises:
             EdjeError: there is no index yet, or it can't be read.
@@ -402,11 +403,11 @@ class ImageIndex:
         return stats_of(table, first_stage, self._search.recall(CANDIDATES, queries))
 
     def optimize(self, keep: timedelta = KEPT) -> None:
-        """Put the pieces of many additions together, and free what is no more used.
+        """Merge the pieces of many additions, and free space that is no longer used.
 
-        Brings the index of many pictures' embeddings up to date, too.
+        Also updates the index of the embeddings, if there are many pictures.
 
-        Versions younger than `keep` stay for the readers that have them open.
+        Versions younger than `keep` stay for readers that have them open.
 
         Raises:
             EdjeError: there is no index yet, or it can't be written.
@@ -417,7 +418,7 @@ class ImageIndex:
             self._index_embeddings(after)
 
     def refresh(self) -> None:
-        """Read the present version from here on, with what other processes have written.
+        """Switch to the present version, with what other processes have written.
 
         Raises:
             EdjeError: it can't be read.
@@ -435,7 +436,7 @@ class ImageIndex:
 
     @property
     def _search(self) -> IndexSearch:
-        """The search of the version that is read."""
+        """The search of the current version."""
         if self._searching is None:
             table = self._existing("search")
             self._searching = IndexSearch(table, self.reranker, self.exact_up_to)
@@ -445,20 +446,21 @@ class ImageIndex:
         if self._table is None and isinstance(self.folder, str):
             raise EdjeError(
                 f"there is no index to {doing} at {self.folder}. Check the spelling, or copy the "
-                "folder of one there."
+                "folder of an index there."
             )
         if self._table is None:
             raise EdjeError(
-                f"there is no index to {doing} at {self.folder} yet. index.add(<folder>) makes it, "
-                f"or edje index <folder> --into {self.folder}; or check the spelling."
+                f"there is no index to {doing} at {self.folder} yet. Make it with "
+                f"index.add(<folder>) or edje index <folder> --into {self.folder}; or check the "
+                "spelling."
             )
         return self._table
 
     def _refuse_given(self, caller: str) -> None:
         if self.has_given_embeddings:
             raise EdjeError(
-                f"{caller}: the index {self.folder} is of your own embeddings. Give those of new "
-                "pictures with the others: ImageIndex.from_embeddings."
+                f"{caller}: the index {self.folder} has your own embeddings. Give those of new "
+                "pictures together with the others: ImageIndex.from_embeddings."
             )
 
     def _keys(self, ids: Sequence[str]) -> list[int]:
@@ -471,7 +473,7 @@ class ImageIndex:
         return [row[KEY] for row in found.values()]
 
     def _gone(self, root: Path, table: ImageTable) -> list[int]:
-        """Keys of the rows whose files were under a folder and aren't there any more."""
+        """Keys of the rows whose files were under a folder and no longer exist."""
         lead = f"{root}/"
         return [
             row[KEY]
@@ -483,10 +485,10 @@ class ImageIndex:
 
     @contextmanager
     def _writing(self, facts: TableFacts | None) -> Iterator[ImageTable]:
-        """The table to write into, in this process's hands; made by `facts` where it is missing."""
+        """The table, locked for writing by this process; created from `facts` if missing."""
         if isinstance(self.folder, str):
             raise EdjeError(
-                f"the index {self.folder} lies at a URL, where it is only read. Write it in a "
+                f"the index {self.folder} is at a URL, where it can only be read. Write it in a "
                 "folder, and copy that there."
             )
         try:
@@ -540,7 +542,7 @@ class ImageIndex:
         return added
 
     def _index_embeddings(self, table: ImageTable) -> None:
-        """Make an index of a large table's embeddings, where there is none."""
+        """Make the index of a large table's embeddings, if there is none."""
         column = table.first_stage_column
         if table.count(READABLE) > self.exact_up_to and not table.has_index(column):
             table.make_index(column)

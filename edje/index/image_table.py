@@ -1,4 +1,4 @@
-"""The table of an index: a row per picture, in versions; a reader keeps the one it has opened."""
+"""The table of an index: a row per picture, in versions; a reader keeps the version it opened."""
 
 import json
 import math
@@ -31,23 +31,23 @@ OURS = (
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
 ROW, DISTANCE = "_rowid", "_distance"
 AT_ONCE = 1000  # keys in one filter
-PROBES = 100  # parts of the embeddings' index that a query looks at; there are √rows of them
-REFINED = 3  # times k: so many are compared exactly
+PROBES = 100  # parts of the embeddings' index that a query searches; there are √rows of them
+REFINED = 3  # times k: the number of pictures compared exactly
 Row = dict[str, Any]
 Place = Path | str  # an index's folder, or its URL on object storage
 
 
 def place_of(path: str | Path) -> Place:
-    """Where an index lies: the folder from the root on, or the URL."""
+    """The place of an index: the absolute folder, or the URL."""
     return path.rstrip("/") if isinstance(path, str) and "://" in path else absolute(path)
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What is kept with a table: what it was built with, and the shapes of its cells.
+    """The facts stored with a table: what it was built with, and the shapes of its cells.
 
-    `given_width` is that of first-stage embeddings by a model of the user's, 0 where there are
-    none. `reranker` is the name or path of the reranker, for who doesn't say one.
+    `given_width` is the width of the user's own first-stage embeddings, 0 if there are none.
+    `reranker` is the name or path of the default reranker.
     """
 
     built_with: Mapping[str, Value]
@@ -58,7 +58,7 @@ class TableFacts:
     format: int = FORMAT
 
     def schema(self) -> pa.Schema:
-        """Columns of the table, with the facts."""
+        """Columns of the table, with the facts as metadata."""
         columns = [
             pa.field(KEY, pa.int64(), nullable=False),
             pa.field(ID, pa.string(), nullable=False),
@@ -79,9 +79,9 @@ class TableFacts:
 
 
 class ImageTable:
-    """One reader's, or the one writer's, view of the table. Versions only move on `refresh`.
+    """A reader's or the one writer's view of the table. Its version changes only on `refresh`.
 
-    A writer holds the index's lock, which is the caller's to take.
+    A writer must hold the index's lock, which the caller takes.
     """
 
     def __init__(self, folder: Place, table: Any):
@@ -91,10 +91,10 @@ class ImageTable:
 
     @classmethod
     def open(cls, folder: Place, version: int | None = None) -> "ImageTable | None":
-        """The table of an index, by default its present version; None where there is none yet.
+        """The table of an index, by default its present version; None if there is none yet.
 
         Raises:
-            EdjeError: it can't be read, or is of a later version of edje.
+            EdjeError: it can't be read, or a later version of edje wrote it.
         """
         if isinstance(folder, Path) and not (folder / f"{TABLE}.lance").is_dir():
             return None
@@ -112,7 +112,7 @@ class ImageTable:
 
     @classmethod
     def create(cls, folder: Path, facts: TableFacts) -> "ImageTable":
-        """An empty table, whole or not there.
+        """Create an empty table, atomically.
 
         Raises:
             EdjeError: it can't be written.
@@ -129,11 +129,11 @@ class ImageTable:
 
     @property
     def version(self) -> int:
-        """Number of the version that is read."""
+        """Number of the opened version."""
         return int(self._table.version)
 
     def refresh(self) -> None:
-        """Read the present version from here on.
+        """Switch to the present version.
 
         Raises:
             EdjeError: it can't be read.
@@ -143,7 +143,7 @@ class ImageTable:
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns, the user's included, with their types."""
+        """All columns with their types, including the user's."""
         return self._table.schema
 
     @property
@@ -156,7 +156,7 @@ class ImageTable:
         return int(self.schema.field(column).type.list_size)
 
     def count(self, where: str | None = None) -> int:
-        """Number of rows, or of those that a filter lets through."""
+        """Number of rows, or of rows that pass a filter."""
         with lance(self.folder):
             return int(self._table.count_rows(where))
 
@@ -164,7 +164,7 @@ class ImageTable:
         """All rows in batches, with these columns and `_rowid`.
 
         Raises:
-            EdjeError: they can't be read, or `where` is no filter.
+            EdjeError: they can't be read, or `where` is not a valid filter.
         """
         with lance(self.folder):
             query = self._table.search().select(list(columns)).with_row_id(True)
@@ -192,11 +192,11 @@ class ImageTable:
         with lance(self.folder):
             found = self._table.take_row_ids(row_ids.tolist()).select(list(columns)).to_arrow()
         order = np.empty(len(row_ids), np.int64)
-        order[np.argsort(row_ids)] = np.arange(len(row_ids))  # they come in the order of their ids
+        order[np.argsort(row_ids)] = np.arange(len(row_ids))  # Lance gives them in order of ids
         return found.take(order)
 
     def rows(self, keys: Sequence[int]) -> dict[int, Row]:
-        """Whole rows by their keys, times of modification in nanoseconds."""
+        """Whole rows by their keys, with modification times in nanoseconds."""
         found: dict[int, Row] = {}
         for first in range(0, len(keys), AT_ONCE):
             where = _among(keys[first : first + AT_ONCE])
@@ -210,7 +210,7 @@ class ImageTable:
         return found
 
     def write(self, rows: Sequence[Row], known: bool) -> None:
-        """Add rows in one step, or with `known` put them in place of those with their keys.
+        """Add rows in one step, or with `known` replace those with the same keys.
 
         Raises:
             EdjeError: they can't be written; then none of them is.
@@ -223,7 +223,7 @@ class ImageTable:
                 self._table.add(made)
 
     def merge(self, made: pa.Table) -> None:
-        """Put rows in place of those with their keys, and add the others, in one step.
+        """Replace rows with the same keys, and add the others, in one step.
 
         Raises:
             EdjeError: they can't be written; then none of them is.
@@ -233,10 +233,10 @@ class ImageTable:
             merge.when_not_matched_insert_all().execute(made)
 
     def append_pieces(self, pieces: Sequence[str]) -> None:
-        """Take pieces that others have written (`ray_units.Made`) into the table, in one step.
+        """Add pieces that others have written (`ray_units.Made`) to the table, in one step.
 
         Raises:
-            EdjeError: it can't be written; then none of them is in it.
+            EdjeError: the table can't be written; then none of them is in it.
         """
         if not pieces:
             return
@@ -256,10 +256,10 @@ class ImageTable:
     @property
     def place(self) -> Path:
         """The folder of the table itself."""
-        return Path(self.folder) / f"{TABLE}.lance"  # what lies at a URL is never written
+        return Path(self.folder) / f"{TABLE}.lance"  # a table at a URL is never written
 
     def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
-        """Columns and `_rowid` of pictures by their ids; those that aren't there are left out."""
+        """Columns and `_rowid` of pictures by their ids; missing ids are left out."""
         found: dict[str, Row] = {}
         for first in range(0, len(ids), AT_ONCE):
             texts = ("'" + one.replace("'", "''") + "'" for one in ids[first : first + AT_ONCE])
@@ -287,13 +287,13 @@ class ImageTable:
             self._table.add_columns(list(fields))
 
     def optimize(self, keep: timedelta) -> None:
-        """Put small pieces together, drop what is deleted, and versions older than `keep`.
+        """Merge small pieces, drop deleted rows, and drop versions older than `keep`.
 
         Raises:
             EdjeError: it can't be written.
         """
         with lance(self.folder, TO_WRITE), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that readers of former versions fail: see lance()
+            warnings.simplefilter("ignore")  # about readers of former versions, see lance()
             self._table.optimize(cleanup_older_than=keep, delete_unverified=True)
 
     def has_index(self, column: str) -> bool:
@@ -302,7 +302,7 @@ class ImageTable:
             return any(one.columns == [column] for one in self._table.list_indices())
 
     def make_index(self, column: str) -> None:
-        """Make the index of a column of embeddings, by parts, with a byte for each number.
+        """Make the index of a column of embeddings, in parts, with a byte for each number.
 
         Raises:
             EdjeError: it can't be written.
@@ -318,19 +318,19 @@ class ImageTable:
         """Row ids (uint64) and dot products (float32) of the best `k` by a column's index.
 
         Raises:
-            EdjeError: they can't be read, or `where` is no filter.
+            EdjeError: they can't be read, or `where` is not a valid filter.
         """
         with lance(self.folder):
             search = self._table.search(query, vector_column_name=column).distance_type("dot")
             search = search.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else 0)
-            search = search.refine_factor(REFINED).limit(k)  # 0: all, where a filter lets few by
+            search = search.refine_factor(REFINED).limit(k)  # 0: all, if a filter lets few pass
             search = search.where(where) if where else search
             found = search.select([KEY, DISTANCE]).with_row_id(True).to_arrow()
         return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
 
     @property
     def bytes(self) -> int:
-        """Bytes of all versions, or of the one that is read where it lies at a URL."""
+        """Bytes of all versions; at a URL, only of the opened one."""
         if isinstance(self.folder, Path):
             return bytes_under(self.folder)
         with lance(self.folder):
@@ -338,13 +338,13 @@ class ImageTable:
 
     @property
     def fragments(self) -> int:
-        """Number of pieces that the rows lie in."""
+        """Number of separate pieces that hold the rows."""
         with lance(self.folder):
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
 
 def bytes_under(folder: Path) -> int:
-    """Bytes of the files of a folder and of those in it, without what goes meanwhile."""
+    """Bytes of the files in a folder and its subfolders; ignores files deleted meanwhile."""
     found = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
@@ -358,13 +358,13 @@ def _facts(folder: Place, table: Any) -> TableFacts:
         found = json.loads((table.schema.metadata or {})[b"edje"])
         if found["format"] > FORMAT:
             raise EdjeError(
-                f"the index {folder} is of format {found['format']}, this version of edje reads "
+                f"the index {folder} has format {found['format']}, but this version of edje reads "
                 f"{FORMAT}. Upgrade edje, or index the pictures into a new folder."
             )
         return TableFacts(**found)
     except (KeyError, TypeError, ValueError) as error:
         raise EdjeError(
-            f"{folder} holds a table of Lance that is no index of edje ({error!r}). Name another "
+            f"{folder} has a table of Lance that is not an index of edje ({error!r}). Name another "
             "folder."
         ) from error
 
@@ -375,7 +375,7 @@ def _among(keys: Sequence[int]) -> str:
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     values = [row.get(field.name) for row in rows]
-    if pa.types.is_fixed_size_list(field.type):  # of which the library wants none to be null
+    if pa.types.is_fixed_size_list(field.type):  # the library doesn't accept nulls among these
         zeros = np.zeros(field.type.list_size, np.float32)
         values = [zeros if value is None else value for value in values]
     return pa.array(values, field.type)

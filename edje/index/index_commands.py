@@ -19,23 +19,23 @@ def run(arguments: list[str]) -> None:
 
 
 def parser() -> ArgumentParser:
-    """What both commands take."""
+    """The arguments of both commands."""
     both = ArgumentParser(prog="edje", allow_abbrev=False)
     commands = both.add_subparsers(required=True, metavar="index|search")
     index = commands.add_parser("index", help="add pictures to an index", allow_abbrev=False)
     index.set_defaults(run=add)
     index.add_argument("source", nargs="+", help="folders, files, tars, Parquet files")
     index.add_argument("--into", required=True, metavar="FOLDER", help="the index: photos.edje")
-    index.add_argument("--prefix", help="put before the ids, where some would clash")
+    index.add_argument("--prefix", help="put before the ids, if some would clash")
     index.add_argument(
         "--sync", action="store_true", help="remove what came from the folders and is gone"
     )
     search = commands.add_parser("search", help="search an index", allow_abbrev=False)
     search.set_defaults(run=answer)
     search.add_argument("index", help="the index: photos.edje")
-    search.add_argument("query", nargs="?", help="a text; without, one per line of the input")
+    search.add_argument("query", nargs="?", help="a text; by default, one per line of the input")
     search.add_argument("--top", type=positive, default=10, help="hits at most (10)")
-    search.add_argument("--k", type=positive, default=100, help="pictures that are reranked (100)")
+    search.add_argument("--k", type=positive, default=100, help="pictures to rerank (100)")
     search.add_argument("--where", help="a filter over the columns: \"id LIKE 'rome/%%'\"")
     search.add_argument("--min-probability", type=float, help="leave out less probable hits")
     search.add_argument(
@@ -43,7 +43,7 @@ def parser() -> ArgumentParser:
     )
     for command in (index, search):
         command.add_argument(
-            "--reranker", help=f"name or path (that of the index; of a new one {RERANKER})"
+            "--reranker", help=f"name or path (by default the index's; for a new one {RERANKER})"
         )
     return both
 
@@ -56,7 +56,7 @@ def positive(text: str) -> int:
 
 
 def add(chosen: Namespace) -> None:
-    """Add or synchronise, and say what was done."""
+    """Add or synchronise, and print what was done."""
     wanted = Indexing(
         source=chosen.source,
         into=chosen.into,
@@ -69,7 +69,7 @@ def add(chosen: Namespace) -> None:
 
 
 def answer(chosen: Namespace) -> None:
-    """Write the hits of a query, or of each line of the input."""
+    """Print the hits of a query, or of each line of the input."""
     check_there(chosen.index)
     index = opened(chosen.index, chosen.reranker)
     for query in [chosen.query] if chosen.query is not None else asked():
@@ -89,7 +89,7 @@ def answer(chosen: Namespace) -> None:
 
 
 def asked() -> Iterable[str]:
-    """Queries from the input, with a prompt where somebody types them."""
+    """Queries from the input, with a prompt if it is a terminal."""
     is_typed = sys.stdin.isatty()
     while True:
         if is_typed:

@@ -40,10 +40,10 @@ OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the reranker is to read for a question.
+    """What the reranker reads for a question.
 
-    `shown` are the first-stage scores that the hits say and `known` those by the reranker's own
-    embeddings, None where they are to be computed. `size` is the number of pictures searched.
+    `shown` is the first-stage scores for the hits; `known` is those by the reranker's own
+    embeddings, None if they still have to be computed. `size` is the number of pictures searched.
     """
 
     row_ids: np.ndarray  # (pool,), uint64
@@ -53,26 +53,26 @@ class Candidates:
 
 
 class IndexSearch:
-    """What searches a table as it is now, with a reranker; of no use once the table is refreshed.
+    """Searches a table as it is now, with a reranker; invalid once the table is refreshed.
 
-    The embeddings are read when they are first needed.
+    The embeddings are read on first use.
     """
 
     def __init__(self, table: ImageTable, reranker: Reranker, exact_up_to: int):
         self.table = table
         self.reranker = reranker
         self.exact_up_to = exact_up_to
-        self.is_given = table.facts.given_width > 0  # a first stage of the user's own embeddings
-        self._rerankers: dict[int, Reranker] = {}  # that read fewer tokens
+        self.is_given = table.facts.given_width > 0  # the first stage is the user's own embeddings
+        self._rerankers: dict[int, Reranker] = {}  # by the smaller number of tokens they read
 
     @cached_property
     def first_stage(self) -> ExactFirstStage | ApproximateFirstStage:
-        """What finds the candidates of a query."""
+        """The search that finds a query's candidates."""
         return self.approximate or ExactFirstStage.of(self.table, self.table.first_stage_column)
 
     @cached_property
     def approximate(self) -> ApproximateFirstStage | None:
-        """The approximate first stage, of many pictures where there is an index of embeddings."""
+        """The approximate first stage, if there are many pictures and an index of embeddings."""
         column = self.table.first_stage_column
         if self.table.count(READABLE) > self.exact_up_to and self.table.has_index(column):
             return ApproximateFirstStage(self.table, column)
@@ -85,14 +85,14 @@ class IndexSearch:
         if queries is None:
             return self.approximate.recall(k)
         if self.is_given:
-            raise EdjeError("stats: texts have no embedding of this index's. Leave out queries.")
+            raise EdjeError("stats: texts have no embedding for this index. Leave out queries.")
         return self.approximate.recall(k, self.reranker.encode_text(list(queries)))
 
     def answers(self, questions: Sequence[Question]) -> list[Answer]:
-        """What each question finds; all of them go through each stage together.
+        """The hits of each question; all questions go through each stage together.
 
         Raises:
-            EdjeError: one of them is no question, as `ImageIndex.search` and `rerank`.
+            EdjeError: a question is invalid, as in `ImageIndex.search` and `rerank`.
         """
         if not questions:
             return []
@@ -134,10 +134,10 @@ class IndexSearch:
         return self._read(row_ids)[0][places]
 
     def with_tokens(self, num_tokens: int | None) -> Reranker:
-        """The reranker, or the same one that reads the first tokens only.
+        """The reranker, or the same one reading only the first tokens.
 
         Raises:
-            EdjeError: it wasn't trained for so many.
+            EdjeError: it wasn't trained for this number.
         """
         if num_tokens is None or num_tokens == int(self.reranker.model.adapter.num_tokens):
             return self.reranker
@@ -146,7 +146,7 @@ class IndexSearch:
         return self._rerankers[num_tokens]
 
     def _texts(self, questions: Sequence[Question]) -> list[Tensor]:
-        """The reranker's embedding of each text; of none whose first-stage scores are given."""
+        """The reranker's embedding of each text; empty if first-stage scores are given."""
         texts = list(dict.fromkeys(one.query for one in questions if one.first_stage is None))
         embeddings = self.reranker.encode_text(texts) if texts else torch.empty(0)
         known = dict(zip(texts, embeddings, strict=True))
@@ -177,7 +177,7 @@ class IndexSearch:
         return chosen
 
     def _read(self, row_ids: np.ndarray) -> tuple[EncodedImages, dict[str, list[Any]]]:
-        """Pictures by their ascending row ids, and columns that a hit shows."""
+        """Pictures by their ascending row ids, and the columns that a hit shows."""
         if not len(row_ids):
             width = self.reranker.checkpoint.facts.embedding_width
             tokens = torch.empty(0, self._codec.num_tokens, self._codec.width)
@@ -193,7 +193,7 @@ class IndexSearch:
         rows: Sequence[Tensor],
         chosen: Sequence[Candidates],
     ) -> list[Tensor]:
-        """Final scores of each question's candidates; those of one number of tokens together."""
+        """Final scores of each question's candidates; equal token counts are scored together."""
         scores: list[Tensor] = [torch.empty(0)] * len(questions)
         for num_tokens in dict.fromkeys(one.num_tokens for one in questions):
             together = [at for at, one in enumerate(questions) if one.num_tokens == num_tokens]
@@ -255,7 +255,7 @@ class IndexSearch:
             missing = [one for one in ids if one not in found or found[one][PROBLEM] is not None]
             if missing:
                 raise UnknownPicture(
-                    f"rerank: {len(missing)} of {len(ids)} ids are of no picture of the index, "
+                    f"rerank: {len(missing)} of {len(ids)} ids are not in the index, "
                     f"such as {missing[0]!r}. index.ids() lists them.",
                     missing,
                 )
@@ -266,7 +266,7 @@ class IndexSearch:
         query = torch.as_tensor(np.asarray(() if given is None else given, dtype=np.float32))
         if query.shape != (width,):
             raise EdjeError(
-                f"search: this index is of your own embeddings: pass query_embedding, the query's "
+                f"search: this index has your own embeddings: pass query_embedding, the query's "
                 f"{width} numbers by the same model; got shape {tuple(query.shape)}."
             )
         return torch.nn.functional.normalize(query, dim=0)
@@ -287,7 +287,7 @@ class IndexSearch:
         if isinstance(ids, str):
             raise EdjeError(f"rerank: got the text {ids!r}, expected a list of ids.")
         if len(set(ids)) < len(ids):
-            raise EdjeError("rerank: an id comes twice. Give each once.")
+            raise EdjeError("rerank: an id occurs twice. Give each once.")
         if first is not None and len(first) != len(ids):
             raise EdjeError(
                 f"rerank: got {len(ids)} ids and {len(first)} first-stage scores, expected one "

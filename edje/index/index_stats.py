@@ -1,4 +1,4 @@
-"""How much an index holds, and what it couldn't read."""
+"""How much an index holds, and which pictures it couldn't read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class IndexStats:
-    """How much an index holds: pictures, those that can't be read, and bytes on the disk.
+    """How much an index holds: pictures, unreadable pictures, and bytes on disk.
 
-    `bytes_per_image` are a picture's cell and embedding. Many `fragments`, the pieces that
-    additions leave, are put together by `optimize`. `recall` is the share of the exact first
-    stage's 100 candidates that an "approximate" `first_stage` finds; 1 where it is "exact".
+    `bytes_per_image` is a picture's cell and embedding. `fragments` is the number of pieces that
+    additions have written; `optimize` merges them. `recall` is the share of the exact first
+    stage's 100 candidates that an "approximate" `first_stage` finds; 1 if it is "exact".
     """
 
     images: int
@@ -38,7 +38,7 @@ class IndexStats:
 
 
 def stats_of(table: ImageTable, first_stage: str, recall: float) -> IndexStats:
-    """The numbers of a table's version."""
+    """The figures of a table's version."""
     images = table.count(READABLE)
     widths = table.facts.embedding_width + table.facts.given_width
     return IndexStats(

@@ -1,4 +1,4 @@
-"""What `edje index` and `task=index` do: sources into an index, and what came of it in words."""
+"""The work of `edje index` and `task=index`: sources into an index, with a report in words."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +10,18 @@ from edje.index.indexing_choices import Indexing
 from edje.index.ray_engine import Engine
 from edje.inference.reranker import Reranker
 
-RERANKER = "photos"  # of a new index, where none is named
-SHOWN = 5  # files that can't be read
-FRAGMENTS = 64  # from here on an addition ends by putting them together
+RERANKER = "photos"  # of a new index, by default
+SHOWN = 5  # unreadable files to list
+FRAGMENTS = 64  # an addition that leaves at least this many ends by merging them
 
 
 def index_pictures(
     wanted: Indexing, say: Callable[[str], object], engine: Engine = "local"
 ) -> ImageIndex:
-    """Add or synchronise, and say what was done, a line for each source.
+    """Add or synchronise, and report what was done, a line for each source.
 
     Raises:
-        EdjeError: as `ImageIndex.add` and `sync`; or something isn't given.
+        EdjeError: as `ImageIndex.add` and `sync`; or a required value is missing.
     """
     if not wanted.source or not wanted.into:
         missing = "source" if not wanted.source else "into"
@@ -29,7 +29,7 @@ def index_pictures(
             f"index.{missing} is missing: task=index index.source=<folder> index.into=photos.edje"
         )
     if wanted.sync and engine != "local":
-        raise EdjeError("index.sync=true goes with engine=local alone: add with Ray, then sync.")
+        raise EdjeError("index.sync=true needs engine=local: add with Ray, then sync.")
     index = opened(wanted.into, wanted.reranker)
     for source in [wanted.source] if isinstance(wanted.source, str) else wanted.source:
         if wanted.sync:
@@ -48,10 +48,10 @@ def index_pictures(
 
 
 def check_there(path: str) -> None:
-    """Refuse the path of an index that isn't there.
+    """Refuse a path that has no index.
 
     Raises:
-        EdjeError: saying how to make it.
+        EdjeError: there is none; says how to make it.
     """
     place = place_of(path)
     if isinstance(place, Path) and not place.is_dir():

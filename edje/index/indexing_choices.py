@@ -1,4 +1,4 @@
-"""What can be chosen of an indexing: read by the configuration's checks, so it imports nothing."""
+"""The settings of an indexing; the configuration's checks read this, so it imports nothing."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ class Indexing:
     """Sources, and the index that they go into.
 
     Args:
-        source: a path, or several: folders, files, tars, Parquet files; also with `*`.
+        source: one or several paths: folders, files, tars, Parquet files; also with `*`.
         into: folder of the index.
-        reranker: name or path; by default that of the index, of a new one "photos".
+        reranker: name or path; by default the index's own, for a new one "photos".
         prefix: put before the ids.
-        sync: remove what came from the folders and is gone.
+        sync: remove pictures that came from the folders and are gone.
     """
 
     source: str | list[str] | None = None

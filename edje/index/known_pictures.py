@@ -1,4 +1,4 @@
-"""What an index knows of its pictures while something is added: enough to tell what is new."""
+"""What an index knows of its pictures during an addition: enough to find what is new."""
 
 import os
 import threading
@@ -31,10 +31,10 @@ class KnownPicture:
 
 
 class KnownPictures:
-    """Rows of a table, by id and by what is in their files.
+    """Rows of a table, by id and by their files' content.
 
-    `given` are the ids that are being added, and `leads` what others of them begin with: a row of
-    another id whose file is gone may have moved.
+    `given` is the ids being added, and `leads` the beginnings of other ids being added. A row
+    under another id whose file is gone may have moved.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class KnownPictures:
         self.next_key = 1 + max((one.key for one in self.by_id.values()), default=-1)
 
     def to_be_read(self, given: Sequence[GivenPicture]) -> list[GivenPicture]:
-        """Those that may be new or changed, by size and time of their files.
+        """The pictures that may be new or changed, by size and time of their files.
 
         Raises:
-            EdjeError: another picture has an id of theirs.
+            EdjeError: one of their ids belongs to another picture.
         """
         return [one for one in given if not self._is_unchanged(one)]
 
     def under(self, lead: str) -> list[KnownPicture]:
-        """Rows whose ids are a name, or begin with it and a slash."""
-        first, end = (bisect_left(self._ids, f"{lead}{mark}") for mark in "/0")  # neighbours
+        """Rows whose id is this name, or begins with it and a slash."""
+        first, end = (bisect_left(self._ids, f"{lead}{mark}") for mark in "/0")  # 0 follows /
         names = [lead, *self._ids[first:end]]
         return [self.by_id[name] for name in names if name in self.by_id]
 
     def with_content(self, content: str) -> KnownPicture | None:
-        """A row of a readable picture of this hash; None if there is none."""
+        """A row of a readable picture with this hash; None if there is none."""
         return next(iter(self._by_hash.get(content, [])), None)
 
     def moved(self, content: str) -> KnownPicture | None:
-        """A row of this hash whose file is gone, each but once: its picture has moved."""
+        """A row with this hash whose file is gone: its picture has moved; gives each row once."""
         with self._moving:
             for one in self._by_hash.get(content, []):
                 if one.key not in self._moved and self._is_gone(one):
@@ -83,7 +83,7 @@ class KnownPictures:
         return sorted(self.by_id)
 
     def gone(self) -> frozenset[str]:
-        """Hashes of the rows of which `moved` may find one."""
+        """Hashes of the rows that `moved` may find."""
         return frozenset(h for h, ones in self._by_hash.items() if any(map(self._is_gone, ones)))
 
     def _is_gone(self, one: KnownPicture) -> bool:
@@ -115,7 +115,7 @@ class KnownPictures:
 
 
 def is_another(given: GivenPicture, known: KnownPicture) -> bool:
-    """Whether the row of a picture's id is of another picture that is still there."""
+    """Whether a picture's id already belongs to another picture that still exists."""
     if given.file is None or known.path is None:
         return given.file != known.path
     if given.file == known.path:

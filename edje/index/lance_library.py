@@ -1,4 +1,4 @@
-"""Lance, the database of an index: imported where it is needed, its errors in plain words."""
+"""Lance, the database of an index: imported when needed, with its errors in plain words."""
 
 import importlib
 import re
@@ -12,14 +12,14 @@ from edje.errors import EdjeError
 
 FULL = ("No space left", "File too large", "Disk quota exceeded")
 FORBIDDEN = ("Permission denied", "Operation not permitted", "Read-only file system")
-PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # where in its own code
+PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # in Lance's own source code
 NO_FILTER = ("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion")
 TO_READ, TO_WRITE = "read", "write to"
 OF_RAY = ("engine=ray needs Ray and pylance", "Install them: pip install 'edje[ray]'.")
 
 
 def lancedb() -> Any:
-    """The library.
+    """The library LanceDB.
 
     Raises:
         EdjeError: it isn't installed.
@@ -30,13 +30,13 @@ def lancedb() -> Any:
 
 
 def index_kinds() -> Any:
-    """Its kinds of indices."""
+    """LanceDB's kinds of indices."""
     lancedb()
     return importlib.import_module("lancedb.index")
 
 
 def pylance() -> Any:
-    """The library in which pieces of a table are written apart and put into it afterwards.
+    """The library that writes pieces of a table separately and adds them afterwards.
 
     Raises:
         EdjeError: it isn't installed.
@@ -48,10 +48,10 @@ def pylance() -> Any:
 
 @contextmanager
 def of_an_extra(needs: str, install: str) -> Iterator[None]:
-    """Import a library that not everybody has in the block, without what it warns of.
+    """Import an optional library in the block, without its warnings.
 
     Raises:
-        EdjeError: it isn't installed; what needs it, and the command that brings it.
+        EdjeError: it isn't installed; says what needs it, and the command that installs it.
     """
     try:
         with warnings.catch_warnings():
@@ -66,7 +66,7 @@ def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
     """Use the library in the block.
 
     Raises:
-        EdjeError: it failed, in words that say what to do.
+        EdjeError: it failed; says what to do.
     """
     try:
         yield
@@ -75,10 +75,10 @@ def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
 
 
 def explained(error: Exception, folder: Path | str, doing: str) -> str:
-    """What an error of the library means for who uses the index."""
+    """An error of the library, explained for the user of the index."""
     said = PLACE_IN_SOURCE.sub("", str(error)).strip().split("\n")[0].rstrip(".")
     if any(words in said for words in NO_FILTER):
-        return f'no filter of the index {folder}: {said}. Write it as SQL: "width > 1000".'
+        return f'invalid filter of the index {folder}: {said}. Write it as SQL: "width > 1000".'
     what = f"can't {doing} the index {folder}: {said}."
     if any(words in said for words in FULL):
         return f"{what} Free some space and do it again: what was written before is kept."
@@ -86,7 +86,7 @@ def explained(error: Exception, folder: Path | str, doing: str) -> str:
         return f"{what} Make the folder writable, or choose another."
     if "Not found" in said:
         return (
-            f"{what} Where another process has optimised it meanwhile, index.refresh() reads its "
-            "present version. Else files of it are gone: index the pictures into a new folder."
+            f"{what} If another process has optimised it meanwhile, index.refresh() reads its "
+            "present version. Otherwise files of it are gone: index the pictures into a new folder."
         )
     return f"{what} If it is damaged, index the pictures into a new folder; they are never changed."

@@ -18,25 +18,25 @@ from edje.index.lance_library import TO_WRITE, lance, pylance
 from edje.index.ray_engine import RayEngine, connected, data_library
 from edje.index.ray_units import OUTCOME, UNIT, Assignment, Outcome, Unit, Worker
 
-KEYS_OF_A_SHARD = 2**32  # kept for it: how many pictures it has isn't known before it is opened
-BEGUN = "begun"  # folder of an index in which workers note what they begin
+KEYS_OF_A_SHARD = 2**32  # reserved for it, as its number of pictures isn't known before opening
+BEGUN = "begun"  # folder of an index in which workers note the units they begin
 TRIES = 4  # of a unit whose workers die
 
 
 def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None = None) -> Added:
-    """Add by a cluster's workers; what may have moved is added here, afterwards.
+    """Add with a cluster's workers; pictures that may have moved are then added here.
 
-    What is finished is committed at least every 20 seconds, and by whole units. A worker that dies
-    costs its unit, which another one takes.
+    Finished work is committed at least every 20 seconds, in whole units. If a worker dies, its
+    unit is done again by another one.
 
     Raises:
-        EdjeError: as `added_here`; Ray isn't there; or a unit's workers died again and again, then
-            the others are finished first.
+        EdjeError: as `added_here`; Ray isn't reachable; or a unit's workers died repeatedly, in
+            which case the others are finished first.
     """
     pylance()
     if not work.reranker.name:
         raise EdjeError(
-            "engine=ray: this reranker has no name or path by which workers could load it. Save it "
+            "engine=ray: this reranker has no name or path that workers could load. Save it "
             "(reranker.save_pretrained) and load it from there."
         )
     known = work.known()
@@ -58,9 +58,9 @@ def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None 
             written.commit()
     if lost := [str(unit) for unit in units if unit.number in written.lost]:
         raise EdjeError(
-            f"{len(lost)} of {len(units)} parts weren't added, for their workers died at each of "
+            f"{len(lost)} of {len(units)} parts weren't added, as their workers died in each of "
             f"{TRIES} tries: {'; '.join(lost[:3])}{' …' if len(lost) > 3 else ''}. The rest is "
-            "kept. A picture may end its decoder, or memory be short: ray.workers=<fewer>."
+            "kept. A picture may crash its decoder, or memory may be short: ray.workers=<fewer>."
         )
     if written.left:
         moved = work.addition(written.left, known, units[-1].end)
@@ -72,7 +72,7 @@ def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None 
 def units_of(
     work: ToAdd, to_read: list[GivenPicture], known: KnownPictures, engine: RayEngine
 ) -> Iterator[Unit]:
-    """Files by whole batches, then the shards, each with its keys."""
+    """Files in whole batches, then the shards, each with its keys."""
     size = max(1, engine.unit // work.batch_size) * work.batch_size
     key, number = known.next_key, 0
     for first in range(0, len(to_read), size):
@@ -88,12 +88,12 @@ def units_of(
 def outcomes(
     work: ToAdd, units: list[Unit], known: KnownPictures, engine: RayEngine
 ) -> Iterator[Outcome]:
-    """What became of the units, as they are finished; nothing of one whose workers died.
+    """The outcomes of units as they finish; nothing for a unit whose workers died.
 
     Raises:
-        EdjeError: Ray isn't there, or failed.
+        EdjeError: Ray isn't installed or reachable, or failed.
     """
-    folder = Path(work.before.folder)  # never a URL: those are read
+    folder = Path(work.before.folder)  # never a URL: those can only be read
     assignment = Assignment(
         folder=folder,
         version=work.before.version,
@@ -130,14 +130,14 @@ def outcomes(
         except ray.exceptions.RayError as error:
             said: Any = str(error).strip().split("\n")
             raise EdjeError(
-                f"engine=ray: {said[-1]}. What was finished is kept; give the command again."
+                f"engine=ray: {said[-1]}. What was finished is kept; run the command again."
             ) from error
         finally:
             shutil.rmtree(assignment.begun, ignore_errors=True)
 
 
 class Commits:
-    """What finished units bring into the table: each commit makes a version of it."""
+    """Puts the results of finished units into the table; each commit makes a version of it."""
 
     def __init__(self, work: ToAdd):
         self.after = work.after
@@ -148,7 +148,7 @@ class Commits:
         self._begun = time.monotonic()
 
     def take(self, outcome: Outcome) -> None:
-        """Take a unit's outcome, and commit where it is time to.
+        """Take a unit's outcome, and commit when it is time to.
 
         Raises:
             EdjeError: the table can't be written.
@@ -163,7 +163,7 @@ class Commits:
             self.commit()
 
     def commit(self) -> None:
-        """Put what waits into the table.
+        """Put what is waiting into the table.
 
         Raises:
             EdjeError: it can't be written.

@@ -1,4 +1,4 @@
-"""Ray, on which an addition may run: where its cluster is, imported and started where needed."""
+"""Ray, which can run an addition: its cluster's address; imported and started when needed."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ from typing import Any, Literal
 from edje.errors import EdjeError
 from edje.index.lance_library import OF_RAY, of_an_extra
 
-STORE_BYTES = 200_000_000  # of a cluster that is started here: units and outcomes are small
-OF_A_START = {  # in the environment of what is started here, where it isn't set
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # nothing but what the user can act on
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to its makers
-    "RAY_worker_niceness": "0",  # added to this process's; 15 else: slow beside any other work
+STORE_BYTES = 200_000_000  # of a cluster started here: units and outcomes are small
+OF_A_START = {  # environment variables of what is started here, unless they are set
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # only what the user can act on
+    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing to Ray's makers
+    "RAY_worker_niceness": "0",  # added to this process's; the default 15 is slow beside other work
 }
 SETTINGS = {"enable_progress_bars": False, "print_on_execution_start": False}  # of Ray Data
 LOCAL = "local"
@@ -27,13 +27,13 @@ class RayEngine:
     """A cluster of Ray, and how it is used.
 
     Args:
-        address: of a running cluster, "auto" for that of this machine. By default the one that
-            this program or RAY_ADDRESS is connected to, else one is started on this machine's
-            cores and ends with the addition.
+        address: of a running cluster, "auto" for this machine's. By default the one to which this
+            program or RAY_ADDRESS is connected; without one, a cluster is started on this
+            machine's cores and ends with the addition.
         workers: processes that encode, each with the reranker; by default one per GPU, or one per
-            core where there is none.
-        unit: files that are encoded by one worker and written as one piece of the table; a tar or
-            Parquet file is a unit by itself.
+            core if there is none.
+        unit: number of files that one worker encodes and writes as one piece of the table; a tar
+            or Parquet file is a unit by itself.
     """
 
     address: str | None = None
@@ -74,7 +74,7 @@ def connected(engine: RayEngine) -> Iterator[Any]:
         said = str(error).split("\n")[0].rstrip(".")
         raise EdjeError(
             f"ray.address={address}: {said}. Start a cluster (ray start --head), or leave the "
-            "address out: then one is started on this machine."
+            "address out to start one on this machine."
         ) from error
     try:
         yield library
@@ -83,7 +83,7 @@ def connected(engine: RayEngine) -> Iterator[Any]:
 
 
 def ray_library() -> Any:
-    """The library.
+    """The library Ray.
 
     Raises:
         EdjeError: it isn't installed.
@@ -96,10 +96,10 @@ def ray_library() -> Any:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Nothing but exceptions from the block, in which Ray's processes are started.
+    """Let only exceptions out of the block, in which Ray's processes are started.
 
-    What is started in it stays silent. Its C++ part writes to the descriptor of the errors, also
-    that it was told to be silent; and Lance warns of the forks by which processes are started.
+    What is started in it stays silent. Ray's C++ part writes to the file descriptor of stderr,
+    even a message about being silenced; and Lance warns about the forks that start processes.
     """
     ours = {name: value for name, value in OF_A_START.items() if name not in os.environ}
     sys.stderr.flush()
@@ -120,11 +120,11 @@ def silence() -> Iterator[None]:
 
 @contextmanager
 def data_library(library: Any) -> Iterator[Any]:
-    """Ray Data in the block, silent: an addition shows its own bar."""
+    """Ray Data in the block, silent, as an addition shows its own progress bar."""
     log = logging.getLogger("ray.data")
     level = log.level
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"ray\.")  # of what it does itself
+        warnings.filterwarnings("ignore", module=r"ray\.")  # about its own code
         context = library.data.DataContext.get_current()
         before = {name: getattr(context, name) for name in SETTINGS}
         try:

@@ -1,4 +1,4 @@
-"""What a worker of Ray does: a unit of pictures becomes a piece of the table, not yet in it."""
+"""The work of a Ray worker: a unit of pictures becomes a piece of the table, not yet in it."""
 
 import json
 import pickle
@@ -22,14 +22,14 @@ from edje.index.lance_library import TO_WRITE, lance, pylance
 from edje.index.shards import Shard
 from edje.inference.reranker import Reranker
 
-UNIT, OUTCOME = "unit", "outcome"  # columns of the data sets that go to the workers and back
+UNIT, OUTCOME = "unit", "outcome"  # columns of the data sets sent to the workers and back
 
 
 @dataclass(frozen=True)
 class Unit:
     """Pictures that a worker takes at once: files, or those of a shard.
 
-    `known` are the rows that have their ids; keys from `first_key` up to `end` are for the others.
+    `known` is the rows with their ids; keys from `first_key` up to `end` are for the others.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Unit:
     end: int
 
     def __str__(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         if isinstance(self.given, Shard):
             return self.given.path
         return f"{self.given[0].id} to {self.given[-1].id}"
@@ -47,11 +47,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit.
+    """The outcome of a unit.
 
-    `pieces` are written and not yet in the table, `changed` rows in place of others. `left` are
-    pictures that may have moved, `mended` keys of rows to be removed. With an `error`, the rest is
-    what was done before it. `is_lost`: nothing was done, for its workers died.
+    `pieces` are written but not yet in the table; `changed` rows replace others. `left` are
+    pictures that may have moved; `mended` are keys of rows to be removed. With an `error`, the
+    rest is what was done before it. If `is_lost`, nothing was done, as its workers died.
     """
 
     number: int
@@ -66,10 +66,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What all workers of an addition are told.
+    """The instructions for all workers of an addition.
 
-    `gone` are hashes of files that went elsewhere. In the folder `begun` is a file per unit with a
-    byte for each time that it was begun: Ray itself would begin it for ever.
+    `gone` is the hashes of files that are no longer at their paths. The folder `begun` has a file
+    per unit with a byte for each attempt: Ray itself would try it forever.
     """
 
     folder: Path
@@ -84,19 +84,19 @@ class Assignment:
 
 
 class Worker:
-    """A process of Ray's with a reranker, which it loads for its first unit."""
+    """A Ray process with a reranker, which it loads for its first unit."""
 
     def __init__(self, assignment: bytes):
         self.assignment: Assignment = pickle.loads(assignment)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Outcomes of units, as Ray Data hands them on."""
+        """Outcomes of units, in the form that Ray Data passes on."""
         units = map(pickle.loads, batch.column(UNIT).to_pylist())
         made = [pickle.dumps(self.outcome_of(unit)) for unit in units]
         return pa.table({OUTCOME: pa.array(made, pa.large_binary())})
 
     def outcome_of(self, unit: Unit) -> Outcome:
-        """A unit's pieces, written; what the user can mend comes back as words."""
+        """A unit's pieces, written; an error that the user can fix is returned as text."""
         try:
             if self._tries(unit) > self.assignment.most_tries:
                 return Outcome(unit.number, {}, is_lost=True)
@@ -105,7 +105,7 @@ class Worker:
             return Outcome(unit.number, {}, error=str(error))
 
     def _tries(self, unit: Unit) -> int:
-        """How often a unit was begun, this time included."""
+        """Number of attempts at a unit, including this one."""
         path = self.assignment.begun / str(unit.number)
         with lance(self.assignment.folder, TO_WRITE), path.open("ab") as file:
             file.write(b".")
@@ -113,12 +113,12 @@ class Worker:
 
     @cached_property
     def _table(self) -> ImageTable:
-        """The table as it was before the addition."""
+        """The table before the addition."""
         table = ImageTable.open(self.assignment.folder, self.assignment.version)
         if table is None:
             raise EdjeError(
                 f"a worker of Ray finds no index at {self.assignment.folder}. The index, the "
-                "pictures and the reranker must lie at the same paths on all machines."
+                "pictures and the reranker must be at the same paths on all machines."
             )
         return table
 
@@ -158,15 +158,15 @@ class Worker:
 
 
 class Made:
-    """The rows of an addition: new ones go to a piece of the table as they are made."""
+    """The rows of an addition; new ones go to a piece of the table as they are made."""
 
     def __init__(self, addition: Addition, table: ImageTable):
         self.addition, self.table = addition, table
-        self.changed: list[pa.Table] = []  # in place of other rows
+        self.changed: list[pa.Table] = []  # to replace other rows
         self.error: str | None = None
 
     def pieces(self) -> list[str]:
-        """New rows, written as pieces that aren't in the table yet: how it is told of them.
+        """New rows, written as pieces; returns what the table needs to add them.
 
         Raises:
             EdjeError: they can't be written.
@@ -190,5 +190,5 @@ class Made:
                     known = [row for row in rows if not self.addition.is_new(row)]
                     self.changed.append(self.table.columns_of(known))
                 yield from self.table.columns_of(new).to_batches()
-        except EdjeError as error:  # which would come out of Lance in its own words
+        except EdjeError as error:  # Lance would raise it again with its own message
             self.error = str(error)

@@ -1,4 +1,4 @@
-"""Files of many pictures: tars, as WebDataset has them, and Parquet with a column of images."""
+"""Files of many pictures: tars in WebDataset's form, and Parquet with a column of images."""
 
 import os
 import tarfile
@@ -24,15 +24,15 @@ TAR, PARQUET = ".tar", ".parquet"
 class Shard:
     """A file of many pictures, not opened yet.
 
-    `lead` and a slash begin their ids, as if it were a folder of its name without the ending; the
-    rest is a picture's path in a tar, or its id or row number in a Parquet file.
+    Their ids begin with `lead` and a slash, as if it were a folder of its name without extension.
+    The rest is a picture's path in a tar, or its id or row number in a Parquet file.
     """
 
     lead: str
     path: str
 
     def pictures(self) -> list[GivenPicture]:
-        """Its pictures in its order; where it can't be read to its end, the last one says so.
+        """Its pictures in its order; if it can't be read to its end, the last one says so.
 
         Raises:
             EdjeError: it is a Parquet file without a column of images, or two have one id.
@@ -61,10 +61,10 @@ class Shard:
 
 
 def with_shards(given: Sequence[GivenPicture]) -> tuple[list[GivenPicture], list[Shard]]:
-    """Pictures, and those of them that are files of many instead.
+    """The pictures, and separately those that are files of many pictures.
 
     Raises:
-        EdjeError: ids of two of them would begin alike.
+        EdjeError: ids of two of them would begin with the same name.
     """
     files: list[GivenPicture] = []
     shards: list[Shard] = []
@@ -91,7 +91,7 @@ def with_shards(given: Sequence[GivenPicture]) -> tuple[list[GivenPicture], list
 
 
 class Unreadable:
-    """In place of pictures that can't be read: why."""
+    """Takes the place of pictures that can't be read, and says why."""
 
     def __init__(self, problem: str):
         self.problem: str | None = problem
@@ -107,7 +107,7 @@ class Unreadable:
 
 
 class TarPictures:
-    """Pictures of a tar by their row, read where they lie."""
+    """Pictures of a tar by their row, read from their positions."""
 
     def __init__(self, file: ShardFile):
         self.file = file
@@ -118,7 +118,7 @@ class TarPictures:
                 for member in members:
                     name = str(PurePosixPath(member.name))
                     if member.isreg() and _is_picture(name):
-                        found[name] = (member.offset_data, member.size)  # a later one wins
+                        found[name] = (member.offset_data, member.size)  # the last one wins
                 if not _is_end(file.path, members.offset):
                     raise tarfile.ReadError("bad header")
         except tarfile.TarError as error:
@@ -130,7 +130,7 @@ class TarPictures:
         """Bytes of a picture.
 
         Raises:
-            OSError: the tar can't be read, or isn't as it was when it was listed.
+            OSError: the tar can't be read, or has changed since it was listed.
         """
         start, size = self._places[row].tolist()
         with Path(self.file.path).open("rb") as opened:
@@ -140,7 +140,7 @@ class TarPictures:
 
 
 class ParquetPictures:
-    """Pictures of a Parquet file by their row; a group of rows is held in memory.
+    """Pictures of a Parquet file by their row; keeps one group of rows in memory.
 
     Raises:
         EdjeError: it has no column of images.
@@ -155,7 +155,7 @@ class ParquetPictures:
             columns, facts = opened.schema_arrow, opened.metadata
             if IMAGE not in columns.names or not _holds_bytes(columns.field(IMAGE).type):
                 raise EdjeError(
-                    f"{file.path} has the columns {', '.join(columns.names)}; expected one that is "
+                    f"{file.path} has the columns {', '.join(columns.names)}; expected one "
                     f"named {IMAGE!r}, of bytes or as data sets have it. Rename or convert it."
                 )
             name = next((name for name in IDS if name in columns.names), None)
@@ -166,14 +166,14 @@ class ParquetPictures:
         self._reading = Lock()
         self._group: tuple[int, list[Any]] = (-1, [])
 
-    def __reduce__(self) -> tuple[Any, ...]:  # without what is held
+    def __reduce__(self) -> tuple[Any, ...]:  # without the rows in memory
         return ParquetPictures, (self.file,)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Bytes of a picture.
 
         Raises:
-            OSError: the file can't be read, has none, or isn't as it was when it was listed.
+            OSError: the file can't be read, has none, or has changed since it was listed.
         """
         group = int(np.searchsorted(self._ends, row, "right"))
         with self._reading:
@@ -182,7 +182,7 @@ class ParquetPictures:
                 with pq.ParquetFile(self.file.path) as opened:
                     held = opened.read_row_group(group, [IMAGE])[IMAGE].to_pylist()
                 self._group = (group, held)
-            found = self._group[1][row - int(self._ends[group])]  # from its end
+            found = self._group[1][row - int(self._ends[group])]  # counted from its end
         content = found.get("bytes") if isinstance(found, dict) else found
         if content is None:
             raise OSError("the row has no bytes of a picture")
@@ -195,7 +195,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _is_end(path: str, offset: int) -> bool:
-    """Whether a tar ends at an offset: the library takes a bad header for the end, too."""
+    """Whether a tar really ends at an offset; tarfile also stops at a bad header."""
     with Path(path).open("rb") as opened:
         opened.seek(offset)
         return not any(opened.read(tarfile.BLOCKSIZE))
@@ -209,4 +209,4 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def _check_same(file: ShardFile, now: os.stat_result) -> None:
     if (now.st_size, now.st_mtime_ns) != (file.size, file.modified):
-        raise OSError("the file that it lies in changed meanwhile")
+        raise OSError("the file that contains it changed meanwhile")

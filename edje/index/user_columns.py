@@ -1,4 +1,4 @@
-"""Columns of the user's beside an index's own: names, types, and a picture's values."""
+"""The user's columns beside an index's own: names, types, and a picture's values."""
 
 import re
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ import pyarrow as pa
 from edje.errors import EdjeError
 from edje.index.image_table import OURS
 
-NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # which a filter needs no quotes for
+NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # names that a filter doesn't need to quote
 
 
 class UserColumns:
-    """What `add(columns=…)` is given: by name one value for all pictures, or a mapping of ids.
+    """The value of `add(columns=…)`: for each name one value for all, or a mapping of ids.
 
     Raises:
-        EdjeError: a name is taken or can't be one, or values have no common type.
+        EdjeError: a name is taken or invalid, or values have no common type.
     """
 
     def __init__(self, given: Mapping[str, Any] | None):
@@ -24,7 +24,7 @@ class UserColumns:
         self._fields = [pa.field(name, _type(name, value)) for name, value in self.given.items()]
 
     def missing(self, schema: pa.Schema) -> list[pa.Field]:
-        """Those that a table doesn't have yet.
+        """The columns that a table doesn't have yet.
 
         Raises:
             EdjeError: it has one of them with values of another type.
@@ -36,13 +36,13 @@ class UserColumns:
                     pa.array(_values(self.given[field.name]), there)
                 except pa.ArrowException as error:
                     raise EdjeError(
-                        f"columns: {field.name!r} is of {there} in the index ({error}). Give "
+                        f"columns: {field.name!r} has type {there} in the index ({error}). Give "
                         "values of that type, or another name."
                     ) from error
         return [field for field in self._fields if field.name not in schema.names]
 
     def of(self, image_id: str) -> dict[str, Any]:
-        """A picture's values; those that aren't given stay as they are."""
+        """A picture's values; columns without a value for it stay unchanged."""
         return {
             name: value[image_id] if isinstance(value, Mapping) else value
             for name, value in self.given.items()
@@ -60,7 +60,7 @@ def _type(name: str, value: Any) -> pa.DataType:
     try:
         found = pa.array(_values(value)).type
     except pa.ArrowException as error:
-        raise EdjeError(f"columns: the values of {name!r} are of no one type ({error}).") from error
+        raise EdjeError(f"columns: values of {name!r} have no common type ({error}).") from error
     if pa.types.is_null(found):
         raise EdjeError(f"columns: {name!r} has no value. Leave it out, or give one.")
     return found

@@ -1,4 +1,4 @@
-"""How many pairs go through an encoder at once: from the memory, then by a short calibration."""
+"""How many pairs an encoder reads at once: bounded by memory, chosen by a short calibration."""
 
 import os
 import time
@@ -10,19 +10,19 @@ import torch
 from edje.inference.cls_encoder import ClsEncoder
 from edje.inference.turns import Clock, best_seconds
 
-# Rows of the products in a run: positions of all its pairs.
+# Rows of the matrix products in one run: the positions of all its pairs.
 SMALLEST, LARGEST = 2**11, {"cpu": 2**14, "cuda": 2**19}
-SHARE_OF_MEMORY = 0.25  # of what is free
-ASSUMED_FREE = 2**31  # bytes, where the system doesn't say
-UNTRIED = 2**12  # rows, for encoders that can't be tried in part
+SHARE_OF_MEMORY = 0.25  # of the free memory
+ASSUMED_FREE = 2**31  # bytes, if the system doesn't report it
+UNTRIED = 2**12  # rows, for encoders without a part that can be timed alone
 WORTH_IT = 1.03  # a larger batch must be this much faster per pair
 
 
 class BatchSize:
-    """The given size, or the one found when a call has pairs enough to tell sizes apart.
+    """The given size, or one that is found once a call has enough pairs to compare sizes.
 
-    What is found is a number of rows, so that longer pairs go in smaller batches: a processor's
-    caches and allocator see rows. `chosen` is the pairs per batch that the last call had.
+    The result is a number of rows, because a processor's caches and allocator depend on rows;
+    longer pairs therefore run in smaller batches. `chosen` is the last call's pairs per batch.
     """
 
     def __init__(self, given: int | None, encoder: ClsEncoder, device: torch.device):
@@ -33,7 +33,7 @@ class BatchSize:
         self._rows = self._largest_tried = SMALLEST
 
     def of(self, pairs: int, sequence: int) -> int:
-        """For so many pairs of so many positions; found anew when more come than before."""
+        """Pairs per batch for `pairs` of `sequence` positions; recalibrated for larger calls."""
         if self.given is None:
             bytes_per_row = -(-self.encoder.bytes_per_pair(sequence) // sequence)
             sizes = sizes_within(self.device, bytes_per_row, pairs * sequence)
@@ -47,9 +47,9 @@ class BatchSize:
 
 
 def sizes_within(device: torch.device, bytes_per_row: int, wanted: int) -> list[int]:
-    """Powers of two to choose among: as many rows as memory holds, no more than are wanted.
+    """Candidate sizes: powers of two, up to the rows that fit in memory and those wanted.
 
-    At least one, if need be the smallest.
+    The list has at least one size, the smallest.
     """
     bound = int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_row)
     largest = min(bound, wanted, LARGEST.get(device.type, 2**16))
@@ -62,10 +62,10 @@ def calibrated(
     device: torch.device,
     clock: Clock = time.perf_counter,
 ) -> int:
-    """The size with the least time per row; of sizes about as fast, the smallest.
+    """The size with the least time per row; among sizes of similar speed, the smallest.
 
-    `run(rows)` does a part of the work that grows as all of it does, such as one layer; without
-    one the size is the largest up to `UNTRIED`.
+    `run(rows)` does a part of the work that scales like the whole, such as one layer. Without it,
+    the size is the largest up to `UNTRIED`.
     """
     if run is None:
         return max(size for size in sizes if size <= max(sizes[0], UNTRIED))
@@ -78,7 +78,7 @@ def calibrated(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of the device that nobody uses."""
+    """Free memory of the device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""Layers of BERT for inference: fewer and larger products, and the last one for [CLS] only."""
+"""BERT layers for inference: fewer, larger products; the last layer only for [CLS]."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from edje.inference.cpu import Dense, attend, attention_for
 
 
 def is_bert_layer(layer: nn.Module) -> bool:
-    """Whether a layer has BERT's parts, each of the make that `BertLayer` computes."""
+    """Whether a layer has BERT's parts, each of a type that `BertLayer` supports."""
     part: Any = layer
     try:
         own = part.attention.self
@@ -34,9 +34,9 @@ def is_bert_layer(layer: nn.Module) -> bool:
 class BertLayer:
     """All rows of a layer, with weights copied once in the number format of their use.
 
-    Query, key and value are one product. There is no mask: every row attends to every row, so a
-    batch holds sequences of one length. No dropout. Without `pack` nothing is laid out for the
-    processor, so that torch.compile can read the layer.
+    Query, key and value are one product. There is no mask: every row attends to every row, so all
+    sequences of a batch have the same length. There is no dropout. Without `pack` no weights are
+    laid out for the processor, so that torch.compile can trace the layer.
     """
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype, pack: bool = True):
@@ -44,7 +44,7 @@ class BertLayer:
         own = part.attention.self
         self.heads = int(own.num_attention_heads)
         device = part.output.dense.weight.device
-        self.attend = attention_for(device, dtype) if pack else attend  # which a compiler reads
+        self.attend = attention_for(device, dtype) if pack else attend  # which a compiler can trace
         self._copy_projections(own, dtype, pack)
         activation = part.intermediate.intermediate_act_fn
         self.mix = Dense([part.attention.output.dense], dtype, pack=pack)
@@ -56,7 +56,7 @@ class BertLayer:
         ]
 
     def _copy_projections(self, own: Any, dtype: torch.dtype, pack: bool) -> None:
-        """Take over the attention's projections of its input."""
+        """Copy the attention's input projections."""
         self.query_key_value = Dense([own.query, own.key, own.value], dtype, pack=pack)
 
     def __call__(
@@ -77,10 +77,10 @@ class BertLayer:
 
 
 class FirstRowBertLayer(BertLayer):
-    """Row 0 of a layer: keys and values of all rows, everything else of one."""
+    """Row 0 of a layer: keys and values of all rows, everything else for row 0 only."""
 
     def _copy_projections(self, own: Any, dtype: torch.dtype, pack: bool) -> None:
-        """Take over the attention's projections of its input."""
+        """Copy the attention's input projections."""
         self.query = Dense([own.query], dtype, pack=pack)
         self.key_value = Dense([own.key, own.value], dtype, pack=pack)
 

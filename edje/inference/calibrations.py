@@ -1,4 +1,4 @@
-"""Calibrations in a checkpoint: records in the program, plain values in the file."""
+"""Calibrations in a checkpoint: dataclasses in memory, plain values in the file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +19,7 @@ def plain_calibrations(fitted: Calibrations) -> dict[int, dict[str, Any]]:
 
 
 def calibrations_of(stored: Mapping[int, Mapping[Direction, Any]]) -> Calibrations:
-    """What `plain_calibrations` gave."""
+    """The inverse of `plain_calibrations`."""
     return {
         count: {direction: _calibration(values) for direction, values in of_count.items()}
         for count, of_count in stored.items()

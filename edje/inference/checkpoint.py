@@ -1,9 +1,9 @@
-"""Checkpoints: what a trained reranker needs to rebuild itself, with weights only.
+"""Checkpoints: all that is needed to rebuild a trained reranker, readable with weights only.
 
 A checkpoint is a dictionary of tensors, numbers and strings, so `torch.load(weights_only=True)`
 reads it: `state_dict` (the reranker's), `edje` (the specification below) and `edje_config` (the
-run's configuration as a YAML string). Lightning's training checkpoints hold the same keys beside
-their own.
+run's configuration as a YAML string). Lightning's training checkpoints add these keys to
+its own.
 """
 
 import json
@@ -39,12 +39,12 @@ from edje.registry import find, how_to_register, ours, packages_of, short_name, 
 
 log = logging.getLogger(__name__)
 TARGET = re.compile(r"^\s*_target_: ['\"]?([\w-]+)['\"]?\s*$", re.MULTILINE)  # short names in YAML
-PREFIX = "model."  # where the LightningModule keeps the reranker
+PREFIX = "model."  # the reranker's attribute in the LightningModule
 
 
 @dataclass(frozen=True)
 class AdapterSpecification:
-    """An adapter's registered name and its keyword-only choices; ours go by dotted names too."""
+    """An adapter's registered name and its keyword-only choices; ours also have dotted names."""
 
     target: str
     choices: Mapping[str, Any] = field(default_factory=dict)
@@ -52,18 +52,18 @@ class AdapterSpecification:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded reranker and what travels with it."""
+    """A loaded reranker and everything saved with it."""
 
     model: EDJE
     language_model: LanguageModel
     facts: BackboneFacts
     adapter: AdapterSpecification
     config: str  # the run's configuration, YAML
-    backbone: dict[str, str | int | float]  # identity of the one whose tokens it reads, or its name
+    backbone: dict[str, str | int | float]  # identity, or only the name, of the token source
     label: str  # what it was trained on
-    first_stage: dict[str, Tensor]  # state of the aligned projections; empty for dual encoders
-    fusion: FittedSums  # weights of score=sum; empty before they are fitted
-    calibration: Calibrations = field(default_factory=dict)  # empty where there was no dev
+    first_stage: dict[str, Tensor]  # aligned projections' state; empty for dual encoders
+    fusion: FittedSums  # weights of score=sum; empty until they are fitted
+    calibration: Calibrations = field(default_factory=dict)  # empty if there was no dev split
 
 
 def build_reranker(
@@ -72,10 +72,10 @@ def build_reranker(
     language_model: LanguageModel,
     residual: bool,
 ) -> EDJE:
-    """An EDJE around the given language model, fresh but for the head that this one brings along.
+    """An EDJE around a language model; everything else is fresh, except a pretrained head.
 
     Raises:
-        EdjeError: no such adapter is registered, or it refuses its choices.
+        EdjeError: no such adapter is registered, or it rejects its choices.
     """
     cls = adapter_class(adapter.target)
     width = language_model.encoder.config.hidden_size
@@ -105,22 +105,22 @@ def build_reranker(
 
 
 def check_output(adapter: Adapter, facts: BackboneFacts, width: int) -> None:
-    """Let an adapter compress two images of random tokens, before any work is put into it.
+    """Check, before any work, that an adapter can compress two images of random tokens.
 
     Raises:
-        EdjeError: it can't, or gives another shape than (batch, num_tokens, width).
+        EdjeError: it fails, or its output isn't of shape (batch, num_tokens, width).
     """
     if any(parameter.is_meta for parameter in adapter.parameters()):
-        return  # built to be counted, not to compute
+        return  # built only to count parameters
     name = f"adapter ({type(adapter).__name__})"
     tokens = torch.randn(2, facts.num_tokens, facts.token_width, generator=torch.Generator())
     is_training = adapter.training
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             given = adapter.eval()(tokens)
-    except Exception as error:  # whatever an adapter of the user's own may raise
+    except Exception as error:  # a user's own adapter may raise anything
         raise EdjeError(
-            f"{name}: its forward can't take tokens of {tuple(tokens.shape)}, (images, the "
+            f"{name}: its forward fails on tokens of shape {tuple(tokens.shape)}, (images, the "
             f"backbone's tokens, their width): {type(error).__name__}: {error} (EDJE_DEBUG=1 shows "
             "where)."
         ) from error
@@ -130,18 +130,18 @@ def check_output(adapter: Adapter, facts: BackboneFacts, width: int) -> None:
     if not isinstance(given, Tensor) or tuple(given.shape) != right:
         shape = tuple(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
         raise EdjeError(
-            f"{name}: of tokens of {tuple(tokens.shape)} its forward gives {shape}, expected "
-            f"{right}: (images, its num_tokens, the joint encoder's width: facts.width)."
+            f"{name}: for tokens of shape {tuple(tokens.shape)} its forward returns {shape}, "
+            f"expected {right}: (images, its num_tokens, the joint encoder's width: facts.width)."
         )
 
 
 def adapter_class(
     target: str, where: str = "adapter._target_", package: str | None = None
 ) -> type[Adapter]:
-    """The adapter that a name stands for: a short one, or the dotted one of a registered class.
+    """The adapter of a name: a short name, or the dotted name of a registered class.
 
-    Nothing is imported because a name says so. `where` the name stands and the `package` that
-    once brought the adapter are for the message where there is none.
+    Nothing is imported because a name says so. If there is no such adapter, the message uses
+    `where`, the place of the name, and `package`, which once provided the adapter.
 
     Raises:
         EdjeError: there is no such adapter.
@@ -150,35 +150,35 @@ def adapter_class(
     if part is not None:
         return part.load()
     if target.startswith("edje."):
-        raise EdjeError(f"{where}: edje has no such adapter as {target}.")
+        raise EdjeError(f"{where}: edje has no adapter {target}.")
     if "." in target:
         raise EdjeError(
-            f"{where}: {target} is not registered, and a checkpoint can only name an adapter that "
-            f"is. {how_to_register('adapter')}"
+            f"{where}: {target} is not registered, and a checkpoint can only name a registered "
+            f"adapter. {how_to_register('adapter')}"
         )
     raise unknown("adapter", target, where, package)
 
 
 def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
-    """A reranker with nested budgets that gives the first `num_tokens` visual tokens only.
+    """A reranker with nested budgets that returns only the first `num_tokens` visual tokens.
 
-    It shares its weights with the given one. The weights of score=sum and the calibration are
-    those fitted with so many tokens; none where none were.
+    It shares its weights with the original. The weights of score=sum and the calibration are
+    those fitted with this number of tokens, or none if none were fitted.
 
     Raises:
-        EdjeError: its adapter was trained without budgets, or has not that many tokens.
+        EdjeError: its adapter was trained without budgets, or has fewer tokens.
     """
     adapter = checkpoint.model.adapter
     if not adapter.budgets:
         raise EdjeError(
-            f"num_tokens={num_tokens}: this reranker's adapter was trained for all of its "
-            f"{adapter.num_tokens} tokens together. Train one with adapter=compression_nested, or "
-            "leave num_tokens out."
+            f"num_tokens={num_tokens}: this reranker's adapter was trained only with all of its "
+            f"{adapter.num_tokens} tokens. Train one with adapter=compression_nested, or leave "
+            "num_tokens out."
         )
     if not isinstance(num_tokens, int) or not 1 <= num_tokens <= adapter.num_tokens:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
-            f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Ask for one of these."
+            f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Give one of these."
         )
     return replace(
         checkpoint,
@@ -191,7 +191,7 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
 
 
 def each_budget(checkpoint: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
-    """The reranker with each number of tokens that it was trained for, all of them last."""
+    """The reranker with each number of tokens that it was trained for, in increasing order."""
     every = checkpoint.model.adapter.num_tokens
     for count in sorted({count for count in checkpoint.model.adapter.budgets if count < every}):
         yield count, keep_first_tokens(checkpoint, count)
@@ -199,12 +199,12 @@ def each_budget(checkpoint: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
 
 
 def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's `backbone` is an identity, not the bare name that others give it."""
+    """Whether a checkpoint's `backbone` is an identity, not the bare name of other formats."""
     return not backbone.keys() <= {"backbone"}
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The keys that every checkpoint of ours carries beside its `state_dict`."""
+    """The keys that each of our checkpoints has besides `state_dict`."""
     target = short_name("adapter", checkpoint.adapter.target)
     packages = packages_of([target, *TARGET.findall(checkpoint.config)])
     return {
@@ -221,7 +221,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "first_stage": checkpoint.first_stage,
             "fusion": plain_sums(checkpoint.fusion),
             "calibration": plain_calibrations(checkpoint.calibration),
-            **({"packages": packages} if packages else {}),  # that bring the parts not ours
+            **({"packages": packages} if packages else {}),  # that provide parts other than ours
         },
         "edje_config": checkpoint.config,
     }
@@ -235,14 +235,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The raw dictionary of a checkpoint of ours, read without running any pickled code.
+    """The raw dictionary of one of our checkpoints, read without running pickled code.
 
     Raises:
         EdjeError: the file is not readable with weights only, or is not one of ours.
     """
     path = find_checkpoint(path)
     if path.name == WEIGHTS and is_saved(path.parent):
-        from edje.inference.saved_folder import read_folder  # which makes them of checkpoints
+        from edje.inference.saved_folder import read_folder  # it imports this module
 
         return _present(read_folder(path.parent))
     try:
@@ -250,24 +250,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise EdjeError(
             f"checkpoint={path}: can't be read as tensors and plain values "
-            f"({type(error).__name__}). The file is cut off, or was not written by edje."
+            f"({type(error).__name__}). The file is truncated, or was not written by edje."
         ) from error
     missing = {"state_dict", "edje", "edje_config"} - set(content)
     if missing and is_published(path):
         raise EdjeError(
-            f"checkpoint={path}: it is of the published format, which has no configuration. From "
+            f"checkpoint={path}: this is the published format, which has no configuration. From "
             "Python, read it with edje.Reranker.from_pretrained or edje.load_reference_checkpoint."
         )
     if missing:
         raise EdjeError(
-            f"checkpoint={path}: not a checkpoint of an edje reranker, it lacks "
+            f"checkpoint={path}: not a checkpoint of an edje reranker: it lacks "
             f"{', '.join(sorted(missing))}. Give a run folder or a .ckpt that edje wrote."
         )
     return _present(content)
 
 
 def _present(content: dict[str, Any]) -> dict[str, Any]:
-    """With the backbone's identity in the present form."""
+    """The content with the backbone's identity in canonical form."""
     facts = content["edje"]
     return content | {"edje": facts | {"backbone": canonical_identity(facts.get("backbone", {}))}}
 
@@ -276,18 +276,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Rebuild a trained reranker, in eval mode, from its checkpoint alone.
 
     Raises:
-        EdjeError: the file is not a checkpoint of ours, or its weights don't fit.
+        EdjeError: the file is not one of our checkpoints, or its weights don't fit.
     """
     content = read_checkpoint(path)
     try:
         return _rebuilt(content, path)
     except EdjeError:
         raise
-    except Exception as error:  # whatever a file may say of itself
+    except Exception as error:  # a damaged specification may raise anything
         said = str(error).strip().partition("\n")[0]
         raise EdjeError(
-            f"checkpoint={path}: what it says of itself can't be built ({type(error).__name__}: "
-            f"{said}). It is damaged, or edje {edje.__version__} is too old for it."
+            f"checkpoint={path}: the model that it specifies can't be built "
+            f"({type(error).__name__}: {said}). The file is damaged, or edje {edje.__version__} "
+            "is too old for it."
         ) from error
 
 
@@ -311,15 +312,15 @@ def _rebuilt(content: Mapping[str, Any], path: Path) -> Checkpoint:
         label=fields["label"],
         first_stage=dict(fields["first_stage"]),
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
-        calibration=calibrations_of(fields.get("calibration", {})),  # former files have none
+        calibration=calibrations_of(fields.get("calibration", {})),  # older files have none
     )
 
 
 def check_sizes(fields: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse sizes that a file's own tensors don't bear out, before memory is taken for them.
+    """Refuse a specification much larger than the file's tensors, before allocating memory.
 
     Raises:
-        EdjeError: it describes more than twice the numbers that it holds.
+        EdjeError: it describes more than twice the numbers that the file holds.
     """
     adapter = AdapterSpecification(**fields["adapter"])
     layers = json.loads(fields["language_model"]["config"]).get("num_hidden_layers", 0)
@@ -335,12 +336,12 @@ def check_sizes(fields: Mapping[str, Any], state: Mapping[str, Tensor], path: Pa
     if layers > len(state) or needed > 2 * held:
         raise EdjeError(
             f"checkpoint={path}: it describes a model of {layers} layers, or of more numbers than "
-            f"the {held:,} in {len(state):,} tensors that it holds. It is damaged: get it again."
+            f"the {held:,} that its {len(state):,} tensors hold. The file is damaged: get it again."
         )
 
 
 def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:
-    """Load every weight of the reranker, each of the right name and shape.
+    """Load every weight of the reranker, after checking all names and shapes.
 
     Raises:
         EdjeError: names or shapes differ; the message shows the first few.
@@ -358,19 +359,19 @@ def load_weights(model: EDJE, state: Mapping[str, Tensor], source: str) -> None:
         shown = "; ".join(problems[:4]) + (
             f"; and {len(problems) - 4} more" if problems[4:] else ""
         )
-        raise EdjeError(f"checkpoint={source}: it doesn't fit this model: {shown}.")
+        raise EdjeError(f"checkpoint={source}: its weights don't fit this model: {shown}.")
     model.load_state_dict(given)
 
 
 def warm_start(model: EDJE, path: Path, content: Mapping[str, Any] | None = None) -> list[str]:
     """Start from another reranker's weights wherever name and shape agree.
 
-    `content` is what `read_checkpoint` gives, where the file itself isn't one of ours.
+    `content` replaces what `read_checkpoint` returns, if the file itself isn't one of ours.
 
-    The joint encoder and the heads must agree; the adapter is left fresh where it is of another
-    kind, and positions beyond the shorter table keep the model's own rows. First-stage statistics
-    that the model has already are of its own data, and stay. Returns the names of the parameters
-    that stayed fresh.
+    The joint encoder and the heads must agree. An adapter of another class stays fresh, and
+    positions beyond the shorter table keep the model's own rows. First-stage statistics that the
+    model already has describe its own data, so they stay. Returns the names of the parameters that
+    stayed fresh.
 
     Raises:
         EdjeError: the joint encoders differ.

@@ -1,4 +1,4 @@
-"""[CLS] states of many (text, image) pairs by the cheapest exact road; what the scorer runs."""
+"""[CLS] states of many (text, image) pairs by the cheapest exact method; the scorer runs it."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, cast, runtime_checkable
@@ -12,18 +12,18 @@ from edje.inference.compiled import CompiledLayers
 from edje.inference.cpu import keep_freed_memory
 from edje.models.joint_encoder import JointEncoder
 
-# Architectures whose embeddings and layers are BERT's, in names and in what they compute.
+# Architectures with BERT's embeddings and layers: the same names, the same computation.
 _LIKE_BERT = frozenset({"bert", "roberta", "xlm-roberta"})
 
 
 @runtime_checkable
 class ClsEncoder(Protocol):
-    """Reads texts once and pairs them with images; all texts of a call are of one length."""
+    """Reads texts once and pairs them with images; all texts of a call have the same length."""
 
     def read_text(
         self, input_ids: Int[Tensor, "texts length"]
     ) -> Float[Tensor, "texts length text_width"]:
-        """What pairs share of their text."""
+        """The part of the work that all pairs of a text share."""
         ...
 
     def cls_states(
@@ -36,11 +36,11 @@ class ClsEncoder(Protocol):
         ...
 
     def bytes_per_pair(self, sequence: int) -> int:
-        """Memory that a pair of so many positions takes while it is read, roughly."""
+        """Approximate memory, in bytes, to read one pair of `sequence` positions."""
         ...
 
     def rehearsal(self, sequence: int) -> Callable[[int], object] | None:
-        """A small part of the work on so many pairs, by which batch sizes are compared."""
+        """A function of a number of pairs that does a small part of their work, for timing."""
         ...
 
 
@@ -96,7 +96,7 @@ class WholeClsEncoder:
             return self.joint.fuse(states, mask, visual)[:, 0].float()
 
     def bytes_per_pair(self, sequence: int) -> int:
-        """As of a BERT with a feed-forward four times its width."""
+        """The estimate for a BERT whose feed-forward is four times as wide."""
         return 4 * sequence * 12 * self.joint.width
 
     def rehearsal(self, sequence: int) -> None:
@@ -104,13 +104,12 @@ class WholeClsEncoder:
 
 
 class BertClsEncoder:
-    """The layers of a BERT without a mask, without padding, and the last one for [CLS] only.
+    """A BERT's layers without mask and padding; the last layer only for [CLS].
 
-    A snapshot: weights are copied in the number format of `precision` when it is made. All sums
-    that a matrix product makes are in float32; between the products the states are rounded to
-    `precision`. The text's embeddings (with `fusion_layer` its lower layers) are computed once
-    per text, and the visual part is embedded without repeating what images share: type, positions
-    and [SEP].
+    A snapshot: the weights are copied, in the number format of `precision`, when it is made.
+    Matrix products accumulate in float32; between the products the states are rounded to
+    `precision`. The text's embeddings (with `fusion_layer`, its lower layers) are computed once
+    per text. In the visual part, what all images share (type, positions and [SEP]) isn't repeated.
     """
 
     def __init__(self, joint: JointEncoder, precision: torch.dtype, compiled: bool = False):
@@ -161,7 +160,7 @@ class BertClsEncoder:
         return sequence * (numbers * self.precision.itemsize + 8 * self.joint.width)
 
     def rehearsal(self, sequence: int) -> Callable[[int], object]:
-        """One layer: the last, where there is no other."""
+        """The first layer, which is the last if there is only one."""
         layer = self.layers[0] if self.layers else self.last
         device, width = self.last.expand.bias.device, self.joint.width
         return lambda pairs: layer(
@@ -169,13 +168,13 @@ class BertClsEncoder:
         )
 
     def _upper(self, states: Tensor) -> Tensor:
-        """The layers in which text and image are together, the last one for [CLS] only."""
+        """The layers that read text and image together; the last one only for [CLS]."""
         for layer in self.layers[self.joint.fusion_layer :]:
             states = layer(states)
         return self.last(states)
 
     def _entering(self, visual: Tensor) -> Tensor:
-        """Visual tokens where they join at a later layer."""
+        """Visual tokens for models where they join at a later layer."""
         assert self.joint.visual_type is not None
         return self.joint.entering(visual) + self.joint.visual_type
 
@@ -189,7 +188,7 @@ class BertClsEncoder:
         return self._embedded(part, first_position=texts.shape[1], segment=segment)
 
     def _embedded(self, vectors: Tensor, first_position: int, segment: int) -> Tensor:
-        """The model's own embedding; positions and segments broadcast over the batch."""
+        """The model's own embedding; positions and segments are broadcast over the batch."""
         length, device = vectors.shape[1], vectors.device
         start = self.joint.first_position + first_position
         return self.embeddings(

@@ -1,4 +1,4 @@
-"""An encoder's layers through torch.compile, one static shape at a time."""
+"""An encoder's layers under torch.compile, one static shape at a time."""
 
 import logging
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
-MOST_SHAPES = 512  # compiled forms that are kept: text lengths times sizes of batches
-STEPS = 8  # static sizes between a power of two and the next, so that few pairs are padding
+MOST_SHAPES = 512  # kept compiled forms: text lengths times batch sizes
+STEPS = 8  # static sizes per power of two, so that padding is small
 
 
 class CompiledLayers:
     """`run` as a compiled function; on CUDA each shape is replayed as a graph.
 
-    Pairs are padded to one of a few sizes, so that a length of text has few shapes. Compiling one
-    takes seconds to minutes: for a service or a large evaluation. The first `most` shapes get a
-    compiled form, which stays; any other runs as it is, so that a service neither ends nor spends
-    its time compiling.
+    Pairs are padded to one of a few sizes, so that each text length has few shapes. Compiling one
+    shape takes seconds to minutes, which pays off for a service or a large evaluation. The first
+    `most` shapes are compiled and kept. All others run uncompiled, so that a service doesn't run
+    out of memory or spend its time compiling.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CompiledLayers:
     def __call__(
         self, states: Float[Tensor, "pairs sequence width"]
     ) -> Float[Tensor, "pairs rows width"]:
-        """What `run` gives; the states are copied, as a graph's next replay writes over them."""
+        """The output of `run`; copied, because a graph's next replay overwrites it."""
         pairs = len(states)
         shape = torch.Size((static_size(pairs), *states.shape[1:]))
         if shape not in self.forms and len(self.forms) >= self.most:
@@ -57,15 +57,15 @@ class CompiledLayers:
                 own, dynamic=False, fullgraph=True, backend=self.backend, mode=self.mode
             )
             if len(self.forms) == self.most:
-                log.warning("%d shapes are compiled; any other runs uncompiled", self.most)
+                log.warning("%d shapes are compiled; all others run uncompiled", self.most)
         return self.forms[shape]
 
 
 def under_its_own_code(run: Callable[[Tensor], Tensor], name: str) -> Callable[[Tensor], Tensor]:
-    """`run` behind a code object that nothing else has.
+    """`run` behind a code object of its own.
 
-    torch counts what it has compiled by code object, in the whole process and of scorers that are
-    gone too, and gives up beyond a limit.
+    torch counts compilations per code object, over the whole process and including scorers that
+    no longer exist, and stops compiling beyond a limit.
     """
     caller: Any = _calling(run)
     code = caller.__code__.replace(co_name=name)
@@ -73,11 +73,11 @@ def under_its_own_code(run: Callable[[Tensor], Tensor], name: str) -> Callable[[
 
 
 def _calling(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda states: run(states)  # a lambda, which no import hook decorates
+    return lambda states: run(states)  # a lambda, import hooks don't decorate it
 
 
 def static_size(pairs: int) -> int:
-    """The least size of a batch that holds these pairs.
+    """The smallest static batch size that holds these pairs.
 
     >>> [static_size(pairs) for pairs in (1, 8, 9, 17, 100)]
     [1, 8, 9, 18, 104]

@@ -1,4 +1,4 @@
-"""Cells in the memory of the device that scores them."""
+"""Token cells in the memory of the device that scores them."""
 
 import torch
 from jaxtyping import Float, Int
@@ -10,14 +10,14 @@ from edje.inference.transfer import VisualTokens
 from edje.tokens.cells import TokenCells, in_words
 from edje.tokens.codec import Codec
 
-SHARE_OF_DEVICE = 0.25  # of a GPU's free memory that cells may take
-ROWS_AT_ONCE = 1024  # that are copied to it
+SHARE_OF_DEVICE = 0.25  # of a GPU's free memory, available to cells
+ROWS_AT_ONCE = 1024  # copied at a time
 
 
 def near(visual: VisualTokens, device: torch.device) -> VisualTokens:
-    """The cells in a GPU's own memory, where they take at most a quarter of what is free there.
+    """The cells in a GPU's own memory, if they take at most a quarter of its free memory.
 
-    Else, and for a CPU, what is given.
+    Otherwise, and for a CPU, the input itself.
     """
     if device.type != "cuda" or not isinstance(visual, TokenCells):
         return visual
@@ -35,7 +35,7 @@ class CellsOnDevice:
 
     @classmethod
     def copied(cls, cells: TokenCells, device: torch.device) -> "CellsOnDevice":
-        """All cells, on the device."""
+        """A copy of all cells on the device."""
         there = torch.empty((len(cells), cells.codec.cell_bytes), dtype=torch.uint8, device=device)
         for rows in torch.arange(len(cells)).split(ROWS_AT_ONCE):
             part = torch.from_numpy(cells.read_cells(rows.numpy()))

@@ -1,4 +1,4 @@
-"""Encoded images: what is kept of pictures, to be ranked again and again."""
+"""Encoded images: kept so that the same images can be ranked many times."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class EncodedImage:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Images as a reranker reads them, in the order in which they were given.
+    """Images as a reranker reads them, in the order of the input.
 
-    `embeddings` are those of the first stage, L2-normalised, in float32. `tokens` are the visual
-    tokens as they would come out of a store: rounded by the run's codec.
+    `embeddings` are the first stage's, L2-normalised, in float32. `tokens` are the visual tokens
+    as a store would return them: rounded by the run's codec.
 
     >>> encoded = reranker.encode(paths)                                 # doctest: +SKIP
     >>> encoded[3].tokens.shape, len(encoded[10:20])                     # doctest: +SKIP
@@ -66,7 +66,7 @@ class EncodedImages:
 
 
 def stacked(images: Sequence[EncodedImage]) -> EncodedImages:
-    """Single images put together, in their order."""
+    """Single images stacked in their order."""
     return EncodedImages(
         torch.stack([image.embedding for image in images]),
         torch.stack([image.tokens for image in images]),

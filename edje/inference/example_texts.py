@@ -1,4 +1,4 @@
-"""Texts of random words, on which the ranges of int8 are found before any query is known."""
+"""Texts of random words, to find int8 ranges before any query is known."""
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -10,7 +10,7 @@ COUNT, LONGEST = 64, 30  # texts, and word pieces of one
 
 
 def example_texts(tokenizer: PreTrainedTokenizerFast) -> TextBatch:
-    """Texts of 1 to 30 pieces of the whole vocabulary, the same ones each time.
+    """Texts of 1 to 30 word pieces from the whole vocabulary; the same texts each time.
 
     Ranges found on a single short query are too narrow for the next one.
     """

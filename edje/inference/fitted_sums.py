@@ -1,4 +1,4 @@
-"""The weights of score=sum in a checkpoint: records in the program, plain values in the file."""
+"""The weights of score=sum in a checkpoint: dataclasses in memory, plain values in the file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from edje.retrieval.fusion import Standardiser, SumFusion
 
 FittedSums = Mapping[int, Mapping[Direction, SumFusion]]  # by number of visual tokens
 
-FORMER_MARK = " tokens: "  # in former files behind a number of tokens below all
+FORMER_MARK = " tokens: "  # in older files, after a number of tokens below the full one
 
 
 def plain_sums(sums: FittedSums) -> dict[int, dict[str, Any]]:
@@ -21,7 +21,7 @@ def plain_sums(sums: FittedSums) -> dict[int, dict[str, Any]]:
 
 
 def sums_of(stored: Mapping[Any, Any], num_tokens: int) -> FittedSums:
-    """What `plain_sums` gave, or what versions before it wrote, of an adapter's `num_tokens`."""
+    """The inverse of `plain_sums`; also reads the older format, for an adapter of `num_tokens`."""
     if any(isinstance(name, str) for name in stored):
         stored = _nested(stored, num_tokens)
     return {

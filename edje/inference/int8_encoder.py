@@ -1,7 +1,7 @@
 """An encoder whose matrix products over all rows are in int8, on a CPU.
 
 Attention, normalisation, the states between the products and the last layer's single row stay in
-bf16. The feed-forward's activation leaves the first product as int8 and enters the second so.
+bf16. Inside the feed-forward, the first product's activated output goes to the second as int8.
 """
 
 import logging
@@ -19,16 +19,16 @@ from edje.inference.turns import Clock, seconds_in_one_thread
 from edje.models.joint_encoder import JointEncoder
 
 log = logging.getLogger(__name__)
-WORTH_IT = 1.05  # int8 rounds more than bf16: it must be this much faster
+WORTH_IT = 1.05  # int8 rounds more than bf16, so it must be this much faster
 
 
 def int8_encoder(
     joint: JointEncoder, rehearse: Callable[[BertClsEncoder], object]
 ) -> BertClsEncoder:
-    """An encoder in int8; `rehearse` has it read examples, whose ranges become the scales.
+    """An encoder in int8; `rehearse` runs it on examples, whose ranges become the scales.
 
     Raises:
-        EdjeError: the language model, the device or this build of torch has no road to int8.
+        EdjeError: the language model, the device or this build of torch doesn't support int8.
     """
     encoder = BertClsEncoder(joint, torch.bfloat16)
     if encoder.last.expand.weight.device.type != "cpu" or not has_int8_products():
@@ -58,18 +58,18 @@ def is_worth_it(
     sequence: int,
     clock: Clock = time.thread_time,
 ) -> bool:
-    """Whether a layer in int8 is faster here than in bf16, as a log line says with both times.
+    """Whether a layer is faster in int8 than in bf16 here; logs both times.
 
     On a processor with tiles (AMX) it may not be.
     """
     layers = [encoder.rehearsal(sequence) for encoder in (in_int8, in_bf16)]
     calls = [partial(layer, pairs) for layer in layers]
     ours, theirs = (1000 * seconds for seconds in seconds_in_one_thread(calls, clock))
-    figures = f"{pairs} pairs' layer took {ours:.2f} ms in int8, {theirs:.2f} in bf16"
+    figures = f"a layer of {pairs} pairs took {ours:.2f} ms in int8, {theirs:.2f} in bf16"
     if WORTH_IT * ours < theirs:
         log.info("precision int8: %s (one thread)", figures)
         return True
-    log.warning("precision int8: %s (one thread): bf16 is used, which rounds less", figures)
+    log.warning("precision int8: %s (one thread): using bf16, which rounds less", figures)
     return False
 
 

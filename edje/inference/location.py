@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: in a file, a run folder, a saved folder, with edje, or on the hub."""
+"""Where a checkpoint is: in a file, a run folder, a saved folder, with edje, or on the hub."""
 
 import json
 import re
@@ -13,24 +13,24 @@ from edje.inference.published import SUFFIXES, is_published
 from edje.installed import asset
 
 OF_A_RUN = ("model.ckpt", "best.ckpt", "last.ckpt")
-CHECKPOINTS, SAVED_BY_A_RUN = "checkpoints", "pretrained"  # folders of a run
+CHECKPOINTS, SAVED_BY_A_RUN = "checkpoints", "pretrained"  # folders in a run folder
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a folder that save_pretrained wrote
-MODEL_TYPE = "edje"  # what its config.json says
-SHIPPED = ("photos", "shapes")  # rerankers that edje brings, under assets/<name>/reranker
-BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")  # in a repository of a saved folder
+MODEL_TYPE = "edje"  # in its config.json
+SHIPPED = ("photos", "shapes")  # rerankers that come with edje, under assets/<name>/reranker
+BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")  # downloaded besides the weights of a saved folder
 HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
 
 
 def find_checkpoint(path: Path, revision: str | None = None) -> Path:
-    """The file that a path means, or where nothing lies at it, a shipped name or a hub name.
+    """The checkpoint file of a path; if nothing is there, of a shipped name or a hub name.
 
-    Of a run folder model.ckpt, then best.ckpt, then last.ckpt, then what is saved in it; of a
-    folder of `save_pretrained` its weights; of another folder and of a repository of the hub its
-    one file of the published format, whatever it is called. The hub's cache does where the hub
-    can't be reached. `revision` is a branch, tag or commit of the hub's.
+    In a run folder: model.ckpt, then best.ckpt, then last.ckpt, then what is saved in it. In a
+    folder of `save_pretrained`: its weights. In another folder or a repository of the hub: its
+    one file in the published format, whatever its name. If the hub can't be reached, its cache is
+    used. `revision` is a branch, tag or commit on the hub.
 
     Raises:
-        EdjeError: there is no checkpoint, or there are several of the published format.
+        EdjeError: there is no checkpoint, or there are several in the published format.
     """
     if path.is_file():
         return path
@@ -49,12 +49,12 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
             return _downloaded(*on_hub, revision)
     elif shipped_folder(str(path)):
         raise EdjeError(
-            f"checkpoint={path}: {path.absolute()} lies here and holds no checkpoint; edje's own "
-            f"{path} is meant where nothing has that name. Work in another folder, or rename it."
+            f"checkpoint={path}: {path.absolute()} exists and holds no checkpoint. edje's own "
+            f"{path} is only found if nothing here has that name. Rename it, or change folder."
         )
     raise EdjeError(
         f"checkpoint={path}: found no checkpoint there (expected a .ckpt file, a run folder with "
-        "checkpoints/model.ckpt, best.ckpt or last.ckpt, or a folder of save_pretrained; or one "
+        "checkpoints/model.ckpt, best.ckpt or last.ckpt, a folder of save_pretrained, or one "
         f"of edje's own: {', '.join(SHIPPED)}). See the list of runs under runs/."
     )
 
@@ -71,12 +71,12 @@ def is_saved(folder: Path) -> bool:
 
 
 def shipped_folder(name: str) -> Path | None:
-    """The folder of a reranker that edje brings; None for any other name."""
+    """The folder of a reranker that comes with edje; None for any other name."""
     return Path(asset(f"{name}/reranker")) if name in SHIPPED else None
 
 
 def hub_name(given: str) -> tuple[str, str | None] | None:
-    """Repository and file (None: the one that is there) of a hub name; None for a path.
+    """Repository and file (None: its only one) of a hub name; None for a path.
 
     >>> hub_name("somebody/reranker"), hub_name("somebody/reranker/large/model.pth")
     (('somebody/reranker', None), ('somebody/reranker', 'large/model.pth'))
@@ -92,18 +92,18 @@ def hub_name(given: str) -> tuple[str, str | None] | None:
 
 
 def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
-    """A file of a repository, downloaded now or lying in the hub's cache."""
+    """A file of a repository, downloaded now or taken from the hub's cache."""
     given = repo if file is None else f"{repo}/{file}"
     wanted = [file] if file else [*(f"*{suffix}" for suffix in SUFFIXES), *BESIDE_WEIGHTS]
     try:
         folder = _snapshot(repo, wanted, revision)
-    except Exception as error:  # of the hub's client, of HTTP, of the network
+    except Exception as error:  # from the hub's client, HTTP or the network
         said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         at = f" at revision {revision}" if revision else ""
         raise EdjeError(
-            f"checkpoint={given}: no file or folder lies there, and as a name on the hub it can't "
+            f"checkpoint={given}: no such file or folder exists, and as a name on the hub it can't "
             f"be read{at} ({type(error).__name__}: {said}). Check the spelling, your network and "
-            f"your rights (`hf auth login`); offline, fetch it before (`hf download {repo}`)."
+            f"your rights (`hf auth login`). To work offline, run `hf download {repo}` first."
         ) from error
     if file is not None and (folder / file).is_file():
         return folder / file
@@ -121,10 +121,10 @@ def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
 
 
 def _snapshot(repo: str, wanted: list[str], revision: str | None) -> Path:
-    """A repository's files, downloaded where they aren't, or what the cache has of them."""
+    """A repository's files: downloaded if missing, or else whatever the cache has of them."""
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted, revision=revision))
-    except Exception:  # a client that asks for the list of files though it has the commit
+    except Exception:  # some clients need the list of files, though they have the commit
         with suppress(Exception):
             return Path(snapshot_download(repo, revision=revision, local_files_only=True))
         raise
@@ -135,10 +135,10 @@ def _weights(paths: Iterable[Path]) -> list[Path]:
 
 
 def _published_one(files: Sequence[Path], folder: Path, where: str) -> Path:
-    """The one among the files of a folder that is of the published format.
+    """The one file of a folder that has the published format.
 
     Raises:
-        EdjeError: several are, or none of several is.
+        EdjeError: several files have it, or none does.
     """
     if len(files) == 1:
         return files[0]
@@ -148,8 +148,8 @@ def _published_one(files: Sequence[Path], folder: Path, where: str) -> Path:
     count = f"{len(fitting)} files are" if fitting else "none of its files is"
     names = _names(fitting or files, folder)
     raise EdjeError(
-        f"checkpoint={where}: {count} of the published format ({names}). Name the one that you "
-        f"mean: checkpoint={where}/<file>."
+        f"checkpoint={where}: {count} in the published format ({names}). Name the file that you "
+        f"want: checkpoint={where}/<file>."
     )
 
 

@@ -1,4 +1,4 @@
-"""The card of a saved reranker: what it is, what it was measured at, how it is used."""
+"""The model card of a saved reranker: what it is, its measured recall, how to use it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from edje.tokens.codec import make_codec
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 STAGES = {"first_stage": "first stage", "reranked": "reranked", "gain": "gain"}
-LICENCES = {  # of frozen encoders, by how their names begin, as their makers state them
+LICENCES = {  # of frozen encoders, by the start of their names, as their makers state them
     "google/siglip": "Apache-2.0",
     "openai/clip": "MIT",
     "facebook/metaclip": "CC BY-NC 4.0",
@@ -34,7 +34,7 @@ def model_card(
     named: Sequence[NamedWeights],
     notes: str = "",
 ) -> str:
-    """The README.md of a saved folder, in Markdown; `notes` is put behind the first paragraph."""
+    """The README.md of a saved folder, in Markdown; `notes` follow the first paragraph."""
     sources = dict.fromkeys(source for _, source in backbone_sources(checkpoint))
     header = ModelCardData(
         library_name="edje",
@@ -54,20 +54,20 @@ def model_card(
         f"text with them. Score: {choices.score}.",
         *([notes] if notes else []),
         _USE,
-        "## What it was measured at",
+        "## Measured recall",
         "\n".join(_measured(metrics)),
-        "## What it is made of",
+        "## Parts",
         "\n".join(_parts(checkpoint, named)),
-        "Whoever uses it has to keep to the licence of the data that it was trained on, too.",
+        "The licence of the training data applies to its users, too.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
 
 def backbone_sources(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Each part of the frozen encoder by its key, and where its weights come from."""
+    """Each part of the frozen encoder: its key, and the source of its weights."""
     try:
         values = backbone_values(checkpoint)
-    except EdjeError:  # of a published one that was read from Python
+    except EdjeError:  # a published one that was read from Python
         return [("backbone", str(checkpoint.backbone.get("backbone", "unknown")))]
     return list(_sources(values, "backbone"))
 
@@ -84,7 +84,7 @@ encoded = reranker.encode(paths)  # once per image
 reranker.rank("two dogs racing along a beach", encoded, top_k=10)  # once per query
 ```
 
-`pip install edje`; neither lightning nor hydra is needed for it."""
+`pip install edje`; it needs neither lightning nor hydra."""
 
 
 def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
@@ -106,8 +106,8 @@ def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
         f"{metrics.get('dtype')} on {metrics.get('device')}",
         f"score: {metrics.get('score')}",
     ]
-    yield f"{'; '.join(facts)}. Percent, with 95% bootstrap intervals over images; those of the"
-    yield "gain are paired."
+    yield f"{'; '.join(facts)}. Percent, with 95% bootstrap intervals over images; the intervals"
+    yield "of the gain are paired."
     yield ""
     cutoffs = list(next(metrics[d]["first_stage"] for d in DIRECTIONS if d in metrics))
     yield "| | " + " | ".join(cutoff.replace("recall@", "R@") for cutoff in cutoffs) + " |"
@@ -137,7 +137,7 @@ def _parts(checkpoint: Checkpoint, named: Sequence[NamedWeights]) -> Iterator[st
 
 
 def licence_of(source: str) -> str:
-    """The licence of a frozen encoder's weights, where it is known."""
+    """The licence of a frozen encoder's weights, if known."""
     if source.startswith(PREFIX):
         package = PACKAGES.get(source.removeprefix(PREFIX))
         return package.licence if package else UNKNOWN_LICENCE

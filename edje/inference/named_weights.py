@@ -1,4 +1,4 @@
-"""Frozen weights that a saved reranker names instead of holding: of a package, or of the hub."""
+"""Frozen weights that a saved reranker names instead of containing: in a package or on the hub."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,19 +16,19 @@ from edje.errors import EdjeError
 from edje.packaged import PACKAGES, PREFIX, packaged_source, sha256_of
 
 FILE = "model.safetensors"
-LANGUAGE_MODEL = "joint.language_model."  # how a reranker's state calls what may be frozen
+LANGUAGE_MODEL = "joint.language_model."  # prefix, in a reranker's state, of what may be frozen
 WORTH_NAMING = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """Tensors of a reranker that are those of a file elsewhere, bit by bit.
+    """Tensors of a reranker that are bit for bit those of another file.
 
     Args:
         source: `package:<name>`, or the name of a repository on the hub.
         revision: the package's version, or the repository's commit.
         sha256: of the file of weights.
-        prefix: what stands before their names in the reranker's state.
+        prefix: what precedes their names in the reranker's state.
         tensors: their names in the file.
     """
 
@@ -40,9 +40,10 @@ class NamedWeights:
 
 
 def named_weights(state: Mapping[str, Tensor], pretrained: str | None) -> list[NamedWeights]:
-    """What of a state is the language model's that it started from, if that can be named.
+    """The tensors of a state that are unchanged from the pretrained language model, if nameable.
 
-    `pretrained` is how the run named it. Nothing of a local folder is named: it may go.
+    `pretrained` is the run's name for it. Tensors of a local folder are never named, because the
+    folder may disappear.
     """
     found = _origin(pretrained) if pretrained else None
     if found is None:
@@ -61,10 +62,10 @@ def named_weights(state: Mapping[str, Tensor], pretrained: str | None) -> list[N
 
 
 def tensors_of(named: Sequence[NamedWeights], where: str) -> dict[str, Tensor]:
-    """The tensors themselves, by the names of the reranker's state.
+    """The tensors themselves, by their names in the reranker's state.
 
     Raises:
-        EdjeError: a package or a file isn't there, or isn't the one that is named.
+        EdjeError: a package or a file is missing, or isn't the one that is named.
     """
     return {name: tensor for one in named for name, tensor in _tensors(one, where)}
 
@@ -75,7 +76,7 @@ def plain(named: Sequence[NamedWeights]) -> list[dict[str, Any]]:
 
 
 def from_plain(values: Sequence[Mapping[str, Any]]) -> list[NamedWeights]:
-    """What `plain` gave."""
+    """The inverse of `plain`."""
     return [NamedWeights(**{**one, "tensors": tuple(one["tensors"])}) for one in values]
 
 
@@ -96,21 +97,21 @@ def _file(named: NamedWeights, where: str) -> Path:
         return folder / FILE
     try:
         return Path(hf_hub_download(named.source, FILE, revision=named.revision))
-    except Exception as error:  # of the hub's client, of HTTP, of the network
+    except Exception as error:  # from the hub's client, HTTP or the network
         said = str(error).strip().partition("\n")[0]
         raise EdjeError(
             f"{where}: its frozen weights are those of {named.source} on the hub, revision "
-            f"{named.revision}, which can't be read ({type(error).__name__}: {said}). Offline, "
-            f"fetch them before: hf download {named.source} --revision {named.revision}."
+            f"{named.revision}, which can't be read ({type(error).__name__}: {said}). To work "
+            f"offline, run this first: hf download {named.source} --revision {named.revision}."
         ) from error
 
 
 def _origin(pretrained: str) -> tuple[Path, str, str] | None:
-    """The file of weights that a name means, with what it is called and its revision."""
+    """The file of weights of a name, with its source and revision."""
     if pretrained.startswith(PREFIX):
         try:
             folder = packaged_source(pretrained)
-        except EdjeError:  # it isn't here: the weights are held instead
+        except EdjeError:  # not installed: the weights themselves are saved instead
             return None
         assert folder is not None
         return folder / FILE, pretrained, PACKAGES[pretrained.removeprefix(PREFIX)].version
@@ -120,9 +121,9 @@ def _origin(pretrained: str) -> tuple[Path, str, str] | None:
 
 
 def cached_commit(name: str) -> str | None:
-    """The commit of a repository's main branch in the hub's cache; None of anything else.
+    """The commit of a repository's main branch in the hub's cache; None for anything else.
 
-    That is the one that a name without a revision was read from.
+    A name without a revision was read from this commit.
     """
     if Path(name).exists():
         return None

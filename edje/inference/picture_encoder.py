@@ -1,4 +1,4 @@
-"""From pictures to visual tokens and embeddings, as a run made them: tower, adapter, codecs."""
+"""From pictures to visual tokens and embeddings, with a run's tower, adapter and codecs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from edje.models.edje import EDJE
 from edje.retrieval.exact import products_in
 from edje.tokens.codec import Codec, make_codec
 
-MOST_THREADS = 16  # that decode pictures
+MOST_THREADS = 16  # for decoding pictures
 TEXTS_AT_ONCE = 256
 
 
 class PictureEncoder:
-    """What gives a picture's embedding and visual tokens, and a text's embedding.
+    """Computes a picture's embedding and visual tokens, and a text's embedding.
 
-    The numbers are those of the run's stores: the tower's tokens pass through the codec of the raw
-    tier, what the adapter makes of them through that of the compressed one.
+    The numbers are those of the run's stores: the tower's tokens pass through the raw tier's
+    codec, the adapter's output through the compressed tier's.
     """
 
     def __init__(self, backbone: Backbone, model: EDJE, choices: RunChoices):
@@ -38,7 +38,7 @@ class PictureEncoder:
         if isinstance(backbone, torch.nn.Module):
             backbone.to(self.device)
         self.precision = choices.tower_precision
-        # Where bf16 has no instructions it is many times slower than the float32 it is near to.
+        # Without bf16 instructions, bf16 is many times slower than float32, hardly differing.
         self.in_half = self.precision == "bf16" and has_bf16(self.device)
         self.raw = make_codec(choices.raw_codec, backbone.num_tokens, backbone.token_width)
         self.compressed = make_codec(
@@ -48,7 +48,7 @@ class PictureEncoder:
     def images(
         self, pictures: Sequence[Picture], batch_size: int, show_progress_bar: bool | None
     ) -> EncodedImages:
-        """Embeddings and tokens; pictures are decoded by threads while the tower runs.
+        """Embeddings and tokens; threads decode pictures while the tower runs.
 
         Raises:
             EdjeError: a picture can't be read.
@@ -69,7 +69,7 @@ class PictureEncoder:
         return EncodedImages(embeddings, tokens)
 
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "texts embedding"]:
-        """L2-normalised embeddings of texts, which are cleaned here, on the CPU."""
+        """L2-normalised embeddings of texts, on the CPU; the texts are cleaned here."""
         cleaned = [clean_caption(text) for text in texts]
         embeddings = torch.empty(len(cleaned), self.backbone.embedding_width)
         for first in range(0, len(cleaned), TEXTS_AT_ONCE):
@@ -84,7 +84,7 @@ class PictureEncoder:
     def encoded(
         self, pixels: Float[Tensor, "images channels height width"]
     ) -> tuple[Float[Tensor, "images embedding"], UInt8[np.ndarray, "images _"]]:
-        """Embeddings, and the tokens as cells of the codec `compressed`, of preprocessed pictures.
+        """Embeddings of preprocessed pictures, and their tokens as cells of the codec `compressed`.
 
         Raises:
             EdjeError: a token is not finite, or too large for the codec.
@@ -98,7 +98,7 @@ class PictureEncoder:
         return embeddings.float().cpu(), self.compressed.encode(visual.float())
 
     def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
-        """Batches of pixels, the next one in the making while one is used."""
+        """Batches of pixels; the next batch is prepared while one is used."""
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(pictures), 1))
         with ThreadPoolExecutor(threads) as pool:
             waiting: list[Future[Tensor]] = []
@@ -106,7 +106,7 @@ class PictureEncoder:
             try:
                 for first in range(0, len(pictures), batch_size):
                     for picture in pictures[started : first + 2 * batch_size]:
-                        # PIL reads an opened file when it is first used: never in two threads.
+                        # PIL reads an opened file on first use: never in two threads.
                         under_way = zip(pictures[first:started], waiting, strict=True)
                         same = next((one for other, one in under_way if other is picture), None)
                         waiting.append(same or pool.submit(self._prepared, picture))
@@ -122,5 +122,5 @@ class PictureEncoder:
 
 
 def stored_type(codec: Codec) -> torch.dtype:
-    """The float type that holds what a codec stores without another loss."""
+    """The float type that holds a codec's values without further loss."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(codec.name, torch.float32)

@@ -1,4 +1,4 @@
-"""Host memory that a GPU copies from by itself, on a stream of its own."""
+"""Pinned host memory, from which a GPU copies asynchronously on its own stream."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IN_FLIGHT = 2  # batches that are moved or scored at once
+IN_FLIGHT = 2  # batches that are copied or scored at once
 
 
 class PinnedRing:
-    """Two parts of pinned memory in turns: while one is copied to the GPU the next is filled.
+    """Two buffers of pinned memory used in turn: one is copied to the GPU, the next is filled.
 
-    They are kept and used again, as pinning memory takes longer than copying it. `launched` tells
-    when a batch has been given all of its work. No more than `IN_FLIGHT` are on the way, so memory
-    is bounded by the batch.
+    The buffers are reused, because pinning memory takes longer than copying it. Call `launched`
+    once all work on a batch is launched. At most `IN_FLIGHT` batches are in progress, so memory
+    is bounded by the batch size.
     """
 
     def __init__(self, device: torch.device):
@@ -27,10 +27,10 @@ class PinnedRing:
     def moved(
         self, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor], object]
     ) -> Tensor:
-        """What `fill` writes to a tensor of this shape, on the device; nothing waits for it there.
+        """What `fill` writes to a tensor of this shape, copied to the device without blocking it.
 
-        Waits until the part that it is written to has been copied, and the batch before the last
-        has been scored.
+        Blocks until the buffer that is refilled has been copied, and the batch before the last
+        one has been scored.
         """
         while (scored := _oldest(self.given)) is not None:
             scored.synchronize()
@@ -44,17 +44,17 @@ class PinnedRing:
         self.parts.append((memory, copied))
         scoring = torch.cuda.current_stream(self.device)
         scoring.wait_stream(self.copies)
-        there.record_stream(scoring)  # its memory is free for other use when that stream is done
+        there.record_stream(scoring)  # its memory is reused only once that stream is done
         return there
 
     def launched(self) -> None:
-        """All that reads the last batch has been launched."""
+        """Note that all work that reads the last batch has been launched."""
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
         self.given.append(event)
 
     def _part(self, size: int) -> tuple[Tensor, Any]:
-        """Memory of at least so many bytes that nothing is copied from any more."""
+        """Memory of at least `size` bytes from which no copy is in progress."""
         if (oldest := _oldest(self.parts)) is not None:
             memory, copied = oldest
             copied.synchronize()
@@ -64,7 +64,7 @@ class PinnedRing:
 
 
 def _oldest(queue: deque[Any]) -> Any:
-    """The first of a full queue, taken out; None of another. Threads may call it at once."""
+    """Remove and return the first item of a full queue, else None; safe to call from threads."""
     try:
         return queue.popleft() if len(queue) >= IN_FLIGHT else None
     except IndexError:  # another thread took it
@@ -72,12 +72,12 @@ def _oldest(queue: deque[Any]) -> Any:
 
 
 def pinned(size: int) -> Tensor:
-    """Bytes that stay where they are."""
+    """Pinned memory of `size` bytes."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on a device, to a GPU through pinned memory; neither side waits."""
+    """A small tensor moved to a device; to a GPU through pinned memory, without blocking."""
     if device.type == "cuda" and tensor.device.type == "cpu" and tensor.numel():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,4 +1,4 @@
-"""Where and in which number format a reranker computes, of what is asked for and what is there."""
+"""The device and number format of a reranker, from the request and what the machine supports."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def device_of(asked: str | torch.device | None) -> torch.device:
-    """The device asked for; by default CUDA's, where there is one, else the CPU.
+    """The requested device; by default a CUDA device if there is one, else the CPU.
 
     Raises:
         EdjeError: there is no such device.
@@ -22,24 +22,24 @@ def device_of(asked: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(asked)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # of any backend
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # from any backend
         said = str(error).strip().partition("\n")[0]
-        raise EdjeError(f"device={asked}: is not to be had here ({said}). Take cpu.") from error
+        raise EdjeError(f"device={asked}: is not available here ({said}). Use cpu.") from error
     return device
 
 
 def precision_of(
     asked: str | torch.dtype | None, of_run: torch.dtype, device: torch.device
 ) -> torch.dtype:
-    """The number format asked for, by default the run's; bf16 where that was int8 and can't be.
+    """The requested number format, by default the run's; bf16 if that was int8 and isn't possible.
 
     Raises:
-        EdjeError: there is no such format, or the device has no products in it.
+        EdjeError: there is no such format, or the device doesn't support it.
     """
     computes_int8 = device.type == "cpu" and has_int8_products()
     if asked is None:
         if of_run == torch.int8 and not computes_int8:
-            log.info("its run scored in int8, which %s has no products for: bf16", device.type)
+            log.info("its run scored in int8, which %s doesn't support here: bf16", device.type)
             return torch.bfloat16
         return of_run
     found = asked if isinstance(asked, torch.dtype) else PRECISIONS.get(asked)
@@ -47,15 +47,15 @@ def precision_of(
         raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
     if found == torch.int8 and not computes_int8:
         raise EdjeError(
-            f"precision={asked}: needs a CPU that computes exact products of int8 (with VNNI), "
-            f"which this {device.type} isn't. Take bf16."
+            f"precision={asked}: needs a CPU that computes exact products in int8 (with VNNI), "
+            f"which this {device.type} doesn't. Use bf16."
         )
     assert found is not None
     return found
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 have instructions of their own on this device."""
+    """Whether this device has instructions for matrix products in bf16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return has_bf16_instructions()

@@ -1,4 +1,4 @@
-"""Files of the published format: tensors by the reference implementation's names."""
+"""Files in the published format: tensors under the reference implementation's names."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from edje.errors import EdjeError
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-FROZEN = ("vision_encoder.", "clip.")  # the dual encoder travels along
+FROZEN = ("vision_encoder.", "clip.")  # the dual encoder is in the file too
 ADAPTER = "vision_projection."
 
 WORDS = "language_model.bert.embeddings.word_embeddings.weight"
@@ -23,14 +23,14 @@ TIED = {  # further names of one tensor
     "language_model.cls.predictions.decoder.bias": BIAS,
 }
 
-ROUNDING = 0.01  # of a tensor's norm: what 16 bits lose is a fifth of it
+ROUNDING = 0.01  # of a tensor's norm; rounding to 16 bits loses a fifth of that
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, read without running pickled code.
 
     A .pth, .pt or .bin is `{"model": tensors by name, "epoch", "config"}` or the tensors alone;
-    a .safetensors holds the tensors alone, one of the names of a tied one being enough.
+    a .safetensors holds only the tensors; a tied one may have only one of its names.
 
     Raises:
         EdjeError: the file can't be read, or holds no such tensors.
@@ -40,25 +40,25 @@ def read_published(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise EdjeError(
             f"{path}: can't be read as tensors and plain values ({type(error).__name__}). Expected "
-            'a .pth of the published format: {"model": tensors by name, "epoch", "config"}.'
+            'a .pth in the published format: {"model": tensors by name, "epoch", "config"}.'
         ) from error
     state = _tensors(content)
     if state is None:
         raise EdjeError(
-            f'{path}: holds no tensors by name under "model", so it is not a checkpoint of the '
-            "published format. Checkpoints that edje wrote are read by Reranker.from_pretrained."
+            f'{path}: holds no tensors by name under "model", so it is not a checkpoint in the '
+            "published format. Read checkpoints that edje wrote with Reranker.from_pretrained."
         )
     return _with_all_names(state) if path.suffix == ".safetensors" else state
 
 
 def is_published(path: Path) -> bool:
-    """Whether a file is of the published format; what can't be read is not."""
+    """Whether a file is in the published format; False if it can't be read."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return any(name.startswith(ADAPTER) for name in file.keys())  # noqa: SIM118
         state = _tensors(_content(path))
-    except Exception:  # of any kind: who reads the file in earnest says what is wrong with it
+    except Exception:  # any kind; whoever loads the file reports what is wrong
         return False
     return state is not None and any(name.startswith(ADAPTER) for name in state)
 
@@ -69,10 +69,10 @@ def backbone_problems(
     embedding_width: int,
     towers: Mapping[str, Tensor],
 ) -> Iterator[str]:
-    """In what a backbone differs from the one that a checkpoint was trained on.
+    """The ways in which a backbone differs from the one that a checkpoint was trained on.
 
-    Its widths are compared with the heads' shapes; its weights, `towers` by transformers' names,
-    with those that the file holds, but for what was lost by storing them in 16 bits.
+    Its widths are compared with the heads' shapes. Its weights (`towers`, by transformers' names)
+    are compared with those in the file, up to the rounding of 16-bit storage.
     """
     query, local = state.get(ADAPTER + "query"), state.get(ADAPTER + "0.weight")
     read = query if query is not None else local
@@ -93,7 +93,7 @@ def backbone_problems(
 
 
 def shared_towers(state: Mapping[str, Tensor], towers: Mapping[str, Tensor]) -> dict[str, str]:
-    """The backbone's weights that a checkpoint holds as well: their names here and there."""
+    """The backbone's weights that a checkpoint also holds: name in the backbone → in the file."""
     found = {}
     for name, tensor in towers.items():
         places = [f"clip.{name}"]
@@ -108,13 +108,13 @@ def shared_towers(state: Mapping[str, Tensor], towers: Mapping[str, Tensor]) -> 
 def _content(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
-    # Mapped where the format allows it: of gigabytes only what is used is read.
+    # Memory-mapped if the format allows it, so that only the used part of gigabytes is read.
     mapped = zipfile.is_zipfile(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _tensors(content: object) -> dict[str, Tensor] | None:
-    """The tensors by name in what a file holds; None where it holds something else."""
+    """The tensors by name in a file's content; None if the content is something else."""
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not (isinstance(state, Mapping) and all(isinstance(t, Tensor) for t in state.values())):
         return None
@@ -122,7 +122,7 @@ def _tensors(content: object) -> dict[str, Tensor] | None:
 
 
 def _with_all_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with every name of its tied tensors, of which a .safetensors keeps one each."""
+    """The state with every name of its tied tensors; a .safetensors keeps only one name of each."""
     for name, original in TIED.items():
         if original not in state and name in state:
             state[original] = state[name]

@@ -1,4 +1,4 @@
-"""Published checkpoints by their name alone: the towers and words that the published ones have."""
+"""Published checkpoints by name alone: with the published backbone and language model."""
 
 from pathlib import Path
 
@@ -13,21 +13,21 @@ from edje.inference.published import is_published
 from edje.inference.reference import reference_checkpoint, tower_facts
 from edje.installed import conf_folder
 
-BACKBONE, JOINT = "siglip2_l16_384", "minilm"  # of conf/backbone and conf/joint
+BACKBONE, JOINT = "siglip2_l16_384", "minilm"  # in conf/backbone and conf/joint
 
 
 def published_checkpoint(given: str | Path, file: Path) -> Checkpoint | None:
-    """The reranker of a published file: SigLIP2 L/16 at 384 pixels and MiniLM-L12; None of ours.
+    """The reranker of a published file: SigLIP2 L/16 at 384 and MiniLM-L12; None if not published.
 
     Raises:
-        EdjeError: it doesn't fit them, or they can't be read.
+        EdjeError: the file doesn't fit these models, or they can't be read.
     """
     if not is_published(file):
         return None
     backbone = option_values(BACKBONE)
     joint = yaml.safe_load((conf_folder() / "joint" / f"{JOINT}.yaml").read_text(encoding="utf-8"))
     tower = backbone["pretrained"]
-    load_pretrained(AutoConfig.from_pretrained, tower, "configuration")  # its error says more
+    load_pretrained(AutoConfig.from_pretrained, tower, "configuration")  # a clearer error
     try:
         return reference_checkpoint(
             str(file),
@@ -39,6 +39,6 @@ def published_checkpoint(given: str | Path, file: Path) -> Checkpoint | None:
         )
     except EdjeError as error:
         raise EdjeError(
-            f"{error} By a name or path alone it is read with {tower} and {joint['pretrained']}; "
-            "for others there is edje.load_reference_checkpoint."
+            f"{error} By name or path alone, it is read with {tower} and {joint['pretrained']}. "
+            "For other models use edje.load_reference_checkpoint."
         ) from error

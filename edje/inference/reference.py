@@ -1,4 +1,4 @@
-"""Checkpoints of the published format: the reference implementation's names turned into ours."""
+"""Checkpoints in the published format: the reference implementation's names mapped to ours."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ from edje.packaged import packaged_source
 if TYPE_CHECKING:
     from edje.inference.reranker import Reranker
 
-# How our names begin and how theirs do; the longest beginning that fits is taken.
+# Prefixes of our names and of theirs; the longest matching prefix is used.
 NAMES = {
     "joint.language_model.": "language_model.bert.",
     "match.dense.": "classification_head.0.dense.",
@@ -61,16 +61,16 @@ def load_reference_checkpoint(
     as expected; the frozen towers in the file are ignored.
 
     Args:
-        path: the file, read as tensors and plain values, without running pickled code; or what
-            `find_checkpoint` takes, such as the hub name of its repository.
-        language_model: folder or hub name of a BERT or MiniLM: its configuration and tokenizer.
-        vision_tower: folder or hub name of a CLIP or SigLIP: the adapter's number of heads and
-            LayerNorm epsilon are in its configuration.
+        path: the file, read as tensors and plain values, without running pickled code; or
+            anything that `find_checkpoint` accepts, such as the hub name of its repository.
+        language_model: folder or hub name of a BERT or MiniLM, for its configuration and tokenizer.
+        vision_tower: folder or hub name of a CLIP or SigLIP, whose configuration has the adapter's
+            number of heads and LayerNorm epsilon.
 
     Raises:
         EdjeError: a file can't be read, or names or shapes differ.
     """
-    from edje.inference.reranker import Reranker  # which reads files of this format, too
+    from edje.inference.reranker import Reranker  # it imports this module
 
     tower = str(vision_tower)
     return Reranker(reference_checkpoint(str(path), str(language_model), tower_facts(tower), tower))
@@ -86,9 +86,9 @@ def reference_checkpoint(
     config: str | None = None,
     name: str | None = None,
 ) -> Checkpoint:
-    """The same, with what is known of the vision tower. It is bound to no backbone.
+    """The same as a `Checkpoint`, given the vision tower's facts; it is bound to no backbone.
 
-    `config` is the configuration that it carries then, and `name` what it is called.
+    `config` is the configuration that the checkpoint then carries, and `name` its name.
 
     Raises:
         EdjeError: a file can't be read, or names or shapes differ.
@@ -137,7 +137,7 @@ def reference_checkpoint(
 
 
 def configuration_of(path: Path) -> str:
-    """The configuration that a checkpoint carries, as YAML; of a published one a bare name.
+    """The configuration in a checkpoint, as YAML; for a published one only a name.
 
     Raises:
         EdjeError: there is no checkpoint, or it is neither ours nor a published one.
@@ -159,17 +159,17 @@ def adapter_of(path: Path) -> AdapterSpecification:
 
 
 def _check_number_of_tokens(rows: int, num_tokens: int, given: str) -> None:
-    """A local adapter's position table that was grown says how many tokens it read."""
+    """Check a local adapter's number of tokens against its extended position table."""
     trained = rows - MAX_TRAINING_TOKENS
     if trained != num_tokens:
         raise EdjeError(
-            f"{given}: its {rows} positions were made for {trained} vision tokens per image, the "
-            f"backbone gives {num_tokens}. Take the backbone that it was trained on."
+            f"{given}: its {rows} positions were made for {trained} vision tokens per image, but "
+            f"the backbone gives {num_tokens}. Use the backbone that it was trained on."
         )
 
 
 def _language_model(source: str, attention: Attention) -> LanguageModel:
-    """A BERT of the folder's configuration with fresh weights, and its tokenizer."""
+    """A BERT with the folder's configuration and fresh weights, and its tokenizer."""
     folder = packaged_source(source) or source
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -192,7 +192,7 @@ def _language_model(source: str, attention: Attention) -> LanguageModel:
 
 
 def tower_facts(source: str) -> BackboneFacts:
-    """What the adapter must know of the vision tower; heads and epsilon have no default."""
+    """What the adapter must know about the vision tower; heads and epsilon have no default."""
     try:
         config = AutoConfig.from_pretrained(source)
         vision = getattr(config, "vision_config", config)
@@ -212,14 +212,14 @@ def tower_facts(source: str) -> BackboneFacts:
 
 
 def _adapter(state: Mapping[str, Tensor], path: str) -> tuple[AdapterSpecification, dict[str, str]]:
-    """Which adapter the tensors make up, its sizes, and the names of its parts."""
+    """The adapter that these tensors belong to, its sizes, and the names of its parts."""
     where = "edje.models.adapters."
     query = state.get("vision_projection.query")
     expand = state.get("vision_projection." + ("0" if query is None else "mlp.fc1") + ".weight")
     if expand is None or expand.ndim != 2 or (query is not None and query.ndim != 3):
         raise EdjeError(
             f"{path}: holds neither a local adapter (vision_projection.0.weight) nor a compressing "
-            "one (vision_projection.query and mlp.fc1.weight). Give a checkpoint of the published "
+            "one (vision_projection.query and mlp.fc1.weight). Give a checkpoint in the published "
             "format."
         )
     hidden = {"hidden_width": len(expand)}
@@ -232,7 +232,7 @@ def _adapter(state: Mapping[str, Tensor], path: str) -> tuple[AdapterSpecificati
 
 
 def _without_placeholder(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
-    """The state without the row after the vocabulary: its embedding is always replaced."""
+    """The state without the row after the vocabulary, whose embedding is always replaced."""
     rows = (WORDS, BIAS, *TIED)
     return {
         name: tensor[:vocabulary] if name in rows and len(tensor) == vocabulary + 1 else tensor
@@ -241,18 +241,18 @@ def _without_placeholder(state: Mapping[str, Tensor], vocabulary: int) -> dict[s
 
 
 def _repeat_last_row(table: Tensor, rows: int) -> Tensor:
-    """A table of at least `rows` rows, the last one repeated (as when the model was made)."""
+    """A table of at least `rows` rows; the last row is repeated, as when the model was built."""
     return torch.cat([table, table[-1:].expand(max(rows - len(table), 0), -1)])
 
 
 def _their_name(name: str, names: Mapping[str, str]) -> str:
-    """What the reference calls one of our parameters."""
+    """The reference implementation's name of one of our parameters."""
     ours = max((start for start in names if name.startswith(start)), key=len)
     return names[ours] + name.removeprefix(ours)
 
 
 def _problems(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Every way in which a checkpoint differs from what is expected of it."""
+    """Every difference between a checkpoint and what is expected."""
     yield from (f"missing {name}" for name in (*shapes, *TIED) if name not in state)
     yield from (f"unknown {name}" for name in state if name not in shapes and name not in TIED)
     for name, expected in shapes.items():

@@ -1,4 +1,4 @@
-"""The Reranker: what people put behind their own image search."""
+"""The Reranker: the second stage of a user's own image search."""
 
 import logging
 import tempfile
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Reranker:
-    """A trained reranker for use from Python, from pictures to answers.
+    """A trained reranker for use from Python, from pictures to ranked results.
 
     >>> reranker = Reranker.from_pretrained("photos")                    # doctest: +SKIP
     >>> reranker.rank("two dogs", ["a.jpg", "b.jpg"], top_k=1)           # doctest: +SKIP
@@ -52,8 +52,8 @@ class Reranker:
     >>> encoded = reranker.encode(paths)         # once per image        # doctest: +SKIP
     >>> reranker.rank("two dogs", encoded)       # once per query        # doctest: +SKIP
 
-    Needs neither lightning nor hydra. The frozen backbone is built when a picture is first
-    encoded. A reranker is for one thread at a time.
+    Needs neither lightning nor hydra. The frozen backbone is built when the first picture is
+    encoded. Only one thread at a time may use a reranker.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Reranker:
         name: str = "",
     ):
         self.checkpoint = checkpoint
-        self.name = name  # by which from_pretrained found it, a path from the root
-        self.metrics = metrics  # of its run's evaluation, as in metrics.json
+        self.name = name  # the name given to from_pretrained; a path is absolute
+        self.metrics = metrics  # from its run's evaluation, as in metrics.json
         self.model = checkpoint.model.eval()
         self.precision = precision
         self.choices: RunChoices = choices_of(checkpoint)
@@ -89,21 +89,21 @@ class Reranker:
         num_tokens: int | None = None,
         revision: str | None = None,
     ) -> "Reranker":
-        """A reranker by what lies at a path, else by a shipped name, else by a name on the hub.
+        """A reranker from a path; if nothing is there, by shipped name or by name on the hub.
 
         Args:
-            name_or_path: a run folder, a .ckpt, a folder of `save_pretrained`, or a file of the
-                published format; "photos" or "shapes", which come with edje; a repository of the
-                hub with a saved folder or a published checkpoint. The log says which was taken.
-            device: where it computes; by default a CUDA device where there is one, else the CPU.
-            precision: number format of the joint encoder, fp32, bf16, fp16 or int8; by default
-                the one that its run scored with. Scores are float32 whatever it is.
-            num_tokens: take fewer of nested visual tokens; by default as its run.
+            name_or_path: a run folder, a .ckpt, a folder of `save_pretrained`, or a file in the
+                published format; "photos" or "shapes", which come with edje; a repository on the
+                hub with a saved folder or a published checkpoint. The log says which was used.
+            device: where it computes; by default a CUDA device if there is one, else the CPU.
+            precision: number format of the joint encoder: fp32, bf16, fp16 or int8; by default
+                the one that its run scored with. Scores are always float32.
+            num_tokens: use fewer of nested visual tokens; by default as in its run.
             revision: branch, tag or commit on the hub.
 
         Raises:
-            EdjeError: there is no readable reranker of that name, or it wasn't trained for
-                `num_tokens`, or the device or the precision isn't to be had here.
+            EdjeError: there is no readable reranker of that name, it wasn't trained for
+                `num_tokens`, or the device or the precision isn't available here.
         """
         file = find_checkpoint(Path(name_or_path).expanduser(), revision)
         log.info("%s: %s", name_or_path, _origin(name_or_path, file))
@@ -128,14 +128,14 @@ class Reranker:
         num_tokens: int | None = None,
         precision: torch.dtype = torch.float32,
     ) -> "Reranker":
-        """The former name of `from_pretrained`, on the CPU and in float32; the next release drops
-        it.
+        """Deprecated name of `from_pretrained`, on the CPU and in float32; the next release
+        removes it.
 
         Raises:
             EdjeError: as `from_pretrained`.
         """
         warnings.warn(
-            "Reranker.load is Reranker.from_pretrained now, and will be gone in the next release.",
+            "Reranker.load is Reranker.from_pretrained now; the next release will remove load.",
             FutureWarning,
             stacklevel=2,
         )
@@ -148,15 +148,15 @@ class Reranker:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
     ) -> EncodedImages:
-        """Embeddings and visual tokens of pictures, to be kept and ranked again and again.
+        """Embeddings and visual tokens of pictures, to keep and rank many times.
 
         Args:
-            images: paths, images of PIL, bytes of picture files, or arrays of uint8.
-            batch_size: pictures through the tower at once.
-            show_progress_bar: by default where there is more than one batch.
+            images: paths, PIL images, bytes of image files, or uint8 arrays.
+            batch_size: pictures per run of the tower.
+            show_progress_bar: by default if there is more than one batch.
 
         Raises:
-            EdjeError: a picture can't be read, which the message names; or the backbone can't be
+            EdjeError: a picture can't be read (the message names it), or the backbone can't be
                 built here.
         """
         _check_count("batch_size", batch_size, 1)
@@ -183,25 +183,25 @@ class Reranker:
         show_progress_bar: bool | None = None,
         min_probability: float | None = None,
     ) -> list[dict[str, Any]]:
-        """The documents from best to worst, as sentence-transformers' CrossEncoder gives them.
+        """The documents from best to worst, in the format of sentence-transformers' CrossEncoder.
 
-        A row is `{"corpus_id": its place among the documents, "score": …}`, with
-        `return_documents` also `"text"`, the document itself, and with `"probability"`, that this
-        document is right, where the reranker has a calibration. Scores are those that the run
-        ranked with: match logits, or both stages together.
+        A row is `{"corpus_id": its place among the documents, "score": …}`. With
+        `return_documents` it has `"text"`, the document itself. If the reranker has a calibration,
+        it has `"probability"`, that this document is right. Scores are those that the run ranked
+        with: match logits, or both stages together.
 
         Args:
-            query: a text; or a picture, a path then as pathlib.Path.
-            documents: pictures, rows of `encode`, or what `encode` gave; texts for a picture.
-            top_k: so many of the best; by default all.
-            return_documents: whether the rows hold the documents, too.
-            batch_size: pictures through the tower at once.
-            show_progress_bar: of the pictures to encode; by default where they are several batches.
-            min_probability: leave out documents whose probability is less: a list may be empty.
+            query: a text, or a picture; give a picture's path as pathlib.Path.
+            documents: for a text, pictures, rows of `encode` or its result; for a picture, texts.
+            top_k: number of best documents; by default all.
+            return_documents: whether the rows also hold the documents.
+            batch_size: pictures per run of the tower.
+            show_progress_bar: for encoding pictures; by default if there are several batches.
+            min_probability: leave out documents with a lower probability; the list may be empty.
 
         Raises:
-            EdjeError: a picture can't be read, query and documents aren't a text and pictures or a
-                picture and texts, or a probability is asked for and there is no calibration.
+            EdjeError: a picture can't be read; query and documents aren't a text and pictures, or
+                a picture and texts; or `min_probability` is set and there is no calibration.
         """
         if top_k is not None:
             _check_count("top_k", top_k, 0)
@@ -211,7 +211,7 @@ class Reranker:
         order = scores.argsort(descending=True, stable=True)
         direction: Direction = "t2i" if isinstance(query, str) else "i2t"
         if min_probability is not None:
-            self._calibration(direction)  # or says that there is none
+            self._calibration(direction)  # raises if there is none
         probability = self.probability(scores, len(candidates), direction)
         if probability is not None and min_probability is not None:
             order = order[probability[order] >= min_probability]
@@ -228,20 +228,20 @@ class Reranker:
     def probability(
         self, scores: Float[Tensor, "pool"], gallery_size: int, direction: Direction = "t2i"
     ) -> Float[Tensor, "pool"] | None:
-        """Probability of each hit of one search to be right, by its list's scores.
+        """Probability that each result of one search is right, from the scores of its list.
 
-        `gallery_size` is the number of images (t2i) or texts (i2t) that were searched. None where
-        the reranker has no calibration: its training had no dev images.
+        `gallery_size` is the number of images (t2i) or texts (i2t) that were searched. None if
+        the reranker has no calibration, because its training had no dev images.
         """
         if direction not in self._calibrations or not len(scores):
             return None
         return self._calibrations[direction].probability(scores, max(gallery_size, 1))
 
     def threshold(self, precision: float, direction: Direction = "t2i") -> float:
-        """The `min_probability` above which so large a share of top answers was right, on dev.
+        """The `min_probability` above which top answers had this precision on dev.
 
         Raises:
-            EdjeError: the reranker has no calibration, or none of dev's answers were so sure.
+            EdjeError: the reranker has no calibration, or no threshold had this precision on dev.
         """
         return self._calibration(direction).threshold(precision)
 
@@ -254,16 +254,16 @@ class Reranker:
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
     ) -> Any:
-        """The score of each (query, document), or of a single such pair a number.
+        """The score of each (query, document); for a single pair, one number.
 
         Repeated texts and pictures are encoded once.
 
         Args:
-            pairs: of a text and a picture, or of a picture and a text, as in `rank`.
-            batch_size: pictures through the tower at once.
-            show_progress_bar: of the pictures to encode; by default where they are several batches.
-            convert_to_numpy: an array of float32; else a list of tensors.
-            convert_to_tensor: a tensor in place of the array.
+            pairs: text and picture, or picture and text, as in `rank`.
+            batch_size: pictures per run of the tower.
+            show_progress_bar: for encoding pictures; by default if there are several batches.
+            convert_to_numpy: return a float32 array; else a list of tensors.
+            convert_to_tensor: return a tensor instead of the array.
 
         Raises:
             EdjeError: as `rank`.
@@ -286,8 +286,8 @@ class Reranker:
     ) -> Float[Tensor, "images"]:
         """The scores of a text with encoded images by which `rank` orders them, on the CPU.
 
-        In float64 where both stages are summed, else in float32. `first_stage` are the text's
-        first-stage scores with these images where they are known; else they are computed here.
+        In float64 if both stages are summed, else in float32. `first_stage` are the text's
+        first-stage scores with these images, if known; otherwise they are computed here.
 
         Raises:
             EdjeError: as `rank`.
@@ -303,7 +303,7 @@ class Reranker:
     ) -> list[Float[Tensor, "_"]]:
         """`score_images` of several texts, each with the images of its rows, scored together.
 
-        Which texts are scored together changes rounding alone.
+        Scoring texts together only changes rounding.
 
         Raises:
             EdjeError: as `rank`.
@@ -320,14 +320,14 @@ class Reranker:
 
     @property
     def token_budgets(self) -> list[int]:
-        """Numbers of visual tokens that it was trained for, ascending; all of them are the last."""
+        """Numbers of visual tokens that it was trained for, ascending; the last is all of them."""
         return [count for count, _ in each_budget(self.checkpoint)]
 
     def with_first_tokens(self, num_tokens: int) -> "Reranker":
-        """The same reranker, weights in memory too, that reads the first of nested tokens only.
+        """The same reranker, with shared weights, that reads only the first of nested tokens.
 
         Raises:
-            EdjeError: it wasn't trained for so many.
+            EdjeError: it wasn't trained for this number of tokens.
         """
         few = Reranker(
             keep_first_tokens(self.checkpoint, num_tokens), self.precision, self.metrics, self.name
@@ -338,10 +338,10 @@ class Reranker:
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
         """Write the reranker into a folder that `from_pretrained` reads anywhere.
 
-        `model.safetensors`, `config.json`, the tokenizer and a card with what its run was
-        measured at. Frozen parts that come from the hub or from a known package are named, with
-        their revision and digest, not copied; local files of the backbone are copied, unless
-        `with_backbone` is off: then they are named by their paths, for use on this machine.
+        The folder holds `model.safetensors`, `config.json`, the tokenizer and a model card with
+        its run's results. Frozen parts from the hub or from a known package are named, with their
+        revision and digest, not copied. Local files of the backbone are copied. Without
+        `with_backbone` they are named by their paths instead, for use on this machine only.
 
         Raises:
             EdjeError: the folder holds something else, or can't be written.
@@ -349,12 +349,12 @@ class Reranker:
         save_folder(self.checkpoint, Path(folder), self.metrics, with_backbone=with_backbone)
 
     def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes, in one commit; returns the commit's address.
+        """Upload what `save_pretrained` writes, in one commit; returns the commit's URL.
 
-        The repository is made where it is missing, private unless told otherwise.
+        A missing repository is created, private by default.
 
         Raises:
-            EdjeError: the hub refuses, or can't be reached.
+            EdjeError: the hub refuses the upload or can't be reached.
         """
         with tempfile.TemporaryDirectory() as scratch, reaching_hub(f"model {repo}"):
             self.save_pretrained(folder := Path(scratch) / "reranker")
@@ -364,7 +364,7 @@ class Reranker:
                 repo_id=repo,
                 folder_path=folder,
                 commit_message="A reranker of edje",
-                delete_patterns=[METRICS, f"{BACKBONE}/*"],  # of the one that was there before
+                delete_patterns=[METRICS, f"{BACKBONE}/*"],  # of an earlier upload
             )
         return str(commit.commit_url)
 
@@ -375,7 +375,7 @@ class Reranker:
         """Visual tokens to store, from the backbone's tokens of each image.
 
         Raises:
-            EdjeError: the tokens are of another width than the model was trained on.
+            EdjeError: the tokens' width isn't the one that the model was trained on.
         """
         self._check_width(tokens, "compress")
         return self.model.compress(tokens.float())
@@ -384,7 +384,7 @@ class Reranker:
     def attention_maps(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images heads tokens vision_tokens"]:
-        """Where `compress` looks: how much of each of the backbone's tokens a visual token reads.
+        """Where `compress` looks: how much each visual token reads of each backbone token.
 
         The softmax weights of the adapter's attention, head by head; each row sums to 1.
 
@@ -395,8 +395,8 @@ class Reranker:
         maps = self.model.adapter.attention_maps(tokens.float())
         if maps is None:
             raise EdjeError(
-                f"attention_maps: {type(self.model.adapter).__name__} weighs no vision tokens by "
-                "learned queries. Take a run of adapter=compression."
+                f"attention_maps: {type(self.model.adapter).__name__} has no attention of learned "
+                "queries over vision tokens. Use a run with adapter=compression."
             )
         return maps
 
@@ -412,7 +412,7 @@ class Reranker:
 
         Raises:
             EdjeError: the numbers of captions and images differ, or the model was trained with
-                the first-stage score (score=residual) and none is given.
+                the first-stage score (score=residual) and `first_stage` is missing.
         """
         if len(captions) != len(visual):
             raise EdjeError(
@@ -440,7 +440,7 @@ class Reranker:
         show_progress_bar: bool | None,
         first_stage: Float[Tensor, "pairs"] | None = None,
     ) -> Float[Tensor, "pairs"]:
-        """Final scores of the pairs, in float64 where both stages are summed."""
+        """Final scores of the pairs; in float64 if both stages are summed."""
         if not len(pairs.text_rows):
             return torch.empty(0)
         images = pairs.images
@@ -482,9 +482,9 @@ class Reranker:
         sums = self.checkpoint.fusion.get(int(self.model.adapter.num_tokens), {})
         if direction not in sums:
             raise EdjeError(
-                f"this reranker's run has score=sum and no weights of it fitted with "
-                f"{self.model.adapter.num_tokens} tokens. Train with data.dev_images > 0, or take "
-                "its parts: encode, score."
+                f"this reranker's run has score=sum, but no weights for it were fitted with "
+                f"{self.model.adapter.num_tokens} tokens. Train with data.dev_images > 0, or use "
+                "the single steps: encode, score."
             )
         return sums[direction].of(first, joint)
 
@@ -512,16 +512,16 @@ class Reranker:
         if direction not in self._calibrations:
             raise EdjeError(
                 f"this reranker has no calibration of {direction} for score={self.choices.score}: "
-                "it is fitted where a training ends that has dev images (data.dev_images > 0)."
+                "it is fitted at the end of a training that has dev images (data.dev_images > 0)."
             )
         return self._calibrations[direction]
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
-        """The scorer on the model's device, whose weights are laid out when it is first used."""
+        """The scorer on the model's device; its weights are laid out on first use."""
         device = next(self.model.parameters()).device
         if device not in self._scorers:
             examples = collection
-            if self.precision == torch.int8:  # whose ranges must fit later queries as well
+            if self.precision == torch.int8:  # its ranges must also fit later queries
                 words = example_texts(self.checkpoint.language_model.tokenizer)
                 examples = ScoringSet(words, collection.visual)
             self._scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
@@ -529,7 +529,7 @@ class Reranker:
 
     @cached_property
     def picture_encoder(self) -> PictureEncoder:
-        """What `encode` and `encode_text` go through, built when it is first used.
+        """The encoder behind `encode` and `encode_text`, built on first use.
 
         Raises:
             EdjeError: the backbone can't be built here.
@@ -544,7 +544,7 @@ class Reranker:
         batch_size: int,
         show_progress_bar: bool | None,
     ) -> EncodedImages:
-        """Pictures and encoded ones, in their order, as encoded ones."""
+        """Pictures and encoded images as encoded images, in the same order."""
         for image in images:
             if isinstance(image, EncodedImage):
                 self._check_visual(image)
@@ -562,15 +562,15 @@ class Reranker:
         given = tuple(images.tokens.shape[-2:])
         if given != expected:
             raise EdjeError(
-                f"got images encoded to {given} numbers each (tokens, width), this reranker reads "
-                f"{expected}. Encode them with this one."
+                f"got images encoded to {given} numbers each (tokens, width), but this reranker "
+                f"reads {expected}. Encode them with this reranker."
             )
 
     def _check_width(self, tokens: Tensor, caller: str) -> None:
         width = self.checkpoint.facts.token_width
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise EdjeError(
-                f"{caller}: got tokens of shape {tuple(tokens.shape)}, this model reads "
+                f"{caller}: got tokens of shape {tuple(tokens.shape)}, but this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's run was configured with, as far as scoring pictures goes by it."""
+"""The part of a checkpoint's run configuration that scoring pictures depends on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,9 +26,9 @@ Score = Literal["joint", "residual", "sum"]
 
 @dataclass(frozen=True)
 class RunChoices:
-    """How a run scored; where its checkpoint doesn't say, how one does by default.
+    """How a run scored, with defaults for what its checkpoint doesn't say.
 
-    A published checkpoint says nothing of it: it is read in float32.
+    A published checkpoint says nothing about it, so it is read in float32.
     """
 
     score: Score = "joint"
@@ -40,10 +40,10 @@ class RunChoices:
 
 
 def choices_of(checkpoint: Checkpoint) -> RunChoices:
-    """The choices of the run that a checkpoint is of.
+    """The choices of the run that wrote a checkpoint.
 
     Raises:
-        EdjeError: it names a codec or a number of tokens that can't be.
+        EdjeError: it names an unknown codec or an invalid number of tokens.
     """
     config = configuration_of(checkpoint)
     scoring, storage = (_section(config, name) for name in ("scoring", "storage"))
@@ -60,7 +60,7 @@ def choices_of(checkpoint: Checkpoint) -> RunChoices:
         said = ", ".join(f"{name}={value}" for name, value in wrong.items())
         raise EdjeError(
             f"the checkpoint's configuration says {said}; expected a whole number of tokens, and "
-            f"codecs of {', '.join(get_args(CodecName))}. It is damaged, or of a later edje."
+            f"codecs of {', '.join(get_args(CodecName))}. It is damaged, or from a later edje."
         )
     return RunChoices(
         score=score if score in get_args(Score) else plain.score,
@@ -77,13 +77,13 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def calibrations_for(checkpoint: Checkpoint, score: Score) -> Mapping[Direction, Calibration]:
-    """Those of the number of tokens that the reranker gives; none where of another score."""
+    """The calibrations for the reranker's number of tokens and this score; else none."""
     found = checkpoint.calibration.get(checkpoint.model.adapter.num_tokens, {})
     return {direction: one for direction, one in found.items() if one.score == score}
 
 
 def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A run's configuration as plain values, with present names; interpolations as they stand."""
+    """A run's configuration as plain values, with present names; interpolations stay unresolved."""
     config = yaml.safe_load(checkpoint.config)
     return present_configuration(config) if isinstance(config, Mapping) else {}
 
@@ -92,13 +92,13 @@ def backbone_values(checkpoint: Checkpoint) -> dict[str, Any]:
     """How a run's backbone is built: a mapping with `_target_`, interpolations resolved.
 
     Raises:
-        EdjeError: the checkpoint carries no configuration of one.
+        EdjeError: the checkpoint has no configuration of a backbone.
     """
     config = configuration_of(checkpoint)
     if not isinstance(node := config.get("backbone"), Mapping):
         raise EdjeError(
             "the checkpoint doesn't say how its backbone is built. Pass the backbone, such as "
-            'edje.load_backbone("siglip2_l16_384"), where one is asked for.'
+            'edje.load_backbone("siglip2_l16_384"), where a backbone is required.'
         )
     return resolved(node, "the checkpoint's backbone", config)
 
@@ -107,8 +107,8 @@ def backbone_of(checkpoint: Checkpoint) -> Backbone:
     """The frozen encoder that a checkpoint's run was configured with, with its first stage.
 
     Raises:
-        EdjeError: the checkpoint carries no configuration of one, that can't be built here, or it
-            isn't the one whose tokens the reranker was trained on.
+        EdjeError: the checkpoint has no configuration of a backbone, it can't be built here, or
+            its tokens aren't those that the reranker was trained on.
     """
     values = backbone_values(checkpoint)
     try:
@@ -130,7 +130,7 @@ def backbone_of(checkpoint: Checkpoint) -> Backbone:
 
 
 def facts_of(backbone: Backbone) -> BackboneFacts:
-    """What an adapter must know of a backbone."""
+    """What an adapter must know about a backbone."""
     return BackboneFacts(
         num_tokens=backbone.num_tokens,
         token_width=backbone.token_width,
@@ -141,7 +141,7 @@ def facts_of(backbone: Backbone) -> BackboneFacts:
 
 
 def differing_facts(checkpoint: Checkpoint, backbone: Backbone) -> list[str]:
-    """In what a backbone's tokens are of another shape than a reranker was made for."""
+    """The facts in which a backbone's tokens differ from those that a reranker was made for."""
     made_for, here = asdict(checkpoint.facts), asdict(facts_of(backbone))
     return [
         f"{name} is {made_for[name]} in it, {here[name]} in the backbone"
@@ -151,10 +151,10 @@ def differing_facts(checkpoint: Checkpoint, backbone: Backbone) -> list[str]:
 
 
 def check_identity(checkpoint: Checkpoint, backbone: Backbone) -> None:
-    """Refuse a backbone that gives other tokens than those that a reranker was trained on.
+    """Refuse a backbone whose tokens aren't those that a reranker was trained on.
 
     Raises:
-        EdjeError: naming what differs.
+        EdjeError: it differs; the message says in what.
     """
     given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
     trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}

@@ -1,8 +1,8 @@
-"""A reranker in a folder of its own: weights, plain values, tokenizer, card; nothing pickled.
+"""A reranker in its own folder: weights, plain values, tokenizer, model card; nothing pickled.
 
-The same fields as in a .ckpt. `model.safetensors` has the reranker's tensors and the first
-stage's, `config.json` everything else, the run's configuration included; `metrics.json` is the
-run's, where it was evaluated. `backbone/` has the frozen encoder where that lay in local files.
+It has the same fields as a .ckpt. `model.safetensors` has the reranker's tensors and the first
+stage's. `config.json` has everything else, including the run's configuration. `metrics.json` is
+the run's, if it was evaluated. `backbone/` has the frozen encoder if it came from local files.
 """
 
 import json
@@ -61,11 +61,11 @@ def save_folder(
     notes: str = "",
     stored: torch.dtype = torch.float32,
 ) -> None:
-    """Write a reranker into a new or empty folder, or in place of what was saved there.
+    """Write a reranker into a new or empty folder, or replace one that was saved there.
 
     With `with_backbone` off, local files of the frozen encoder are named by their paths. `notes`
-    are for the card, in Markdown. Matrices are `stored` in a number format of fewer bits if asked
-    for: scores then are those of the rounded weights.
+    are for the model card, in Markdown. `stored` is the number format of matrices; with fewer
+    bits than float32, scores are those of the rounded weights.
 
     Raises:
         EdjeError: the folder holds something else, or can't be written.
@@ -86,18 +86,18 @@ def save_folder(
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The same dictionary as a .ckpt holds.
+    """The same dictionary as in a .ckpt.
 
     Raises:
-        EdjeError: a file is missing or damaged, is of a later version of the format, or names
-            weights that aren't there.
+        EdjeError: a file is missing or damaged, has a later version of the format, or names
+            weights that are missing.
     """
     where = f"checkpoint={folder}"
     try:
         return _read(folder, where)
     except EdjeError:
         raise
-    except Exception as error:  # of JSON, safetensors, the disk, or for what config.json says
+    except Exception as error:  # from JSON, safetensors, the disk, or config.json's values
         raise EdjeError(
             f"{where}: can't be read ({type(error).__name__}: {error}). Expected {CONFIG}, "
             f"{WEIGHTS} and {TOKENIZER} as save_pretrained writes them: save or get them again."
@@ -108,8 +108,8 @@ def _read(folder: Path, where: str) -> dict[str, Any]:
     about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         raise EdjeError(
-            f"{where}: is of format {about.get('format')}, this edje ({edje.__version__}) reads "
-            f"{FORMAT}. It was written by edje {about.get('edje_version')}: install that or later."
+            f"{where}: has format {about.get('format')}, but this edje ({edje.__version__}) reads "
+            f"{FORMAT}. edje {about.get('edje_version')} wrote it: install that or a later version."
         )
     tensors = {name: _whole(one) for name, one in load_file(folder / WEIGHTS).items()}
     fields = dict(about["reranker"])
@@ -136,19 +136,19 @@ def _read(folder: Path, where: str) -> dict[str, Any]:
 
 
 def _inside(key: str, file: str, where: str) -> PurePosixPath:
-    """A file of the backbone's, which lies in the folder whatever config.json says."""
+    """The path of a backbone's file, checked to be inside the folder, whatever config.json says."""
     place = PurePosixPath(file)
     names_a_file = key.split(".")[-1] in FILES_OF
     if not names_a_file or place.parts[:1] != (BACKBONE,) or ".." in place.parts:
         raise EdjeError(
             f"{where}: its {CONFIG} names {file} as its backbone's {key}; expected a file in "
-            f"{BACKBONE}/ for one of {', '.join(FILES_OF)}. Don't trust it."
+            f"{BACKBONE}/ for one of {', '.join(FILES_OF)}. Don't trust this folder."
         )
     return place
 
 
 def metrics_of(file: Path) -> dict[str, Any] | None:
-    """What the run of a checkpoint, or of a saved folder, was measured at."""
+    """The metrics of the run of a checkpoint or a saved folder; None if there are none."""
     is_of_run = file.parent.name in (CHECKPOINTS, SAVED_BY_A_RUN)
     folders = [file.parent, *([file.parent.parent] if is_of_run else [])]
     for path in (folder / METRICS for folder in folders):
@@ -169,27 +169,27 @@ def _check_free(folder: Path) -> None:
     others = sorted(set(names) - WRITTEN) if is_saved(folder) else names
     if others:
         raise EdjeError(
-            f"save_pretrained: {folder} is a file or holds something else than a saved reranker: "
+            f"save_pretrained: {folder} is a file or holds something other than a saved reranker: "
             f"{', '.join(others[:4])}{' …' if others[4:] else ''}. Give a new folder."
         )
 
 
 def _check_backbone_stays(checkpoint: Checkpoint, folder: Path) -> None:
-    """Files that are only named must not be those that are about to be replaced."""
+    """Check that files that are only named aren't among those that will be replaced."""
     if isinstance(configuration_of(checkpoint).get(BACKBONE), Mapping):
         for _, source in _own_files(backbone_values(checkpoint)):
             if source.resolve().is_relative_to(folder):
                 raise EdjeError(
-                    f"save_pretrained: the backbone's files lie in {folder} itself, where "
+                    f"save_pretrained: the backbone's files are in {folder} itself, where "
                     "with_backbone=False would delete them. Give another folder, or leave "
                     "with_backbone on."
                 )
 
 
 def _put_in_place(making: Path, folder: Path) -> None:
-    """Rename what was made; an existing folder stays the one that it is, with its rights.
+    """Move the new files into place; an existing folder itself stays, with its permissions.
 
-    Without config.json, which comes last, it is no saved folder meanwhile.
+    config.json comes last; until then, the folder doesn't count as a saved one.
     """
     if not folder.exists():
         making.replace(folder)
@@ -215,14 +215,14 @@ def _write(
     files: dict[str, str] = {}
     if isinstance(config.get(BACKBONE), Mapping):
         config[BACKBONE] = backbone_values(checkpoint)
-        copies: dict[Path, str] = {}  # one file may stand at two keys
+        copies: dict[Path, str] = {}  # two keys may name one file
         for key, source in list(_own_files(config[BACKBONE])):
             value = str(source.resolve())
             if with_backbone:
                 if source not in copies:
                     copies[source] = _copied(source, folder, f"{BACKBONE}/{key}")
                 files[key] = copies[source]
-                value = ""  # where the folder lies is known when it is read
+                value = ""  # the folder's place is known when it is read
             _set(config[BACKBONE], key.split("."), value)
         for key, name in list(_values(config[BACKBONE])):
             if commit := cached_commit(name):
@@ -237,7 +237,7 @@ def _write(
             del state[one.prefix + name]
     state |= {FIRST_STAGE + name: tensor for name, tensor in checkpoint.first_stage.items()}
     weights = save({name: _own(tensor, stored) for name, tensor in state.items()})
-    (folder / WEIGHTS).write_bytes(weights)  # the library's own writer lets nobody else read it
+    (folder / WEIGHTS).write_bytes(weights)  # the library's writer lets only its owner read it
     fields = checkpoint_fields(checkpoint)["edje"]
     del fields["first_stage"]
     language_model = dict(fields["language_model"])
@@ -246,7 +246,7 @@ def _write(
         "config": {
             name: value
             for name, value in json.loads(language_model["config"]).items()
-            if name != "_name_or_path"  # on the machine that it was read on
+            if name != "_name_or_path"  # a path on the machine that read it
         },
     }
     checkpoint.language_model.tokenizer.save_pretrained(folder)
@@ -267,14 +267,14 @@ def _write(
 
 
 def _set_num_tokens(config: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """A reranker that was cut to fewer of its nested tokens is saved as one that takes so many."""
+    """Record the number of tokens of a reranker that was cut to fewer of its nested tokens."""
     adapter, asked = checkpoint.model.adapter, choices_of(checkpoint).num_tokens
     if adapter.budgets and asked != adapter.num_tokens:
         config["scoring"] = {**(config.get("scoring") or {}), "num_tokens": adapter.num_tokens}
 
 
 def _values(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """What a backbone's weights and tokenizers are read from, by its keys."""
+    """The sources of a backbone's weights and tokenizers, with their keys."""
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from _values(value, f"{before}{name}.")
@@ -283,7 +283,7 @@ def _values(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
 
 
 def _own_files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """The local files and folders among them; none of edje's own."""
+    """The local files and folders among these sources, except edje's own."""
     assets = Path(asset("")).resolve()
     for key, value in _values(node):
         path = Path(value).expanduser()
@@ -292,7 +292,7 @@ def _own_files(node: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 
 
 def _copied(source: Path, folder: Path, place: str) -> str:
-    """Copy a file, or the files of a model's folder; where it is, from the saved folder."""
+    """Copy a file, or the files of a model's folder; returns its path inside the saved folder."""
     (folder / place).parent.mkdir(exist_ok=True)
     if source.is_file():
         place += source.suffix
@@ -306,7 +306,7 @@ def _copied(source: Path, folder: Path, place: str) -> str:
 
 
 def _with_assets(node: Any) -> Any:
-    """Values in which what edje brings is named by `${asset:…}`, wherever edje is installed."""
+    """The values with `${asset:…}` for what comes with edje, wherever edje is installed."""
     if isinstance(node, dict):
         return {key: _with_assets(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -318,7 +318,7 @@ def _with_assets(node: Any) -> Any:
 
 
 def _with_short_names(config: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a configuration by their registered names."""
+    """A configuration with its parts under their registered names."""
 
     def short(kind: Kind, node: Any) -> Any:
         if not isinstance(node, Mapping):
@@ -335,9 +335,9 @@ def _with_short_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the last names alone of what lay on the machine that it ran on.
+    """A run's configuration with absolute paths cut to their last names.
 
-    Those of the backbone that aren't copied stay: nothing else says where it is.
+    Paths of the backbone that aren't copied stay, because nothing else says where it is.
     """
 
     def without(node: Any) -> Any:
@@ -357,7 +357,7 @@ def _set(node: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def _numbered(node: Mapping[str, Any]) -> dict[Any, Any]:
-    """With whole numbers for keys, which JSON writes as texts."""
+    """The mapping with whole numbers as keys, which JSON writes as strings."""
     return {int(key) if key.isdecimal() else key: value for key, value in node.items()}
 
 

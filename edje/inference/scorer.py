@@ -18,7 +18,7 @@ from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
 from edje.records import Direction, TextBatch
 
-EXAMPLES = 64  # pairs on which the ranges of int8 are found
+EXAMPLES = 64  # pairs for finding the ranges of int8
 PRECISIONS = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -29,9 +29,9 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class ScoringSet:
-    """Tokenised captions and visual tokens of a collection, what pairs are made of by row.
+    """Tokenised captions and visual tokens of a collection; pairs refer to their rows.
 
-    The tokens are a tensor (images, tokens, width) on any device, or what reads them by row.
+    The tokens are a tensor (images, tokens, width) on any device, or a reader of tokens by row.
     """
 
     text: TextBatch
@@ -41,29 +41,29 @@ class ScoringSet:
 class StoredTokenScorer:
     """Scores pairs given by row; a `PairScorer` for reranking.
 
-    Pairs of equal text length go together, so nothing is padded or masked; a text is read once
-    per call, whatever the number of its pairs. Of the model only the joint encoder and the match
-    head run, and of the last layer only what [CLS] needs (`edje.inference.cls_encoder`).
+    Pairs of equal text length run together, so nothing is padded or masked. A text is read once
+    per call, whatever the number of its pairs. Only the model's joint encoder and match head run,
+    and of the last layer only what [CLS] needs (`edje.inference.cls_encoder`).
 
     A snapshot of the model's weights: make another scorer after a training step. Scores are
-    float32 whatever the `precision` of the encoder: in float32 the model's own to 1e-5, in bf16
-    and fp16 about as near to them as the model itself under autocast. `torch.int8` is for CPUs
-    with exact products in int8 (VNNI), its scales found on pairs of the collection
-    (`edje.inference.int8_encoder`); where a short measurement of a layer finds bf16 as fast, that
-    is used instead. `precision` says which. Memory is bounded by `batch_size` pairs and the texts
+    float32, whatever the encoder's `precision`. In float32 they are the model's own to 1e-5; in
+    bf16 and fp16 about as close as the model's own under autocast. `torch.int8` is for CPUs
+    with exact products in int8 (VNNI); its scales are found on pairs of the collection
+    (`edje.inference.int8_encoder`). If a short measurement of a layer finds bf16 as fast, bf16 is
+    used instead; `precision` says which. Memory is bounded by `batch_size` pairs and the texts
     of a call.
 
     Args:
-        batch_size: pairs per run of the encoder; by default what a short calibration finds
-            fastest of the sizes that memory allows, once a call is large enough to tell.
+        batch_size: pairs per run of the encoder; by default the fastest size that fits in memory,
+            found by a short calibration once a call is large enough.
             `batch_size.chosen` says which.
-        compiled: the layers run through torch.compile, on CUDA as graphs, with a shape for each
-            text length and a few sizes of batch (`edje.inference.compiled`).
-        as_given: int8 without a measurement, for who measures it.
+        compiled: the layers run under torch.compile, on CUDA as graphs, with a shape for each
+            text length and a few batch sizes (`edje.inference.compiled`).
+        as_given: int8 without the measurement, for benchmarks.
 
     Raises:
-        EdjeError: int8, or compiling, is asked of a device or a language model that it isn't made
-            for.
+        EdjeError: the device or the language model doesn't support int8 or compiling, as
+            requested.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StoredTokenScorer:
         self.batch_size = BatchSize(batch_size, self.encoder, self.device)
 
     def on(self, collection: ScoringSet) -> "StoredTokenScorer":
-        """A scorer of another collection with the same weights and batch size."""
+        """A scorer for another collection with the same weights and batch size."""
         other = copy(self)
         other.collection = collection
         other.text_lengths = collection.text.attention_mask.sum(dim=1)
@@ -98,12 +98,12 @@ class StoredTokenScorer:
         asked = "precision int8" if in_int8 else "compile"
         if (in_int8 or compiled) and not is_like_bert(joint):
             raise EdjeError(
-                f"{asked}: is made for BERT and its kin, not for "
+                f"{asked}: only supports BERT and similar models, not "
                 f"{type(joint.language_model).__name__}. Use bf16, not compiled."
             )
         if compiled and (in_int8 or prefers_products(self.device, precision)):
             raise EdjeError(
-                "compile: on this CPU int8 and bf16 have faster roads of their own. "
+                "compile: on this CPU, int8 and bf16 have faster kernels of their own. "
                 "Leave it out here, or use fp32."
             )
         if not in_int8:
@@ -120,7 +120,7 @@ class StoredTokenScorer:
 
     @torch.inference_mode()
     def _read_examples(self, encoder: ClsEncoder) -> None:
-        """Have an encoder read pairs from all over the collection."""
+        """Let an encoder read pairs from all over the collection."""
         texts, images = len(self.text_lengths), len(self.collection.visual)
         pairs = min(EXAMPLES, texts * images)
         captions = torch.linspace(0, texts - 1, pairs).long()
@@ -133,7 +133,7 @@ class StoredTokenScorer:
     def lengths(
         self, direction: Direction, queries: Int[Tensor, "pairs"], candidates: Int[Tensor, "pairs"]
     ) -> Int[Tensor, "pairs"]:
-        """Word pieces of each pair's caption: calls in this order make the fewest batches."""
+        """Word pieces of each pair's caption; calls in this order make the fewest batches."""
         captions = queries if direction == "t2i" else candidates
         return self.text_lengths[captions]
 
@@ -144,7 +144,7 @@ class StoredTokenScorer:
         candidates: Int[Tensor, "pairs"],
         first_stage: Float[Tensor, "pairs"],
     ) -> Float[Tensor, "pairs"]:
-        """Match logits of the pairs; `first_stage` is read by residual models only."""
+        """Match logits of the pairs; only residual models read `first_stage`."""
         return self.launch(direction, queries, candidates, first_stage).cpu()
 
     @torch.inference_mode()
@@ -155,10 +155,10 @@ class StoredTokenScorer:
         candidates: Int[Tensor, "pairs"],
         first_stage: Float[Tensor, "pairs"],
     ) -> Float[Tensor, "pairs"]:
-        """The same scores on the scorer's device, a GPU's perhaps still in the making.
+        """The same scores on the scorer's device; a GPU may still be computing them.
 
-        Nothing waits for the GPU where the pairs are given on the host: the next call's tokens are
-        gathered while this one's are scored. Another `PairScorer` for reranking.
+        Nothing waits for the GPU if the pairs are on the host: the next call's tokens are gathered
+        while this call's are scored. Another `PairScorer` for reranking.
         """
         captions, images = (queries, candidates) if direction == "t2i" else (candidates, queries)
         captions, images = captions.cpu(), images.cpu()
@@ -171,7 +171,7 @@ class StoredTokenScorer:
         return torch.cat(scores)[sent(order.argsort(), self.device)]
 
     def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """[CLS] states and evidence by batch, of pairs in ascending order of texts' lengths."""
+        """[CLS] states and evidence per batch; the pairs are in ascending order of text length."""
         lengths, counts = self.text_lengths[captions].unique_consecutive(return_counts=True)
         groups = zip(
             lengths.tolist(),
@@ -186,7 +186,7 @@ class StoredTokenScorer:
             read = self._read(texts, length, batch_size)
             unpadded = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
             words = self.model.words(read, unpadded)
-            batches = -(-len(rows) // batch_size)  # of about one size: a small rest is slow
+            batches = -(-len(rows) // batch_size)  # of about equal size: a small last batch is slow
             for batch, some in zip(
                 sent(rows, self.device).chunk(batches), group_images.chunk(batches), strict=True
             ):
@@ -199,7 +199,7 @@ class StoredTokenScorer:
                 yield states, evidence
 
     def _read(self, texts: Tensor, length: int, batch_size: int) -> Tensor:
-        """What pairs share of these texts, all of one length."""
+        """The shared part of these texts, which all have the same length."""
         ids = self.collection.text.input_ids[texts, :length]
         return torch.cat(
             [self.encoder.read_text(sent(part, self.device)) for part in ids.split(batch_size)]

@@ -1,4 +1,4 @@
-"""Pairs of a query and a document, as programs give them, taken apart into what is encoded once."""
+"""Pairs of query and document, as programs pass them, split into what is encoded once."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from edje.inference.encoded_images import EncodedImage, EncodedImages
 
 Image = Picture | EncodedImage
 EXPECTED = (
-    "a text as query with pictures (paths, images of PIL, bytes, arrays, rows of EncodedImages) "
+    "a text as query with pictures (paths, PIL images, bytes, arrays, rows of EncodedImages) "
     "as documents, or a picture as query (a path as pathlib.Path) with texts"
 )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Different texts and pictures, and which pair is made of which.
+    """Distinct texts and pictures, and the two rows of each pair.
 
-    A pair is `is_t2i` where its query is the text.
+    A pair is `is_t2i` if its query is the text.
     """
 
     texts: list[str]
@@ -35,10 +35,10 @@ class Pairs:
 
 
 def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
-    """What any pairs are made of; what comes again is there once.
+    """The texts and pictures of any pairs, without duplicates.
 
     Raises:
-        EdjeError: a pair isn't one, or isn't of a text and a picture.
+        EdjeError: an item isn't a pair, or a pair isn't a text and a picture.
     """
     texts: dict[str, int] = {}
     images: dict[Hashable, int] = {}
@@ -64,7 +64,7 @@ def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
 
 
 def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pairs:
-    """One query with each of its documents; encoded images are taken as they lie.
+    """One query with each of its documents; encoded images are used as they are.
 
     Raises:
         EdjeError: as `pairs_of`.
@@ -73,8 +73,8 @@ def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pair
         return pairs_of((query, document) for document in documents)
     if not isinstance(query, str):
         raise EdjeError(
-            f"got {_shown(query)} as query of encoded images; expected a text. Its documents are "
-            "texts where the query is a picture."
+            f"got {_shown(query)} as query of encoded images; expected a text. If the query is a "
+            "picture, its documents are texts."
         )
     every = torch.arange(len(documents))
     same = torch.zeros_like(every)
@@ -82,10 +82,10 @@ def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pair
 
 
 def several(given: Any, what: str) -> Any:
-    """Encoded images as they are, anything else to go through, a generator too, as a list.
+    """Encoded images as they are; any other iterable, also a generator, as a list.
 
     Raises:
-        EdjeError: it is a single text, picture or encoded image, or nothing to go through.
+        EdjeError: it is a single text, picture or encoded image, or not iterable.
     """
     if isinstance(given, EncodedImages):
         return given

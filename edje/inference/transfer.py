@@ -1,4 +1,4 @@
-"""Visual tokens on their way to the encoder's device."""
+"""Moving visual tokens to the encoder's device."""
 
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from edje.tokens.cells import CellReader
 
 @runtime_checkable
 class TokenReader(Protocol):
-    """Reads visual tokens by row from where they are stored; a `TokenStore` is one."""
+    """Reads stored visual tokens by row; a `TokenStore` is one."""
 
     @property
     def num_tokens(self) -> int:
@@ -20,7 +20,7 @@ class TokenReader(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         ...
 
     def read(
@@ -37,8 +37,8 @@ class Transfer:
     """Gathers batches of visual tokens and moves them to a device.
 
     To a GPU they go through pinned memory, so that one batch is copied while the one before is
-    scored: a tensor as it is, what gives cells (a `TokenStore`, `TokenCells`) in its stored bytes,
-    which are unpacked there. `scored` tells when a batch has been given all of its work.
+    scored. A tensor is copied as it is. A reader of cells (`TokenStore`, `TokenCells`) sends its
+    stored bytes, which are unpacked on the GPU. Call `scored` once all work on a batch is launched.
     """
 
     def __init__(self, visual: VisualTokens, device: torch.device, ring: PinnedRing | None = None):
@@ -49,7 +49,7 @@ class Transfer:
         self.is_pinned = self.ring is not None and (on_host or isinstance(visual, CellReader))
 
     def of(self, visual: VisualTokens) -> "Transfer":
-        """For other tokens, through the same pinned memory."""
+        """A transfer of other tokens through the same pinned memory."""
         return Transfer(visual, self.device, self.ring)
 
     @property
@@ -59,7 +59,7 @@ class Transfer:
         return here.shape[1] if isinstance(here, Tensor) else here.num_tokens
 
     def gather(self, images: Int[Tensor, "pairs"]) -> Float[Tensor, "pairs tokens width"]:
-        """Visual tokens of the images, whose rows are given on the host, on the device."""
+        """Visual tokens of the images on the device; `images` are rows, on the host."""
         visual, ring = self.visual, self.ring
         if ring is None or not self.is_pinned:
             if isinstance(visual, Tensor):
@@ -81,6 +81,6 @@ class Transfer:
         return cells.codec.decode(packed, torch.float32, self.device)
 
     def scored(self) -> None:
-        """All that reads the last gathered batch has been launched."""
+        """Note that all work that reads the last gathered batch has been launched."""
         if self.ring is not None and self.is_pinned:
             self.ring.launched()

@@ -1,11 +1,11 @@
-"""Which of several ways is fastest here: a few runs of each, in turns."""
+"""Compare the speed of several methods here: a few runs of each, in turns."""
 
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 
-TURNS = 3  # timed runs of each, in turns: what disturbs the machine disturbs all alike
+TURNS = 3  # timed runs of each, in turns, so that other load affects all alike
 Clock = Callable[[], float]
 
 
@@ -15,7 +15,7 @@ def best_seconds(
     clock: Clock = time.perf_counter,
     turns: int = TURNS,
 ) -> list[float]:
-    """The shortest time of each call, after a run of each that isn't counted."""
+    """The shortest time of each call, after one run of each that isn't counted."""
     for call in calls:
         call()
     timed = [[_timed(call, device, clock) for call in calls] for _ in range(turns)]
@@ -25,9 +25,9 @@ def best_seconds(
 def seconds_in_one_thread(
     calls: Sequence[Callable[[], object]], clock: Clock = time.thread_time, turns: int = TURNS
 ) -> list[float]:
-    """The same on a CPU by the time of one thread alone, which other work hardly moves.
+    """The same on a CPU in one thread, by its CPU time, which other load hardly affects.
 
-    For a choice that changes scores by their rounding, so that it is the same in every run.
+    For choices that change scores by rounding, so that they are the same in every run.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def seconds_in_one_thread(
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -28,10 +28,10 @@ class EDJE(nn.Module):
         adapter: maps vision tokens to visual tokens of the joint encoder's width.
         joint: the joint encoder.
         embedding_width: width of the first stage's embeddings, the target of text recovery.
-        residual: whether the first-stage score enters the match logit (score=residual). Its mean
+        residual: whether the match logit includes the first-stage score (score=residual). Its mean
             and deviation per direction are buffers, so a score never depends on its neighbours.
-        evidence: what words and visual tokens say before the joint layers, added to the match
-            logit. With it the match head starts at zero.
+        evidence: compares words and visual tokens before the joint layers; its result is added
+            to the match logit. With it, the match head starts at zero.
     """
 
     first_stage_mean: Tensor
@@ -63,11 +63,11 @@ class EDJE(nn.Module):
     def compress(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images tokens width"]:
-        """Visual tokens of each image, what the compressed tier of the store keeps."""
+        """Visual tokens of each image, as kept in the store's compressed tier."""
         return self.adapter(tokens)
 
     def with_first_tokens(self, num_tokens: int) -> "EDJE":
-        """A reranker of the same weights, in memory too, that compresses to the first tokens."""
+        """A reranker that shares these weights and compresses to the first tokens only."""
         few = copy.copy(self)
         few._modules = self._modules | {"adapter": self.adapter.with_first_tokens(num_tokens)}
         return few
@@ -82,10 +82,10 @@ class EDJE(nn.Module):
     ) -> Float[Tensor, "pairs"]:
         """Match logits in float32, pair by pair.
 
-        Pair i reads text i, or text `text_rows[i]`: what pairs share of a text is computed once.
+        Pair i reads text i, or text `text_rows[i]`: work shared by a text's pairs is done once.
 
         Raises:
-            ValueError: a residual model is asked without the first-stage score.
+            ValueError: the model is residual and the first-stage score is missing.
         """
         states, mask = (
             self.joint.read_text(text.input_ids, text.attention_mask),
@@ -102,9 +102,9 @@ class EDJE(nn.Module):
         present: Bool[Tensor, "captions length"],
         visual: Float[Tensor, "images tokens width"],
     ) -> Float[Tensor, "captions images"]:
-        """How well words and tokens of every caption and image agree, -1 to 1.
+        """How well the words and visual tokens of every caption and image agree, -1 to 1.
 
-        The evidence's cosines, or without it the late interaction of the word states themselves.
+        The evidence's cosines, or without evidence the late interaction of the word states.
         """
         if self.evidence is None:
             return late_interaction(states, present, self.joint.entering(visual))
@@ -117,7 +117,7 @@ class EDJE(nn.Module):
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs"] | None:
-        """What alignment adds to the logit of text `rows[i]` with image i; None without it."""
+        """What evidence adds to the logit of text `rows[i]` with image i; None without evidence."""
         return self.word_evidence(self.words(states, attention_mask), rows, visual)
 
     def words(
@@ -125,7 +125,7 @@ class EDJE(nn.Module):
         states: Float[Tensor, "texts length text_width"],
         attention_mask: Bool[Tensor, "texts length"],
     ) -> Words | None:
-        """What all pairs of these texts share of their evidence; None without it."""
+        """The part of the evidence that all pairs of these texts share; None without evidence."""
         if self.evidence is None:
             return None
         return self.evidence.words(states, word_positions(attention_mask))
@@ -136,7 +136,7 @@ class EDJE(nn.Module):
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs"] | None:
-        """What alignment adds to the logit of text `rows[i]` of `words` with image i."""
+        """What the evidence adds to the logit of text `rows[i]` of `words` with image i."""
         if self.evidence is None or words is None:
             return None
         return self.evidence.logits(words, rows, visual)
@@ -150,10 +150,10 @@ class EDJE(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """Match logits from [CLS] states; `first_stage` holds raw cosine similarities.
 
-        `evidence` is what `pair_evidence` gave for the same pairs.
+        `evidence` is the result of `pair_evidence` for the same pairs.
 
         Raises:
-            ValueError: a residual model is asked without the first-stage score.
+            ValueError: the model is residual and the first-stage score is missing.
         """
         beside = 0.0 if evidence is None else evidence
         if self.residual is None:
@@ -169,19 +169,19 @@ class EDJE(nn.Module):
     def standardise(
         self, first_stage: Float[Tensor, "*batch"], direction: Direction
     ) -> Float[Tensor, "*batch"]:
-        """First-stage scores in units of the training lists' deviation about their mean."""
+        """First-stage scores, standardised by the mean and deviation of the training lists."""
         row = DIRECTIONS.index(direction)
         return (first_stage.float() - self.first_stage_mean[row]) / self.first_stage_deviation[row]
 
     @property
     def has_first_stage_statistics(self) -> bool:
-        """Whether they were fixed: until then they are 0 and 1."""
+        """Whether the mean and deviation were set: until then they are 0 and 1."""
         return bool(self.first_stage_mean.any() or self.first_stage_deviation.ne(1).any())
 
     def set_first_stage_statistics(
         self, direction: Direction, mean: float, deviation: float
     ) -> None:
-        """Fix the mean and deviation of one direction's first-stage scores."""
+        """Set the mean and deviation of one direction's first-stage scores."""
         row = DIRECTIONS.index(direction)
         self.first_stage_mean[row] = mean
         self.first_stage_deviation[row] = max(deviation, 1e-6)

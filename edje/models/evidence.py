@@ -1,4 +1,4 @@
-"""What words and visual tokens say of a pair before the joint layers meet it."""
+"""Alignment evidence: how well words and visual tokens match before the joint layers."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from edje.models.heads import late_interaction
 from edje.models.joint_options import PLAIN, JointOptions
 from edje.models.standardise import Standardise
 
-START_SCALE = 20.0  # of the evidence in the match logit: a temperature of 0.05
-START_MEAN_SHARE = 0.75  # of the mean cosine; late interaction alone ranks captions badly
+START_SCALE = 20.0  # factor on the evidence in the match logit: a temperature of 0.05
+START_MEAN_SHARE = 0.75  # share of the mean cosine; late interaction alone ranks captions badly
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,24 @@ class Words:
     """Captions in the space of the visual tokens."""
 
     states: Float[Tensor, "captions length width"]  # L2-normalised
-    present: Bool[Tensor, "captions length"]  # word pieces that count
+    present: Bool[Tensor, "captions length"]  # word pieces that are used
     mean: Float[Tensor, "captions width"]  # L2-normalised
 
 
 class AlignmentEvidence(nn.Module):
-    """Two cosines of a caption and an image, that enter the match logit beside the joint encoder.
+    """Two cosines of a caption and an image, added to the joint encoder's match logit.
 
-    The words, as they stand where the visual tokens join them, are projected into the space of
-    the adapter's tokens. There the mean word meets the mean token (as a dual encoder's embeddings
-    do), and each word its nearest token (late interaction, ColBERT). A learned mixture of both
-    cosines, times a learned scale, is added to the match logit: the joint layers start where
-    alignment alone already ranks, and learn what it lacks. All of it is computed in the weights'
-    own precision, under autocast too: as it is served.
+    The words' states, where the visual tokens join them, are projected into the space of the
+    adapter's tokens. There, the mean word is compared with the mean token (as in a dual encoder),
+    and each word with its nearest token (late interaction, ColBERT). A learned mixture of both
+    cosines, times a learned scale, is added to the match logit. So the joint layers start from a
+    ranking by alignment alone, and learn what it lacks. All of it is computed in the weights' own
+    precision, also under autocast, so that training and serving agree.
 
     Args:
-        width: of visual tokens.
-        text_width: of word states (see `JointEncoder.text_width`).
-        options: the joint encoder's, of which the dropout is read (see `Standardise`).
+        width: width of visual tokens.
+        text_width: width of word states (see `JointEncoder.text_width`).
+        options: the joint encoder's; only the dropout is used (see `Standardise`).
     """
 
     def __init__(self, width: int, text_width: int, options: JointOptions = PLAIN):
@@ -51,7 +51,7 @@ class AlignmentEvidence(nn.Module):
 
     @torch.no_grad()
     def set_mean_share(self, share: float) -> None:
-        """Mix the cosines anew, `share` (above 0, below 1) of the mean one, the rest of late."""
+        """Set the mixture: `share` (above 0, below 1) of the mean cosine, the rest late."""
         self.mixture.copy_(torch.tensor([share, 1 - share]).log())
 
     def words(
@@ -59,7 +59,7 @@ class AlignmentEvidence(nn.Module):
         states: Float[Tensor, "captions length text_width"],
         present: Bool[Tensor, "captions length"],
     ) -> Words:
-        """Project captions; once per caption, whatever the number of its candidates."""
+        """Project captions, once per caption, whatever its number of candidates."""
         with torch.autocast(states.device.type, enabled=False):
             projected = self.text(self.standardise(states.to(self.text.weight.dtype)))
             mean = (projected * present.unsqueeze(-1)).sum(dim=1)
@@ -80,10 +80,10 @@ class AlignmentEvidence(nn.Module):
         rows: Int[Tensor, "pairs"],
         visual: Float[Tensor, "pairs tokens width"],
     ) -> Float[Tensor, "pairs"]:
-        """What pair i of caption `rows[i]` and image i adds to its match logit, in float32."""
+        """What is added to the match logit of caption `rows[i]` and image i, in float32."""
         visual = visual.to(words.states.dtype)
         with torch.autocast(visual.device.type, enabled=False):
-            # index_select has the same gradient in every run, on a CPU too
+            # index_select has a deterministic gradient, also on a CPU
             states = words.states.index_select(0, rows)
             nearest = (states @ F.normalize(visual, dim=-1).mT).amax(dim=2).float()
         present = words.present[rows]

@@ -17,7 +17,7 @@ class MatchHead(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def forward(self, state: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
-        """Match logits; computed outside autocast, because ranks are lost to rounding."""
+        """Match logits; computed outside autocast, because rounding would create ties."""
         with torch.autocast(state.device.type, enabled=False):
             return self.score(torch.tanh(self.dense(state.float()))).squeeze(-1)
 
@@ -32,7 +32,7 @@ class MaskedLanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def take_over(self, layer_norm_eps: float, weights: Mapping[str, Tensor] | None) -> None:
-        """Become the head that a language model was trained with; without weights, of its form."""
+        """Take over a pretrained head; without weights, only its LayerNorm epsilon."""
         self.norm.eps = layer_norm_eps
         if weights is not None:
             self.load_state_dict(dict(weights))
@@ -42,15 +42,15 @@ class MaskedLanguageHead(nn.Module):
         states: Float[Tensor, "masked width"],
         word_embeddings: Float[Tensor, "vocabulary width"],
     ) -> Float[Tensor, "masked vocabulary"]:
-        """Logits over the vocabulary for the given (masked) positions only."""
+        """Logits over the vocabulary, only for the given (masked) positions."""
         return F.linear(self.norm(F.gelu(self.dense(states))), word_embeddings, self.bias)
 
 
 class FirstStageResidual(nn.Module):
     """Adds the standardised first-stage score to the [CLS] state before the match head.
 
-    Linear(1→64), GELU, Linear(64→width) (VEDJE). The last layer starts at zero, so that an
-    untrained residual changes nothing.
+    Linear(1→64), GELU, Linear(64→width) (VEDJE). The last layer starts at zero, so an untrained
+    residual changes nothing.
     """
 
     def __init__(self, width: int, hidden_width: int = 64):
@@ -65,7 +65,7 @@ class FirstStageResidual(nn.Module):
         state: Float[Tensor, "*batch width"],
         standardised: Float[Tensor, "*batch"],
     ) -> Float[Tensor, "*batch width"]:
-        """`state` with the first stage's evidence added, in float32."""
+        """`state` with the projected first-stage score added, in float32."""
         with torch.autocast(state.device.type, enabled=False):
             hidden = F.gelu(self.expand(standardised.float().unsqueeze(-1)))
             return state.float() + self.project(hidden)
@@ -78,8 +78,9 @@ def late_interaction(
 ) -> Float[Tensor, "captions images"]:
     """Each present word's largest cosine to a visual token, averaged over the caption's words.
 
-    Every caption meets every image (ColBERT, Khattab and Zaharia, 2020; FILIP, Yao et al., 2022),
-    in float32, under autocast too. Memory grows with captions · images · length · tokens.
+    All captions are compared with all images (ColBERT, Khattab and Zaharia, 2020; FILIP, Yao et
+    al., 2022), in float32, also under autocast. Memory grows with captions · images · length ·
+    tokens.
     """
     with torch.autocast(words.device.type, enabled=False):
         words, visual = F.normalize(words.float(), dim=-1), F.normalize(visual.float(), dim=-1)
@@ -89,7 +90,7 @@ def late_interaction(
 
 
 def word_positions(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Where a caption's own word pieces stand: not [CLS], [SEP] or padding."""
+    """The positions of a caption's own word pieces: not [CLS], [SEP] or padding."""
     columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = attention_mask.sum(dim=1, keepdim=True) - 1  # where [SEP] stands
+    last = attention_mask.sum(dim=1, keepdim=True) - 1  # the position of [SEP]
     return (columns > 0) & (columns < last)

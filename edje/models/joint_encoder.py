@@ -14,7 +14,7 @@ from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
 from edje.records import TextBatch
 
-# Architectures in which a token's place is its position id and nothing else.
+# Architectures in which only the position id says where a token is.
 _GO_BY_POSITION_IDS = frozenset({"bert", "roberta", "xlm-roberta", "electra"})
 
 
@@ -23,32 +23,31 @@ class JointEncoder(nn.Module):
 
     With `fusion_layer` 0 it reads `[CLS] caption [SEP] v_1 … v_m [SEP]` from the first layer on
     (EDJE, section 3). Segment ids are 0 for the text and 1 for the visual part with its final
-    [SEP]; position ids run on from each caption's own length, so that padding never changes a
-    result; where the position table keeps a row for padding (RoBERTa), they start after it. A
-    language model without segments gets a learned embedding for the visual type instead. One that
-    doesn't go by position ids alone (windows or distances counted along the sequence, as in
-    ModernBERT) is given each sequence without gaps, its padding moved to the end: the same
-    guarantee for one more gather.
+    [SEP]. Position ids continue from each caption's own length, so padding never changes a
+    result. If the position table keeps a row for padding (RoBERTa), they start after it. A
+    language model without segments gets a learned embedding for the visual type instead. Some
+    language models also count windows or distances along the sequence (ModernBERT). They get each
+    sequence without gaps, with its padding moved to the end: the same guarantee, for one more
+    gather.
 
     With `fusion_layer` k the text runs alone through the first k layers, once for all of its
     candidates, and the visual tokens join there (as document representations do in PreTTR,
-    MacAvaney et al., 2020): through a LayerNorm and a learned embedding of the visual type, with
-    no positions and no [SEP] of their own. What tells one visual token from another is what the
-    adapter put into it.
+    MacAvaney et al., 2020). They pass a LayerNorm and get a learned embedding of the visual type,
+    but no positions and no [SEP]. Only what the adapter put into them distinguishes them.
 
     Args:
         language_model: an encoder of transformers that takes `inputs_embeds`.
         separator_id: word-piece id of [SEP].
-        max_text_tokens: longest text part, [CLS] and [SEP] included; a text read alone may have
-            one more.
-        num_visual_tokens: m; where the position table is too short for
+        max_text_tokens: longest text part, including [CLS] and [SEP]; a text that is read without
+            an image may have one more.
+        num_visual_tokens: m; if the position table is too short for
             `max_text_tokens + m + 1`, it is extended by repeating its last row.
-        options: where the visual tokens join, whether what lies below stays as it came, and of
-            which layers `read_text` gives the word states too.
+        options: where the visual tokens join, whether the part below stays frozen, and for which
+            layers `read_text` also returns the word states.
 
     Raises:
-        EdjeError: `fusion_layer` leaves no layer for both, or the language model's layers can't
-            be run one by one.
+        EdjeError: no layer is left above `fusion_layer`, or the language model's layers can't be
+            run one by one.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class JointEncoder(nn.Module):
 
     @property
     def stack(self) -> nn.ModuleList | None:
-        """The language model's layers, where BERT's kin and ModernBERT keep them; or None."""
+        """The language model's layers, if kept as in BERT-like models or ModernBERT; else None."""
         inner = getattr(self.language_model, "encoder", self.language_model)
         layers = getattr(inner, "layer", getattr(inner, "layers", None))
         return layers if isinstance(layers, nn.ModuleList) else None
@@ -117,7 +116,7 @@ class JointEncoder(nn.Module):
         return self.fuse(self.read_text(input_ids, attention_mask), attention_mask, visual)
 
     def cut(self, text: TextBatch) -> TextBatch:
-        """The text as it stands before an image: at most `max_text_tokens`, the last one [SEP]."""
+        """The text cut to go before an image: at most `max_text_tokens`, the last one [SEP]."""
         limit = self.max_text_tokens
         if text.input_ids.shape[1] <= limit:
             return text
@@ -134,9 +133,9 @@ class JointEncoder(nn.Module):
     ) -> Float[Tensor, "texts length text_width"]:
         """The text where the visual tokens join it: word embeddings, or states of layer k.
 
-        Once per text, whatever the number of its candidates. The states of `evidence_layers` lie
-        behind them, side by side. `padded` says whether some text has padding; where it isn't
-        known the mask is looked at, for which a GPU is waited for.
+        Runs once per text, whatever its number of candidates. The states of `evidence_layers` are
+        concatenated after them. `padded` says whether some text has padding. If it is None, the
+        mask is checked, which waits for a GPU.
         """
         words = self.word_embeddings(input_ids)
         if not self.fusion_layer:
@@ -150,14 +149,14 @@ class JointEncoder(nn.Module):
     def beside(
         self, states: Sequence[Float[Tensor, "texts length width"]]
     ) -> Float[Tensor, "texts length text_width"]:
-        """What `read_text` gives of the text's states: embedded, then after each of its layers."""
+        """What `read_text` returns, from the text's states: embedded, then after each layer."""
         read = [states[-1], *(states[layer] for layer in self.options.evidence_layers)]
         return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
 
     def entering(
         self, visual: Float[Tensor, "images tokens width"]
     ) -> Float[Tensor, "images tokens width"]:
-        """Visual tokens in the space of `read_text`, before the embedding of their type."""
+        """Visual tokens in the space of `read_text`, before their type embedding is added."""
         return visual if self.entry_norm is None else self.entry_norm(visual)
 
     def fuse(
@@ -178,7 +177,7 @@ class JointEncoder(nn.Module):
         mask = torch.cat([attention_mask, visible], dim=1)
         attended = _unless_full(mask, padded)
         for hidden in self._layers(both, attended, slice(self.fusion_layer, None)):
-            last = hidden  # of all states only these are kept
+            last = hidden  # only the last states are kept
         return last
 
     def _fuse_embeddings(
@@ -224,7 +223,7 @@ class JointEncoder(nn.Module):
         attention_mask: Bool[Tensor, "batch length"],
         padded: bool | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """Hidden states of the caption alone, `[CLS] caption [SEP]`; `padded` as in `read_text`."""
+        """Hidden states of the caption only, `[CLS] caption [SEP]`; `padded` as in `read_text`."""
         batch, length = input_ids.shape
         positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
         segments = torch.zeros_like(input_ids)
@@ -232,7 +231,7 @@ class JointEncoder(nn.Module):
         return self._run(self.word_embeddings(input_ids), mask, positions, segments)
 
     def _layers(self, hidden: Tensor, mask: Tensor | None, part: slice) -> Iterator[Tensor]:
-        """States after each of some layers of a BERT-like encoder; `mask`: where to attend."""
+        """States after each layer of `part`, for a BERT-like encoder; `mask`: where to attend."""
         ready = create_bidirectional_mask(
             config=self.language_model.config,
             inputs_embeds=hidden,
@@ -246,7 +245,7 @@ class JointEncoder(nn.Module):
     def _run(
         self, embedded: Tensor, mask: Tensor | None, positions: Tensor, segments: Tensor
     ) -> Tensor:
-        """Call the language model with the arguments that its architecture knows."""
+        """Call the language model with the arguments that its architecture accepts."""
         known: dict[str, Tensor] = {}
         if self.takes_positions:
             known["position_ids"] = positions + self.first_position
@@ -260,21 +259,21 @@ class JointEncoder(nn.Module):
     def _for_attention(self, mask: Tensor) -> Tensor:
         """Where to attend, for layers that all attend to the whole sequence.
 
-        As transformers would make it, which first looks whether anything is padded: on a GPU it
-        would wait for the answer. Of other attentions than torch's it knows the form.
+        transformers would build the same mask, but first checks whether anything is padded, which
+        waits for a GPU. For attentions other than torch's, it builds the mask itself.
         """
         if self.language_model.config._attn_implementation != "sdpa":
             return mask.long()
-        return mask[:, None, None].expand(-1, -1, mask.shape[1], -1)  # to each place alike
+        return mask[:, None, None].expand(-1, -1, mask.shape[1], -1)  # the same for every position
 
 
 def _unless_full(mask: Tensor, padded: bool | None) -> Tensor | None:
-    """The mask, or None where nothing is padded: attention is faster without one."""
+    """The mask, or None if nothing is padded: attention is faster without one."""
     return mask if (not bool(mask.all()) if padded is None else padded) else None
 
 
 def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
-    """Check that a language model's layers can be parted at `fusion_layer`.
+    """Check that a language model's layers can be split at `fusion_layer`.
 
     Raises:
         EdjeError: they can't, or there are too few.
@@ -283,7 +282,7 @@ def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
     if not isinstance(stack, nn.ModuleList) or not hasattr(language_model, "embeddings"):
         raise EdjeError(
             f"joint.fusion_layer={fusion_layer}: the layers of {type(language_model).__name__} "
-            "can't be run one by one, as those of BERT, MiniLM and their kin can. Set "
+            "can't be run one by one, unlike those of BERT, MiniLM and similar models. Set "
             "joint.fusion_layer=0."
         )
     if not 0 < fusion_layer < len(stack):
@@ -294,7 +293,7 @@ def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
 
 
 def first_position(language_model: PreTrainedModel) -> int:
-    """Position id of [CLS]: RoBERTa and its kin count on from the row kept for padding."""
+    """Position id of [CLS]; RoBERTa-like models count from the row after padding's."""
     embeddings = getattr(language_model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
@@ -302,7 +301,7 @@ def first_position(language_model: PreTrainedModel) -> int:
 
 
 def extend_position_table(language_model: PreTrainedModel, length: int) -> None:
-    """Grow a learned table of absolute positions to `length` rows by repeating its last row."""
+    """Extend a learned table of absolute positions to `length` rows by repeating its last row."""
     embeddings = getattr(language_model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)
     if not isinstance(table, nn.Embedding) or table.num_embeddings >= length:

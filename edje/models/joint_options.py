@@ -1,4 +1,4 @@
-"""The options of a joint encoder, from the configuration to where each is read."""
+"""The options of a joint encoder, checked together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,21 +10,21 @@ from edje.ranges import NonNegativeInt
 
 @dataclass(frozen=True)
 class JointOptions:
-    """How a caption and an image's visual tokens meet; a checkpoint keeps each under its name.
+    """How a caption and an image's visual tokens are joined; checkpoints keep each option by name.
 
     Raises:
-        EdjeError: options that don't go together.
+        EdjeError: options conflict.
     """
 
     fusion_layer: NonNegativeInt = 0  # layers that the text runs through alone
-    frozen_text: bool = False  # whether these layers and the word embeddings stay as they came
-    evidence: bool = False  # whether words and tokens are aligned beside the joint layers
+    frozen_text: bool = False  # whether they and the word embeddings stay as pretrained
+    evidence: bool = False  # whether words and tokens are also aligned outside the joint layers
     evidence_layers: tuple[int, ...] = ()  # earlier layers whose word states are aligned too
     evidence_dropout: float = 0.0  # share of the words' channels dropped in training
 
     @classmethod
     def among(cls, given: Mapping[str, Any]) -> "JointOptions":
-        """Those of a checkpoint, whose lists become tuples; older ones lack some."""
+        """The options in a checkpoint, with lists as tuples; older checkpoints lack some."""
         known: dict[str, Any] = {
             field.name: tuple(value) if isinstance(value, list) else value
             for field in fields(cls)
@@ -43,11 +43,11 @@ class JointOptions:
         if layers != sorted({layer for layer in layers if 0 <= layer < self.fusion_layer}):
             raise EdjeError(
                 f"joint.evidence_layers={layers}: expected ascending layers below "
-                f"joint.fusion_layer={self.fusion_layer}, whose own states are read anyway."
+                f"joint.fusion_layer={self.fusion_layer}, whose own states are always used."
             )
         if layers and not self.evidence:
             raise EdjeError(
-                f"joint.evidence_layers={layers}: nothing reads them. Set joint.evidence=true, or "
+                f"joint.evidence_layers={layers}: nothing uses them. Set joint.evidence=true, or "
                 "joint.evidence_layers=[]."
             )
         if not 0 <= self.evidence_dropout < 1:
@@ -56,4 +56,4 @@ class JointOptions:
             )
 
 
-PLAIN = JointOptions()  # visual tokens from the first layer on, nothing beside
+PLAIN = JointOptions()  # visual tokens from the first layer on, nothing else

@@ -1,4 +1,4 @@
-"""Features standardised with fixed moments, and whole channels dropped in training."""
+"""Features standardised with fixed moments, with dropout of whole channels in training."""
 
 import torch
 from jaxtyping import Float
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 class Standardise(nn.Module):
     """`(x - mean) / scale` per channel, with dropout of whole channels of a sample.
 
-    The moments are buffers, 0 and 1 until `set_moments`. A dropped channel is at its mean at every
-    position of the sample: positions are averaged later on, so dropping them one by one would
-    hardly hide a channel (as in Dropout1d of torch).
+    The moments are buffers, 0 and 1 until `set_moments`. A dropped channel is set to its mean at
+    every position of the sample. Positions are averaged later, so dropping single positions would
+    hardly hide a channel (as in torch's Dropout1d).
 
     Raises:
-        ValueError: a dropout outside of 0 to below 1.
+        ValueError: the dropout is not from 0 to below 1.
     """
 
     mean: Tensor
@@ -28,7 +28,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def set_moments(self, features: Float[Tensor, "samples width"]) -> None:
-        """Take mean and deviation from the features; a constant channel keeps scale 1."""
+        """Compute mean and deviation from the features; a constant channel keeps scale 1."""
         deviation = features.std(dim=0, correction=0)
         self.mean.copy_(features.mean(dim=0))
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))

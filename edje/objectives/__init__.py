@@ -1,1 +1,1 @@
-"""The objectives: one small pure term per file, and the hard negatives they contrast with."""
+"""The objectives: one small pure term per file, and the mining of hard negatives."""

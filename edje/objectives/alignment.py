@@ -13,14 +13,14 @@ from edje.objectives.outputs import Objective, Part, StepOutputs
 class Alignment(Objective):
     """Contrastive loss over the late interaction of a batch's captions and images.
 
-    Every word, as it stands where the visual tokens join the text (`joint.fusion_layer`), looks
-    for its nearest visual token; captions and images are matched by the mean of these cosines,
-    within the batch of all ranks, in both directions. Aligning before fusing (ALBEF, Li et al.,
-    2021) by tokens (FILIP, Yao et al., 2022): what the joint layers then have to compare lies side
-    by side.
+    Every word's state, where the visual tokens join the text (`joint.fusion_layer`), is compared
+    with all visual tokens, and its nearest one counts. Captions and images are matched by the mean
+    of these cosines, within the batch of all ranks, in both directions. This is align before fuse
+    (ALBEF, Li et al., 2021) by tokens (FILIP, Yao et al., 2022): the joint layers then compare
+    words and tokens that are already aligned.
 
-    With `joint.fusion_layer=0` words stand alone, so that bags of words are aligned; from layer 1
-    on a word knows its neighbours, and the loss asks for bindings too.
+    With `joint.fusion_layer=0` words have no context, so only bags of words are aligned. From
+    layer 1 on a word has context, and the loss also asks for bindings.
 
     Args:
         temperature: divides the mean cosines before the softmax.
@@ -35,7 +35,7 @@ class Alignment(Objective):
         self.temperature = temperature
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
-        """Mean of the two directions' cross-entropies, in nats; matches by chance are no rivals."""
+        """Mean of the two directions' cross-entropies, in nats; other matches aren't rivals."""
         aligned = outputs.alignment
         assert aligned is not None
         t2i = self._logits(aligned.t2i, aligned.same, aligned.first)
@@ -48,7 +48,7 @@ class Alignment(Objective):
         return (F.cross_entropy(t2i, own) + F.cross_entropy(i2t, own)) / 2
 
     def _logits(self, cosines: Tensor, same: Tensor, first: int) -> Tensor:
-        """What a softmax reads of each row's own pair, in column `first` on, and its rivals."""
+        """Softmax logits of each row's own pair (in columns from `first` on) and its rivals."""
         row = torch.arange(len(cosines), device=cosines.device)
         excused = same.clone()
         excused[row, row + first] = False

@@ -1,4 +1,4 @@
-"""Distillation: the compressed student learns the uncompressed teacher's logits."""
+"""Distillation: the compressed student learns to match the uncompressed teacher's logits."""
 
 from typing import ClassVar, Literal
 
@@ -22,8 +22,8 @@ class Distillation(Objective):
 
     `binary` is the published form: binary cross-entropy against σ(teacher), the mean of the means
     over positives, negative images and negative captions. `listwise` is the divergence
-    KL(teacher ‖ student) over [positive, negatives] of each direction, which is blind to the level
-    of the teacher's logits (softmax matching leaves that level free).
+    KL(teacher ‖ student) over [positive, negatives] of each direction, which ignores the level
+    of the teacher's logits (softmax matching doesn't determine that level).
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"pairs", "teacher"})
@@ -53,7 +53,7 @@ def _bce(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _kl(student: Tensor, teacher: Tensor, presence: Presence | None) -> Tensor:
-    """Of each sample's list, averaged over the samples."""
+    """KL divergence of each sample's list, averaged over the samples."""
     divergence = F.kl_div(
         without_absent(student, presence).log_softmax(-1),
         without_absent(teacher.float(), presence).log_softmax(-1),

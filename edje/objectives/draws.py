@@ -1,7 +1,7 @@
-"""Random numbers that are a function of their keys, so that no generator's state is kept.
+"""Random numbers that are a function of their keys, so that no generator state must be kept.
 
-A draw depends on (seed, step, sample id, position) and on nothing else: not on the batch's
-neighbours, the number of ranks or workers, or where a run was interrupted.
+A draw depends only on (seed, step, sample id, position), not on the batch's neighbours, the number
+of ranks or workers, or where a run was interrupted.
 """
 
 import torch
@@ -30,7 +30,7 @@ def uniform(*keys: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
     state: Tensor = torch.zeros((), dtype=torch.long)
     for key in keys:
         key = torch.as_tensor(key, dtype=torch.long)
-        # A number on the CPU joins tensors on any device; copying it there would wait for them.
+        # A CPU scalar combines with tensors on any device; copying it there would block.
         state = _mix(state + _GOLDEN + _mix(key))
     return _shift(state, 11).double() / (1 << 53)
 

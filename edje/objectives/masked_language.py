@@ -1,4 +1,4 @@
-"""Masked language: read the masked words off the image."""
+"""Masked language: predict the masked words from the image and the other words."""
 
 from typing import ClassVar
 
@@ -10,10 +10,10 @@ from edje.objectives.outputs import Objective, Part, StepOutputs
 
 
 class MaskedLanguage(Objective):
-    """Cross-entropy of the masked word pieces, with the matching image's tokens in sight.
+    """Cross-entropy of the masked word pieces, given the matching image's visual tokens.
 
-    `probability` is each caption token's chance to become [MASK] (0.5 in EDJE); special and
-    visual tokens never are.
+    `probability` is each caption token's chance to become [MASK] (0.5 in EDJE). Special and
+    visual tokens are never masked.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"masked"})
@@ -25,13 +25,13 @@ class MaskedLanguage(Objective):
         self.probability = probability
 
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
-        """Mean over the masked positions, in nats; zero where nothing was masked.
+        """Mean over the masked positions, in nats; zero if nothing was masked.
 
-        On several ranks a position weighs the same wherever it lies.
+        Every position has the same weight, on whichever rank it is.
         """
         masked = outputs.masked
         assert masked is not None
         total = F.cross_entropy(masked.logits.float(), masked.labels, reduction="sum")
         if masked.count is None:
             return total / max(len(masked.labels), 1)
-        return total / masked.count.clamp(min=1e-3)  # zero where all ranks have none
+        return total / masked.count.clamp(min=1e-3)  # zero if no rank has any

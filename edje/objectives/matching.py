@@ -23,7 +23,7 @@ class Matching(Objective):
 
     `softmax` is the cross-entropy of the positive over [positive, negatives] (the released form);
     `binary` classifies each pair alone (the paper's wording), positives and negatives balanced.
-    A sample whose batch holds no negative for it doesn't count.
+    A sample without any negative in its batch doesn't count.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"pairs"})

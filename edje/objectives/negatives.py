@@ -14,9 +14,9 @@ from edje.objectives.draws import uniform
 class Negatives:
     """Rows of the batch that serve each sample as wrong images and wrong captions.
 
-    A batch may hold fewer than were asked for: `images_found` and `captions_found` say which
-    places are filled (None: all). At the others stands the hardest once more, or where there is
-    none at all the sample's own row.
+    A batch may hold fewer than requested: `images_found` and `captions_found` say which
+    places are filled (None: all). The other places repeat the hardest negative, or the sample's
+    own row if it has none at all.
     """
 
     images: Int[Tensor, "batch n"]
@@ -25,14 +25,14 @@ class Negatives:
     captions_found: Bool[Tensor, "batch n"] | None = None
 
     def of_rows(self, rows: slice) -> "Negatives":
-        """Those of some samples only."""
+        """The negatives of some samples only."""
         found = (self.images_found, self.captions_found)
         kept = (None if places is None else places[rows] for places in found)
         return Negatives(self.images[rows], self.captions[rows], *kept)
 
     @property
     def missing(self) -> Int[Tensor, "2"]:
-        """How many wrong images, and wrong captions, of those asked for the batch doesn't hold."""
+        """How many of the requested wrong images, and wrong captions, the batch lacks."""
         none = torch.zeros((), dtype=torch.long, device=self.images.device)
         found = (self.images_found, self.captions_found)
         return torch.stack([none if places is None else (~places).sum() for places in found])
@@ -42,7 +42,7 @@ def similarities(
     text_embeddings: Float[Tensor, "captions embedding"],
     image_embeddings: Float[Tensor, "images embedding"],
 ) -> Float[Tensor, "captions images"]:
-    """The first stage's cosines in float32, under autocast too."""
+    """The first stage's cosines in float32, also under autocast."""
     with torch.autocast(text_embeddings.device.type, enabled=False):
         return text_embeddings.float() @ image_embeddings.float().T
 
@@ -50,11 +50,11 @@ def similarities(
 def matching_pairs(
     image_ids: Int[Tensor, "pairs"], caption_keys: Int[Tensor, "pairs"]
 ) -> Bool[Tensor, "captions images"]:
-    """Which caption is true of which pair's image: these are no rivals of each other.
+    """Which caption matches which pair's image: such pairs are never negatives of each other.
 
-    It is where any pair of the batch says so: the pair of either, or another one of the same image
-    with an equal caption. Counted by a product, so that no size depends on the ids, for which a
-    GPU would be waited for.
+    A caption matches an image if any pair of the batch says so: one of these two pairs, or a third
+    one with the same image and an equal caption. Computed as a matrix product, so that no size
+    depends on the ids, which would wait for a GPU.
     """
     equal_captions = caption_keys[:, None] == caption_keys
     same_image = image_ids[:, None] == image_ids
@@ -65,15 +65,15 @@ def matching_pairs(
 class HardNegatives:
     """Mines `count` negatives per sample and direction inside the batch.
 
-    They are drawn from the `pool` most similar wrong ones (`pool = count`: simply the hardest),
-    as a function of (seed, step, sample id) alone. A caption that is true of an image in the
-    batch is never its negative, and a sample's negatives are different images and captions of
-    different text; a sample that has fewer of them than `count` makes do with these. Similarities
-    are compared in float32: after a softmax in half precision the hardest negative is often lost
+    They are drawn from the `pool` most similar wrong ones (`pool = count`: simply the hardest).
+    The draw depends only on (seed, step, sample id). A caption that is true of an image in the
+    batch is never its negative, and a sample's negatives are distinct images and captions with
+    distinct texts. A sample with fewer than `count` possible negatives uses those. Similarities
+    are compared in float32: after a softmax in half precision, the hardest negative is often lost
     to ties.
 
-    A curriculum from easy to hard: over the first `easy_steps` optimiser steps the pool shrinks
-    evenly from `pool` to `count`. With 0 it stays as it is.
+    For a curriculum from easy to hard, set `easy_steps`: over the first `easy_steps` optimiser
+    steps the pool shrinks evenly from `pool` to `count`. With 0 it stays constant.
     """
 
     def __init__(self, *, count: int = 3, pool: int = 3, easy_steps: int = 0):
@@ -84,7 +84,7 @@ class HardNegatives:
         self.easy_steps = easy_steps
 
     def pool_at(self, step: int) -> int:
-        """How many of the hardest the negatives of a step are drawn from."""
+        """The number of hardest candidates from which a step's negatives are drawn."""
         if not self.easy_steps:
             return self.pool
         left = max(1 - step / self.easy_steps, 0.0)
@@ -129,12 +129,12 @@ class HardNegatives:
             chance = chance.masked_fill(~found, -1.0)
             chosen = chance.topk(self.count, dim=1).indices.sort(dim=1).values  # hardest first
             ranked, found = ranked.gather(1, chosen), found.gather(1, chosen)
-        lacking = max(self.count - pool, 0)  # a batch of fewer pairs than that
+        lacking = max(self.count - pool, 0)  # the batch has fewer pairs
         ranked, found = F.pad(ranked, (0, lacking)), F.pad(found, (0, lacking))
         own = torch.arange(len(ranked), device=ranked.device)[:, None]
         return ranked.where(found, ranked[:, :1].where(found[:, :1], own)), found
 
 
 def _repeated(keys: Int[Tensor, "pairs"]) -> Bool[Tensor, "pairs"]:
-    """Which keys have stood before."""
+    """Which keys have occurred before."""
     return (keys[:, None] == keys).tril(diagonal=-1).any(dim=1)

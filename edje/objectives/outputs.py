@@ -1,4 +1,4 @@
-"""What one training step computes, and what every objective shares."""
+"""The outputs of one training step, and the base class of objectives."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ Part = Literal["pairs", "masked", "text_only", "alignment", "teacher"]
 
 @dataclass(frozen=True)
 class Presence:
-    """Which candidates a direction's samples have, where a batch holds fewer than asked for.
+    """Which candidates a direction's samples have, if a batch holds fewer than requested.
 
-    The positive, column 0, is always there. The counts are means over ranks, so that the mean of
+    The positive, column 0, is always present. The counts are means over ranks, so that the mean of
     the ranks' means is the mean over all.
     """
 
@@ -25,7 +25,7 @@ class Presence:
 
     @property
     def has_negative(self) -> Bool[Tensor, "batch"]:
-        """Samples with something to tell the positive from."""
+        """Samples with at least one negative."""
         return self.candidates[:, 1:].any(dim=1)
 
 
@@ -35,22 +35,22 @@ class PairLogits:
 
     t2i: Float[Tensor, "batch candidates"]  # caption against images
     i2t: Float[Tensor, "batch candidates"]  # image against captions
-    t2i_presence: Presence | None = None  # None: every candidate is there
+    t2i_presence: Presence | None = None  # None: every candidate is present
     i2t_presence: Presence | None = None
 
 
 @dataclass(frozen=True)
 class MaskedWords:
-    """What is said of every masked word piece, and what it was."""
+    """The prediction for every masked word piece, and its true value."""
 
     logits: Float[Tensor, "masked vocabulary"]
     labels: Int[Tensor, "masked"]
-    count: Float[Tensor, ""] | None = None  # mean over ranks; None: these labels' own
+    count: Float[Tensor, ""] | None = None  # mean over ranks; None: the number of these labels
 
 
 @dataclass(frozen=True)
 class RecoveredText:
-    """The joint encoder's texts in the dual encoder's space, and the dual encoder's own."""
+    """The joint encoder's texts in the dual encoder's space, and the dual encoder's texts."""
 
     embeddings: Float[Tensor, "batch embedding"]
     targets: Float[Tensor, "batch embedding"]
@@ -58,25 +58,25 @@ class RecoveredText:
 
 @dataclass(frozen=True)
 class AlignedPairs:
-    """How well words and visual tokens agree, -1 to 1, of every caption with every image.
+    """How well words and visual tokens agree, -1 to 1, for every caption with every image.
 
     A rank holds its own captions with the images of all ranks, and its own images with all
-    captions; alone it holds one matrix, whose transpose is the other.
+    captions. A single rank holds one matrix, whose transpose is the other.
     """
 
     t2i: Float[Tensor, "captions images"]  # own captions
-    same: Bool[Tensor, "captions images"]  # matching pairs, those by chance included
+    same: Bool[Tensor, "captions images"]  # matching pairs, also those across samples
     i2t: Float[Tensor, "images captions"] | None = None  # own images; None: t2i transposed
     same_i2t: Bool[Tensor, "images captions"] | None = None
-    first: int = 0  # where this rank's pairs begin among those of all ranks
+    first: int = 0  # index of this rank's first pair among all ranks' pairs
 
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """One step's parts, by their names; a part that no objective asked for is None.
+    """One step's parts, by name; a part that no objective needs is None.
 
-    On several ranks each holds the rows of its own pairs, and the mean of their losses is the
-    loss of all.
+    On several ranks each holds the rows of its own pairs, and the mean of the ranks' losses is the
+    total loss.
     """
 
     pairs: PairLogits | None = None
@@ -87,7 +87,7 @@ class StepOutputs:
 
 
 def mean_of_rows(values: Float[Tensor, "batch"], presence: Presence | None) -> Float[Tensor, ""]:
-    """The mean over the samples that have a negative; zero where none has."""
+    """The mean over the samples that have a negative; zero if none has."""
     if presence is None:
         return values.mean()
     return (values * presence.has_negative).sum() / presence.rows.clamp(min=1e-3)
@@ -96,7 +96,7 @@ def mean_of_rows(values: Float[Tensor, "batch"], presence: Presence | None) -> F
 def mean_of_negatives(
     values: Float[Tensor, "batch negatives"], presence: Presence | None
 ) -> Float[Tensor, ""]:
-    """The mean over the negatives that are there; zero where none is."""
+    """The mean over the negatives that are present; zero if there are none."""
     if presence is None:
         return values.mean()
     return (values * presence.candidates[:, 1:]).sum() / presence.negatives.clamp(min=1e-3)
@@ -105,7 +105,7 @@ def mean_of_negatives(
 def without_absent(
     logits: Float[Tensor, "batch candidates"], presence: Presence | None
 ) -> Float[Tensor, "batch candidates"]:
-    """Logits of which a softmax gives nothing to what isn't there; finite, so is what is added."""
+    """Logits with absent candidates at a very low, finite value, so that softmax gives them 0."""
     if presence is None:
         return logits
     return logits.masked_fill(~presence.candidates, torch.finfo(logits.dtype).min / 4)
@@ -114,8 +114,8 @@ def without_absent(
 class Objective:
     """A term of the training loss: outputs of a step in, a scalar out.
 
-    `needs` names the parts of the step that the term reads, so that nothing is computed for a
-    term that is off. `weight` is applied outside, once.
+    `needs` names the parts of the step that the term reads, so that nothing is computed for
+    disabled terms. `weight` is applied elsewhere, once.
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset()

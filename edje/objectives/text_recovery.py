@@ -1,4 +1,4 @@
-"""Text recovery: the joint encoder's text keeps what the dual encoder knew of it."""
+"""Text recovery: the joint encoder's text state keeps the dual encoder's embedding."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from edje.objectives.outputs import Objective, Part, StepOutputs
 
 
 class TextRecovery(Objective):
-    """1 − cos(projected [CLS] state of the text alone, the dual encoder's text embedding)."""
+    """1 − cos(projected [CLS] state of the text only, the dual encoder's text embedding)."""
 
     needs: ClassVar[frozenset[Part]] = frozenset({"text_only"})
 

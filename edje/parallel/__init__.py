@@ -1,1 +1,1 @@
-"""Several processes at one work: launching them, what they exchange, how they find each other."""
+"""Several processes with one job: launching them, their communication, how they find each other."""

@@ -1,7 +1,7 @@
-"""Which run folder is that of all: rank 0 of a launcher's processes tells, the others hear it.
+"""Agreeing on one run folder: rank 0 of a launcher's processes announces it to the others.
 
-Through the store that torchrun keeps for its processes, or under srun one that rank 0 opens beside
-the port at which the training will meet.
+They use the store that torchrun keeps for its processes. Under srun, rank 0 opens a store on the
+port after the one that the training uses.
 """
 
 import json
@@ -19,12 +19,12 @@ from edje.errors import EdjeError
 from edje.parallel.cluster import slurm_processes
 from edje.parallel.environment import Launched
 
-PATIENCE = timedelta(minutes=10)  # in which rank 0 composes and checks a configuration
+PATIENCE = timedelta(minutes=10)  # for rank 0 to compose and check a configuration
 SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show a new file
 FOLDER = "run_folder"
-LOOK_AGAIN = 0.5  # seconds between two looks whether all have come
-_named: list[Path] = []  # the run folder, by rank 0, once the others have it
-_open: dict[int, Store] = {}  # by rank; rank 0's is read by the others as long as it lives
+LOOK_AGAIN = 0.5  # seconds between checks whether all ranks are there
+_named: list[Path] = []  # the run folder that rank 0 announced, once the others have it
+_open: dict[int, Store] = {}  # by rank; the others read rank 0's while it lives
 
 
 def tell(
@@ -34,13 +34,13 @@ def tell(
     *,
     has_failed: bool = False,
 ) -> None:
-    """Name the run folder to the other ranks; None: there is none, they are to end.
+    """Announce the run folder to the other ranks; None: there is none, and they exit.
 
-    Where rank 0 `has_failed` they end as it does: a launcher waits for those that end well. A file
-    in the cache folder lets them see whether theirs is the same.
+    If rank 0 `has_failed`, they exit with an error too, because a launcher waits for processes
+    that exit normally. A file in the cache folder lets them check that they see the same folder.
 
     Raises:
-        EdjeError: the cache folder can't be written, or another rank doesn't come.
+        EdjeError: the cache folder can't be written, or another rank doesn't arrive.
     """
     store = common_store(process)
     mark = None
@@ -59,31 +59,31 @@ def tell(
         store.wait([f"seen {rank}" for rank in range(1, process.world_size)], PATIENCE)
     except Exception as error:
         raise EdjeError(
-            f"not every one of the {process.world_size} processes that {process.launcher} has "
-            "started came to this run; what the others say is above."
+            f"not all of the {process.world_size} processes that {process.launcher} started joined "
+            "this run; the messages of the others are above."
         ) from error
     finally:
         mark.unlink(missing_ok=True)
-    assert folder is not None  # there is one where there is a cache
+    assert folder is not None  # with a cache folder there is a run folder
     _named[:] = [folder.absolute()]
 
 
 def hear(process: Launched) -> Path | None:
-    """The run folder that rank 0 names; None where it ends without one.
+    """The run folder that rank 0 announces; None if rank 0 ends without one.
 
     Raises:
-        SystemExit: rank 0 has failed, and says why itself.
-        EdjeError: rank 0 isn't heard, or this node doesn't see its run folder or cache.
+        SystemExit: rank 0 has failed and reports why itself.
+        EdjeError: rank 0 doesn't answer, or this node doesn't see its run folder or cache.
     """
     try:
         store = common_store(process)
         places = json.loads(store.get(FOLDER))
     except EdjeError:
         raise
-    except Exception as error:  # whatever a lost connection raises
+    except Exception as error:  # a lost connection may raise anything
         raise EdjeError(
-            f"rank {process.rank} on {socket.gethostname()}: rank 0 named no run folder within "
-            f"{PATIENCE.seconds // 60} minutes ({error}). It may have failed; its message says so."
+            f"rank {process.rank} on {socket.gethostname()}: rank 0 announced no run folder within "
+            f"{PATIENCE.seconds // 60} minutes ({error}). It may have failed: see its message."
         ) from error
     if places["has_failed"]:
         sys.exit(1)
@@ -94,17 +94,17 @@ def hear(process: Launched) -> Path | None:
         if not is_seen(path):
             raise EdjeError(
                 f"rank {process.rank} on {socket.gethostname()} doesn't see {path.parent}, which "
-                f"rank 0 works in. All nodes need it: give {key}=<a folder on a shared disk>."
+                f"rank 0 uses. All nodes need it: give {key}=<a folder on a shared disk>."
             )
     store.set(f"seen {process.rank}", "")
     return config.parent
 
 
 def meet(process: Launched, place: str) -> None:
-    """Wait until all ranks have come to a place of the run, however long one takes to prepare.
+    """Wait until all ranks have reached a point of the run, however long one takes to prepare.
 
     Raises:
-        RuntimeError: rank 0 is gone; where another one is, its launcher ends those that wait.
+        RuntimeError: rank 0 is gone; if another rank is, its launcher ends the waiting ones.
     """
     store = common_store(process)
     store.set(f"{place} {process.rank}", "")
@@ -114,7 +114,7 @@ def meet(process: Launched, place: str) -> None:
 
 
 def is_seen(path: Path) -> bool:
-    """Whether a file shows up within the time that shared file systems take."""
+    """Whether a file becomes visible within the time that shared file systems need."""
     latest = time.monotonic() + SEEN_WITHIN
     while not path.exists() and time.monotonic() < latest:
         time.sleep(0.1)
@@ -122,12 +122,12 @@ def is_seen(path: Path) -> bool:
 
 
 def named_folder() -> Path | None:
-    """The run folder that this process, as rank 0, has named; None where it has named none."""
+    """The run folder that this process, as rank 0, has announced; None if none."""
     return _named[0] if _named else None
 
 
 def common_store(process: Launched) -> Store:
-    """The store of all ranks, opened once."""
+    """The store shared by all ranks, opened once."""
     if process.rank not in _open:
         _open[process.rank] = _store(process)
     return _open[process.rank]

@@ -1,4 +1,4 @@
-"""How Lightning finds the processes of a run: what a launcher says, or rank 0, who starts them."""
+"""How Lightning finds the processes of a run: from a launcher, or from rank 0 that starts them."""
 
 import os
 
@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import (
 from edje.errors import EdjeError
 from edje.parallel.environment import RUN_FOLDER, launched
 
-FIRST_PORT, PORTS = 15_000, 15_000  # below those that Linux gives away itself
+FIRST_PORT, PORTS = 15_000, 15_000  # below the range that Linux assigns itself
 
 
 def cluster() -> ClusterEnvironment:
@@ -26,11 +26,11 @@ def cluster() -> ClusterEnvironment:
 
 
 class OneMachine(LightningEnvironment):
-    """Processes that rank 0 starts itself; whether a scheduler started that one is no matter."""
+    """Processes that rank 0 starts itself, whether or not a scheduler started rank 0."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_started = RUN_FOLDER in os.environ  # which rank 0 sets later, for the others
+        self._is_started = RUN_FOLDER in os.environ  # rank 0 sets it later, for the others
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -39,10 +39,10 @@ class OneMachine(LightningEnvironment):
 
 
 def slurm_processes() -> SLURMEnvironment:
-    """Those of srun, without Lightning's way with signals, which would save in mid-step.
+    """The processes of srun, without Lightning's signal handling, which would save in mid-step.
 
     Raises:
-        EdjeError: Lightning can't follow how srun was called.
+        EdjeError: Lightning can't interpret how srun was called.
     """
     os.environ.setdefault("MASTER_PORT", str(meeting_port()))
     try:
@@ -52,9 +52,9 @@ def slurm_processes() -> SLURMEnvironment:
 
 
 def meeting_port() -> int:
-    """Where the processes of this step of Slurm's meet; the next port is theirs too.
+    """The port where the processes of this Slurm step meet; the next port is theirs too.
 
-    Jobs and steps that share a node have others.
+    Jobs and steps that share a node get other ports.
     """
     job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
     return FIRST_PORT + (20 * job + 2 * step) % PORTS

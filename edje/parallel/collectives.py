@@ -1,6 +1,6 @@
-"""What ranks exchange: rows of all of them, means over them.
+"""Communication between ranks: gathering rows, averaging over ranks.
 
-On one rank every function gives back what it was given: no copy, no communication.
+On one rank every function returns its input: no copy, no communication.
 """
 
 from typing import Any
@@ -16,16 +16,16 @@ def num_ranks() -> int:
 
 
 def rank() -> int:
-    """This process's place among them."""
+    """This process's index among them."""
     return distributed.get_rank() if _together() else 0
 
 
 def joined(own: Shaped[Tensor, "own *rest"]) -> Shaped[Tensor, "all *rest"]:
     """The rows of all ranks in rank order, each rank's of the same shape.
 
-    Differentiable: a rank's rows receive the gradients of the losses of all ranks, summed. With
-    the mean over ranks that is taken of every parameter's gradient, training minimises the mean
-    of the ranks' losses.
+    Differentiable: a rank's rows receive the gradients of the losses of all ranks, summed. Each
+    parameter's gradient is then averaged over ranks, so training minimises the mean of the ranks'
+    losses.
     """
     if num_ranks() == 1:
         return own
@@ -45,7 +45,7 @@ def mean_over_ranks(value: float | Tensor, device: torch.device) -> Float[Tensor
     """The mean of a number over all ranks."""
     if isinstance(value, Tensor):
         mean = value.to(torch.float32, copy=True)
-    else:  # filled in on the device: a copy to it would wait
+    else:  # filled in on the device, because a copy would block
         mean = torch.full((), float(value), device=device)
     if num_ranks() > 1:
         distributed.all_reduce(mean)
@@ -53,7 +53,7 @@ def mean_over_ranks(value: float | Tensor, device: torch.device) -> Float[Tensor
 
 
 def largest_of_ranks(value: int, device: torch.device) -> int:
-    """The largest of a number of each rank."""
+    """The maximum over ranks of each rank's number."""
     largest = torch.full((), value, dtype=torch.long, device=device)
     if num_ranks() > 1:
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
@@ -65,7 +65,7 @@ def _together() -> bool:
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates the ranks' rows; the gradient of each rank's own is summed over all losses."""
+    """Concatenates the ranks' rows; the gradient of each rank's rows is summed over all losses."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

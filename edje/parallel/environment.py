@@ -1,4 +1,4 @@
-"""How a process knows those that it works with: by what a launcher says in the environment."""
+"""How a process knows its peers: from the environment variables of a launcher."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RUN_FOLDER = "EDJE_RUN_FOLDER"  # set for other ranks by the process that a user
 class Launched:
     """One of several processes that a launcher has started with the same command.
 
-    `rank` counts on all nodes, `local_rank` on this one.
+    `rank` counts over all nodes, `local_rank` on this node.
     """
 
     launcher: Literal["torchrun", "srun"]
@@ -25,7 +25,7 @@ class Launched:
 
 
 def launched() -> Launched | None:
-    """What the launcher says; None where a user started one process, or rank 0 of a run did."""
+    """The launcher's facts; None if a user, or rank 0 of a run, started this process."""
     given = os.environ
     if RUN_FOLDER in given:
         return None
@@ -48,27 +48,27 @@ def joined_run() -> Path | None:
     """The run folder of the run whose rank 0 started this process; None for any other process.
 
     Raises:
-        EdjeError: a launcher that isn't known started several processes, each of which would make
-            a run of its own.
+        EdjeError: an unknown launcher started several processes, each of which would make its own
+            run.
     """
     if RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     if launched() is None and (os.environ.get("WORLD_SIZE", "1") != "1" or own_rank() != 0):
         raise EdjeError(
-            "This process is one of several that a launcher has started, and it is neither "
-            "torchrun nor srun. Start one alone, with trainer.devices=2 or so: it starts the "
-            "others itself."
+            "This process is one of several that a launcher started, and the launcher is neither "
+            "torchrun nor srun. Start a single process, for example with trainer.devices=2: it "
+            "starts the others itself."
         )
     return None
 
 
 def own_rank() -> int:
-    """This process's place among those of its run, on all nodes."""
+    """This process's index among those of its run, over all nodes."""
     process = launched()
     return int(os.environ.get("LOCAL_RANK", "0")) if process is None else process.rank
 
 
 def local_rank() -> int:
-    """This process's place among those of its run on this node: which of its devices it has."""
+    """This process's index among those of its run on this node, which is also its device's."""
     process = launched()
     return int(os.environ.get("LOCAL_RANK", "0")) if process is None else process.local_rank

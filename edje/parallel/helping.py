@@ -1,6 +1,6 @@
-"""Work after the training, shared out among a launcher's processes: rank 0 asks, the others help.
+"""Work after the training, shared among a launcher's processes: rank 0 requests it, all help.
 
-The work lies in a file, on the disk that all see; who has done how much stands in their store.
+The work is in a file on a disk that all ranks see; their store counts how much each has done.
 """
 
 import pickle
@@ -20,11 +20,11 @@ from edje.errors import EdjeError
 from edje.parallel.agreement import common_store, is_seen
 from edje.parallel.environment import Launched
 
-LOOK_AGAIN = 0.2  # seconds between two looks at the store
-GOODBYE = timedelta(seconds=20)  # in which the others hear that there is nothing more
+LOOK_AGAIN = 0.2  # seconds between checks of the store
+GOODBYE = timedelta(seconds=20)  # for the others to read that there is no more work
 END = "end"
 WORK = "work.pickle"
-_numbers = count()  # of what rank 0 has asked for
+_numbers = count()  # of rank 0's requests
 
 
 def in_all_ranks(
@@ -36,8 +36,8 @@ def in_all_ranks(
 ) -> None:
     """Run `part(rank, world_size, progress, *arguments)` in every rank; called by rank 0.
 
-    The others must be in `help_rank_0`. `folder` is on a disk that all see; `progress` is told how
-    much all have done since its last call.
+    The others must be in `help_rank_0`. `folder` is on a disk that all ranks see. `progress` gets
+    the amount of work that all have done since its last call.
 
     Raises:
         EdjeError: another rank failed.
@@ -67,11 +67,11 @@ def in_all_ranks(
 
 
 def help_rank_0(process: Launched) -> None:
-    """Do one's part of whatever rank 0 asks for, until it says that there is nothing more.
+    """Do this rank's part of whatever rank 0 requests, until there is no more work.
 
     Raises:
         SystemExit: rank 0 is gone.
-        Exception: as a part does; rank 0 is told.
+        Exception: whatever the part raises; rank 0 gets its message.
     """
     try:
         store = common_store(process)
@@ -83,7 +83,7 @@ def help_rank_0(process: Launched) -> None:
                 store.set(f"left {process.rank}", "")
                 return
             _help_once(process, number, Path(asked))
-    except DistError:  # the store's keeper is no more
+    except DistError:  # the process with the store is gone
         sys.exit(1)
 
 
@@ -95,8 +95,8 @@ def _help_once(process: Launched, number: int, file: Path) -> None:
 
     try:
         if not is_seen(file):
-            raise EdjeError(f"{file} isn't seen there")
-        part, arguments = pickle.loads(file.read_bytes())  # rank 0 of this very run wrote it
+            raise EdjeError(f"{file} isn't visible there")
+        part, arguments = pickle.loads(file.read_bytes())  # rank 0 of this run wrote it
         part(process.rank, process.world_size, progress, *arguments)
     except Exception as error:
         said = f"rank {process.rank} on {socket.gethostname()} failed: {error}"
@@ -106,11 +106,11 @@ def _help_once(process: Launched, number: int, file: Path) -> None:
 
 
 def dismiss(process: Launched, *, wait: bool) -> None:
-    """Let the others end: rank 0, who calls this, has nothing more for them.
+    """Let the other ranks exit: rank 0, which calls this, has no more work for them.
 
-    It may keep their store: with `wait` it stays until they have heard.
+    If rank 0 has their store, `wait` keeps it open until they have read this.
     """
-    with suppress(RuntimeError):  # of a store whose other users are gone, or are long at an end
+    with suppress(RuntimeError):  # from a store whose other users are gone or done
         store = common_store(process)
         store.set(f"work {next(_numbers)}", END)
         if wait:

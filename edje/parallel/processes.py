@@ -1,4 +1,4 @@
-"""A process for each device, of one piece of work: started, watched and ended together."""
+"""One process per device for one job: started, watched and ended together."""
 
 import signal
 import sys
@@ -23,13 +23,13 @@ def in_processes(
     doing: str,
     advice: str,
 ) -> None:
-    """Run `part(index, *arguments)` for every index below `count`, each in a process of its own.
+    """Run `part(index, *arguments)` for every index below `count`, each in its own process.
 
-    The cores are shared out among them. `show` is called every now and then while they work.
-    `doing` and `advice` are for the message of a process that was ended from outside.
+    The processes share the cores. `show` is called regularly while they work. `doing` and `advice`
+    are for the error message if a process is killed.
 
     Raises:
-        EdjeError: a process raised one, or was ended from outside.
+        EdjeError: a process raised one, or was killed.
     """
     problems: Any = get_context("spawn").SimpleQueue()
     processes = start_processes(
@@ -43,8 +43,7 @@ def in_processes(
         if not problems.empty():
             raise EdjeError(problems.get()) from error
         raise EdjeError(
-            f"a process that {doing} was ended from outside ({error}), perhaps for lack of memory. "
-            f"{advice}"
+            f"a process that {doing} was killed ({error}), perhaps because memory ran out. {advice}"
         ) from error
     finally:
         for process in processes.processes:
@@ -56,8 +55,8 @@ def in_processes(
 def _told(
     index: int, part: Callable[..., object], arguments: tuple[Any, ...], count: int, problems: Any
 ) -> None:
-    """What each of the processes does."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Slurm, whom the first process answers
+    """The body of each process."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # from Slurm; the first process handles it
     quiet_libraries()
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     try:
@@ -65,6 +64,6 @@ def _told(
     except EdjeError as error:
         problems.put(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:  # pressed for all processes, or sent as the first one was killed
+    except KeyboardInterrupt:  # from Ctrl-C, or because the first process was killed
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(128 + signal.SIGINT)

@@ -1,7 +1,7 @@
-"""A job of Slurm's: which one this is, and that its time is over.
+"""The Slurm job: its number, and the signal that its time is over.
 
-Before a time limit Slurm sends the signal that the job asked for (`#SBATCH --signal=USR1@120`) to
-all processes of a step. Rank 0 then asks for the job to be queued again, under the same number.
+Before a time limit, Slurm sends the signal that the job requested (`#SBATCH --signal=USR1@120`) to
+all processes of a step. Rank 0 then requests that the job be queued again, under the same number.
 """
 
 import os
@@ -13,14 +13,14 @@ TIME_IS_OVER = signal.SIGUSR1
 
 
 def job() -> str | None:
-    """The number of this process's job, which one that is queued again keeps; None outside."""
+    """This process's job number, which a requeued job keeps; None outside a job."""
     return os.environ.get("SLURM_JOB_ID")
 
 
 def step() -> str | None:
-    """Which `srun` of which job started this process, as `<job>.<step>`; None if none did.
+    """The `srun` and job that started this process, as `<job>.<step>`; None if none did.
 
-    In a shell that srun has opened one command follows another: there it is None too.
+    In a shell that srun opened, it is None too, because several commands may run there.
     """
     number = os.environ.get("SLURM_STEP_ID")
     if job() is None or number is None or "SLURM_PTY_PORT" in os.environ:
@@ -29,15 +29,15 @@ def step() -> str | None:
 
 
 class TimeLimit:
-    """Lets the signal before a job's time limit end what rank 0 does, as Ctrl-C would."""
+    """Makes the signal before a job's time limit end rank 0's work, as Ctrl-C would."""
 
     is_over = False
 
     @classmethod
     def heed(cls, rank: int) -> None:
-        """From now on, in a job; a training takes the signal over while it lasts.
+        """Start to handle the signal, if in a job; a training replaces this while it runs.
 
-        Other ranks wait for rank 0.
+        Other ranks ignore the signal and wait for rank 0.
         """
         if job() is not None:
             signal.signal(TIME_IS_OVER, cls._interrupt if rank == 0 else signal.SIG_IGN)
@@ -50,7 +50,7 @@ class TimeLimit:
 
 
 def requeue() -> str | None:
-    """Ask for this job to be queued again, and say what came of it; None outside a job."""
+    """Request that this job be queued again; returns the outcome as a text, None outside a job."""
     number = job()
     if number is None:
         return None

@@ -1,4 +1,4 @@
-"""Calibrations: fitted on dev when a training ends, and measured on what is evaluated."""
+"""Calibrations: fitted on dev at the end of a training, and measured on the evaluated split."""
 
 import logging
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ def fitted_calibrations(
     seed: int,
     devices: Sequence[torch.device],
 ) -> dict[int, dict[Direction, Calibration]]:
-    """Both directions fitted on dev: with all tokens, and with each of an adapter's nested budgets.
+    """Calibrations of both directions, fitted on dev: with all tokens and with each nested budget.
 
-    None where dev has too few images. The model is on the first of the devices, which share the
-    pairs. For score=sum its weights are fitted already.
+    Empty if dev has too few images. The model is on the first device, and all devices share the
+    pairs. For score=sum, its weights must already be fitted.
     """
     num_images = len(dev.split.images)
     if num_images < SMALLEST:
         log.info(
-            "no calibration: dev has %d images, and needs %d. Set data.dev_images",
+            "no calibration: dev has %d images, but needs %d. Set data.dev_images",
             num_images,
             SMALLEST,
         )
@@ -65,9 +65,9 @@ def measured_calibrations(
     seed: int,
     devices: Sequence[torch.device],
 ) -> dict[str, Any]:
-    """How honest a checkpoint's calibrations are on a collection, by direction, for metrics.json.
+    """How reliable a checkpoint's calibrations are on a collection, by direction, for metrics.json.
 
-    Empty where the checkpoint has none for this score, or the collection too few images.
+    Empty if the checkpoint has none for this score, or the collection has too few images.
     """
     calibrations = calibrations_for(checkpoint, score)
     if not calibrations or len(collection.split.images) < SMALLEST:
@@ -104,11 +104,11 @@ def searches_of(
 
 
 def honesty(calibration: Calibration, of_sizes: Sequence[Searches]) -> dict[str, Any]:
-    """How honest the first hits' probabilities are: in all, by probability, by size of gallery.
+    """How reliable the first hits' probabilities are: overall, by probability, by gallery size.
 
-    `ece` is the expected calibration error, `ece_by_chance` what it would be of honest ones.
+    `ece` is the expected calibration error, `ece_by_chance` that of perfect probabilities.
     `bins` are triples: mean probability, share that is right, number of searches. `galleries` are
-    quadruples: size, the two errors, number of searches. `fitted_on` are the least and the greatest
+    quadruples: size, the two errors, number of searches. `fitted_on` are the smallest and largest
     gallery of the fit.
     """
     whole = reliability(*first_hits(calibration, joined(of_sizes)))

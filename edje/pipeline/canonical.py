@@ -1,4 +1,4 @@
-"""start=canonical and =contrastive: adapter and evidence start from whole-set statistics."""
+"""start=canonical and =contrastive: adapter and evidence start from training-set statistics."""
 
 import logging
 
@@ -18,7 +18,7 @@ from edje.pipeline.devices import moved
 
 log = logging.getLogger(__name__)
 
-# Those of the aligned first stage.
+# As in the aligned first stage.
 IMAGE_SHRINKAGE, TEXT_SHRINKAGE, POWER = 3.0, 1.0, 0.6
 CPU = torch.device("cpu")
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 80, 1000, 5e-4
@@ -33,15 +33,15 @@ def canonical_start(
     """Set the adapter's and the evidence's linear maps in closed form.
 
     Regularised canonical correlation analysis of the images' mean tokens with the mean states of
-    their captions' words, where the visual tokens join them: mean token and mean word agree from
-    the start, and token by token it is the start of a late interaction.
+    their captions' words, taken where the visual tokens join. So mean token and mean word agree
+    from the start, and token by token this initialises a late interaction.
 
     With a seed (start=contrastive) the maps are then trained on the same means: symmetric
-    InfoNCE over 1,000 images at a time, 80 epochs, the adapter's and the evidence's dropout of
-    channels. As no tower is run, that takes a minute for some thousands of images, and so large
-    batches are affordable where those of the training steps are not.
+    InfoNCE over 1,000 images at a time, 80 epochs, with the adapter's and the evidence's channel
+    dropout. No tower runs, so this takes a minute for some thousands of images, and allows larger
+    batches than the training steps.
 
-    Tokens and words are read on the device, and the model is on the CPU again afterwards.
+    Tokens and words are read on the device; afterwards the model is on the CPU again.
 
     Raises:
         EdjeError: the adapter is not a LinearPoolingAdapter, the joint encoder has no evidence, or
@@ -57,7 +57,7 @@ def canonical_start(
             f"tokens of at least the joint encoder's {width} channels (these have {channels})."
         )
     model.eval()
-    with moved(model, device), torch.no_grad():  # it runs the text tower and reads all tokens
+    with moved(model, device), torch.no_grad():  # runs the text tower and reads all tokens
         images = torch.cat(
             [
                 adapter.reduce(train.store.read(rows, device=device)).mean(dim=1).cpu()
@@ -98,7 +98,7 @@ def canonical_start(
 def _mean_words(start: Checkpoint, texts: tuple[str, ...], device: torch.device) -> Tensor:
     """Mean state of each caption's word pieces where the visual tokens join, (texts, width).
 
-    Captions of like length are read together, and a bar shows how far it is.
+    Captions of similar length are read together; a bar shows the progress.
     """
     joint = start.model.joint
     everything = joint.cut(tokenize(start.language_model.tokenizer, texts))

@@ -1,4 +1,4 @@
-"""The features of a split's captions: from the cache, or made on the run's device."""
+"""The features of a split's captions: from the cache, or computed on the run's device."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -30,12 +30,12 @@ def caption_features(
     *,
     wait: bool = True,
 ) -> EmbeddingTable:
-    """Features of the cleaned captions, in their order.
+    """Features of the cleaned captions, in order.
 
-    What is missing is made on the device, by one process, which the others wait for.
+    One process computes missing ones on the device, and the others wait for it.
 
     Raises:
-        EdjeError: they can't be written, or, with `wait` off, are being written.
+        EdjeError: they can't be written, or, with `wait` off, another process is writing them.
     """
     ids = [caption.caption_id for caption in split.captions]
     digest = hashlib.sha256("\n".join([*ids, *texts]).encode()).hexdigest()
@@ -43,7 +43,7 @@ def caption_features(
     folder = store_folder(cache_dir, dataset, split.name, "text", fingerprint)
     if not (folder / TABLE_FILE).is_file():
         order = torch.tensor(sorted(range(len(texts)), key=lambda row: len(texts[row])))
-        batches = order.split(TEXT_BATCH)  # of like length
+        batches = order.split(TEXT_BATCH)  # of similar length
         encoding = _encoding(encoder, texts, device, split.name)
         fill_table(folder, fingerprint, ids, encoder.text_width, batches, encoding, wait=wait)
     return EmbeddingTable.open(folder, fingerprint)
@@ -53,7 +53,7 @@ def caption_features(
 def _encoding(
     encoder: TextEncoder, texts: Sequence[str], device: torch.device, split_name: str
 ) -> Iterator[Encode]:
-    """From rows to features, with the encoder on a device; on a GPU in TF32."""
+    """A function from rows to features, with the encoder on a device; on a GPU in TF32."""
     bar = tqdm(total=len(texts), desc=f"captions of {split_name}", unit="caption")
     with moved(encoder, device), products_in("tf32", device), bar:
 

@@ -1,4 +1,4 @@
-"""One split with everything cached: tokens in their store, features of images and captions."""
+"""One split with everything cached: tokens in a store, features of images and captions."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Collection:
     """A split's images and captions, their tokens and unprojected features, by row.
 
-    The features stay in their files until they are asked for: of a large split they are
+    The features stay in their files until they are requested, because those of a large split are
     gigabytes.
     """
 
@@ -66,7 +66,7 @@ class Collection:
         return self.text_table.embeddings.read(self.text_rows)
 
     def text_chunks(self) -> Iterator[Float[Tensor, "some text_features"]]:
-        """The same, some at a time."""
+        """Features of all captions, in chunks."""
         table = self.text_table.embeddings
         for rows in self.text_rows.split(rows_at_once(table.shape[1])):
             yield table.read(rows)
@@ -98,13 +98,13 @@ def cached_collection(
 ) -> Collection:
     """A split with its tokens and features, from the cache or computed now.
 
-    `store`, a folder or a URL, is read in place of the cache's own; it is refused where another
-    backbone made it. A store that another run is writing is waited for, or with `wait` off an
-    error. With several devices each process builds the backbone by `rebuild`, a function that can
-    be pickled, or without it is sent the backbone.
+    `store`, a folder or a URL, is read instead of the cache's own; it is refused if another
+    backbone made it. If another run is writing a store, this waits for it, or fails with `wait`
+    off. With several devices each process builds the backbone with `rebuild`, a function that can
+    be pickled; without it, the backbone itself is sent.
 
     Raises:
-        EdjeError: the data is bad, or a store doesn't match, or can't be written.
+        EdjeError: the data is bad, or a store doesn't match or can't be written.
     """
     split, storage = source.read(split_name), cache.storage
     fingerprints = raw_fingerprints(split, backbone.identity(), storage)
@@ -129,11 +129,11 @@ def cached_collection(
 def raw_fingerprints(
     split: RetrievalSplit, identity: Identity, storage: Storage
 ) -> tuple[Fingerprint, ...]:
-    """What makes a split's raw tier: the backbone, the number format, the images.
+    """The fingerprints of a split's raw tier: backbone, number format, images.
 
-    A tower in bf16 makes another store; TF32 and float32 make one that counts as the same, as do
-    a GPU and a CPU. The present fingerprint comes first, then those that earlier versions gave
-    the same store: they didn't know which decoder had read the pictures.
+    A tower in bf16 makes another store. TF32 and float32 count as the same store, as do a GPU and
+    a CPU. The present fingerprint comes first, then those that earlier versions gave the same
+    store, when they didn't record which decoder had read the images.
     """
     precision = storage.tower_precision
     coarse = {"tower_precision": precision} if precision == "bf16" else {}
@@ -158,8 +158,8 @@ def collection_of(
     """A split with the tokens of an open store, raw or compressed, and its captions' features.
 
     Raises:
-        EdjeError: the store lacks images of the split; or the features of its captions can't be
-            written, or, with `wait` off, are being written.
+        EdjeError: the store lacks images of the split; or its captions' features can't be written
+            or, with `wait` off, are being written.
     """
     split = _present(split, opened, source.bad_images)
     texts = tuple(clean_caption(caption.text) for caption in split.captions)
@@ -167,7 +167,7 @@ def collection_of(
         item.caption_id for item, text in zip(split.captions, texts, strict=True) if not text
     ]:
         log.warning(
-            "%s: cleaning leaves nothing of %d captions of split %s, which stay in it as empty "
+            "%s: after cleaning, %d captions of split %s are empty; they stay in it as empty "
             "texts: %s",
             split.dataset,
             len(bare),
@@ -194,14 +194,14 @@ def collection_of(
 
 
 def is_compressed(store: TokenStore) -> bool:
-    """Whether a store is of the compressed tier: an adapter's tokens, not the backbone's."""
+    """Whether a store is of the compressed tier, with an adapter's tokens, not the backbone's."""
     return "adapter" in store.manifest.fingerprint.fields
 
 
 class VisionWork:
     """The vision tower over a split's images.
 
-    Another process builds the tower by `rebuild`; without it the tower is pickled.
+    Another process builds the tower with `rebuild`; without it the tower is pickled.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class VisionWork:
 
     def _built(self) -> Backbone:
         if self._backbone is None:
-            assert self._rebuild is not None  # else it was pickled
+            assert self._rebuild is not None  # otherwise it was pickled
             self._backbone = self._rebuild()
         return self._backbone
 
@@ -250,7 +250,7 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
     """The split without the images that were left out when the store was written.
 
     Raises:
-        EdjeError: some were, and the policy is `error`; or the store is of another split.
+        EdjeError: some were left out and the policy is `error`, or the store is of another split.
     """
     stored = set(store.image_ids)
     absent = [image.image_id for image in split.images if image.image_id not in stored]
@@ -264,8 +264,8 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
     if bad_images == "error":
         raise EdjeError(
             f"store {store.folder}: it was written with data.bad_images=skip and lacks "
-            f"{len(absent)} unreadable images, such as {absent[0]}. Go on with "
-            "data.bad_images=skip, or mend the images and delete the store."
+            f"{len(absent)} unreadable images, such as {absent[0]}. Continue with "
+            "data.bad_images=skip, or fix the images and delete the store."
         )
     return replace(
         split,

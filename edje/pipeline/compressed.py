@@ -1,4 +1,4 @@
-"""The compressed tier: a trained adapter's tokens of every image, made from the raw tier."""
+"""The compressed tier: a trained adapter's tokens of every image, computed from the raw tier."""
 
 import json
 import logging
@@ -42,15 +42,15 @@ def compress(
     load: Callable[[], Checkpoint] | None = None,
     num_tokens: int | None = None,
 ) -> TokenStore:
-    """Fill the compressed tier of the source's evaluated split; no vision tower is run.
+    """Fill the compressed tier of the source's evaluated split; no vision tower runs.
 
-    `store` is a raw store to be read in place of the cache's own. `num_tokens` is how many of an
-    adapter's nested tokens the checkpoint is set to, if not all. With several devices each process
-    reads the checkpoint by `load`, a function that can be pickled, or without it is sent it.
+    `store` is a raw store to read instead of the cache's own. `num_tokens` is the number of nested
+    tokens that the checkpoint is set to, if not all. With several devices each process reads the
+    checkpoint with `load`, a function that can be pickled; without it, the checkpoint is sent.
 
     Raises:
         EdjeError: there is no raw store of the checkpoint's backbone and these images, or the
-            compressed one can't be written or is being written.
+            compressed store can't be written or is being written.
     """
     split, codec = source.read(source.split), cache.storage.compressed_codec
     expected = raw_fingerprints(split, checkpoint.backbone, cache.storage)
@@ -67,17 +67,17 @@ def compress(
         lambda: _CompressionWork(checkpoint, raw, load, num_tokens),
         cache.storage,
         cache.devices,
-        wait=cache.by_all_ranks,  # for one another
+        wait=cache.by_all_ranks,  # the ranks wait for one another
         by_all_ranks=cache.by_all_ranks,
     )
     return TokenStore.open(target, fingerprint)
 
 
 class _CompressionWork:
-    """A checkpoint's adapter over a raw store. Another process loads the checkpoint by `load`."""
+    """A checkpoint's adapter over a raw store; another process loads the checkpoint with `load`."""
 
     description = "compress"
-    precision: TowerPrecision = "fp32"  # as where raw tokens are compressed to be scored at once
+    precision: TowerPrecision = "fp32"  # as when raw tokens are compressed just before scoring
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _CompressionWork:
     def encoder(self) -> Encoder:
         """From stored raw tokens to the adapter's."""
         if self._checkpoint is None:
-            assert self._load is not None  # else it was pickled
+            assert self._load is not None  # otherwise it was pickled
             self._checkpoint = self._load()
             if self._num_tokens is not None:
                 self._checkpoint = keep_first_tokens(self._checkpoint, self._num_tokens)
@@ -135,11 +135,11 @@ class _RawRows(Dataset[ShardBatch]):
 def compressed_fingerprints(
     cache: Cache, checkpoint: Checkpoint, split: RetrievalSplit
 ) -> tuple[Fingerprint, ...]:
-    """What makes a split's compressed tier, of its raw tier's present and former fingerprints."""
+    """A split's compressed fingerprints, for present and former fingerprints of its raw tier."""
     raw = raw_fingerprints(split, checkpoint.backbone, cache.storage)
     codec, given = cache.storage.compressed_codec, checkpoint.adapter.target
     names = [lasting_name("adapter", given)]
-    if "." in given and given not in names:  # by which stores of that time know it
+    if "." in given and given not in names:  # the name in stores of that time
         names.append(given)
     return tuple(
         compressed_fingerprint(checkpoint, one, codec, name) for name in names for one in raw
@@ -149,9 +149,10 @@ def compressed_fingerprints(
 def compressed_fingerprint(
     checkpoint: Checkpoint, raw: Fingerprint, codec: CodecName, adapter: str | None = None
 ) -> Fingerprint:
-    """What makes a compressed tier: the raw tier it is made of, the adapter, the number format.
+    """The fingerprint of a compressed tier: its raw tier, the adapter, the number format.
 
-    However the checkpoint spells its adapter, it goes by one name, unless another is given.
+    The adapter always has its lasting name, however the checkpoint spells it, unless `adapter`
+    gives another.
     """
     num_tokens, width = visual_shape(checkpoint)
     return Fingerprint(
@@ -177,9 +178,9 @@ def stored_tokens(
     store: str | Path | None = None,
     rebuild: str = REBUILD,
 ) -> TokenStore | None:
-    """The compressed tier of a split, if there is one: in the cache, or the given store.
+    """The compressed tier of a split, in the cache or the given store; None if there is none.
 
-    `rebuild` is the command that a message names.
+    `rebuild` is the command that error messages suggest.
 
     Raises:
         EdjeError: the given store is of another adapter, codec, backbone or other images.
@@ -203,7 +204,7 @@ def compressed_collection(
     store: str | Path | None = None,
     rebuild: str = REBUILD,
 ) -> Collection | None:
-    """The evaluated split with the checkpoint's compressed tokens; None where only raw ones are.
+    """The evaluated split with the checkpoint's compressed tokens; None if there are only raw ones.
 
     Raises:
         EdjeError: as `stored_tokens`.

@@ -1,4 +1,4 @@
-"""Which devices a run uses, as Lightning's arguments name them, whatever the work."""
+"""The devices that a run uses for any work, from Lightning's arguments."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,20 +15,20 @@ from edje.parallel.environment import local_rank
 
 
 def devices_of(accelerator: str = "auto", devices: Any = 1) -> tuple[torch.device, ...]:
-    """The devices that a Trainer of these arguments has.
+    """The devices of a Trainer with these arguments.
 
-    On a CPU the one device, as many times as there are to be processes.
+    On a CPU: the one device, repeated once per process.
 
     Raises:
-        EdjeError: this machine hasn't got them.
+        EdjeError: this machine doesn't have them.
     """
     try:
         resolved = one_device_trainer(accelerator, devices)
     except (MisconfigurationException, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
         raise EdjeError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}: this machine has no "
-            f"such ({said}). Take trainer.accelerator=auto, trainer.devices=1."
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}: not available on this "
+            f"machine ({said}). Use trainer.accelerator=auto, trainer.devices=1."
         ) from error
     kind = resolved.strategy.root_device.type
     if kind == "cpu":
@@ -37,28 +37,28 @@ def devices_of(accelerator: str = "auto", devices: Any = 1) -> tuple[torch.devic
 
 
 def make_current(device: torch.device) -> torch.device:
-    """The device, made this process's own: graphs and kernels go to the current one."""
+    """Make the device this process's current one, which graphs and kernels use; returns it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def of_this_process(devices: Sequence[torch.device]) -> torch.device:
-    """The device on which this process of a run works; the first one, where there is one only."""
+    """The device of this process of a run."""
     return devices[local_rank() % len(devices)]
 
 
 def similarity_device(device: torch.device) -> torch.device:
-    """Where similarities are computed for work on a device: there, if it is CUDA's.
+    """The device that computes similarities for work on a device: itself if it is CUDA, else CPU.
 
-    Others than CUDA and the CPU lack the sorting of 64-bit integers.
+    Devices other than CUDA and the CPU can't sort 64-bit integers.
     """
     return device if device.type == "cuda" else torch.device("cpu")
 
 
 @contextmanager
 def moved(module: object, device: torch.device) -> Iterator[None]:
-    """A backbone or a model on a device during the block, and back on the CPU, as others expect."""
+    """Move a backbone or a model to a device during the block, and back to the CPU afterwards."""
     move(module, device)
     try:
         yield
@@ -67,13 +67,13 @@ def moved(module: object, device: torch.device) -> Iterator[None]:
 
 
 def move(module: object, device: torch.device) -> None:
-    """Move what is a module: backbones of another make have no device."""
+    """Move an object if it is a module; other kinds of backbones have no device."""
     if isinstance(module, nn.Module):
         module.to(device)
 
 
 def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Trainer:
-    """A Trainer that writes nothing and talks to no scheduler: for work beside the training."""
+    """A Trainer that writes nothing and ignores schedulers, for work other than training."""
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -81,6 +81,6 @@ def one_device_trainer(accelerator: str, devices: Any, **arguments: Any) -> L.Tr
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        plugins=[LightningEnvironment()],  # not a scheduler's: each process has one device
+        plugins=[LightningEnvironment()],  # not a scheduler's, because each process has one device
         **arguments,
     )

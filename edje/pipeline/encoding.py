@@ -1,4 +1,4 @@
-"""Lightning's predict loop over what is left of a store, on one device or a process for each."""
+"""Lightning's predict loop over the rest of a store, on one device or one process per device."""
 
 import signal
 import sys
@@ -22,7 +22,7 @@ from edje.retrieval.exact import products_in
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter
 
-_MOST_WORKERS = 16  # they decode images
+_MOST_WORKERS = 16  # for decoding images
 
 
 class Encoder(L.LightningModule):
@@ -34,7 +34,7 @@ class Encoder(L.LightningModule):
 
 
 class Work(Protocol):
-    """What a store is made from. Pickled, it carries how to build its parts, not weights."""
+    """The content of a store to be made. Pickled, it holds how to build its parts, not weights."""
 
     description: str
     feature_width: int
@@ -46,17 +46,17 @@ class Work(Protocol):
         ...
 
     def encoder(self) -> Encoder:
-        """What encodes the dataset's batches."""
+        """The encoder of the dataset's batches."""
         ...
 
     def dataset(self) -> Dataset[ShardBatch]:
-        """Maps rows to a ShardBatch; its loader may run it in other processes."""
+        """A map from rows to a ShardBatch; its loader may run it in other processes."""
         ...
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that a process needs to do its part in filling a store."""
+    """Everything that a process needs for its part of filling a store."""
 
     work: Work
     unfinished: UnfinishedStore
@@ -72,7 +72,7 @@ class Encoding:
         storage: Storage,
         devices: Sequence[torch.device],
     ) -> "Encoding":
-        """With as many loading processes as the storage says, or as this machine can have."""
+        """An encoding with the storage's number of loading processes, or one that suits here."""
         num_workers = storage.num_workers
         if num_workers is None:
             share = share_of_cores(len(devices), _MOST_WORKERS)
@@ -81,7 +81,7 @@ class Encoding:
 
 
 def encode_in_processes(encoding: Encoding, bar: tqdm) -> None:
-    """Encode and write, in a process for each device; the bar shows what all have finished.
+    """Encode and write, in one process per device; the bar shows the total progress.
 
     Raises:
         EdjeError: a process failed.
@@ -98,15 +98,15 @@ def encode_in_processes(encoding: Encoding, bar: tqdm) -> None:
 
 
 def _part(index: int, encoding: Encoding) -> None:
-    """What each of several processes does."""
+    """The part of one of several processes."""
     encode(encoding, encoding.devices[index], lambda _: None)
 
 
 def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], object]) -> None:
-    """Encode and write in this process, until every shard is finished or another's.
+    """Encode and write in this process, until every shard is finished or taken by another process.
 
     Raises:
-        EdjeError: an image can't be encoded, or the folder not be written.
+        EdjeError: an image can't be encoded, or the folder can't be written.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     with ShardWriter(encoding.unfinished) as writer:
@@ -114,7 +114,7 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
             device.type,
             1 if device.type == "cpu" else [device.index],
             callbacks=[_Writes(writer, progress)],
-            # Not the trainer's: what a store holds doesn't depend on how a run trains.
+            # Not the trainer's precision: a store doesn't depend on how a run trains.
             precision="bf16-mixed" if encoding.work.precision == "bf16" else "32-true",
         )
         data = ShardDataModule(
@@ -126,17 +126,17 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
         try:
             with products_in(encoding.work.precision, device):
                 trainer.predict(encoding.work.encoder(), data, return_predictions=False)
-        except EdjeError as error:  # of a loading process: within a traceback
+        except EdjeError as error:  # from a loading process, inside a traceback
             raise EdjeError(str(error).rpartition("EdjeError: ")[2].strip()) from error
         except SystemExit as stop:
             if stop.code != 1:
                 raise
-            signal.signal(signal.SIGINT, before)  # Lightning has silenced it
+            signal.signal(signal.SIGINT, before)  # Lightning disabled it
             raise KeyboardInterrupt from None
 
 
 class _Writes(L.Callback):
-    """Hands what is predicted to the store's writer."""
+    """Passes predictions to the store's writer."""
 
     def __init__(self, writer: ShardWriter, progress: Callable[[int], object]):
         self.writer = writer
@@ -151,7 +151,7 @@ class _Writes(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Put the batch into its shard; end here after a SIGTERM, which Lightning only notes."""
+        """Put the batch into its shard; exit here after a SIGTERM, which Lightning only records."""
         self.writer.put(batch.rows, outputs.tokens, outputs.features)
         self.progress(len(batch.rows))
         if trainer.received_sigterm:

@@ -1,4 +1,4 @@
-"""Evaluation: first-stage candidates, reranked, as recall with intervals."""
+"""Evaluation: rerank the first stage's candidates; recall with intervals."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -30,12 +30,12 @@ from edje.retrieval.rerank import RerankedList
 from edje.tokens.store import REBUILD
 
 log = logging.getLogger(__name__)
-MOST_TIES = 0.001  # share of candidates with another's score, beyond which a log line says so
+MOST_TIES = 0.001  # share of candidates with another's score; above it there is a warning
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation gives: the content of metrics.json, every score, and what was scored."""
+    """The result of an evaluation: the content of metrics.json, all scores, and what was scored."""
 
     metrics: dict[str, Any]
     reranked: dict[Direction, RerankedList]
@@ -55,21 +55,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rerank a source's evaluated split: recall with intervals, the content of metrics.json.
 
-    What isn't cached is encoded.
+    Whatever isn't cached is encoded.
 
     Args:
-        checkpoint: a trained reranker, or the run folder or .ckpt of one.
-        source: whose `split` is evaluated.
-        backbone: the one that it was trained with; by default built as its run's configuration
-            says.
-        cache: where stores lie; by default the folder `cache`.
-        scoring: candidates, number format and the like.
-        score: joint, residual or sum; by default residual where it was trained so, else joint.
-        seed: of the intervals' resampling.
-        store: a token store, by folder or URL, to read instead of the cache's.
+        checkpoint: a trained reranker, or its run folder or .ckpt.
+        source: the source whose `split` is evaluated.
+        backbone: the one that it was trained with; by default built from its run's configuration.
+        cache: where stores are; by default the folder `cache`.
+        scoring: candidates, number format and similar options.
+        score: joint, residual or sum; by default residual if it was trained so, else joint.
+        seed: for resampling the intervals.
+        store: a token store (folder or URL) to read instead of the cache's.
 
     Raises:
-        EdjeError: data, store, backbone or checkpoint don't fit each other, or the score asked for.
+        EdjeError: data, store, backbone, checkpoint and score don't fit each other.
     """
     if isinstance(checkpoint, Reranker):
         checkpoint = checkpoint.checkpoint
@@ -106,11 +105,11 @@ def evaluated(
 ) -> Evaluated:
     """Rerank a source's evaluated split, with every score.
 
-    `rebuild` as in `cached_collection`; `rebuild_command` is what a message about a compressed
-    store names.
+    `rebuild` is as in `cached_collection`; `rebuild_command` is the command that messages about a
+    compressed store suggest.
 
     Raises:
-        EdjeError: data, store, backbone or checkpoint don't fit each other, or the score asked for.
+        EdjeError: data, store, backbone, checkpoint and score don't fit each other.
     """
     if scoring.num_tokens is not None:
         checkpoint = keep_first_tokens(checkpoint, scoring.num_tokens)
@@ -128,7 +127,7 @@ def evaluated(
         checkpoint, backbone, collection, scoring, codec_name, devices=devices
     )
     if dev is not None:
-        honest = scoring.unshuffled()  # as at the end of a training run
+        honest = scoring.unshuffled()  # as at the end of a training
         sums = fitted_sums(checkpoint, backbone, dev, honest, codec_name, devices)
         checkpoint = replace(checkpoint, fusion=sums)
     if score == "sum":
@@ -168,7 +167,7 @@ def evaluated(
 
 
 def warn_of_ties(shares: Mapping[str, float]) -> None:
-    """Log the directions in which more candidates tie than a number format should make."""
+    """Warn of directions with more ties between candidates than a number format should cause."""
     for direction, share in shares.items():
         if share > MOST_TIES:
             log.warning(
@@ -182,10 +181,10 @@ def warn_of_ties(shares: Mapping[str, float]) -> None:
 
 
 def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
-    """Refuse a checkpoint whose backbone or score is another than what is asked for.
+    """Refuse a checkpoint that doesn't fit this backbone or score.
 
     Raises:
-        EdjeError: naming what differs.
+        EdjeError: it doesn't; the message says what differs.
     """
     check_identity(checkpoint, backbone)
     residual = checkpoint.model.residual is not None
@@ -202,7 +201,7 @@ def check_fit(checkpoint: Checkpoint, backbone: Backbone, score: str) -> None:
 
 
 def image_of_query(collection: Collection) -> dict[Direction, Tensor]:
-    """Image row of every query, by which intervals are resampled."""
+    """Image row of every query; the intervals are resampled by image."""
     return {
         "t2i": collection.image_of_caption,
         "i2t": torch.arange(len(collection.split.images)),

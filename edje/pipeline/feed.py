@@ -1,4 +1,4 @@
-"""What a reranker is trained on: a cached split, or a mixture that is encoded on the fly."""
+"""The training data of a reranker: a cached split, or a mixture that is encoded on the fly."""
 
 import logging
 from collections.abc import Callable
@@ -28,15 +28,15 @@ from edje.pipeline.preparation import Prepared, Training
 from edje.pipeline.token_cache import Cache
 
 log = logging.getLogger(__name__)
-StreamLoading = Callable[..., StreamDataModule]  # of a mixture, a backbone and the like
+StreamLoading = Callable[..., StreamDataModule]  # takes a mixture, a backbone and so on
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What a reranker is trained on and chosen by."""
+    """The data that a reranker is trained on and selected with."""
 
     datamodule: CachedTokenDataModule | StreamDataModule
-    train: Collection | None  # None where it is not cached
+    train: Collection | None  # None if it is not cached
     dev: Collection | None
     num_pairs: int  # of one pass
     first_stage: tuple[Tensor, Tensor, Tensor] | None  # embeddings and image of each caption
@@ -51,7 +51,7 @@ def check_size(source: Source, batch_size: int) -> None:
     """Refuse a training split smaller than a batch, before anything is encoded.
 
     Raises:
-        EdjeError: it is.
+        EdjeError: it is smaller.
     """
     split = source.read("train")
     if source.dev_images:
@@ -64,7 +64,7 @@ def check_size(source: Source, batch_size: int) -> None:
 
 
 def train_and_dev(source: Source, whole: Collection) -> tuple[Collection, Collection | None]:
-    """The train split without its dev images, and dev (None where no images are held back)."""
+    """The train split without its dev images, and dev (None if no images are held back)."""
     if source.dev_images == 0:
         return whole, None
     rest, dev = hold_out(whole.split, source.dev_images, source.dev_seed)
@@ -80,9 +80,9 @@ def cached_feed(
     *,
     rebuild: Callable[[], Backbone] | None = None,
 ) -> Feed:
-    """The train split from its stores, the first stage fitted where it needs to be.
+    """The train split from its stores, with the first stage fitted if necessary.
 
-    A teacher's stored tokens are read where there are any. `rebuild` as in `cached_collection`.
+    A teacher's stored tokens are used if there are any. `rebuild` is as in `cached_collection`.
 
     Raises:
         EdjeError: the data is bad, too small for a batch, or a store can't be written.
@@ -98,7 +98,7 @@ def cached_feed(
     if prepared.teacher is not None:
         taught = stored_tokens(cache, source, "train", prepared.teacher)
     if taught is not None:
-        log.info("the teacher's tokens come from %s; its adapter doesn't run", taught.folder)
+        log.info("the teacher's tokens are read from %s; its adapter doesn't run", taught.folder)
     ids = [image.image_id for image in train.split.images]
     tokenizer = prepared.checkpoint.language_model.tokenizer
     pairs = TrainingSet(
@@ -131,9 +131,9 @@ def streamed_feed(
     *,
     rebuild: Callable[[], Backbone] | None = None,
 ) -> Feed:
-    """The mixture, encoded on the fly; dev and the statistics from the cached evaluated source.
+    """The mixture, encoded on the fly; dev and statistics come from the cached evaluated source.
 
-    `loading` is StreamDataModule with its options, as of functools.partial.
+    `loading` is StreamDataModule with its options, for example through functools.partial.
 
     Raises:
         EdjeError: annotations, tars, images or the evaluated source are missing or broken.
@@ -153,7 +153,7 @@ def streamed_feed(
 
 
 class FrozenEncoder:
-    """Encodes batches with the frozen backbone, on the device where their pixels are."""
+    """Encodes batches with the frozen backbone, on the device of their pixels."""
 
     def __init__(self, backbone: Backbone, language_model: LanguageModel):
         self.backbone = backbone
@@ -162,13 +162,13 @@ class FrozenEncoder:
     def __call__(
         self, pixels: Float[Tensor, "batch 3 height width"], texts: list[str]
     ) -> EncodedPairs:
-        """Tokens, words and both embeddings of a batch; its captions are clean already."""
+        """Tokens, words and both embeddings of a batch, whose captions are already cleaned."""
         backbone, device = self.backbone, pixels.device
         move(backbone, device)
         encoding = backbone.encode_images(pixels)
         features = backbone.encode_texts(texts)
         words = tokenize(self.tokenizer, texts, MAX_TRAINING_TOKENS)
-        with torch.autocast(device.type, enabled=False):  # as where embeddings are cached
+        with torch.autocast(device.type, enabled=False):  # as for cached embeddings
             images = backbone.project_images(encoding.features.float())
             captions = backbone.project_texts(features.float())
         return EncodedPairs(
@@ -179,5 +179,5 @@ class FrozenEncoder:
         )
 
     def release(self) -> None:
-        """Bring the backbone back to where the caching of stores expects it."""
+        """Move the backbone back to the CPU, where the caching of stores expects it."""
         move(self.backbone, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Finding token stores: under their present fingerprint, or a former one."""
+"""Finding token stores by their present fingerprint or a former one."""
 
 import logging
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ log = logging.getLogger(__name__)
 def find_store(
     cache_dir: Path, data: str, split: str, tier: str, fingerprints: Sequence[Fingerprint]
 ) -> tuple[Path, Fingerprint]:
-    """Where a store is, or is to be written, and its fingerprint.
+    """The folder of a store that exists or is to be written, and its fingerprint.
 
-    That is the present one, the first, unless a complete store is there under a former one only.
+    That is the first fingerprint, the present one, unless a complete store exists only under a
+    former one.
     """
     found = [(store_folder(cache_dir, data, split, tier, one), one) for one in fingerprints]
     return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
@@ -25,7 +26,7 @@ def find_store(
 def open_store(
     folder: str | Path, fingerprints: Sequence[Fingerprint], *, rebuild: str = REBUILD
 ) -> TokenStore:
-    """Open a store of the present fingerprint, the first, or of a former one, which is logged.
+    """Open a store with the present fingerprint, the first, or with a former one, which is logged.
 
     Raises:
         EdjeError: as `TokenStore.open`.
@@ -33,12 +34,12 @@ def open_store(
     store, present = TokenStore.open(folder, rebuild=rebuild), fingerprints[0]
     mine = store.manifest.fingerprint
     if not any(mine.differences(one) == [] for one in fingerprints):
-        return TokenStore.open(folder, present, rebuild=rebuild)  # says what differs
+        return TokenStore.open(folder, present, rebuild=rebuild)  # raises, saying what differs
     known, wanted = mine.fields, present.fields
     marks = sorted(n for n in known.keys() | wanted.keys() if known.get(n) != wanted.get(n))
     if marks:
         log.info(
-            "reading %s, by an earlier version, which recorded less of its %s; if you have "
+            "reading %s: an earlier version wrote it and recorded less of its %s. If you have "
             "changed that since, delete the store",
             folder,
             " and ".join(marks),

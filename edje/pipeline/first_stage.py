@@ -1,4 +1,4 @@
-"""The first stage of a run: the backbone with its projections, fitted once and shared."""
+"""The first stage of a run: the backbone with its projections, which are fitted once and shared."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ class FittedProjections(Protocol):
     """A backbone whose projections into the common space are fitted on cached features."""
 
     def recipe(self) -> dict[str, str | int | float]:
-        """Everything but the data and the seed that the fit depends on."""
+        """Everything that the fit depends on, except the data and the seed."""
         ...
 
     def fit(
@@ -41,14 +41,14 @@ class FittedProjections(Protocol):
         ...
 
     def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
-        """Take fitted projections."""
+        """Use these fitted projections."""
         ...
 
 
 def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> None:
     """Give an aligned backbone its projections: from the cache, or fitted now on `train`.
 
-    The file's name is a hash of everything the fit depends on. Dual encoders need nothing.
+    The file's name is a hash of everything the fit depends on. Nothing is done for dual encoders.
     """
     if not isinstance(backbone, FittedProjections):
         return
@@ -70,12 +70,12 @@ def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> Non
 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
-    """What a checkpoint keeps of the first stage; nothing for dual encoders."""
+    """The part of the first stage that a checkpoint keeps; empty for dual encoders."""
     return backbone.first_stage_state() if isinstance(backbone, FittedProjections) else {}
 
 
 def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
-    """Take the projections from a checkpoint, so that nothing is fitted again."""
+    """Use the projections of a checkpoint, so that nothing is fitted again."""
     if isinstance(backbone, FittedProjections):
         backbone.load_first_stage_state(state)
 
@@ -86,7 +86,7 @@ def embeddings(
 ) -> tuple[Float[Tensor, "images embedding"], Float[Tensor, "captions embedding"]]:
     """L2-normalised first-stage embeddings of a collection's images and captions.
 
-    What is made of them in between takes memory for a chunk of them only.
+    Intermediate results only take memory for one chunk.
     """
     features, width = collection.image_features, backbone.embedding_width
     images = torch.empty(len(features), width)
@@ -109,7 +109,7 @@ def first_stage_lists(
     *,
     device: torch.device,
 ) -> list[CandidateList]:
-    """The first stage's lists of each direction, found on a device and given on the CPU."""
+    """The first stage's lists for each direction, computed on a device and returned on the CPU."""
     images, captions, owner = (
         tensor.to(device)
         for tensor in (*embeddings(backbone, collection), collection.image_of_caption)

@@ -11,8 +11,8 @@ from edje.pipeline.kept import Facts, kept
 from edje.records import DIRECTIONS
 from edje.retrieval.candidates import candidate_lists
 
-STATISTICS_POOL = 100  # candidates per training query whose scores fix mean and deviation
-STATISTICS_QUERIES = 20_000  # of each direction at most
+STATISTICS_POOL = 100  # candidates per training query, for mean and deviation
+STATISTICS_QUERIES = 20_000  # at most, per direction
 
 
 def fix_statistics(
@@ -23,10 +23,10 @@ def fix_statistics(
     folder: Path,
     device: torch.device,
 ) -> None:
-    """Mean and deviation of the training lists' first-stage scores, kept in the model.
+    """Set the mean and deviation of the training lists' first-stage scores in the model.
 
-    Only a residual model reads them; nothing is done for others. Kept in the folder under a hash
-    of all they depend on.
+    Only a residual model reads them; for others nothing is done. They are kept in the folder,
+    under a hash of everything they depend on.
     """
     if model.residual is None:
         return
@@ -54,6 +54,6 @@ def fix_statistics(
 
 
 def evenly(count: int, most: int) -> Int[Tensor, "some"]:
-    """Rows 0 to count - 1, or where they are more than `most` so many of them, evenly spread."""
+    """Rows 0 to count - 1, or if they are more than `most`, `most` of them, evenly spaced."""
     some = min(count, most)
     return torch.arange(some) * count // max(some, 1)

@@ -1,4 +1,4 @@
-"""The weights of score=sum: fitted on dev when a run ends, or later, for a run of another score."""
+"""The weights of score=sum, fitted on dev at the end of a run, or later for another score's run."""
 
 import logging
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ def fitted_sums(
     codec: CodecName,
     devices: Sequence[torch.device],
 ) -> dict[int, dict[Direction, SumFusion]]:
-    """score=sum fitted on dev: with all tokens, and with each of an adapter's nested budgets.
+    """score=sum fitted on dev: with all tokens and with each of an adapter's nested budgets.
 
-    The model is on the first of the devices, which share the pairs.
+    The model is on the first device, and all devices share the pairs.
     """
     first = first_stage_lists(
         backbone, dev, scoring.candidates, device=similarity_device(devices[0])
@@ -54,31 +54,30 @@ def fitted_sums(
 def dev_to_fit_on(
     cache: Cache, source: Source, backbone: Backbone, checkpoint: Checkpoint, scoring: Scoring
 ) -> Collection:
-    """The images that a checkpoint's run held back, where all that is needed is in the cache.
+    """The images that a checkpoint's run held back, if everything needed is in the cache.
 
     Raises:
         EdjeError: the run held none back, was trained on another data set than the configuration's,
-            or what it encoded of it isn't in the cache; or it wasn't trained for
-            `scoring.num_tokens`.
+            or their tokens aren't in the cache; or it wasn't trained for `scoring.num_tokens`.
     """
     budgets = checkpoint.model.adapter.budgets
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
     if scoring.num_tokens not in (None, all_tokens, *budgets):
-        raise _not_fitted(checkpoint, "its adapter wasn't trained for so many")
+        raise _not_fitted(checkpoint, "its adapter wasn't trained for this number")
     if checkpoint.label != f"{trained_on(source)} train" or not _same_held_back(checkpoint, source):
-        raise _not_fitted(checkpoint, "data is not its run's, or dev_images or dev_seed")
+        raise _not_fitted(checkpoint, "data, dev_images or dev_seed isn't its run's")
     if not source.dev_images:
-        raise _not_fitted(checkpoint, "its run held back no images to fit one on")
+        raise _not_fitted(checkpoint, "its run held back no images for fitting one")
     name = DEV if isinstance(source, PretrainSource) else "train"
     try:
         split = source.read(name)
     except EdjeError as error:
-        raise _not_fitted(checkpoint, f"there is no split to fit one on ({error})") from error
+        raise _not_fitted(checkpoint, f"there is no split for fitting one ({error})") from error
     fingerprints = raw_fingerprints(split, backbone.identity(), cache.storage)
     folder, _ = find_store(cache.folder, source.name, name, "raw", fingerprints)
     if not (folder / STORE_FILE).is_file():
-        raise _not_fitted(checkpoint, f"the tokens of its images held back aren't in {folder}")
-    log.info("score=sum: its weights are fitted now, on the images that the run held back")
+        raise _not_fitted(checkpoint, f"the tokens of its held-back images aren't in {folder}")
+    log.info("score=sum: fitting its weights now, on the images that the run held back")
     found = collection_of(cache, source, split, backbone, open_store(folder, fingerprints))
     if name == DEV:
         return found
@@ -86,7 +85,7 @@ def dev_to_fit_on(
 
 
 def _same_held_back(checkpoint: Checkpoint, source: Source) -> bool:
-    """Whether a checkpoint's run held the images back that this source does."""
+    """Whether a checkpoint's run held back the same images as this source."""
     data = (yaml.safe_load(checkpoint.config) or {}).get("data") or {}
     evaluated = data.get("evaluated") or data  # of a mixture
     return all(evaluated.get(name) == getattr(source, name) for name in HELD_BACK)

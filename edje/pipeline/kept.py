@@ -1,4 +1,4 @@
-"""Small tensors kept in the cache: computed once, named by what they depend on."""
+"""Small tensors kept in the cache: computed once, named by a hash of their dependencies."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,9 +14,9 @@ _HASHED_ROWS = 4096
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file, or where there is none those that `compute` gives, now kept in it.
+    """The tensors of a file; if it is missing, those that `compute` returns, now saved in it.
 
-    A process that writes into the same folder, such as another rank of the run, is waited for.
+    If another process, such as another rank of the run, writes into the folder, this waits for it.
 
     Raises:
         EdjeError: the folder can't be written.
@@ -33,18 +33,18 @@ def kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
 
 
 class Facts:
-    """A hash of what a file's tensors depend on, in twelve characters of its name."""
+    """A hash of what a file's tensors depend on: twelve characters in its name."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def tensor(self, tensor: Tensor) -> None:
-        """Take a tensor's numbers, without a copy of all of them."""
+        """Add a tensor's numbers, without copying all of them."""
         for part in tensor.split(_HASHED_ROWS):
             self._digest.update(part.contiguous().numpy().tobytes())
 
     def text(self, text: str) -> None:
-        """Take a text."""
+        """Add a text."""
         self._digest.update(text.encode())
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Configurations of the published models that the options name, for where theirs aren't at hand."""
+"""Configurations of published models that the options name, if their files aren't available."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ SMALL = {
     **{"hidden_size": 512, "num_hidden_layers": 12},
     **{"num_attention_heads": 8, "intermediate_size": 2048},
 }
-CLIPS = {  # vision tower, image side, patch side, text tower, width of the embeddings
+CLIPS = {  # vision tower, image side, patch side, text tower, embedding width
     "openai/clip-vit-base-patch16": (BASE, 224, 16, SMALL, 512),
     "openai/clip-vit-large-patch14": (LARGE, 224, 14, BASE, 768),
     "openai/clip-vit-large-patch14-336": (LARGE, 336, 14, BASE, 768),
     "apple/DFN2B-CLIP-ViT-L-14-39B": (LARGE, 224, 14, BASE, 768),
     "facebook/metaclip-l14-fullcc2.5b": (LARGE, 224, 14, BASE, 768),
 }
-SIGLIPS = {  # both towers, image side, words
+SIGLIPS = {  # both towers, image side, vocabulary
     "google/siglip-base-patch16-224": (BASE, 224, 32000),
     "google/siglip2-base-patch16-224": (BASE, 224, 256000),
     "google/siglip2-base-patch16-384": (BASE, 384, 256000),
@@ -42,7 +42,7 @@ LANGUAGE_MODELS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
         {**BASE, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
     ),
     "google-bert/bert-base-uncased": (BertConfig, BASE),
-    "answerdotai/ModernBERT-base": (ModernBertConfig, {}),  # which transformers' defaults are
+    "answerdotai/ModernBERT-base": (ModernBertConfig, {}),  # the defaults of transformers
 }
 
 
@@ -50,7 +50,7 @@ def known_configuration(name: str, key: str) -> PretrainedConfig:
     """The configuration of a published model by its hub name.
 
     Raises:
-        EdjeError: it is none of these.
+        EdjeError: it isn't known here.
     """
     if name in CLIPS:
         vision, image_size, patch_size, text, width = CLIPS[name]
@@ -68,5 +68,5 @@ def known_configuration(name: str, key: str) -> PretrainedConfig:
         return kind(**values)
     raise EdjeError(
         f"{key}={name}: its configuration is neither in a folder of this name nor in the hub's "
-        "cache, so its sizes aren't known. `hf download <name> config.json`, or give a folder."
+        "cache, so its sizes are unknown. Run `hf download <name> config.json`, or give a folder."
     )

@@ -1,4 +1,4 @@
-"""Mining over the whole training set: what the loader's neighbours are drawn from."""
+"""Mining over the whole training set, for the loader to draw neighbours from."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,15 +25,15 @@ from edje.retrieval.rerank import rerank
 from edje.retrieval.similar_images import hardest_by_scores, similar_images
 from edje.tokens.codec import make_codec
 
-MINER_POOL = 2  # a miner scores so many times as many candidates as are kept
+MINER_POOL = 2  # candidates that a miner scores, per candidate kept
 
 
 @dataclass(frozen=True)
 class Mining:
-    """Similar images of each training image, and all that they depend on.
+    """Similar images of each training image, and everything they depend on.
 
-    By the first stage, whose embeddings of images and captions are given, or by what a miner makes
-    of the first stage's.
+    They are found by the first stage, from its embeddings of images and captions, or by a miner
+    that rescores the first stage's.
     """
 
     cache: Cache
@@ -45,13 +45,13 @@ class Mining:
     miner: Checkpoint | None = None
 
     def lists(self) -> Int[Tensor, "images pool"] | None:
-        """The lists from the cache, or computed; None where the loader wants none.
+        """The lists from the cache, or computed; None if the loader wants none.
 
-        They are kept under a hash of all they depend on: a changed first stage or another miner
-        gives new lists.
+        They are kept under a hash of everything they depend on, so a changed first stage or
+        another miner gives new lists.
 
         Raises:
-            EdjeError: a margin that leaves too few.
+            EdjeError: a margin leaves too few.
         """
         if not self.loading.neighbours:
             return None

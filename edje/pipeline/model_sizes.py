@@ -1,7 +1,7 @@
-"""The arithmetic and the bytes of the models of a run, counted without their weights.
+"""The arithmetic and the memory of a run's models, counted without their weights.
 
-Towers and joint encoders are built from their configurations on torch's meta device, where nothing
-is stored and nothing computed; an adapter, which is small, on the CPU with random weights.
+Towers and joint encoders are built from their configurations on torch's meta device, which stores
+and computes nothing. An adapter is small, so it is built on the CPU with random weights.
 """
 
 from collections.abc import Callable
@@ -25,20 +25,20 @@ from edje.pipeline.known_models import known_configuration
 from edje.pipeline.plan import Sizes
 from edje.tokens.codec import CodecName, make_codec
 
-WORDS = 18  # word pieces of a caption, [CLS] and [SEP] included; assumed
+WORDS = 18  # word pieces of a caption, with [CLS] and [SEP]; assumed
 LOCAL = AdapterSpecification("edje.models.adapters.LocalAdapter", {})
-auto_model: Any = AutoModel  # which transformers leaves untyped
+auto_model: Any = AutoModel  # transformers leaves it untyped
 META = torch.device("meta")
-SEPARATOR = 0  # whichever: only sizes count
+SEPARATOR = 0  # any id: only sizes matter
 
 
 def configuration(name: str, key: str, notes: list[str]) -> PretrainedConfig:
-    """A model's configuration from a folder, a package or the hub's cache, or else as it is known.
+    """A model's configuration from a folder, a package or the hub's cache, or else as published.
 
-    Nothing is downloaded; `notes` gets a line where it is taken as known.
+    Nothing is downloaded; `notes` gets a line if the published sizes are used.
 
     Raises:
-        EdjeError: it is in none of these.
+        EdjeError: it is found in none of these.
     """
     source = packaged_source(name) or name
     try:
@@ -54,13 +54,13 @@ class Towers:
     """A CLIP or SigLIP of transformers without weights.
 
     Raises:
-        EdjeError: it is of another family.
+        EdjeError: it is a model of another family.
     """
 
     def __init__(self, config: Any, keep_class_token: bool = False):
         if config.model_type not in ("clip", "siglip"):
             raise EdjeError(
-                f"backbone: task=plan counts CLIP and SigLIP models, got {config.model_type!r}."
+                f"backbone: task=plan supports CLIP and SigLIP models, got {config.model_type!r}."
             )
         with META:
             self.model: Any = auto_model.from_config(config).eval()
@@ -75,24 +75,24 @@ class Towers:
         )
 
     def image_flops(self) -> int:
-        """Of the vision tower, an image."""
+        """FLOPs of the vision tower, per image."""
         pixels = torch.empty(1, 3, self.image_size, self.image_size, device=META)
         return count_flops(lambda: self.model.get_image_features(pixel_values=pixels))
 
     def text_flops(self) -> int:
-        """Of the text tower, a caption padded to its longest."""
+        """FLOPs of the text tower, per caption, padded to full length."""
         ids = torch.zeros(1, self.length, dtype=torch.long, device=META)
         return count_flops(lambda: self.model.get_text_features(input_ids=ids))
 
 
 class Reading:
-    """A joint encoder without weights before an adapter's visual tokens."""
+    """A joint encoder without weights that reads an adapter's visual tokens."""
 
     def __init__(self, config: PretrainedConfig, adapter: Adapter, options: JointOptions):
         with META:
             encoder = auto_model.from_config(config, attn_implementation="sdpa")
             if hasattr(encoder, "pooler"):
-                encoder.pooler = None  # which is not used
+                encoder.pooler = None  # not used
             self.joint = JointEncoder(
                 encoder, SEPARATOR, MAX_TEXT_TOKENS, adapter.num_tokens, options
             )
@@ -104,21 +104,21 @@ class Reading:
             )
 
     def pair(self) -> Tensor:
-        """A caption, read beside the visual tokens of an image."""
+        """Read a caption together with the visual tokens of an image."""
         states = self.joint.read_text(self.ids, self.mask, False)
         return self.joint.fuse(states, self.mask, self.visual.to(states.dtype), False)
 
     def alone_flops(self) -> int:
-        """Of a caption without an image."""
+        """FLOPs for a caption without an image."""
         return count_flops(lambda: self.joint.encode_text(self.ids, self.mask, False))
 
     def words_flops(self) -> int:
-        """Of the masked-language head on half of a caption's words."""
+        """FLOPs of the masked-language head on half of a caption's words."""
         states = torch.empty(WORDS // 2, self.joint.width, device=META)
         return count_flops(lambda: self.head(states, self.joint.word_embeddings.weight))
 
     def kept_bytes(self) -> int:
-        """What a pair keeps for the backward pass in bf16, where a kernel keeps no attention."""
+        """Bytes that a pair keeps for the backward pass in bf16; the kernel keeps no attention."""
         joint = self.joint.to(torch.bfloat16).train()
         length = WORDS + self.visual.shape[1]
         square = {(length, length), (length + 1, length + 1)}
@@ -137,7 +137,7 @@ def counted_sizes(
     """All figures of a plan; the teacher has the same language model.
 
     Raises:
-        EdjeError: an adapter or a codec refuses its choices.
+        EdjeError: an adapter or a codec rejects its choices.
     """
     facts, width = towers.facts, int(language_model.hidden_size)
     built, taught = (
@@ -173,9 +173,9 @@ def kept_bytes(
     module: nn.Module,
     passed_by: Callable[[tuple[int, ...]], bool] = lambda shape: False,
 ) -> int:
-    """Bytes of the tensors that a call saves for its backward pass, the module's weights aside.
+    """Bytes of the tensors that a call saves for its backward pass, without the module's weights.
 
-    `passed_by` says of which shapes none is counted.
+    `passed_by` says which shapes aren't counted.
     """
     known = {id(one) for one in module.parameters()}
     kept: dict[int, Tensor] = {}
@@ -183,7 +183,7 @@ def kept_bytes(
     def keep(tensor: Tensor) -> Tensor:
         base = tensor if tensor._base is None else tensor._base
         if id(base) not in known and not passed_by(tuple(tensor.shape)):
-            kept[id(base)] = base  # held, so that no other takes its id
+            kept[id(base)] = base  # held so that no other tensor gets its id
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,6 +1,6 @@
-"""What a run needs in disk, memory and time: products of counted figures, each shown as such.
+"""The disk, memory and time that a run needs: products of counted figures, each written out.
 
-Nothing is estimated here but what the notes say: the speed of a GPU, and the length of captions.
+Nothing is estimated except what the notes say: the speed of a GPU, and the length of captions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,13 @@ SAVED_BYTES = 12  # of these, what last.ckpt keeps: all but the gradient
 
 @dataclass(frozen=True)
 class Sizes:
-    """Counted figures of the models: FLOPs of a forward pass, bytes, numbers of weights."""
+    """Counted figures of the models: FLOPs per forward pass, bytes, numbers of weights."""
 
     image_flops: int  # vision tower, an image
     text_flops: int  # text tower, a caption
     adapter_flops: int  # an image
     pair_flops: int  # joint encoder, a caption with the visual tokens of an image
-    alone_flops: int  # joint encoder, a caption alone
+    alone_flops: int  # joint encoder, a caption without an image
     words_flops: int  # masked-language head, a caption
     teacher_flops: int  # joint encoder of the teacher, a pair
     teacher_adapter_flops: int  # an image
@@ -46,23 +46,23 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Work:
-    """How much of everything a run does.
+    """The amount of work in a run.
 
     Args:
-        train_images: those that are encoded once and stored; those of dev where training is
-            streamed.
+        train_images: images that are encoded once and stored; if training is streamed, those of
+            dev.
         train_captions: likewise.
         evaluated_images: of the evaluated split.
-        evaluated_captions: likewise.
-        candidates: reranked per query.
+        evaluated_captions: of the evaluated split.
+        candidates: candidates reranked per query.
         steps: optimiser steps.
-        pairs: that a device reads in a step, all accumulated batches together.
+        pairs: pairs that a device reads in a step, over all accumulated batches.
         batch: pairs of a batch.
-        devices: that train.
-        negatives: of a pair in each direction.
-        parts: of a step, that some objective reads.
+        devices: devices that train.
+        negatives: negatives per pair and direction.
+        parts: parts of a step that some objective reads.
         streamed: whether images and captions are encoded at every step.
-        recomputed: whether layers are run again in the backward pass.
+        recomputed: whether the backward pass recomputes layers.
     """
 
     train_images: int
@@ -102,7 +102,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """The lines of a run's needs, and what they take for granted."""
+    """The lines of a run's needs, and their assumptions."""
 
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
@@ -118,7 +118,7 @@ class Plan:
         return self.total("compute") / self.flops_per_second / 3600
 
     def report(self) -> dict[str, Any]:
-        """What plan.json holds."""
+        """The content of plan.json."""
         lines = [
             {"kind": line.kind, "what": line.what, "value": line.value}
             | {"arithmetic": line.arithmetic}
@@ -136,19 +136,19 @@ class Plan:
 
 
 def shown(kind: Kind, value: float) -> str:
-    """An amount in the unit of its kind."""
+    """An amount as text, in the unit of its kind."""
     size, unit = UNITS[kind]
     return f"{value / size:,.3g} {unit}" if value < 1000 * size else f"{value / size:,.0f} {unit}"
 
 
 def plan(work: Work, sizes: Sizes, notes: Iterable[str] = ()) -> Plan:
-    """What caching, training and evaluating need; lines that come to nothing are left out."""
+    """The needs of caching, training and evaluating; lines with the value 0 are left out."""
     lines = (*_disk(work, sizes), *_memory(work, sizes), *_compute(work, sizes))
     return Plan(tuple(line for line in lines if line.value), tuple(notes))
 
 
 def _splits(work: Work) -> Iterator[tuple[str, int, int]]:
-    """Name, images and captions of what is encoded once."""
+    """Name, images and captions of each split that is encoded once."""
     yield "dev" if work.streamed else "train", work.train_images, work.train_captions
     yield "evaluated", work.evaluated_images, work.evaluated_captions
 
@@ -169,7 +169,7 @@ def _disk(work: Work, sizes: Sizes) -> Iterator[Line]:
 
 
 def _memory(work: Work, sizes: Sizes) -> Iterator[Line]:
-    """On each device, while training."""
+    """The memory of each device while training."""
     weights = (sizes.trained_weights, "weights")
     yield Line("memory", "weights, gradients, AdamW", (weights, (TRAINED_BYTES, "bytes")))
     if "teacher" in work.parts:
@@ -229,9 +229,9 @@ def _compute(work: Work, sizes: Sizes) -> Iterator[Line]:
 
 
 def _passes(work: Work) -> int:
-    """How often a pair goes through the joint encoder: with its negatives, and with masked words.
+    """Passes of a pair through the joint encoder: with its negatives, and with masked words.
 
-    The positive stands for both directions.
+    The positive is used for both directions.
     """
     mined = 1 + 2 * work.negatives if {"pairs", "teacher"} & work.parts else 0
     return mined + ("masked" in work.parts)

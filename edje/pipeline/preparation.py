@@ -1,4 +1,4 @@
-"""What a training needs but data: its choices, and the rerankers that are made and read first."""
+"""A training without its data: its options, and the rerankers that are built and loaded first."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -32,31 +32,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a reranker is made and trained.
+    """How a reranker is built and trained.
 
     Args:
-        language_model: builds the joint encoder's; its fresh weights are a function of the seed.
-        adapter: which adapter, and its choices.
+        language_model: builds the joint encoder's language model; fresh weights depend only on
+            the seed.
+        adapter: the adapter and its choices.
         objectives: the terms of the loss by name.
         negatives: the miner of hard negatives inside a batch.
         optimisation: the optimiser and its schedule.
-        trainer: arguments of lightning.Trainer; `max_steps` is needed. Refused are those that a
-            run can't follow.
-        loading: how batches are made of a token store.
+        trainer: arguments of lightning.Trainer; `max_steps` is required. Arguments that a run
+            can't support are refused.
+        loading: how batches are made from a token store.
         scoring: how dev is scored while training.
-        score: joint; residual adds the first-stage score to the match logit; sum fits a weight of
-            both on dev.
-        start: what the weights start from.
-        teacher: names a reranker to distil from.
-        miner: names a reranker whose hardest images are the neighbours that batches draw.
-        seed: of weights, order, masks and dropout.
-        checkpoint_every: optimiser steps between two checkpoints to resume from.
+        score: joint; residual adds the first-stage score to the match logit; sum fits a weight
+            for both scores on dev.
+        start: the initial weights.
+        teacher: the reranker to distil from.
+        miner: a reranker that selects the hardest images as neighbours for batches.
+        seed: for weights, order, masks and dropout.
+        checkpoint_every: optimiser steps between resumable checkpoints.
         compile_training: a backend of torch.compile.
-        gradient_checkpointing: layers are run again in the backward pass.
-        loggers: make Lightning's loggers, given save_dir, name and version.
-        config: YAML that the checkpoint carries.
-        resume_command: what goes on with a training that was interrupted, for the message.
-        published: what is to be known where a published checkpoint is named.
+        gradient_checkpointing: recompute layers in the backward pass.
+        loggers: functions of save_dir, name and version that build Lightning loggers.
+        config: YAML to keep in the checkpoint.
+        resume_command: how to continue an interrupted training, for the message.
+        published: facts about a published checkpoint, if one is named.
     """
 
     language_model: Callable[[], LanguageModel]
@@ -89,13 +90,13 @@ class Training:
 
     @property
     def distils(self) -> bool:
-        """Whether an objective asks for a teacher."""
+        """Whether an objective needs a teacher."""
         return any("teacher" in term.needs for term in self.objectives.values())
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A new reranker, the trained ones that it learns from, and the log."""
+    """A new reranker, the trained rerankers that it learns from, and the loggers."""
 
     checkpoint: Checkpoint
     teacher: Checkpoint | None = None
@@ -104,16 +105,16 @@ class Prepared:
 
 
 def prepare(training: Training, backbone: Backbone, source: Source, folder: Path) -> Prepared:
-    """Make the reranker, and read those that are named: whatever can be refused is refused here.
+    """Build the reranker and load those that are named, with all checks before the training.
 
-    The log is begun in the folder.
+    The log starts in the folder.
 
     Raises:
         EdjeError: options, checkpoints, backbone or this machine don't fit each other.
     """
     if training.miner is not None and not training.loading.neighbours:
         raise EdjeError(
-            f"miner={training.miner}: loader.neighbours=0 draws none of the images it would mine. "
+            f"miner={training.miner}: loader.neighbours=0 uses none of the images it would mine. "
             "Use loader=neighbours, or leave miner out."
         )
     named = {"start.path": training.start.path, "miner": training.miner}
@@ -136,7 +137,7 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
 
 
 def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:
-    """A reranker with fresh weights, and all that its checkpoints will carry."""
+    """A reranker with fresh weights, and everything that its checkpoints will contain."""
     facts = facts_of(backbone)
     language_model = training.language_model()
     return Checkpoint(
@@ -155,10 +156,10 @@ def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Chec
 def frozen_teacher(
     training: Training, student: Checkpoint, backbone: Backbone
 ) -> Checkpoint | None:
-    """The teacher to distil from; None where no objective asks for one.
+    """The teacher to distil from; None if no objective needs one.
 
     Raises:
-        EdjeError: distillation without a teacher, or a teacher of other tokens or words.
+        EdjeError: there is no teacher, or it has other tokens or another vocabulary.
     """
     if not training.distils:
         return None

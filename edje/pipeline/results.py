@@ -1,4 +1,4 @@
-"""The results of a run folder: metrics, every score, and what the galleries show."""
+"""The results in a run folder: metrics, all scores, and the data for galleries."""
 
 import json
 from collections.abc import Mapping

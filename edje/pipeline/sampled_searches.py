@@ -1,4 +1,4 @@
-"""Searches in parts of a collection, each made with what it seeks in the gallery, and without."""
+"""Searches in parts of a collection, each with and without its target in the gallery."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ from edje.retrieval.fusion import SumFusion
 from edje.tokens.codec import CodecName
 
 SMALLEST = 50  # images of a gallery
-LARGEST = 5000  # so that of a vast collection not all is compressed for this
-NUM_SIZES = 4  # from the smallest to all, in equal ratios
-QUERIES = 400  # of each size, each of another image
+LARGEST = 5000  # so that only a part of a large collection is compressed for this
+NUM_SIZES = 4  # from the smallest to all images, in equal ratios
+QUERIES = 400  # per size, each with a different image
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Queries of one direction, with candidates from random galleries of some size.
+    """Queries of one direction, with candidates from random galleries of one size.
 
-    The lists are deep enough to have all candidates that are asked for without the relevant ones.
+    The lists are deep enough to hold the requested number of candidates without the relevant ones.
     """
 
     queries: Int[Tensor, "queries"]  # rows of the collection
-    first: CandidateList  # candidates too
-    listed: Bool[Tensor, "queries pool"]  # of a small gallery not all places are filled
+    first: CandidateList  # also in rows of the collection
+    listed: Bool[Tensor, "queries pool"]  # a small gallery doesn't fill all places
     gallery_sizes: Int[Tensor, "queries"]  # images (t2i) or captions (i2t)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images, those among them that are asked about, and a caption of each of these; all rows."""
+    """Images, those of them that are queries, and one caption of each query; all as rows."""
 
     images: Int[Tensor, "images"]
     asked: Int[Tensor, "queries"]
@@ -49,7 +49,7 @@ class Gallery:
 
 
 def gallery_sizes(num_images: int) -> list[int]:
-    """Numbers of images from `SMALLEST` to all; none where there are fewer.
+    """Numbers of images from `SMALLEST` to all; none if there are fewer.
 
     >>> gallery_sizes(1000), gallery_sizes(50), gallery_sizes(49)
     ([50, 136, 368, 1000], [50], [])
@@ -72,11 +72,11 @@ def sampled_searches(
     fusion: Mapping[Direction, SumFusion] | None = None,
     devices: Sequence[torch.device] = (),
 ) -> dict[Direction, list[Searches]]:
-    """Searches in random galleries, by direction those of each size, with final scores.
+    """Searches in random galleries with final scores: by direction, one entry per size.
 
-    Each query searches twice: in its gallery, and in the same without what is relevant to it.
-    `fusion` gives the final scores of score=sum. All is drawn from the seed. Of a collection of
-    more than `LARGEST` images so many are taken.
+    Each query searches twice: in its gallery, and in the same gallery without the items relevant
+    to it. `fusion` gives the final scores of score=sum. All random choices depend on the seed. Of
+    a collection with more than `LARGEST` images only that many are used.
     """
     if len(collection.split.images) > LARGEST:
         collection = collection.restricted(hold_out(collection.split, LARGEST, seed)[1])
@@ -107,7 +107,7 @@ def sampled_searches(
 def drawn_samples(
     backbone: Backbone, collection: Collection, candidates: int, seed: int, device: torch.device
 ) -> dict[Direction, list[Sample]]:
-    """A sample of each size of gallery, by direction."""
+    """One sample per gallery size, by direction."""
     images, captions = (one.to(device) for one in embeddings(backbone, collection))
     owner = collection.image_of_caption
     generator = torch.Generator().manual_seed(seed)
@@ -126,7 +126,7 @@ def drawn_samples(
 def drawn_galleries(
     owner: Int[Tensor, "captions"], size: int, generator: torch.Generator
 ) -> Iterator[Gallery]:
-    """Galleries of so many images that have no image in common, with `QUERIES` in all if they can.
+    """Disjoint galleries of `size` images, with `QUERIES` queries in total if possible.
 
     `owner` is the row of each caption's image.
     """
@@ -167,7 +167,7 @@ def candidates_in(
     )
     pool = lists.candidates.shape[1]
     filled = torch.arange(candidates + deeper)
-    places = filled.clamp(max=pool - 1)  # one width for all galleries
+    places = filled.clamp(max=pool - 1)  # the same width for all galleries
     first = CandidateList(
         direction,
         there[lists.candidates.cpu()][:, places],
@@ -180,7 +180,7 @@ def candidates_in(
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
-    """One sample of several of a direction."""
+    """Several samples of one direction as one."""
     names = ("candidates", "scores", "relevant", "num_relevant")
     lists = [sample.first for sample in samples]
     tensors = [torch.cat([getattr(one, name) for one in lists]) for name in names]
@@ -193,7 +193,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
 
 
 def with_and_without(sample: Sample, final: Tensor, candidates: int) -> Searches:
-    """Each query's list of so many candidates, then the same without what is relevant."""
+    """Each query's list of `candidates`, then the same lists without relevant items."""
     scores = final.double().masked_fill(~sample.listed, -torch.inf)
     relevant = sample.first.relevant & sample.listed
     others = relevant.long().argsort(dim=1, stable=True)[:, :candidates]

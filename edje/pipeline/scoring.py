@@ -24,7 +24,7 @@ from edje.retrieval.fusion import SumFusion, fit_sum
 from edje.retrieval.rerank import RerankedList
 from edje.tokens.codec import Codec, CodecName, make_codec
 
-WORTH_SHARING = 20_000  # pairs; of fewer, starting other processes takes longer than scoring them
+WORTH_SHARING = 20_000  # pairs; with fewer, starting processes takes longer than scoring
 
 
 class Scoring:
@@ -34,16 +34,16 @@ class Scoring:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
         precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
-            with exact products in it (VNNI), and is used where it is faster than bf16 there.
+            with exact int8 products (VNNI), and is only used if it is faster than bf16 there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
-        patience: training ends after so many scores on dev without a new best; null: it doesn't.
-        shuffle_tokens: a control: every image gets another one's tokens, so that whatever the
-            joint encoder reads off the images is gone.
-        num_tokens: serve only the first so many visual tokens, of an adapter trained with
-            budgets; null serves all.
-        examples: example queries drawn in the gallery.
-        compile: the scorer's layers go through torch.compile, on CUDA as graphs. Seconds to
-            minutes for each length of text, so for large evaluations on a GPU.
+        patience: training ends after this many dev scores without a new best; null: never.
+        shuffle_tokens: a control: every image gets another image's tokens, so that the joint
+            encoder learns nothing from the images.
+        num_tokens: use only this many of the first visual tokens, of an adapter trained with
+            budgets; null uses all.
+        examples: number of example queries shown in the gallery.
+        compile: the scorer's layers run under torch.compile, on CUDA as graphs. It takes seconds
+            to minutes per text length, so it is for large evaluations on a GPU.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Scoring:
         self.compile = compile
 
     def unshuffled(self) -> "Scoring":
-        """The same without the control."""
+        """The same options without the control."""
         other = copy(self)
         other.shuffle_tokens = False
         return other
 
     @property
     def precision(self) -> torch.dtype:
-        """Number format of the products that is asked for."""
+        """The requested number format of the products."""
         return PRECISIONS[self.precision_name]
 
 
@@ -102,11 +102,11 @@ def rerank_collection(
 ) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
     """Candidates of both directions with their joint scores, codec, pairs per second, precision.
 
-    `first` holds the first stage's lists of the directions, where they are known already, and
-    `queries` the rows of their queries, where these are not all of the collection's in order.
-    The speed is the scorer's alone, its gathering of tokens included. A `stride` above 1 reranks
-    every so many-th query only, against the whole gallery. Of several `devices` each has its
-    share of the queries, where there are pairs enough; else the model's own has all.
+    `first` are the first stage's lists of the directions, if already known. `queries` are the rows
+    of their queries, if these aren't all of the collection's in order. The speed is the scorer's
+    alone, including its gathering of tokens. A `stride` above 1 reranks only every `stride`-th
+    query, against the whole gallery. With several `devices` and enough pairs, each device scores
+    its share of the queries; otherwise the model's own device scores all.
     """
     model = checkpoint.model
     codec = make_codec(codec_name, *visual_shape(checkpoint))
@@ -141,10 +141,10 @@ def rerank_collection(
 
 
 def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[Direction, SumFusion]:
-    """score=sum fitted on dev, by direction."""
+    """The weights of score=sum, fitted on dev, by direction."""
     return {direction: fit_sum(lists) for direction, lists in dev.items()}
 
 
 def fusion_of(checkpoint: Checkpoint, direction: Direction) -> SumFusion:
-    """The fitted fusion of one direction, with the number of tokens that the reranker gives."""
+    """The fitted fusion of one direction, for the reranker's number of tokens."""
     return checkpoint.fusion[checkpoint.model.adapter.num_tokens][direction]

@@ -1,4 +1,4 @@
-"""Scoring candidate lists: in this process, or shared out among those of a run or of a launcher."""
+"""Scoring candidate lists: in this process, or shared among a run's or a launcher's processes."""
 
 import tempfile
 import time
@@ -29,10 +29,10 @@ WORK = "work.pt"
 
 @dataclass(frozen=True)
 class ScoringWork:
-    """All that a process needs to score its share.
+    """Everything that a process needs to score its share.
 
-    `lists` are of one direction each; of their queries 0, stride, 2·stride, … are scored.
-    `queries` says for each list by which rows the scorer knows them; by default 0, 1, 2, …
+    Each list has one direction; its queries 0, stride, 2·stride, … are scored. `queries` are, for
+    each list, the rows by which the scorer knows its queries; by default 0, 1, 2, …
     """
 
     model: EDJE
@@ -47,7 +47,7 @@ class ScoringWork:
 
     @property
     def num_pairs(self) -> int:
-        """How many pairs are scored."""
+        """The number of pairs to score."""
         return sum(
             len(scored_rows(self, lists)) * lists.candidates.shape[1] for lists in self.lists
         )
@@ -58,7 +58,7 @@ def score(
 ) -> tuple[list[RerankedList], float]:
     """The lists with their joint scores, on the model's device, and the seconds it took.
 
-    Of `share` (i, n) only those of the i-th of these queries and of every n-th from there.
+    With a `share` (i, n), only the i-th of these queries and every n-th from there are scored.
     """
     scorer = scorer_of(work)
     started = time.perf_counter()
@@ -76,10 +76,10 @@ def score(
 
 
 def settled(work: ScoringWork) -> ScoringWork:
-    """The work in the number format that is used: int8 is measured once, here, for every process.
+    """The work with its final number format: int8 is measured once, here, for every process.
 
     Raises:
-        EdjeError: int8 is asked of a device or a language model that it isn't made for.
+        EdjeError: the device or the language model doesn't support int8.
     """
     if work.precision != torch.int8 or work.as_given:
         return work
@@ -87,7 +87,7 @@ def settled(work: ScoringWork) -> ScoringWork:
 
 
 def scorer_of(work: ScoringWork) -> StoredTokenScorer:
-    """What scores it."""
+    """The scorer of this work."""
     return StoredTokenScorer(
         work.model,
         work.collection,
@@ -98,9 +98,9 @@ def scorer_of(work: ScoringWork) -> StoredTokenScorer:
 
 
 def num_shares(devices: Sequence[torch.device]) -> int:
-    """How many processes would score: all of a launcher's that help, or one for each device.
+    """The number of processes that share the scoring: a launcher's, or one per device.
 
-    Without devices the one that asks scores alone.
+    Without devices the number is 0: this process scores alone.
     """
     process = launched()
     if process is None or named_folder() is None or not devices:
@@ -111,7 +111,7 @@ def num_shares(devices: Sequence[torch.device]) -> int:
 def scored_in_shares(
     work: ScoringWork, devices: Sequence[torch.device], progress: Callable[[int], object]
 ) -> tuple[list[RerankedList], float]:
-    """What `score` gives, by `num_shares` processes; the seconds are the slowest one's.
+    """The result of `score`, by `num_shares` processes; the seconds are the slowest process's.
 
     Raises:
         EdjeError: a process failed.
@@ -153,22 +153,22 @@ def _by_processes(
         len(devices),
         show,
         doing="scored pairs",
-        advice="Run the same command again, with fewer trainer.devices if it was that.",
+        advice="Run the same command again, with fewer trainer.devices if memory was short.",
     )
 
 
 def scored_rows(work: ScoringWork, lists: CandidateList) -> Int[Tensor, "queries"]:
-    """Places in the lists of the queries that are scored."""
+    """Places of the scored queries in the lists."""
     return torch.arange(0, len(lists.candidates), work.stride)
 
 
 def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateList:
-    """The lists of these queries alone."""
+    """Only the lists of these queries."""
     return each_tensor(lists, lambda own: own[rows])
 
 
 def _part(index: int, folder: Path, devices: Sequence[torch.device], done: Tensor) -> None:
-    """What each of several processes on this machine does."""
+    """The part of one of several processes on this machine."""
     _score_share(folder, devices[index], (index, len(devices)), done[index].add_)
 
 
@@ -179,14 +179,14 @@ def _part_of_rank(
     folder: Path,
     devices: Sequence[torch.device],
 ) -> None:
-    """What each of a launcher's processes does."""
+    """The part of one of a launcher's processes."""
     _score_share(folder, of_this_process(devices), (rank, count), progress)
 
 
 def _score_share(
     folder: Path, device: torch.device, share: tuple[int, int], progress: Callable[[int], object]
 ) -> None:
-    """One share, written where the first process finds it."""
+    """Score one share and write it where the first process reads it."""
     work: ScoringWork = torch.load(folder / WORK, map_location="cpu", mmap=True, weights_only=False)
     work.model.to(make_current(device))
     scored, seconds = score(work, progress, share)
@@ -197,8 +197,8 @@ def _score_share(
 def _scores_in(file: Path) -> tuple[list[Tensor], float]:
     if not is_seen(file):
         raise EdjeError(
-            f"the scores of another process don't show up in {file.parent}. All nodes need to see "
-            "the run folder: give hydra.run.dir=<a folder on a shared disk>."
+            f"the scores of another process don't appear in {file.parent}. All nodes must see the "
+            "run folder: give hydra.run.dir=<a folder on a shared disk>."
         )
     scores: tuple[list[Tensor], float] = torch.load(file, weights_only=True)
     return scores

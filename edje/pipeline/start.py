@@ -1,4 +1,4 @@
-"""What a new reranker's weights start from: a seed, another reranker, or whole-set statistics."""
+"""The initial weights of a reranker: from a seed, another reranker, or training-set statistics."""
 
 import logging
 from pathlib import Path
@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 
 class Start:
-    """What changes the fresh weights of a new reranker, in place, before it is trained."""
+    """Changes the fresh weights of a new reranker, in place, before it is trained."""
 
-    path: str | None = None  # of a reranker that is read
+    path: str | None = None  # of a reranker to load
 
     def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> None:
-        """What can be done before any data is read."""
+        """The part that needs no data."""
 
     def fit(self, new: Checkpoint, train: Collection, seed: int, device: torch.device) -> None:
-        """What is computed from the training set; the model is on the CPU, before and after."""
+        """The part computed from the training set; the model is on the CPU before and after."""
 
 
 class FreshStart(Start):
-    """The weights that the seed gives."""
+    """Fresh weights from the seed."""
 
     def __init__(self) -> None:
         pass
@@ -38,14 +38,14 @@ class CheckpointStart(Start):
     """Another reranker's weights wherever name and shape agree.
 
     Args:
-        path: a run folder or .ckpt of ours, or what names a published checkpoint.
+        path: our run folder or .ckpt, or the name or path of a published checkpoint.
     """
 
     def __init__(self, *, path: str):
         self.path = path
 
     def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> None:
-        """Take them over.
+        """Copy its weights.
 
         Raises:
             EdjeError: it can't be read, or its joint encoder differs.
@@ -64,7 +64,7 @@ class CanonicalStart(Start):
         pass
 
     def fit(self, new: Checkpoint, train: Collection, seed: int, device: torch.device) -> None:
-        """Set them.
+        """Set adapter and evidence.
 
         Raises:
             EdjeError: as `canonical_start`.
@@ -76,23 +76,23 @@ class ContrastiveStart(Start):
     """The same, then trained for a minute on the mean tokens and words of the training set.
 
     Args:
-        mean_share: of the mean cosine in the evidence, with which training starts; the rest is
-            late interaction's. null leaves it as it is.
+        mean_share: initial share of the mean cosine in the evidence; the rest is late
+            interaction's. null leaves it as it is.
 
     Raises:
-        EdjeError: a share that isn't between 0 and 1.
+        EdjeError: the share isn't between 0 and 1.
     """
 
     def __init__(self, *, mean_share: float | None = None):
         if mean_share is not None and not 0 < mean_share < 1:
             raise EdjeError(
-                f"start.mean_share={mean_share}: expected above 0 and below 1, or null for that "
-                "of joint.evidence. Give such a share."
+                f"start.mean_share={mean_share}: expected a share above 0 and below 1, or null to "
+                "keep joint.evidence's."
             )
         self.mean_share = mean_share
 
     def fit(self, new: Checkpoint, train: Collection, seed: int, device: torch.device) -> None:
-        """Set and train them.
+        """Set and train adapter and evidence.
 
         Raises:
             EdjeError: as `canonical_start`.

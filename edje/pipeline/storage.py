@@ -13,16 +13,16 @@ class Storage:
 
     Args:
         raw_codec: number format of the backbone's tokens.
-        compressed_codec: number format of an adapter's tokens, those that are scored.
+        compressed_codec: number format of an adapter's tokens, which are scored.
         batch_size: images encoded at once. Batches don't cross shards; another size may change
             the last bits of the tokens.
         num_workers: processes per device that read and decode images; null is one per core, up
-            to 16, on an accelerator, and 1 on a CPU, whose cores the tower needs.
+            to 16, on an accelerator, and 1 on a CPU, because the tower needs its cores.
         join: help a run on another machine that writes the same store into a shared folder.
         tower_precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more
-            than a bf16 cell's 8, and is float32 elsewhere; fp32 is float32 everywhere; bf16 is
-            autocast, about twice as fast again on a GPU, and its stores are others than those of
-            tf32.
+            than a bf16 cell's 8; elsewhere it is float32. fp32 is float32 everywhere. bf16 is
+            autocast, about twice as fast as tf32 on a GPU; its stores count as other stores than
+            those of tf32.
     """
 
     def __init__(

@@ -11,15 +11,15 @@ from edje.pipeline.storage import Storage
 
 @dataclass(frozen=True)
 class Cache:
-    """Where stores and what else is computed once lie, and how what is missing is made.
+    """The folder of stores and other results that are computed once, and how missing ones are made.
 
     Args:
         folder: holds a folder for each split of each data set.
         storage: how token stores are written.
-        devices: one process for each writes stores; what is one process's work is done on the
-            first. A CPU may be named several times.
-        by_all_ranks: all processes of a launcher come here and write stores together, each with
-            the device of its own.
+        devices: one process per device writes stores; single-process work runs on the first
+            device. A CPU may be listed several times.
+        by_all_ranks: all processes of a launcher call this and write stores together, each with
+            its own device.
     """
 
     folder: Path
@@ -29,9 +29,9 @@ class Cache:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process: rank i of a run has the i-th."""
+        """The device of this process: rank i of a run has the i-th device."""
         return of_this_process(self.devices)
 
     def split_folder(self, dataset: str, split: str) -> Path:
-        """Where files about a split lie beside its stores."""
+        """The folder of a split's stores and other files."""
         return self.folder / f"{dataset}-{split}"

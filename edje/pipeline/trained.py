@@ -1,4 +1,4 @@
-"""Trained rerankers by the name that a user gives, ours or published, for a run's backbone."""
+"""Loading trained rerankers, ours or published, by a user's name, for a run's backbone."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a published checkpoint leaves open, for where one is named.
+    """Facts that a published checkpoint lacks, if one is named.
 
     Args:
-        language_model: folder or hub name of the one that it was trained with; its tokenizer.
-        attention: transformers' implementation of it.
+        language_model: folder or hub name of its language model, for the tokenizer.
+        attention: transformers' implementation of attention.
         vision_tower: folder or hub name of the tower, for messages.
-        config: the run's configuration as YAML, which a checkpoint that is evaluated takes over.
+        config: the run's configuration as YAML, for a checkpoint that is evaluated.
     """
 
     language_model: str | None = None
@@ -55,10 +55,10 @@ class Published:
 def load_trained(
     given: str, key: str, backbone: Callable[[], Backbone], published: Published
 ) -> Checkpoint:
-    """The reranker that `given` names: a checkpoint of ours, or one of the published format.
+    """The reranker named by `given`: our checkpoint, or one in the published format.
 
-    One that doesn't say whose tokens it reads is bound to the run's backbone, which is asked for
-    then only. `key` is the user's word for what is given, such as teacher.
+    A reranker that doesn't say whose tokens it reads is bound to the run's backbone, which is only
+    built in that case. `key` is the option that named it, such as teacher.
 
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
@@ -76,8 +76,8 @@ def load_trained(
         checkpoint = trained_file(given, key, facts_of(own), published)()
     checkpoint = bound(checkpoint, own, given, key, published)
     log.info(
-        "%s=%s is bound to this run's backbone: the widths fit%s; nothing in it says which layer "
-        "and which preprocessing it was trained with",
+        "%s=%s is bound to this run's backbone: the widths fit%s; the file doesn't say with which "
+        "layer and preprocessing it was trained",
         key,
         given,
         compared,
@@ -86,7 +86,7 @@ def load_trained(
 
 
 def check_named(named: Mapping[str, str | None], backbone: Backbone) -> None:
-    """Look at the rerankers that a training run names, by key, before anything is computed.
+    """Check the rerankers that a training run names, by key, before anything is computed.
 
     Raises:
         EdjeError: there is no such checkpoint, or it reads the tokens of another backbone.
@@ -101,18 +101,18 @@ def check_named(named: Mapping[str, str | None], backbone: Backbone) -> None:
 
 
 def check_own(given: str, key: str, backbone: Backbone) -> None:
-    """Check that a checkpoint of ours was trained on the tokens of the run's backbone.
+    """Check that our checkpoint was trained on the tokens of the run's backbone.
 
     Raises:
-        EdjeError: it wasn't; the message names what differs.
+        EdjeError: it wasn't; the message says what differs.
     """
     trained = read_checkpoint(Path(given))["edje"]["backbone"]
     own = canonical_identity(backbone.identity())
     differing = sorted(name for name in {*trained, *own} if trained.get(name) != own.get(name))
     if differing and knows_its_backbone(trained):
         raise EdjeError(
-            f"{key}={given}: it reads the tokens of another backbone, or of another layer, than "
-            f"this run's (their {', '.join(differing)} differ). Give one of a run on the same "
+            f"{key}={given}: it reads tokens of another backbone, or of another layer, than this "
+            f"run's (they differ in {', '.join(differing)}). Give a reranker of a run on the same "
             f"backbone, or leave {key.split('.')[0]} out."
         )
 
@@ -120,10 +120,10 @@ def check_own(given: str, key: str, backbone: Backbone) -> None:
 def trained_file(
     given: str, key: str, facts: BackboneFacts, published: Published
 ) -> Callable[[], Checkpoint]:
-    """What reads the reranker of this name, in another process too, and binds nothing.
+    """A function that loads this reranker without binding it; it can run in another process.
 
     Raises:
-        EdjeError: it is a published one, and there is no language model to read its words with.
+        EdjeError: it is a published one, and there is no language model for its tokenizer.
     """
     if not is_published(find_checkpoint(Path(given))):
         return partial(load_checkpoint, Path(given))
@@ -146,7 +146,7 @@ def trained_file(
 def trained_content(
     given: str, key: str, backbone: Backbone, published: Published
 ) -> dict[str, Any]:
-    """What `read_checkpoint` gives of a checkpoint of ours, also of a published one.
+    """The result of `read_checkpoint`, also for a published checkpoint.
 
     Raises:
         EdjeError: it can't be read, or doesn't fit the language model or the backbone.
@@ -162,7 +162,7 @@ def trained_content(
 
 
 def check_published(given: str, key: str, backbone: Backbone) -> int:
-    """Compare a published checkpoint with a backbone; how many tensors of the towers are in both.
+    """Compare a published checkpoint with a backbone; returns the number of shared tower tensors.
 
     Raises:
         EdjeError: it was trained on another backbone's tokens.
@@ -180,16 +180,16 @@ def bound(
 ) -> Checkpoint:
     """A checkpoint that doesn't say whose tokens it reads, now with this backbone's identity.
 
-    Where it is the run's own checkpoint, it carries the run's configuration too: saved, it is
-    one of ours.
+    If it is the run's own checkpoint, it gets the run's configuration too; once saved, it is one
+    of ours.
 
     Raises:
-        EdjeError: it was made for another shape of tokens, or the backbone's first stage is fitted.
+        EdjeError: it was made for tokens of another shape, or the backbone's first stage is fitted.
     """
     if isinstance(backbone, FittedProjections):
         raise EdjeError(
-            f"{key}={given}: it holds no first stage, and that of backbone="
-            f"{type(backbone).__name__} is fitted by a training run. Take a dual encoder."
+            f"{key}={given}: it has no first stage, but backbone={type(backbone).__name__} needs "
+            "one that a training run fits. Use a dual encoder."
         )
     refuse(iter(differing_facts(checkpoint, backbone)), key, given)
     config = published.config if key == "checkpoint" else checkpoint.config

@@ -18,40 +18,40 @@ from edje.pipeline.trainer_arguments import FLOAT16, check_arguments
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
-    """Refuse what the training would stumble over, or pass by, before any data is read.
+    """Refuse arguments that would fail or be ignored in training, before any data is read.
 
     Raises:
-        EdjeError: naming the argument, and what to set instead.
+        EdjeError: the message names the argument and says what to set instead.
     """
     check_arguments(arguments)
-    devices = trainer_devices(arguments)  # first, as its message says what to take
+    devices = trainer_devices(arguments)  # first, because its message says what to use
     device = devices[0]
     check_processes(arguments.get("num_nodes", 1), len(devices))
     precision = arguments.get("precision")
     if device.type == "cpu" and precision in FLOAT16:
         raise EdjeError(
-            f"trainer.precision={precision}: a CPU has no mixed training in float16. Take "
+            f"trainer.precision={precision}: a CPU has no mixed training in float16. Use "
             "trainer.precision=bf16-mixed."
         )
-    # Of copies: a strategy or a profiler belongs to the first Trainer that it is given to.
+    # With copies, because a strategy or profiler belongs to the first Trainer that gets it.
     tried = make_trainer(
         deepcopy(dict(arguments)), Path(), [], [], deterministic=None, benchmark=None
     )
     for timer in tried.callbacks:  # type: ignore[attr-defined]
         if isinstance(timer, Timer) and (timer.time_remaining() or 0) <= 0:
-            raise EdjeError(f"trainer.max_time={arguments['max_time']}: expected more than none.")
+            raise EdjeError(f"trainer.max_time={arguments['max_time']}: expected more than 0.")
 
 
 def trainer_devices(arguments: Mapping[str, Any]) -> tuple[torch.device, ...]:
-    """The devices that a Trainer of these arguments trains on.
+    """The devices that a Trainer with these arguments trains on.
 
     Raises:
-        EdjeError: this machine hasn't got them.
+        EdjeError: this machine doesn't have them.
     """
     return devices_of(arguments.get("accelerator", "auto"), arguments.get("devices", "auto"))
 
 
-# What a run's own callbacks, loaders and loops take the place of.
+# Replaced by a run's own callbacks, loaders and loops.
 REPLACED = {
     "enable_checkpointing": False,
     "use_distributed_sampler": False,
@@ -67,12 +67,12 @@ def make_trainer(
     callbacks: Sequence[L.Callback],
     **other: Any,
 ) -> L.Trainer:
-    """A Trainer of these arguments, in a run folder, with some others than given.
+    """A Trainer with these arguments, in a run folder; `other` replaces some of them.
 
-    What a profiler reports goes to logs/fit-profile.txt, if it doesn't say where itself.
+    A profiler's report goes to logs/fit-profile.txt, unless it has its own place.
 
     Raises:
-        EdjeError: Lightning refuses an argument.
+        EdjeError: Lightning rejects an argument.
     """
     own = {
         "logger": list(loggers) or False,
@@ -82,16 +82,16 @@ def make_trainer(
     }
     try:
         trainer = L.Trainer(**{**REPLACED, **arguments, **own, **other})
-    except Exception as error:  # of whatever kind: they are Lightning's words about an argument
+    except Exception as error:  # of any kind: Lightning's message about an argument
         said = " ".join(str(error).split())
-        raise EdjeError(f"trainer: Lightning can't follow its arguments: {said}") from error
+        raise EdjeError(f"trainer: Lightning rejects its arguments: {said}") from error
     profiler: Any = trainer.profiler  # type: ignore[attr-defined]
     if arguments.get("profiler") is not None and profiler.filename is None:
         profiler.dirpath, profiler.filename = folder / "logs", "profile"
     return trainer
 
 
-PACKAGES = {  # of the loggers that we have options for
+PACKAGES = {  # for the loggers that have options
     "TensorBoardLogger": "tensorboardX",
     "WeightsAndBiases": "'edje[wandb]'",
     "WandbLogger": "'edje[wandb]'",
@@ -99,9 +99,9 @@ PACKAGES = {  # of the loggers that we have options for
 
 
 def run_loggers(makers: Sequence[Callable[..., Logger]], folder: Path) -> list[Logger]:
-    """Loggers, made for `logs/`; a resumed run writes beside its earlier part.
+    """Loggers that write to `logs/`; a resumed run writes next to its earlier part.
 
-    The CSV logger comes first, as it warns of a folder that isn't empty.
+    The CSV logger comes first, because it warns about a folder that isn't empty.
 
     Raises:
         EdjeError: a package that one of them needs isn't installed.
@@ -115,12 +115,12 @@ def _logger(make: Callable[..., Logger], **place: str) -> Logger:
     try:
         return make(**place)
     except ImportError as error:
-        kind = getattr(make, "func", make)  # of a partial
+        kind = getattr(make, "func", make)  # the function of a partial
         name = getattr(kind, "__name__", str(kind))
         package = PACKAGES.get(name)
         install = "Install it" if package is None else f"pip install {package}"
         said = " ".join(str(error).split()).rstrip(".")
         raise EdjeError(
-            f"logger: {name} needs a package that isn't installed ({said}). {install}, or take "
+            f"logger: {name} needs a package that isn't installed ({said}). {install}, or use "
             "logger=csv or logger=null."
         ) from error

@@ -1,7 +1,7 @@
-"""Which of the Trainer's arguments mean something in a run.
+"""The Trainer's arguments that a run supports.
 
-A run is one pass of Lightning's loop, `max_steps` long, without loops for validation or test;
-checkpoints, callbacks and processes are edje's own. So every argument either does what Lightning's
+A run is one pass of Lightning's loop, `max_steps` long, without validation or test loops.
+Checkpoints, callbacks and processes are edje's own. So every argument either does what Lightning's
 documentation says, or is refused before any data is read.
 """
 
@@ -24,23 +24,23 @@ FLOAT16 = (16, "16", "16-mixed")
 PRECISIONS = (None, 32, "32", "32-true", "bf16", "bf16-mixed", *FLOAT16)
 PROFILERS = (None, "simple", "advanced", "pytorch")
 NO_VALIDATION = (
-    "a run has no loop for validation or test of Lightning's: dev is scored every "
+    "a run has no validation or test loop of Lightning's: dev is scored every "
     "scoring.dev_every steps, then data.split is evaluated. Leave it out."
 )
 NO_EPOCHS = (
     "a run is counted in optimiser steps. Leave it out and set trainer.max_steps: a pass over the "
-    "training set has its captions / (loader.batch_size × trainer.accumulate_grad_batches × "
-    "trainer.devices) of them."
+    "training set has captions / (loader.batch_size × trainer.accumulate_grad_batches × "
+    "trainer.devices) steps."
 )
 
 
 def any_value(value: Any) -> bool:
-    """Lightning's own: every value means what its documentation says."""
+    """Left to Lightning: every value means what its documentation says."""
     return True
 
 
 def only(*values: Any) -> Callable[[Any], bool]:
-    """These values, of these types: 1 batch is not 1.0, all of them."""
+    """Only these values with these types: 1 means one batch, but 1.0 means all."""
     return lambda value: any(type(value) is type(one) and value == one for one in values)
 
 
@@ -50,14 +50,14 @@ def at_least_one(value: Any) -> bool:
 
 
 def one_machine_s(strategy: Any) -> bool:
-    """Whole weights in each of several processes that rank 0 starts itself."""
+    """Strategies in which every process holds all weights and rank 0 starts the processes."""
     if isinstance(strategy, Mapping):
         is_ddp = str(strategy.get("_target_")).rpartition(".")[2] == DDP_STRATEGY
         return is_ddp and not {*RESOLVED_ELSEWHERE, "start_method"} & strategy.keys()
     return isinstance(strategy, DDPStrategy) or strategy in ("auto", *DDP)
 
 
-# Of each argument: which values are taken, and what is said of any other.
+# For each argument: which values are accepted, and the message for any other.
 ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accelerator": (
         only("auto", "cpu", "cuda", "gpu", "mps"),
@@ -65,28 +65,28 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "strategy": (
         one_machine_s,
-        "every rank holds the whole reranker here, in a process of its own. Use one of auto, "
+        "every rank holds the whole reranker here, in its own process. Use one of auto, "
         f"{', '.join(DDP)}.",
     ),
-    "devices": (any_value, ""),  # what the machine hasn't got is refused by devices_of
+    "devices": (any_value, ""),  # devices_of refuses what the machine doesn't have
     "num_nodes": (at_least_one, "expected nodes, at least 1."),
     "precision": (
         only(*PRECISIONS),
-        "weights and their updates stay in float32, as 16 bits lose small updates and 64 gain "
-        "nothing. Take 32-true, bf16-mixed or 16-mixed.",
+        "weights and their updates stay in float32, because 16 bits lose small updates and 64 gain "
+        "nothing. Use 32-true, bf16-mixed or 16-mixed.",
     ),
-    "logger": (only(None), "it is a group of its own. Use logger=csv or logger=null."),
+    "logger": (only(None), "it has its own option group. Use logger=csv or logger=null."),
     "callbacks": (
         lambda value: value is None or value == [],
-        "a run brings its own: checkpoint_every and scoring.dev_every set them. Leave it out.",
+        "a run has its own: set checkpoint_every and scoring.dev_every. Leave it out.",
     ),
     "fast_dev_run": (only(False, 0), "use trainer.max_steps=1 instead."),
     "max_epochs": (only(None, -1), NO_EPOCHS),
     "min_epochs": (only(None, 0), NO_EPOCHS),
     "max_steps": (
         at_least_one,
-        "expected optimiser steps, at least 1. What is trained already is evaluated by "
-        "task=evaluate checkpoint=<run folder>.",
+        "expected optimiser steps, at least 1. To evaluate a trained run, use task=evaluate "
+        "checkpoint=<run folder>.",
     ),
     "min_steps": (only(None, 0), "a run has trainer.max_steps steps. Leave it out."),
     "max_time": (any_value, ""),
@@ -100,7 +100,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_sanity_val_steps": (only(None, 0), NO_VALIDATION),
     "log_every_n_steps": (
         lambda value: value is None or at_least_one(value),
-        "expected at least 1. Without any log: logger=null.",
+        "expected at least 1. For no log at all: logger=null.",
     ),
     "enable_checkpointing": (
         only(False),
@@ -138,17 +138,17 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse what means nothing, or something else, in a run.
+    """Refuse arguments that mean nothing, or something else, in a run.
 
-    Components may be given as they are, or as mappings with their `_target_`.
+    Components may be given as objects, or as mappings with their `_target_`.
 
     Raises:
-        EdjeError: naming the arguments, and what to set instead.
+        EdjeError: the message names the arguments and says what to set instead.
     """
     problems = list(misunderstood(arguments))
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise EdjeError(f"Arguments of the trainer that a run can't follow:{lines}")
+        raise EdjeError(f"Arguments of the trainer that a run can't support:{lines}")
 
 
 def misunderstood(arguments: Mapping[str, Any]) -> Iterator[Problem]:
@@ -162,5 +162,5 @@ def misunderstood(arguments: Mapping[str, Any]) -> Iterator[Problem]:
             if not taken(value):
                 yield Problem(f"trainer.{name}", f"{shown(value)}: {otherwise}")
         elif name in known:
-            what = f"{shown(value)}: it is newer than edje, which can't follow it. Leave it out."
+            what = f"{shown(value)}: it is newer than edje, which doesn't support it. Leave it out."
             yield Problem(f"trainer.{name}", what)

@@ -42,7 +42,7 @@ from edje.training.throughput import Throughput
 
 DEV_STRIDE = 3  # while training, dev is scored on every third caption
 DEV_FIGURE = "dev/t2i_recall@1"
-SHOWN = ("train/accuracy", "train/loss", DEV_FIGURE)  # beside the bar
+SHOWN = ("train/accuracy", "train/loss", DEV_FIGURE)  # shown beside the progress bar
 
 
 def train_reranker(
@@ -53,10 +53,10 @@ def train_reranker(
     cache: Cache,
     folder: Path,
 ) -> Checkpoint | None:
-    """Train, or continue what checkpoints/last.ckpt of the folder holds; the last step is kept.
+    """Train, or continue from checkpoints/last.ckpt in the folder; the last step is kept there.
 
-    Returns the reranker as it is after the last step, for `finish`; on several devices rank 0 does
-    so, the other ranks get None.
+    Returns the reranker after the last step, for `finish`. On several devices only rank 0 returns
+    it, the other ranks return None.
 
     Raises:
         EdjeError: another rank failed, or nothing can be written.
@@ -86,9 +86,9 @@ def train_reranker(
 def fit_start(
     training: Training, new: Checkpoint, feed: Feed, cache: Cache, *, resumed: bool
 ) -> None:
-    """What a reranker takes from its training set before the first step.
+    """Set what a reranker takes from its training set before the first step.
 
-    Where a training is resumed, the weights come from its last checkpoint.
+    In a resumed training, the weights come from its last checkpoint instead.
     """
     if feed.first_stage is not None:
         assert feed.known is not None
@@ -100,13 +100,13 @@ def fit_start(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """What a training in this folder goes on from; None where it starts."""
+    """The checkpoint from which a training in this folder continues; None for a new one."""
     last = folder / "checkpoints" / "last.ckpt"
     return last if last.is_file() else None
 
 
 def steps_per_epoch(num_samples: int, batch_size: int, trainer: Mapping[str, Any]) -> int:
-    """Optimiser steps that one rank alone needs for a pass over so many samples."""
+    """Optimiser steps that a single rank needs for one pass over the samples."""
     micro_batches: int = trainer.get("accumulate_grad_batches", 1)
     return max(num_samples // batch_size // micro_batches, 1)
 
@@ -119,7 +119,7 @@ def callbacks_of(
     cache: Cache,
     checkpoints: Path,
 ) -> list[L.Callback]:
-    """What is logged, where it is asked for dev, checkpoints to resume from, and the bar."""
+    """Callbacks: logs, dev scores if requested, resumable checkpoints, and the progress bar."""
     wait, scored = DataWait(), []
     if feed.dev is not None and training.scoring.dev_every:
         codec, best = cache.storage.compressed_codec, checkpoints / "best.ckpt"
@@ -135,7 +135,7 @@ def callbacks_of(
 
 
 def progress(trainer: Mapping[str, Any]) -> list[L.Callback]:
-    """The bar of a training, unless the trainer is told to show none."""
+    """The progress bar of a training, unless the trainer's options disable it."""
     return [] if trainer.get("enable_progress_bar") is False else [StepProgress(SHOWN)]
 
 
@@ -147,10 +147,10 @@ def development_score(
     codec: CodecName,
     path: Path,
 ) -> DevelopmentRecall:
-    """A callback that keeps the weights of best t2i recall@1 on dev."""
+    """A callback that keeps the weights with the best t2i recall@1 on dev."""
 
     @cache
-    def first() -> list[CandidateList]:  # they are the same each time
+    def first() -> list[CandidateList]:  # the same each time
         device = similarity_device(next(current.model.parameters()).device)
         return first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
 
@@ -184,17 +184,17 @@ def finish(
 ) -> Checkpoint:
     """Write checkpoints/model.ckpt: the best weights on dev, or else the last.
 
-    On dev the weights of both scores are fitted for score=sum, and for every score the calibration.
-    The caller should hold the feed no longer: it is gigabytes.
+    On dev, the weights of score=sum are fitted, and for every score the calibration. The caller
+    should release the feed first, because it is gigabytes.
     """
-    gc.collect()  # a Trainer is part of circles, and holds the training set
+    gc.collect()  # a Trainer is in reference cycles and holds the training set
     checkpoints = folder / "checkpoints"
     best = checkpoints / "best.ckpt"
     if best.is_file():
         trained = load_checkpoint(best)
     trained.model.eval()
     if dev is not None:
-        trained.model.to(make_current(cache.devices[0]))  # Lightning took it back to the CPU
+        trained.model.to(make_current(cache.devices[0]))  # Lightning moved it back to the CPU
         trained = fitted_on(dev, training, trained, backbone, cache)
         trained.model.cpu()
     save_checkpoint(trained, checkpoints / "model.ckpt")
@@ -206,7 +206,7 @@ def finish(
 def fitted_on(
     dev: Collection, training: Training, trained: Checkpoint, backbone: Backbone, cache: Cache
 ) -> Checkpoint:
-    """What is fitted after the last step: the weights of score=sum, and what scores say."""
+    """Fit what is fitted after the last step: the weights of score=sum, and the calibration."""
     scoring, codec = training.scoring, cache.storage.compressed_codec
     if training.score == "sum":
         sums = fitted_sums(trained, backbone, dev, scoring, codec, cache.devices)

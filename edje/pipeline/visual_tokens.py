@@ -1,4 +1,4 @@
-"""Where the visual tokens of a collection are read from while it is scored."""
+"""The source of a collection's visual tokens while it is scored."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from edje.tokens.codec import Codec
 from edje.tokens.remote import RemoteFolder
 
 log = logging.getLogger(__name__)
-SHARE_OF_MEMORY = 0.25  # of what is available, that cells may take
+SHARE_OF_MEMORY = 0.25  # of the available memory, for cells
 BATCH_SIZE = 64  # images compressed at once
 
 
@@ -32,15 +32,15 @@ BATCH_SIZE = 64  # images compressed at once
 def visual_tokens(
     model: EDJE, collection: Collection, codec: Codec, *, in_memory: bool = True
 ) -> Iterator[TokenCells]:
-    """Visual tokens of every image as a store of this codec gives them back.
+    """Visual tokens of every image, as a store with this codec returns them.
 
-    A compressed store in a local folder is read by row. Of any other the cells are made (or
-    fetched, from a compressed one at a URL), and kept in memory where they take at most a quarter
-    of it and `in_memory` is on; else in a temporary file beside the store, which is mapped,
-    and gone at the end of the block.
+    A compressed store in a local folder is read by row. For any other store the cells are computed
+    (or fetched, from a compressed one at a URL). They are kept in memory if `in_memory` is on and
+    they take at most a quarter of it. Otherwise they go to a temporary file beside the store,
+    which is memory-mapped, and deleted at the end of the block.
 
     Raises:
-        EdjeError: there is no room for that file, or a token can't be stored.
+        EdjeError: there is no space for that file, or a token can't be stored.
     """
     store, rows = collection.store, collection.store_rows
     if is_compressed(store) and isinstance(store.folder, Path):
@@ -64,7 +64,7 @@ def visual_tokens(
 
 
 def available_bytes() -> int:
-    """Memory that this process could have, with what Linux keeps of files and would give back."""
+    """Bytes of memory available to this process, including Linux's reclaimable file cache."""
     with suppress(OSError, StopIteration), Path("/proc/meminfo").open() as facts:
         line = next(line for line in facts if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
@@ -74,7 +74,7 @@ def available_bytes() -> int:
 def _batches(
     model: EDJE, collection: Collection, codec: Codec
 ) -> Iterator[UInt8[np.ndarray, "images bytes"]]:
-    """Cells of all images, in their order."""
+    """Cells of all images, in order."""
     store = collection.store
     device = next(model.parameters()).device
     for rows in tqdm(
@@ -93,20 +93,20 @@ def _compressed(model: EDJE, tokens: Tensor) -> Tensor:
 
 @contextmanager
 def _temporary_folder(store: Path | RemoteFolder, size: int) -> Iterator[Path]:
-    """A folder with room for a file: beside a store of raw tokens there is most likely some."""
+    """A folder with space for a file; beside a store of raw tokens there probably is some."""
     beside = Path(tempfile.gettempdir())
     if isinstance(store, Path) and os.access(store.parent, os.W_OK):
         beside = store.parent
     free = shutil.disk_usage(beside).free
     if free < size:
         raise EdjeError(
-            f"the visual tokens take {size / 1e9:.1f} GB, more than a quarter of this machine's "
-            f"memory or for several processes, and {beside} has {free / 1e9:.1f} GB left for a "
-            "temporary file. Free some space, or take fewer bytes per image: "
-            "storage.compressed_codec=int8, scoring.num_tokens."
+            f"the visual tokens take {size / 1e9:.1f} GB, which is more than a quarter of this "
+            "machine's memory, or needed by several processes, and "
+            f"{beside} has {free / 1e9:.1f} GB left for a temporary file. Free some space, or use "
+            "fewer bytes per image: storage.compressed_codec=int8, scoring.num_tokens."
         )
     with writing_to(beside):
         folder = tempfile.TemporaryDirectory(prefix="visual-", dir=beside)
     with folder as name:
-        log.info("the visual tokens (%.1f GB) are kept in %s for a while", size / 1e9, name)
+        log.info("keeping the visual tokens (%.1f GB) in %s temporarily", size / 1e9, name)
         yield Path(name)

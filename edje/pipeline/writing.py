@@ -1,4 +1,4 @@
-"""Filling token stores through Lightning's predict loop, on every device there is."""
+"""Filling token stores with Lightning's predict loop, on all devices."""
 
 import logging
 import time
@@ -36,12 +36,13 @@ def fill_store(
     wait: bool = True,
     by_all_ranks: bool = False,
 ) -> None:
-    """Write a store where there is none.
+    """Write a store if there is none.
 
-    Processes, one per device, claim shards; the bytes don't depend on their number. A killed run
-    is continued, the finished shards are kept. Another run that writes the store is waited for, or
-    with `storage.join` helped; so is rank 0 by all others of a launcher, `by_all_ranks`, each with
-    a device of its own instead of processes. `prepare` is called where there is something to write.
+    Processes, one per device, claim shards; the bytes don't depend on their number. After a kill,
+    another call continues with the finished shards. If another run is writing the store, this
+    waits for it, or with `storage.join` helps it. With `by_all_ranks` a launcher's other ranks help
+    rank 0, each with its own device instead of several processes. `prepare` is only called if
+    there is something to write.
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
@@ -53,7 +54,7 @@ def fill_store(
         folder.mkdir(parents=True, exist_ok=True)
     helps = storage.join or (by_all_ranks and own_rank() > 0)
     with nullcontext() if helps else writer_lock(folder, wait=wait):
-        if (folder / STORE_FILE).is_file():  # by the run that was waited for
+        if (folder / STORE_FILE).is_file():  # the other run has written it
             return
         work = prepare()
         plan = make_plan(fingerprint, work.image_ids, codec, work.feature_width)
@@ -64,7 +65,7 @@ def fill_store(
         else:
             unfinished.begin()
         while _is_unwritten(unfinished, helps):
-            if not _has_work(unfinished, helps):  # other runs have the rest
+            if not _has_work(unfinished, helps):  # other runs are doing the rest
                 time.sleep(_POLL_SECONDS)
                 continue
             total, done = plan.num_images, unfinished.finished_images()
@@ -79,7 +80,7 @@ def fill_store(
 
 
 def wait_until_written(folder: Path) -> None:
-    """Wait as long as another run is writing a store."""
+    """Wait while another run is writing a store."""
     announced = False
     while is_being_written(folder):
         if not announced:
@@ -89,12 +90,12 @@ def wait_until_written(folder: Path) -> None:
 
 
 def _is_unwritten(unfinished: UnfinishedStore, joined: bool) -> bool:
-    """Whether shards are left; to a run that joined another, whether that one isn't done."""
+    """Whether shards are left; for a joined run, whether the leading run isn't done."""
     if joined:
         return not (unfinished.folder / STORE_FILE).is_file()
     return bool(unfinished.pending())
 
 
 def _has_work(unfinished: UnfinishedStore, joined: bool) -> bool:
-    """Whether there is something to do now: joined runs begin after the one that leads."""
+    """Whether there is work now; joined runs start after the leading one."""
     return (not joined or is_being_written(unfinished.folder)) and bool(unfinished.unclaimed())

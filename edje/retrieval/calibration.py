@@ -1,4 +1,4 @@
-"""Is the first hit right? The probability of it, from a list's scores and the gallery's size."""
+"""The probability that the first hit is right, from a list's scores and the gallery's size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,18 +10,18 @@ from torch import Tensor
 from edje.errors import EdjeError
 from edje.retrieval.metrics import best_first
 
-HITS = 3  # of each search, on which it is fitted: the first one counts, a list has others
-RIDGE = 1.0  # on standardised features: finite where right and wrong are far apart
+HITS = 3  # of each search used in the fit: the first counts most, but lists show others
+RIDGE = 1.0  # on standardised features: keeps weights finite if right and wrong separate
 SIGNS = (1.0, 1.0, 1.0, 1.0, -1.0)  # of the features' weights
 ANSWERED = tuple(step / 20 for step in range(20, 0, -1))  # shares of the searches
-FEWEST_ANSWERS = 20  # of which a precision is told
+FEWEST_ANSWERS = 20  # for which a precision is stated
 
 
 @dataclass(frozen=True)
 class Searches:
     """Final scores of the hits of many searches, and which of them are right.
 
-    Hits come in any order; where a list is shorter than others its last scores are −inf.
+    Hits may be in any order; a list that is shorter than others ends with scores of −inf.
     """
 
     scores: Float[Tensor, "searches pool"]
@@ -30,14 +30,14 @@ class Searches:
 
 
 def joined(parts: Sequence[Searches]) -> Searches:
-    """All of them together; their lists are equally long."""
+    """All searches together; their lists have equal length."""
     names = [field.name for field in fields(Searches)]
     return Searches(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Accepting first hits of at least a probability: the share that is right, and is accepted."""
+    """Accepting first hits from `probability` on: the share that is right, and that is accepted."""
 
     probability: float
     precision: float
@@ -48,45 +48,45 @@ class OperatingPoint:
 class Calibration:
     """log odds that a hit is right = intercept + Σ per_… · feature, for one direction.
 
-    Features of a hit are its final score, 1 where it is the first and else 0, the root of its lead
-    (what the first is ahead of the second, else 0), its lag (minus what the others are behind the
-    first) and the natural logarithm of the gallery's size. It is fitted on searches half of which
-    seek what is not in the gallery, and honest where about so many do. Plain numbers, as in a
-    checkpoint.
+    The features of a hit are: its final score; 1 if it is the first, else 0; the square root of
+    its lead (the first hit's distance to the second, else 0); its lag (minus the distance to the
+    first); and the natural logarithm of the gallery's size. The fit uses searches of which half
+    look for something that isn't in the gallery, so probabilities are only reliable if about half
+    do in use. Plain numbers, as in a checkpoint.
     """
 
-    score: str  # joint, residual or sum: what the final scores are
+    score: str  # joint, residual or sum: the kind of the final scores
     intercept: float
     per_score: float
     per_first: float
     per_root_lead: float
     per_lag: float
     per_log_size: float
-    smallest_gallery: int  # of those it was fitted on; any below counts as this one,
-    largest_gallery: int  # and beyond this one the line is continued
-    num_searches: int  # it was fitted on; no probability is nearer to 0 or 1 than these can show
-    operating_points: tuple[OperatingPoint, ...]  # of all answers first, then of fewer
+    smallest_gallery: int  # in the fit; smaller galleries count as this size
+    largest_gallery: int  # in the fit; larger galleries are extrapolated
+    num_searches: int  # in the fit; bounds how close to 0 or 1 a probability can be
+    operating_points: tuple[OperatingPoint, ...]  # first for all answers, then for fewer
 
     def probability(
         self, scores: Float[Tensor, "*searches pool"], gallery_size: int
     ) -> Float[Tensor, "*searches pool"]:
-        """Probability in float64 of each hit to be right, in the order given.
+        """Probability, in float64, that each hit is right, in the order given.
 
-        `scores` are the final ones of all hits of a search, `gallery_size` the number of images
-        (t2i) or captions (i2t) that were searched. Of two hits the one of higher score never has
-        the lower probability.
+        `scores` are the final scores of all hits of a search; `gallery_size` is the number of
+        images (t2i) or captions (i2t) that were searched. A hit with a higher score never has a
+        lower probability.
         """
         return self._of_sizes(scores, torch.tensor(gallery_size).expand(scores.shape[:-1]))
 
     def first_hits(self, searches: Searches) -> Float[Tensor, "searches"]:
-        """Probability of each search's first hit to be right."""
+        """Probability that each search's first hit is right."""
         return self._of_sizes(searches.scores, searches.gallery_sizes).amax(dim=1)
 
     def threshold(self, precision: float) -> float:
-        """The least probability at which this share of accepted first hits was right.
+        """The lowest probability threshold at which this share of accepted first hits was right.
 
         Raises:
-            EdjeError: it isn't a share, or nothing reached it on the searches of the fit.
+            EdjeError: it isn't a share, or no threshold reached it on the searches of the fit.
         """
         if not 0 < precision <= 1:
             raise EdjeError(
@@ -98,9 +98,9 @@ class Calibration:
             return min(point.probability for point in reached)
         best = max(self.operating_points, key=lambda point: point.precision)
         raise EdjeError(
-            f"threshold: precision={precision:g} was reached by no probability. The best is "
+            f"threshold: no probability reached precision={precision:g}. The best is "
             f"{best.precision:.3f}, from probability {best.probability:.3f} on, with "
-            f"{best.answered:.0%} of the searches answered. Ask for at most that."
+            f"{best.answered:.0%} of the searches answered. Give at most that precision."
         )
 
     def _of_sizes(self, scores: Tensor, sizes: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ class Calibration:
 def features(
     scores: Float[Tensor, "*searches pool"], gallery_sizes: Int[Tensor, "*searches"]
 ) -> Float[Tensor, "*searches pool features"]:
-    """Score, first, root of lead, lag, logarithm of the gallery's size of each hit, in float64.
+    """Score, first, root of lead, lag, logarithm of the gallery's size for each hit, in float64.
 
-    A hit that has no other beside it has no lead.
+    A single hit has no lead.
     """
     scores = scores.double()
     absent = scores == -torch.inf
@@ -138,8 +138,9 @@ def features(
 def fit_calibration(searches: Searches, score: str) -> Calibration:
     """The calibration of one direction, from searches whose right hits are known.
 
-    A logistic regression with a ridge, by Newton's method. A feature whose weight would have the
-    wrong sign is left out: a higher score never makes a hit less likely, nor a larger gallery more.
+    A logistic regression with a ridge penalty, by Newton's method. A feature whose weight would
+    have the wrong sign is left out: a higher score never makes a hit less likely, and a larger
+    gallery never makes it more likely.
     """
     scores, right = best_first(searches.scores.double(), searches.right)
     scores, right = scores[:, :HITS], right[:, :HITS]
@@ -168,7 +169,7 @@ def fit_calibration(searches: Searches, score: str) -> Calibration:
 def operating_points(
     probability: Float[Tensor, "searches"], right: Bool[Tensor, "searches"]
 ) -> tuple[OperatingPoint, ...]:
-    """Precision where 100%, 95%, … of the searches are answered, the most probable ones."""
+    """Precision if the most probable 100%, 95%, … of the searches are answered."""
     ordered = probability.sort(descending=True).values
     counts = [round(share * len(ordered)) for share in ANSWERED]
     least = min(FEWEST_ANSWERS, len(ordered))
@@ -183,7 +184,7 @@ def operating_points(
 def _fitted(
     found: Float[Tensor, "hits features"], right: Float[Tensor, "hits"]
 ) -> tuple[float, list[float]]:
-    """Intercept and weights of the features as they are, none of the wrong sign."""
+    """Intercept and weights of the raw features; no weight has the wrong sign."""
     mean, std = found.mean(dim=0), found.std(dim=0, correction=0)
     std = torch.where(std > 1e-9, std, 1.0)
     standardised = (found - mean) / std
@@ -203,7 +204,7 @@ def _fitted(
 def _newton(
     given: Float[Tensor, "hits weights"], right: Float[Tensor, "hits"], steps: int = 100
 ) -> Float[Tensor, "weights"]:
-    """Weights of least logistic loss plus ridge; a step that would raise it is halved."""
+    """Weights that minimise logistic loss plus ridge; a step that would raise it is halved."""
     weights = given.new_zeros(given.shape[1])
     ridge = RIDGE * torch.eye(len(weights)).to(given)
 

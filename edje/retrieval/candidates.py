@@ -1,4 +1,4 @@
-"""The first stage: every query's best candidates under the dual encoder, both directions."""
+"""The first stage: every query's best candidates under the dual encoder, in both directions."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from edje.errors import EdjeError
 from edje.records import CandidateList, Direction
 from edje.retrieval.exact import SIMILARITY_BYTES, similarities
 
-FIRST_POOLS = 16  # how many times the pool the first rows of the gallery are
+FIRST_POOLS = 16  # size of the gallery's first block, in pools
 _SCORE_BITS, _LARGEST_ROW = 32, 2**31 - 1
 
 
@@ -27,8 +27,8 @@ def candidate_lists(
 ) -> CandidateList:
     """The `k` best images of each caption (t2i) or the `k` best captions of each image (i2t).
 
-    `image_of_caption` holds each caption's row in the images: it alone says what is relevant.
-    With `queries`, rows of the captions (t2i) or of the images (i2t), the lists of these alone.
+    `image_of_caption` holds each caption's row in the images; it alone says what is relevant.
+    With `queries` (rows of the captions for t2i, of the images for i2t), only their lists.
     """
     images = torch.arange(len(image_embeddings), device=image_of_caption.device)
     if direction == "t2i":
@@ -59,16 +59,17 @@ def first_stage_candidates(
     chunk: int = 1024,
     block: int | None = None,
 ) -> CandidateList:
-    """The `k` candidates of highest dot product for each query, best first, in float32.
+    """The `k` candidates with the highest dot product for each query, best first, in float32.
 
     A candidate is relevant when its image is the query's. The pool is min(k, gallery) wide.
-    Among equal scores the relevant candidate comes last, inside the list and at its end: so a
-    tie never wins by index order, and the rank of a listed relevant item is its rank in the
-    whole gallery. Among the others, and among the relevant ones, the lower row comes first.
+    Among equal scores the relevant candidate comes last, also for the cut at the list's end. So a
+    tie is never won by index order, and the rank of a listed relevant item is its rank in the
+    whole gallery. Among the irrelevant ones, and among the relevant ones, the lower row comes
+    first.
 
-    `chunk` queries are compared with `block` rows of the gallery at a time, by default with as
-    many as make 64 MB of similarities: memory doesn't grow with the gallery. On a GPU in full
-    float32.
+    `chunk` queries are compared with `block` rows of the gallery at a time; by default a block
+    makes 64 MB of similarities, so memory doesn't grow with the gallery. On a GPU the products are
+    in full float32.
 
     Raises:
         EdjeError: `k` is below 1, the gallery is empty, or a similarity is not finite.
@@ -78,7 +79,7 @@ def first_stage_candidates(
         raise EdjeError(
             f"The first stage ({direction}) needs at least one candidate per query: "
             f"got k={k} and a gallery of {len(gallery)}. Raise the number of candidates "
-            "or look at the split."
+            "or check the split."
         )
     block = block or max(SIMILARITY_BYTES // (4 * chunk), 1)
     best = [
@@ -101,8 +102,8 @@ def _best(
 ) -> Int64[Tensor, "queries pool"]:
     """Keys of the `pool` best candidates, best first.
 
-    Once there are so many, only a row that reaches the least of them is looked at: a comparison
-    for each similarity, and a key for a few.
+    Once there are `pool` of them, only rows that reach the lowest of them are considered: one
+    comparison per similarity, and keys only for a few.
     """
     best = queries.new_empty((len(queries), 0), dtype=torch.int64)
     bad = queries.new_zeros(len(queries), dtype=torch.bool)
@@ -124,14 +125,14 @@ def _best(
     if bad.any():
         raise EdjeError(
             f"The first stage ({direction}) gave similarities that are not finite for "
-            f"{int(bad.sum())} of {len(queries)} queries. Look at the backbone's weights, or cache "
+            f"{int(bad.sum())} of {len(queries)} queries. Check the backbone's weights, or cache "
             "again in float32."
         )
     return best
 
 
 def _blocks(gallery: int, pool: int, block: int) -> Iterator[tuple[int, int]]:
-    """First and last rows of the gallery's blocks; a small one first, which gives a pool."""
+    """First and last rows of the gallery's blocks; the first block is small and fills the pool."""
     first = 0
     while first < gallery:
         last = min(first + (block if first else min(block, FIRST_POOLS * pool)), gallery)
@@ -142,7 +143,7 @@ def _blocks(gallery: int, pool: int, block: int) -> Iterator[tuple[int, int]]:
 def _side_by_side(
     keys: Int64[Tensor, "found"], query: Int64[Tensor, "found"], queries: int
 ) -> Int64[Tensor, "queries most"]:
-    """Keys of each query in a row of its own, in front of keys that are below all others."""
+    """Keys of each query in its own row, followed by padding keys below all others."""
     counts = torch.bincount(query, minlength=queries)
     place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[query]
     table = keys.new_full((queries, int(counts.max())), torch.iinfo(torch.int64).min)
@@ -153,11 +154,11 @@ def _side_by_side(
 def _keys(
     similarity: Float[Tensor, "*some"], relevant: Bool[Tensor, "*some"], row: Int64[Tensor, "..."]
 ) -> Int64[Tensor, "*some"]:
-    """Numbers that are ordered as candidates are, and of which no two of a query are equal.
+    """Integers in the order of the candidates; no two of a query are equal.
 
-    Bit by bit from the highest: the score, 1 where the candidate is not relevant, and its row in
-    the gallery, backwards. So the best of several blocks are the best of all, and they are found
-    whichever way a device breaks ties.
+    From the highest bit: the score, 1 if the candidate is not relevant, and its row in the
+    gallery, reversed. So the best of several blocks are the best of all, however a device breaks
+    ties.
     """
     bits = (similarity + 0.0).view(torch.int32)  # −0 is 0
     keys = _ordered(bits).long()
@@ -171,16 +172,16 @@ def _keys(
 def _taken_apart(
     keys: Int64[Tensor, "queries pool"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates, scores and relevance, of which the keys were made."""
+    """Candidates, scores and relevance, decoded from the keys."""
     candidates = _LARGEST_ROW - (keys & _LARGEST_ROW)
     return candidates, _scores(keys), (keys >> (_SCORE_BITS - 1)) & 1 == 0
 
 
 def _scores(keys: Int64[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The scores, of which the keys were made."""
+    """The scores, decoded from the keys."""
     return _ordered((keys >> _SCORE_BITS).int()).view(torch.float32)
 
 
 def _ordered(bits: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """The bits of floats as integers of the same order, and the other way round."""
+    """The bits of floats as integers of the same order; its own inverse."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -1,4 +1,4 @@
-"""How float32 is computed; similarities in full float32, whatever a run allows its training."""
+"""How float32 is computed; similarities in full float32, whatever a run's training uses."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SIMILARITY_BYTES = 64 << 20  # of similarities at a time, in float32
+SIMILARITY_BYTES = 64 << 20  # of float32 similarities at a time
 
 
 @contextmanager
 def float32_as(precision: Literal["ieee", "tf32"], *backends: Any) -> Iterator[None]:
-    """Let backends of torch, such as `torch.backends.cuda.matmul`, compute float32 in a format."""
+    """Set the float32 precision of torch backends, such as `torch.backends.cuda.matmul`."""
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = precision
@@ -25,17 +25,17 @@ def float32_as(precision: Literal["ieee", "tf32"], *backends: Any) -> Iterator[N
 
 
 def exact_products() -> AbstractContextManager[None]:
-    """Matrix products of float32 are computed in it, not in TF32: neighbours lie close together."""
+    """Compute float32 matrix products exactly, not in TF32, because scores lie close together."""
     mkldnn: Any = torch.backends.mkldnn
     return float32_as("ieee", torch.backends.cuda.matmul, mkldnn.matmul)
 
 
 def products_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Matrix products and convolutions of float32 on a GPU: exact where `precision` is fp32.
+    """Matrix products and convolutions of float32 on a GPU: exact if `precision` is fp32.
 
-    Else they are TF32's. torch's own setting has exact products but convolutions in TF32, so that
-    of one tower a part would be rounded. Other devices are left as they are; autocast is the
-    caller's.
+    Otherwise both use TF32. By default torch computes exact products but convolutions in TF32, so
+    only a part of a tower would be rounded. Other devices are left as they are; autocast is up to
+    the caller.
     """
     if device.type != "cuda":
         return nullcontext()
@@ -47,6 +47,6 @@ def products_in(precision: str, device: torch.device) -> AbstractContextManager[
 def similarities(
     queries: Float[Tensor, "queries embedding"], gallery: Float[Tensor, "gallery embedding"]
 ) -> Float[Tensor, "queries gallery"]:
-    """Dot products in float32, within autocast too."""
+    """Dot products in float32, also within autocast."""
     with exact_products(), torch.autocast(queries.device.type, enabled=False):
         return queries.float() @ gallery.float().T

@@ -1,4 +1,4 @@
-"""Fusion of both stages: a weighted sum of standardised scores, its weight chosen on dev."""
+"""Fusion of both stages: a weighted sum of standardised scores, with a weight chosen on dev."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,27 +12,27 @@ from edje.retrieval.metrics import first_hit_ranks
 from edje.retrieval.rerank import RerankedList
 
 WEIGHTS = tuple(step / 20 for step in range(21))
-# Standard errors that a weight must gain on dev. Text to image it is more than the usual two, as
-# the captions of one image share their luck.
+# Standard errors that a weight must gain on dev. For text to image it is more than the usual two,
+# because the captions of one image are not independent.
 SPREAD: dict[Direction, float] = {"t2i": 3.0, "i2t": 2.0}
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """A fixed mean and deviation: a pair's standardised score never depends on its pool."""
+    """A fixed mean and deviation, so a pair's standardised score never depends on its pool."""
 
     mean: float
     std: float
 
     @classmethod
     def fit(cls, scores: Float[Tensor, "..."]) -> "Standardiser":
-        """Mean and deviation of `scores`; the deviation of constant scores counts as 1."""
+        """Mean and deviation of `scores`; for constant scores the deviation is 1."""
         scores = scores.double()
         std = scores.std(correction=0).item()
         return cls(scores.mean().item(), std if std > 0 else 1.0)
 
     def __call__(self, scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Scores in deviations from the mean, in float64 so that no two scores are merged."""
+        """Standardised scores, in float64 so that distinct scores stay distinct."""
         return (scores.double() - self.mean) / self.std
 
 
@@ -40,7 +40,7 @@ class Standardiser:
 class SumFusion:
     """final = (1 - weight) · z(first stage) + weight · z(joint), for one direction.
 
-    Plain numbers throughout: `dataclasses.asdict` of it is what a checkpoint keeps.
+    Plain numbers throughout; a checkpoint keeps its `dataclasses.asdict`.
     """
 
     weight: float
@@ -57,7 +57,7 @@ class SumFusion:
 
 
 def fit_sum(dev: RerankedList, weights: Sequence[float] = WEIGHTS) -> SumFusion:
-    """The fusion for one direction, all of it (means, deviations, weight) from dev lists."""
+    """The fusion for one direction, with means, deviations and weight from dev lists."""
     first, joint = Standardiser.fit(dev.first.scores), Standardiser.fit(dev.joint)
     return SumFusion(fit_sum_weight(dev, first, joint, weights), first, joint)
 
@@ -68,12 +68,12 @@ def fit_sum_weight(
     joint: Standardiser,
     weights: Sequence[float] = WEIGHTS,
 ) -> float:
-    """The weight in [0, 1] of best mean reciprocal rank on dev, or 0 where that is within chance.
+    """The weight in [0, 1] with the best mean reciprocal rank on dev, or 0 if that is chance.
 
-    The mean reciprocal rank moves with every place of every list, recall@1 with the first place
-    only: its maximum is found with less luck. The weight must gain `SPREAD` standard errors of the
-    paired difference over the first stage alone (weight 0): a reranker that learned nothing does
-    no harm on other data.
+    The mean reciprocal rank depends on every place of every list, recall@1 only on the first
+    place, so its maximum depends less on chance. The weight must gain `SPREAD` standard errors of
+    the paired difference over the first stage alone (weight 0). So a reranker that learned
+    nothing does no harm on other data.
     """
     grid = sorted({0.0, *weights})
     reciprocal = torch.stack(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-RESAMPLES_AT_ONCE = 100  # bounds the memory: this many rows of one weight per image
+RESAMPLES_AT_ONCE = 100  # bounds the memory: as many rows, with one weight per image
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ def interval(
 ) -> Estimate:
     """Mean of `values` with its cluster bootstrap interval (percentiles 2.5 and 97.5).
 
-    Queries of equal `groups` (one image) are resampled together. The result is a function of
-    the arguments only, and the labels of the groups don't matter, nor does the device.
+    Queries of equal `groups` (one image) are resampled together. The result depends only on the
+    arguments; the groups' labels and the device don't matter.
     """
     return interval_columns(values[:, None], groups, seed, resamples=resamples)[0]
 
@@ -52,7 +52,7 @@ def interval_columns(
     *,
     resamples: int = 1000,
 ) -> list[Estimate]:
-    """One estimate per column of `values`, all from the same resamples.
+    """One estimate per column of `values`, all with the same resamples.
 
     Raises:
         ValueError: there are no queries.
@@ -75,7 +75,7 @@ def resampled_means(
 ) -> Float[Tensor, "resamples columns"]:
     """Means of the columns of `values` over each resample of the groups, in float64.
 
-    All columns share the resamples: a difference of two columns here is that of one resample.
+    All columns share the resamples, so columns may be subtracted row by row.
 
     Raises:
         ValueError: there are no queries.
@@ -101,7 +101,7 @@ def resampled_means(
 def _by_first_appearance(groups: Int[Tensor, "queries"]) -> Int[Tensor, "queries"]:
     """Groups renumbered 0, 1, … in the order in which they first appear.
 
-    So that row numbers and image ids read back from a file give the same resamples.
+    So row numbers and image ids read from a file give the same resamples.
     """
     _, inverse = groups.unique(return_inverse=True)
     first = torch.full((int(inverse.max()) + 1,), len(groups), dtype=torch.long)

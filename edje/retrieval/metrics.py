@@ -10,7 +10,7 @@ from torch import Tensor
 def first_hit_ranks(
     scores: Num[Tensor, "queries pool"], relevant: Bool[Tensor, "queries pool"]
 ) -> Float[Tensor, "queries"]:
-    """Rank of each query's best relevant candidate, from 1; infinite where none is listed.
+    """Rank of each query's best relevant candidate, from 1; infinite if none is listed.
 
     The rank is 1 + the number of non-relevant candidates with a greater or equal score, so a
     constant score earns nothing. A score that is not a number loses every comparison.
@@ -34,7 +34,7 @@ def hits_at_k(
 def recall_at_k(ranks: Float[Tensor, "queries"], ks: Sequence[int]) -> dict[int, float]:
     """Share of queries, in [0, 1], whose first hit is among the `k` best.
 
-    Where `k` exceeds the pool, this is the share of queries with a hit anywhere in the pool.
+    If `k` exceeds the pool, this is the share of queries with a hit anywhere in the pool.
     """
     shares = hits_at_k(ranks, ks).double().mean(dim=0)
     return dict(zip(ks, shares.tolist(), strict=True))
@@ -43,7 +43,7 @@ def recall_at_k(ranks: Float[Tensor, "queries"], ks: Sequence[int]) -> dict[int,
 def best_first(
     scores: Num[Tensor, "queries pool"], relevant: Bool[Tensor, "queries pool"]
 ) -> tuple[Num[Tensor, "queries pool"], Bool[Tensor, "queries pool"]]:
-    """Both in descending order of the scores; among equal ones the relevant come last.
+    """Both in descending order of scores; among equal scores the relevant ones come last.
 
     >>> best_first(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([[False, True, False]]))
     (tensor([[3., 3., 1.]]), tensor([[False,  True, False]]))

@@ -14,8 +14,8 @@ from edje.retrieval.report import CUTOFFS
 class RecallAtK(Metric):
     """Percentage of queries whose first hit is among the `k` best.
 
-    Called with the queries of this rank, of which there may be none, it gives what holds for
-    those of all ranks. Each query must be seen once.
+    When called with this rank's queries, possibly none, it returns the value over those of all
+    ranks. Each query must be seen once.
     """
 
     full_state_update = False
@@ -31,15 +31,15 @@ class RecallAtK(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, ranks: Float[Tensor, "queries"]) -> None:
-        """Count the hits of some queries; `ranks` are what `first_hit_ranks` gives."""
+        """Count the hits of some queries; `ranks` come from `first_hit_ranks`."""
         self.hits += hits_at_k(ranks, (self.k,)).sum()
         self.queries += len(ranks)
 
     def compute(self) -> Float[Tensor, ""]:
-        """In percent; not a number where there was no query."""
+        """In percent; not a number if there was no query."""
         return 100 * self.hits / self.queries
 
 
 def recall_metrics(prefix: str, ks: Sequence[int] = CUTOFFS) -> MetricCollection:
-    """A metric of each cutoff, logged as `<prefix>recall@<k>`."""
+    """One metric per cutoff, logged as `<prefix>recall@<k>`."""
     return MetricCollection({f"recall@{k}": RecallAtK(k) for k in ks}, prefix=prefix)

@@ -1,4 +1,4 @@
-"""Whether probabilities are honest: of what they call 80% sure, are 80% right?"""
+"""Whether probabilities are reliable: are 80% of the 80%-sure answers right?"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ BINS = 10  # of equal width
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Searches of like probability: its mean, the share that is right, and how many they are."""
+    """Searches of similar probability: its mean, the share that is right, and their number."""
 
     probability: float
     right: float
@@ -22,7 +22,7 @@ class ReliabilityBin:
 def reliability(
     probability: Float[Tensor, "searches"], right: Bool[Tensor, "searches"], bins: int = BINS
 ) -> list[ReliabilityBin]:
-    """The bins of equal width in [0, 1] that hold a search, in ascending order."""
+    """The nonempty bins of equal width in [0, 1], in ascending order."""
     place = (probability * bins).long().clamp(max=bins - 1)
     found = []
     for number in place.unique():  # sorted
@@ -42,9 +42,9 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
 
 def error_by_chance(bins: Sequence[ReliabilityBin]) -> float:
-    """The calibration error that honest probabilities have on average, of as many searches.
+    """The expected calibration error of perfect probabilities, with as many searches.
 
-    The share of right ones among n of probability p deviates by √(2 p (1 − p) / (π n)).
+    Among n searches of probability p, the share that is right deviates by √(2 p (1 − p) / (π n)).
 
     >>> error_by_chance([ReliabilityBin(0.5, 0.6, 100)])
     0.0399
@@ -54,7 +54,7 @@ def error_by_chance(bins: Sequence[ReliabilityBin]) -> float:
 
 
 def _mean(bins: Sequence[ReliabilityBin], values: Sequence[float]) -> float:
-    """Over searches, to 4 digits."""
+    """The mean over searches, to 4 digits."""
     total = sum(one.searches for one in bins)
     pairs = zip(bins, values, strict=True)
     return round(sum(one.searches * value for one, value in pairs) / total, 4)

@@ -1,4 +1,4 @@
-"""What a run reports: the recall part of metrics.json and the columns of its tables."""
+"""The results of a run: the recall part of metrics.json and the columns of its tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,11 +30,12 @@ def retrieval_metrics(
 
     `{"t2i": {"first_stage": {"recall@1": {"value", "low", "high"}, …}, "reranked": …,
     "ceiling": …, "gain": …}, "num_candidates": {"t2i": …}, "share_of_ties": {"t2i": …}}`.
-    The ceiling is the first stage's recall at the pool size, the same number at each k; the
+    The ceiling is the first stage's recall at the pool size, the same number at each k. The
     gain is reranked − first stage in points, with a paired interval. A k above the pool size
-    sees the pool only. `image_of_query` names the image that a query belongs to: a caption's
-    image (t2i), an image itself (i2t); queries of one image are resampled together. `kinds`
-    numbers the gallery's entries that no score can tell apart alike; they are no ties.
+    covers only the pool. `image_of_query` is the image that a query belongs to: a caption's
+    image (t2i), or an image itself (i2t); queries of one image are resampled together. `kinds`
+    gives equal numbers to entries of the gallery that no score can distinguish; they don't count
+    as ties.
     """
     results: dict[str, Any] = {
         direction: _recall(lists, image_of_query[direction], ks, seed, resamples)
@@ -65,9 +66,9 @@ def _recall(
 def stage_columns(
     lists: RerankedList, ks: Sequence[int]
 ) -> Float[Tensor, "queries stages_times_cutoffs"]:
-    """What every query adds to the recall of each of `STAGES` at each of `ks`, in percent.
+    """Every query's contribution to the recall of each of `STAGES` at each of `ks`, in percent.
 
-    Their means are recall and gain; columns stage by stage.
+    Their means are recall and gain; the columns are ordered stage by stage.
     """
     relevant = lists.first.relevant
     before = hits_at_k(first_hit_ranks(lists.first.scores, relevant), ks).double()
@@ -79,9 +80,9 @@ def stage_columns(
 def candidate_columns(
     reranked: RerankedList, query_ids: Sequence[str], candidate_ids: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Columns of candidates.parquet for one direction: a row per listed pair, best first.
+    """Columns of candidates.parquet for one direction: one row per listed pair, best first.
 
-    `query_ids` and `candidate_ids` name the rows of the queries and of the gallery.
+    `query_ids` and `candidate_ids` are the ids of the rows of queries and gallery.
     """
     first = reranked.first
     queries, pool = first.candidates.shape
@@ -103,10 +104,10 @@ def query_columns(
     image_ids: Sequence[str],
     texts: Sequence[str | None] | None = None,
 ) -> dict[str, list[Any]]:
-    """Columns of queries.parquet for one direction: a row per query.
+    """Columns of queries.parquet for one direction: one row per query.
 
-    `image_ids` names the image of each query (not of each row of the images), by which its
-    interval is resampled: without it the intervals could not be recomputed. `texts` are the
+    `image_ids` are the image of each query (not of each row of the images), by which its
+    interval is resampled; without them the intervals could not be recomputed. `texts` are the
     captions of text queries.
     """
     return {

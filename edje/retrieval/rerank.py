@@ -14,7 +14,7 @@ from edje.records import CandidateList, Direction
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """Scores pairs of a query and a candidate, both given by row; higher matches better."""
+    """Scores pairs of a query and a candidate, both given by row; higher is a better match."""
 
     def __call__(
         self,
@@ -23,7 +23,7 @@ class PairScorer(Protocol):
         candidates: Int[Tensor, "pairs"],
         first_stage: Float[Tensor, "pairs"],
     ) -> Float[Tensor, "pairs"]:
-        """Scores of the pairs; a pair's score may not depend on its neighbours in the batch."""
+        """Scores of the pairs; a pair's score must not depend on its neighbours in the batch."""
         ...
 
 
@@ -57,9 +57,9 @@ def rerank(
     Args:
         batch_size: Pairs per call of the scorer.
         progress: Called after each batch with the number of pairs just scored.
-        key: Pairs are scored in ascending order of this number (a text length, say, so that
-            batches hold pairs of like cost) and put back; by default query by query.
-        rows: By which the scorer knows the queries of the lists; by default 0, 1, 2, …
+        key: Pairs are scored in ascending order of this number and put back in order; with a text
+            length, batches hold pairs of similar cost. By default they run query by query.
+        rows: The scorer's rows of the lists' queries; by default 0, 1, 2, …
 
     Raises:
         EdjeError: a score is not finite (it would lose or win every comparison).
@@ -74,7 +74,7 @@ def rerank(
     else:
         order = key(first.direction, queries, candidates).argsort(stable=True).to(candidates.device)
     joint = torch.empty(len(candidates), dtype=torch.float32, device=candidates.device)
-    scored = []  # where the scorer leaves them: fetching each batch would wait for a GPU
+    scored = []  # on the scorer's device: fetching each batch would wait for a GPU
     for some in order.split(batch_size):
         scored.append(scorer(first.direction, queries[some], candidates[some], scores[some]))
         if progress is not None:
@@ -84,7 +84,7 @@ def rerank(
     if broken:
         raise EdjeError(
             f"The joint encoder gave scores that are not finite for {broken} of {len(joint)} pairs "
-            f"({first.direction}). Its training has diverged, or its number format overflows: "
+            f"({first.direction}). Its training diverged, or its number format overflows: "
             "evaluate an earlier checkpoint, or in float32."
         )
     joint = joint.reshape(first.candidates.shape)
@@ -96,8 +96,8 @@ def share_of_ties(
 ) -> float:
     """Share of candidates, in [0, 1], whose score equals another's in the same list.
 
-    Near 0 in a healthy model; a coarse number format or a collapsed model raises it. Candidates of
-    one kind with one score, such as captions of the same words, count as one.
+    It is near 0 in a healthy model; a coarse number format or a collapsed model raises it.
+    Candidates of one kind with one score, such as captions with the same words, count as one.
 
     >>> share_of_ties(torch.tensor([[1.0, 2.0, 1.0, 3.0]]))
     0.5

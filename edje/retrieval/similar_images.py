@@ -1,4 +1,4 @@
-"""Mining: for every image of a training set, the images that its captions confuse it with."""
+"""Mining: for every image of a training set, the images that its captions may be confused with."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,17 +22,17 @@ def similar_images(
 ) -> Int[Tensor, "images count"]:
     """Rows of the `count` other images most similar to each image's captions, hardest first.
 
-    An image is as similar to another as its closest caption says. `count` is cut to the number of
-    other images.
+    An image's similarity to another is that of its closest caption. `count` is limited to the
+    number of other images.
 
-    With a `margin` likely false negatives are left out: images that a caption is closer to than
-    to its own image by more than `margin`, in units of the similarity; below zero, those within
-    -`margin` of its own too (the positive-aware mining of NV-Retriever, Moreira et al. 2024,
-    arXiv 2407.15831). With `caption_keys` also images that have an equal caption are.
+    With a `margin`, likely false negatives are left out: images that are more similar to a caption
+    than its own image by more than `margin`, in units of the similarity. Below zero, images within
+    -`margin` of its own are left out too (the positive-aware mining of NV-Retriever, Moreira et
+    al. 2024, arXiv 2407.15831). With `caption_keys`, images with an equal caption are left out too.
 
     Args:
-        chunk: captions compared with all images at a time, about; by default 1,024, or as many
-            as make 64 MB of similarities.
+        chunk: approximate number of captions compared with all images at a time; by default
+            1,024, or as many as make 64 MB of similarities.
 
     Raises:
         EdjeError: fewer than `count` images are left for some image.
@@ -69,9 +69,9 @@ def hardest_by_scores(
     *,
     margin: float | None = None,
 ) -> Int[Tensor, "images count"]:
-    """As `similar_images`, among each image's candidates by a reranker's scores.
+    """Like `similar_images`, but among each image's candidates and by a reranker's scores.
 
-    `scores[c]` are those of caption c with the candidates of its image, `own[c]` with its image.
+    `scores[c]` are caption c's scores with its image's candidates, `own[c]` with its own image.
 
     Raises:
         EdjeError: fewer than `count` candidates are left for some image.
@@ -86,7 +86,7 @@ def _closest(
     group: Int[Tensor, "captions"],
     margin: float | None,
 ) -> Float[Tensor, "groups candidates"]:
-    """The largest similarity to a group's captions; -inf where it is too large for a negative."""
+    """The largest similarity to a group's captions; -inf if it is too large for a negative."""
     index = group[:, None].expand_as(similarity)
     closest = similarity.new_full((int(group.max()) + 1, similarity.shape[1]), -torch.inf)
     if margin is not None:
@@ -102,7 +102,7 @@ def _equally_described(
     image_of_caption: Int[Tensor, "captions"],
     caption_keys: Int[Tensor, "captions"],
 ) -> tuple[Int[Tensor, "found"], Int[Tensor, "found"]]:
-    """Pairs of images with an equal caption: rows of the chunk from `first` on, and any image."""
+    """Pairs of images with an equal caption: a row of the chunk from `first` on, and any image."""
     others = torch.isin(caption_keys, caption_keys[captions]).nonzero().squeeze(1)
     equal: Bool[Tensor, "some others"] = caption_keys[captions, None] == caption_keys[others]
     here, there = equal.nonzero(as_tuple=True)
@@ -113,7 +113,7 @@ def _hardest(closest: Float[Tensor, "rows candidates"], count: int) -> Int[Tenso
     best = closest.topk(count, dim=1)
     if (left := int(best.values.isfinite().sum(dim=1).min())) < count:
         raise EdjeError(
-            f"an image has {left} similar ones that are not likely false negatives, {count} are "
-            "to be mined. Raise loader.mined_margin or lower loader.mined_pool."
+            f"an image has {left} similar images that are not likely false negatives, but {count} "
+            "are to be mined. Raise loader.mined_margin or lower loader.mined_pool."
         )
     return best.indices

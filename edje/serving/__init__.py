@@ -1,1 +1,1 @@
-"""A search page and endpoints over an index, for browsers and for others' tools."""
+"""A search page and HTTP endpoints over an index, for browsers and other tools."""

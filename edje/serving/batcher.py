@@ -1,4 +1,4 @@
-"""One thread that owns what is for one thread, and works on all that waits for it together."""
+"""One thread that runs all jobs of an object for one thread; waiting jobs share a call."""
 
 import logging
 import queue
@@ -15,12 +15,12 @@ R = TypeVar("R")
 
 
 class Busy(Exception):
-    """As many wait as may."""
+    """Raised if the queue is full or no more jobs are taken."""
 
 
 @dataclass
 class Waiting(Generic[J, R]):
-    """A job in the queue; `size` is how much work it is beside others."""
+    """A job in the queue; `size` is its amount of work relative to others."""
 
     job: J
     size: int
@@ -28,17 +28,17 @@ class Waiting(Generic[J, R]):
 
 
 class Batcher(Generic[J, R]):
-    """Runs jobs on a thread of its own, those that wait together in one call.
+    """Runs jobs on its own thread; jobs that wait at the same time share one call.
 
-    While a batch is worked on the next one gathers, so nobody waits for company. A batch that
-    fails is run again job by job: only the job that is at fault fails.
+    While a batch is processed, the next one gathers, so no job waits for others to come. A batch
+    that fails is run again job by job, so that only the faulty job fails.
 
     Args:
         run: gives a result for each job, in their order.
-        most_waiting: jobs in the queue; a further one is refused.
-        most_jobs: jobs in a batch.
-        most_size: all of a batch's sizes, unless one job alone is larger.
-        observe: told the number of jobs of each batch.
+        most_waiting: largest number of jobs in the queue; further ones are refused.
+        most_jobs: largest number of jobs in a batch.
+        most_size: largest total size of a batch, unless one job alone is larger.
+        observe: called with the number of jobs of each batch.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Batcher(Generic[J, R]):
         self._thread.start()
 
     def submit(self, job: J, size: int = 1) -> "Future[R]":
-        """The result of a job, once it is there.
+        """The future result of a job.
 
         Raises:
-            Busy: as many wait as may, or no more are taken.
+            Busy: the queue is full, or no more jobs are taken.
         """
         waiting: Waiting[J, R] = Waiting(job, size)
         if self._closed:
@@ -80,7 +80,7 @@ class Batcher(Generic[J, R]):
         return self._queue.qsize()
 
     def close(self, seconds: float) -> bool:
-        """Take no more jobs and end; whether what was in hand was done in so many seconds."""
+        """Take no more jobs and end; returns whether running jobs finished within `seconds`."""
         self._closed = True
         end = time.monotonic() + seconds
         while self._thread.is_alive() and time.monotonic() < end:
@@ -100,7 +100,7 @@ class Batcher(Generic[J, R]):
                 self._answer(started)
 
     def _batch(self) -> list[Waiting[J, R]] | None:
-        """What waits, as far as it fits; None at the end."""
+        """The waiting jobs that fit into one batch; None at the end."""
         if self._ended and self._next is None:
             return None
         first = self._next or self._queue.get()
@@ -130,7 +130,7 @@ class Batcher(Generic[J, R]):
             if len(batch) == 1:
                 batch[0].result.set_exception(error)
                 return
-            log.info("a batch of %d failed (%r); one by one", len(batch), error)
+            log.info("a batch of %d failed (%r); running its jobs one by one", len(batch), error)
             for one in batch:
                 self._answer([one])
             return

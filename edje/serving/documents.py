@@ -1,4 +1,4 @@
-"""A request's documents: ids of stored pictures, and pictures that come with it."""
+"""A request's documents: ids of stored pictures, or uploaded pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ SHOWN = 200  # characters of an id in a message
 
 
 class BadDocument(EdjeError):
-    """A document that is neither."""
+    """A document that is neither an id nor a picture."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Different ids, pictures, and for each document the place of its own: ids come first."""
+    """Distinct ids, then pictures, and for each document the position of its own."""
 
     ids: list[str]
     pictures: list[bytes]
@@ -27,7 +27,7 @@ class Documents:
 
 
 def documents_of(given: Sequence[Document]) -> Documents:
-    """What documents are, each id once.
+    """The documents of a request, each id once.
 
     Raises:
         BadDocument: one is neither an id nor a picture, or too large.
@@ -51,7 +51,7 @@ def documents_of(given: Sequence[Document]) -> Documents:
 
 
 def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
-    """A picture, or an id."""
+    """The id and the picture of a document, one of them None."""
     if isinstance(given, str):
         image, name = (given, None) if given.startswith(DATA) else (None, given)
     else:
@@ -80,13 +80,13 @@ def _picture(number: int, given: str) -> bytes:
     pixels = width * height
     if pixels > UPLOAD_PIXELS:
         raise BadDocument(
-            f"document {number}: {pixels:,} pixels, more than the {UPLOAD_PIXELS:,} that are taken."
+            f"document {number}: {pixels:,} pixels, more than the limit of {UPLOAD_PIXELS:,}."
         )
     return content
 
 
 def shown(name: str) -> str:
-    """An id in a message: quoted, what can't be shown escaped, and not endless."""
+    """An id in a message: quoted, with unprintable characters escaped, cut if too long."""
     return ascii(name[:SHOWN]) if not _is_unicode(name) else repr(name[:SHOWN])
 
 

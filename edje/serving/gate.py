@@ -1,4 +1,4 @@
-"""What every request passes: the Host that it names, who asks, how much it sends."""
+"""Checks of every request: its Host, its origin and token, its size."""
 
 import asyncio
 import hashlib
@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 COOKIE = "edje_token"
 MOST_BODY = 16 << 20  # bytes of a request's body
 TOO_LARGE = f"a body of more than {MOST_BODY >> 20} MiB."
-BODIES_AT_ONCE = 128 << 20  # bytes of all bodies in hand
-BODY_SECONDS = 30.0  # in which a body must have come
-OPEN = ("/", "/healthz")  # paths that need no token; those under /static/ neither
+BODIES_AT_ONCE = 128 << 20  # bytes of all bodies in memory
+BODY_SECONDS = 30.0  # time limit for receiving a body
+OPEN = ("/", "/healthz")  # paths that need no token, as do those under /static/
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,26 +33,26 @@ HEADERS = {
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as all of them are told."""
+    """An error response, in the same form for all errors."""
     return JSONResponse(
         {"error": {"message": message}, "message": message}, status, headers=headers
     )
 
 
 def cookie_of(token: str) -> str:
-    """What a browser keeps in place of the token."""
+    """The cookie that a browser keeps instead of the token."""
     return hashlib.sha256(f"edje serve {token}".encode()).hexdigest()
 
 
 class Gate:
-    """Refuses what may not pass, and adds the headers that a browser goes by to every answer.
+    """Refuses requests that may not pass, and adds security headers to every answer.
 
     Args:
-        app: what answers.
-        names: hosts by which the server may be called, beside localhost and plain addresses. A
-            page of another site that has its own name lead here is refused by it.
-        token: that a request must show, as a bearer or by the page's cookie; None asks for none.
-        observe: told the route, the status and the seconds of each request.
+        app: the application behind it.
+        names: hosts by which the server may be called, beside localhost and plain addresses. This
+            refuses pages of other sites whose names are made to point here (DNS rebinding).
+        token: must be sent as a bearer token or by the page's cookie; None requires no token.
+        observe: called with the route, the status and the seconds of each request.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Gate:
         self.names = {"localhost", *(name.lower() for name in names)}
         self.token = token
         self.observe = observe
-        self._held = 0  # bytes of bodies in hand
+        self._held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -103,7 +103,7 @@ class Gate:
             self._held -= len(body)
 
     async def _read(self, receive: Receive, body: bytearray) -> Response | None:
-        """Read a body as a whole, or say why it isn't taken."""
+        """Read a whole body, or return why it is refused."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 more = True
@@ -115,7 +115,7 @@ class Gate:
                     if len(body) + len(part) > MOST_BODY:
                         return refusal(413, TOO_LARGE)
                     if self._held + len(part) > BODIES_AT_ONCE:
-                        return refusal(429, "too much is sent at once.", {"Retry-After": "1"})
+                        return refusal(429, "too much is being sent at once.", {"Retry-After": "1"})
                     body += part
                     self._held += len(part)
                     more = message.get("more_body", False)
@@ -130,7 +130,7 @@ class Gate:
                 400, "this Host isn't served here. Start edje serve with --allow-host <name>."
             )
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"] != "/":
-            return refusal(403, "another site may not ask here.")
+            return refusal(403, "requests from other sites are refused.")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MOST_BODY:
             return refusal(413, TOO_LARGE)

@@ -1,4 +1,4 @@
-"""What requests and answers look like, checked by pydantic and told by OpenAPI."""
+"""The form of requests and answers, checked by pydantic and described by OpenAPI."""
 
 import base64
 import binascii
@@ -18,7 +18,7 @@ LONGEST_QUERY = 1000  # characters
 LONGEST_ID = 4096
 MOST_DOCUMENTS = 1000  # of one request
 MOST_K, MOST_TOP = 1000, 100
-DATA = "data:image/"  # with which a picture given as a text begins
+DATA = "data:image/"  # how a picture sent as text begins
 
 
 def _is_text(value: str) -> str:
@@ -51,21 +51,21 @@ Document = str | DocumentObject
 
 
 class DocumentsRequest(BaseModel):
-    """Reranking as Cohere, Jina and vLLM have it; what else they know is passed over."""
+    """Reranking requests in the form of Cohere, Jina and vLLM; their other fields are ignored."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"query": "two dogs", "documents": ["a.jpg", "b.jpg"]}}
     )
     query: Query
     documents: Annotated[list[Document], Field(min_length=1, max_length=MOST_DOCUMENTS)]
-    model: str | None = Field(None, max_length=LONGEST_ID, description="passed over")
+    model: str | None = Field(None, max_length=LONGEST_ID, description="ignored")
     top_n: TopN | None = None
     return_documents: bool | None = None
     raw_scores: bool | None = Field(None, description="the reranker's scores, not probabilities")
 
 
 class TextsRequest(BaseModel):
-    """Reranking as text-embeddings-inference has it."""
+    """Reranking requests in the form of text-embeddings-inference."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"query": "two dogs", "texts": ["a.jpg", "b.jpg"]}}
@@ -85,7 +85,7 @@ TextsOrDocuments = Annotated[
 
 
 class Result(BaseModel):
-    """A document's place in the request, and its score: from 0 to 1, unless they are raw."""
+    """A document's position in the request, and its score: from 0 to 1, unless raw."""
 
     index: int
     relevance_score: float
@@ -102,7 +102,7 @@ class RerankAnswer(BaseModel):
 
 
 class Rank(BaseModel):
-    """A text's place in the request, and its score."""
+    """A text's position in the request, and its score."""
 
     index: int
     score: float
@@ -119,7 +119,7 @@ class HitAnswer(BaseModel):
     score: float | None
     probability: float | None
     duplicates: list[str]
-    image: str = Field(description="where the picture is to be had")
+    image: str = Field(description="the picture's address")
     width: int | None
     height: int | None
 
@@ -131,7 +131,7 @@ class IndexAnswer(BaseModel):
 
 
 class Times(BaseModel):
-    """Milliseconds: of the stages, of all that was answered together; in total, of the request."""
+    """Milliseconds: stages for all jobs of the batch together; `total` for this request."""
 
     text: float
     first_stage: float
@@ -143,7 +143,8 @@ class Times(BaseModel):
 class SearchAnswer(BaseModel):
     """Both stages of a search; `matches_well` is whether one of the pictures is probably right.
 
-    The probabilities of all candidates are added up: where several pictures fit, each has little.
+    For this, the probabilities of all candidates are added: if several pictures fit, each has a
+    small one.
     """
 
     query: str
@@ -159,7 +160,7 @@ class SearchAnswer(BaseModel):
 
 
 class Info(BaseModel):
-    """What is served, and what may be asked of it."""
+    """What is served, and the limits of requests."""
 
     name: str
     images: int
@@ -173,7 +174,7 @@ class Info(BaseModel):
 
 
 class Health(BaseModel):
-    """That it answers."""
+    """The server's state."""
 
     status: str
 
@@ -185,24 +186,24 @@ class ErrorText(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """One clear line, under both names by which clients look for it."""
+    """One clear line, under both of the names that clients look for."""
 
     error: ErrorText
     message: str
 
 
 def uploaded(given: str) -> bytes:
-    """A picture file from base64, perhaps within a data: address.
+    """A picture file from base64, possibly in a data: address.
 
     Raises:
-        ValueError: it isn't.
+        ValueError: it isn't one.
     """
     if given.lower().startswith(("http:", "https:", "file:", "ftp:", "s3:")):
-        raise ValueError("no address is fetched; send the picture in base64")
+        raise ValueError("addresses are not fetched; send the picture in base64")
     head, comma, rest = given.partition(",")
     if given.startswith("data:"):
         if not comma or not head.endswith(";base64"):
-            raise ValueError("a data: address needs ;base64, and then the picture")
+            raise ValueError("a data: address needs ;base64, then the picture")
         given = rest
     try:
         return base64.b64decode("".join(given.split()), validate=True)

@@ -1,4 +1,4 @@
-"""What a server asks of its index: batches of searches and rerankings, on the index's thread."""
+"""A server's access to its index: batches of searches and rerankings, on the index's thread."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from edje.index.image_index import ImageIndex
 from edje.inference.encoded_images import EncodedImages
 from edje.serving.documents import BadDocument, Documents, shown
 
-REFRESH_SECONDS = 5.0  # after which what other processes have written is looked for
+REFRESH_SECONDS = 5.0  # interval of looking for what other processes have written
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """What an answer says of the index."""
+    """The index's figures in an answer."""
 
     images: int
     is_calibrated: bool
@@ -44,7 +44,7 @@ Result = tuple[Answer | Scored, IndexFacts]
 
 
 class Searcher:
-    """Runs batches of jobs on an index; for the one thread that owns it."""
+    """Runs batches of jobs on an index, on the one thread that owns it."""
 
     def __init__(self, index: ImageIndex):
         self.index = index
@@ -52,7 +52,7 @@ class Searcher:
         self._refreshed = time.monotonic()
 
     def warm(self) -> IndexFacts:
-        """Load what the first search needs.
+        """Load everything that the first search needs.
 
         Raises:
             EdjeError: the index has no pictures, or can't be searched.
@@ -73,7 +73,7 @@ class Searcher:
         """The results of jobs, in their order.
 
         Raises:
-            BadDocument: a document is of no picture of the index, or can't be read.
+            BadDocument: a document is not a picture of the index, or can't be read.
             EdjeError: the index can't be read.
         """
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
@@ -83,7 +83,7 @@ class Searcher:
         return self._results(jobs)
 
     def _results(self, jobs: Sequence[Job]) -> list[Result]:
-        """One call for all that needs no picture read, and one each for the others."""
+        """One call for all jobs without uploaded pictures, and one each for the others."""
         questions = {at: _question(job) for at, job in enumerate(jobs) if not _has_pictures(job)}
         try:
             answers = self.index.answers(list(questions.values()))
@@ -102,7 +102,7 @@ class Searcher:
         return results
 
     def _with_pictures(self, job: Reranking, images: int) -> Scored:
-        """Stored pictures and those of the request in one list."""
+        """Scores of stored and uploaded pictures in one list."""
         reranker, documents = self.index.reranker, job.documents
         try:
             encoded = reranker.encode(documents.pictures, show_progress_bar=False)
@@ -143,7 +143,7 @@ def _in_order(documents: Documents, answer: Answer) -> Scored:
 
 
 def _scored(documents: Documents, scores: torch.Tensor, probability: torch.Tensor | None) -> Scored:
-    """By document; without a calibration, the logistic function of the score."""
+    """Scores by document; without a calibration, the logistic function of the score."""
     sure = scores.sigmoid() if probability is None else probability
     places = documents.places
     return Scored([scores[at].item() for at in places], [sure[at].item() for at in places])

@@ -18,10 +18,10 @@ from edje.errors import EdjeError
 from edje.index.index_commands import positive
 from edje.index.indexing import check_there, opened
 
-TOKEN = "EDJE_SERVE_TOKEN"  # in the environment, where other users don't see it
+TOKEN = "EDJE_SERVE_TOKEN"  # environment variable, which other users can't see
 SHORTEST_TOKEN = 16
-IN_HAND_SECONDS = 3.0  # in which what is in hand is answered after a signal …
-AT_ONCE_SECONDS = 4.5  # … and after which the process ends whatever it does
+IN_HAND_SECONDS = 3.0  # time after a signal for answering running requests …
+AT_ONCE_SECONDS = 4.5  # … and after which the process ends in any case
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +43,7 @@ class ServeChoices:
 
 
 def run(arguments: list[str]) -> None:
-    """Run `serve …`; a server that ends takes the process with it.
+    """Run `serve …`; the process ends with the server.
 
     Raises:
         EdjeError: as `serve`.
@@ -54,37 +54,37 @@ def run(arguments: list[str]) -> None:
 
 
 def parser() -> ArgumentParser:
-    """What the command takes."""
+    """The command's arguments."""
     both = ArgumentParser(prog="edje", allow_abbrev=False)
     commands = both.add_subparsers(required=True, metavar="serve")
     command = commands.add_parser("serve", help="a page and endpoints", allow_abbrev=False)
     command.add_argument("index", help="the index: photos.edje")
-    command.add_argument("--reranker", help="name or path (that of the index)")
-    command.add_argument("--device", help="where it computes (a CUDA device where there is one)")
-    command.add_argument("--precision", help="fp32, bf16, fp16 or int8 (as its run scored)")
+    command.add_argument("--reranker", help="name or path (by default the index's)")
+    command.add_argument("--device", help="where it computes (by default CUDA, if there is one)")
+    command.add_argument("--precision", help="fp32, bf16, fp16 or int8 (by default as in its run)")
     command.add_argument("--host", help="address to bind (127.0.0.1)")
     command.add_argument("--port", type=int, help="8000; 0 takes a free one")
     command.add_argument(
-        "--token", help=f"that requests must show; or in {TOKEN}. Needed where others can reach it"
+        "--token", help=f"that requests must send; or in {TOKEN}. Needed if others can reach it"
     )
     command.add_argument(
         "--allow-host",
         action="append",
         metavar="NAME",
-        help="a name by which it may be called, as behind a proxy",
+        help="a name by which it may be called, for instance behind a proxy",
     )
     command.add_argument("--queue", type=positive, help="requests that may wait (64)")
     command.add_argument("--batch", type=positive, help="requests scored together (16)")
-    command.add_argument("--timeout", type=float, help="seconds of a request (30)")
+    command.add_argument("--timeout", type=float, help="seconds per request (30)")
     return both
 
 
 def serve(chosen: ServeChoices) -> None:
-    """Open the index, print the address and answer until a signal comes.
+    """Open the index, print the address and answer requests until a signal comes.
 
     Raises:
-        EdjeError: the extra isn't installed, another host is to be bound without a token, the port
-            is taken, or the index can't be opened.
+        EdjeError: the extra isn't installed, a host open to others has no token, the port is
+            taken, or the index can't be opened.
     """
     try:
         import uvicorn
@@ -126,21 +126,21 @@ def serve(chosen: ServeChoices) -> None:
 
 
 def end_process() -> None:
-    """End at once: a batch may be in torch's hands, and interpreters take their time."""
+    """End at once: torch may be busy with a batch, and a normal exit would take time."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def check_reachable(host: str, token: str | None) -> None:
-    """Refuse to be reached by others without a token.
+    """Refuse a host that others can reach without a token.
 
     Raises:
-        EdjeError: there is none, or a short one.
+        EdjeError: there is no token, or it is too short.
     """
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
         raise EdjeError(
-            f"--token: expected at least {SHORTEST_TOKEN} plain characters, which nobody guesses: "
+            f"--token: expected at least {SHORTEST_TOKEN} plain characters that nobody can guess: "
             f"{TOKEN}=$(openssl rand -hex 16)"
         )
     if token is None and not is_loopback(host):
@@ -151,7 +151,7 @@ def check_reachable(host: str, token: str | None) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
+    """Whether only this machine can reach a host."""
     if host == "localhost":
         return True
     try:
@@ -161,10 +161,10 @@ def is_loopback(host: str) -> bool:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Raises:
-        EdjeError: the port is taken, or there is no such address here.
+        EdjeError: the port is taken, or this machine doesn't have the address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -184,7 +184,7 @@ def address(listening: socket.socket) -> str:
 
 @contextlib.contextmanager
 def ending(server: Any, given_up: asyncio.Event) -> Iterator[None]:
-    """End a server in peace on Ctrl-C and SIGTERM; at the second one, at once."""
+    """End a server gracefully on Ctrl-C or SIGTERM; on a second signal, at once."""
     loop = asyncio.get_running_loop()
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""Figures of a running server, as Prometheus reads them."""
+"""Metrics of a running server for Prometheus."""
 
 from collections.abc import Callable
 
@@ -52,5 +52,5 @@ class ServerMetrics:
             self.stages.labels(stage).inc(value)
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

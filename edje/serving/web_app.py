@@ -1,4 +1,4 @@
-"""The web application: its routes, over a searcher on a thread of its own."""
+"""The web application: its routes, over a searcher on its own thread."""
 
 import asyncio
 import logging
@@ -46,20 +46,20 @@ from edje.serving.web_pictures import Size, WebPictures
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
-MATCHES = 0.5  # right ones to be expected among all candidates, from which something matches well
-PICTURES_AT_ONCE = 4  # that are made for browsers
+MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
+PICTURES_AT_ONCE = 4  # made for browsers at the same time
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "no JSON, or a Host that isn't served",
+        400: "not JSON, or a Host that isn't served",
         401: "no token",
-        403: "another site asks",
-        408: "the body didn't come in time",
-        413: "a body that is too large",
-        422: "not what is expected; or a picture that isn't there",
-        429: "too many wait",
-        503: "the index can't be read at present, or the server ends",
-        504: "it took too long",
+        403: "a request from another site",
+        408: "the body didn't arrive in time",
+        413: "the body is too large",
+        422: "invalid values; or a picture that doesn't exist",
+        429: "too many requests are waiting",
+        503: "the index can't be read at present, or the server is stopping",
+        504: "the answer took too long",
     }.items()
 }
 NO_PICTURE: dict[int | str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ JPEG: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is taken at once, and how long a request may take."""
+    """How much is accepted at once, and how long a request may take."""
 
     waiting: int = 64  # requests in the queue
     batch: int = 16  # requests that are scored together …
@@ -94,7 +94,7 @@ class WebApp:
         self.searcher = searcher
         self.token = token
         self.limits = limits or Limits()
-        self.ending = asyncio.Event()  # once set, nobody waits for an answer any more
+        self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
         reranker = searcher.index.reranker
         self.name = Path(reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
@@ -113,13 +113,13 @@ class WebApp:
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
-            description="A reranking image search. Documents are ids of its pictures.",
+            description="Image search with reranking. Documents are ids of its pictures.",
         )
         self._add_routes()
         self.app = Gate(self.api, names, token, self.metrics.requested)
 
     def close(self, seconds: float = 1.0) -> bool:
-        """End the thread; whether it was done in time."""
+        """End the thread; returns whether it ended in time."""
         return self.batcher.close(seconds)
 
     async def answered(self, job: Job, size: int) -> Any:
@@ -128,7 +128,7 @@ class WebApp:
             future = asyncio.wrap_future(self.batcher.submit(job, size))
         except Busy:
             raise HTTPException(
-                429, "too many requests wait; try again soon.", {"Retry-After": "1"}
+                429, "too many requests are waiting; try again soon.", {"Retry-After": "1"}
             ) from None
         ending = asyncio.ensure_future(self.ending.wait())
         try:
@@ -139,9 +139,9 @@ class WebApp:
             )
             if not future.done():
                 if self.ending.is_set():
-                    raise HTTPException(503, "the server ends; ask the next one.")
+                    raise HTTPException(503, "the server is stopping; try again later.")
                 raise HTTPException(
-                    504, f"no answer within {self.limits.seconds:g} s; ask for less."
+                    504, f"no answer within {self.limits.seconds:g} s; request less."
                 )
             result, facts = future.result()
         finally:
@@ -204,7 +204,7 @@ class WebApp:
         k: Annotated[int, Query(ge=1, le=messages.MOST_K, description="reranked pictures")] = 100,
         top: Annotated[int, Query(ge=1, le=messages.MOST_TOP, description="hits at most")] = 20,
         tokens: Annotated[
-            int | None, Query(ge=1, description="visual tokens that are read, of nested ones")
+            int | None, Query(ge=1, description="visual tokens to read, if they are nested")
         ] = None,
         group_duplicates: Annotated[bool, Query(description="one hit for near duplicates")] = False,
     ) -> SearchAnswer:
@@ -216,7 +216,7 @@ class WebApp:
             )
         if self.searcher.index.has_given_embeddings:
             raise HTTPException(
-                422, "the first stage of this index is another model's; use POST /v1/rerank."
+                422, "this index has another model's first stage; use POST /v1/rerank."
             )
         num_tokens = None if tokens == self.budgets[-1] else tokens
         answer, facts = await self.answered(Question(q, k, num_tokens=num_tokens), k)
@@ -238,7 +238,7 @@ class WebApp:
         )
 
     async def info(self) -> Info:
-        """What is served, and what may be asked of it."""
+        """What is served, and the limits of requests."""
         facts = self.searcher.facts
         return Info(
             name=self.name,
@@ -253,9 +253,9 @@ class WebApp:
         )
 
     async def rerank(self, request: DocumentsRequest) -> RerankAnswer:
-        """Documents from best to worst, as Cohere, Jina and vLLM have it.
+        """Documents from best to worst, in the form of Cohere, Jina and vLLM.
 
-        A document is the id of a stored picture, or a picture in base64; no address is fetched.
+        A document is the id of a stored picture or a picture in base64; addresses aren't fetched.
         """
         scored = await self._scored(request.query, request.documents)
         scores = scored.scores if request.raw_scores else scored.probabilities
@@ -274,7 +274,7 @@ class WebApp:
         )
 
     async def rerank_texts(self, request: TextsOrDocuments) -> list[Rank] | RerankAnswer:
-        """As text-embeddings-inference has it, with `texts`; with `documents`, as /v1/rerank."""
+        """With `texts`, as text-embeddings-inference; with `documents`, as /v1/rerank."""
         if isinstance(request, DocumentsRequest):
             return await self.rerank(request)
         scored = await self._scored(request.query, request.texts)
@@ -294,12 +294,12 @@ class WebApp:
     async def image(
         self, image_id: str, size: Annotated[Size, Query(description="how large")] = "thumb"
     ) -> Response:
-        """A picture as a JPEG of its pixels alone; 404 where it has no file that can be read."""
+        """A picture as a JPEG without metadata; 404 if it has no readable file."""
         made = await anyio.to_thread.run_sync(
             self.pictures.jpeg, image_id, size, limiter=self._making
         )
         if made is None:
-            raise HTTPException(404, "there is no such picture, or no file of it.")
+            raise HTTPException(404, "there is no such picture, or its file is missing.")
         return Response(
             made, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
         )
@@ -309,7 +309,7 @@ class WebApp:
         return CapacityLimiter(PICTURES_AT_ONCE)
 
     async def health(self) -> Health:
-        """That it answers."""
+        """Whether the server is up."""
         return Health(status="ok")
 
     async def figures(self) -> Response:
@@ -317,7 +317,7 @@ class WebApp:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def page(self, request: Request, token: str | None = None) -> Response:
-        """The page; with ?token=…, the token goes into a cookie and out of the address."""
+        """The page; with ?token=…, the token is moved from the address into a cookie."""
         if token is None or self.token is None:
             return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
@@ -333,9 +333,9 @@ class WebApp:
 
 
 def matches_well(hits: Sequence[Hit]) -> bool:
-    """Whether one of the hits is probably right, by all of their probabilities together.
+    """Whether one of the hits is probably right, by the sum of their probabilities.
 
-    Where several pictures fit a text, none of them alone need be likely.
+    If several pictures fit a text, each alone may be unlikely.
     """
     return sum(hit.probability or 0.0 for hit in hits) >= MATCHES
 
@@ -363,7 +363,7 @@ def _hits(hits: Sequence[Hit]) -> list[HitAnswer]:
 
 
 def _order(scored: Scored) -> list[int]:
-    """Places from best to worst; of equal ones the first given comes first."""
+    """Positions from best to worst; ties keep the request's order."""
     return sorted(range(len(scored.scores)), key=lambda at: -scored.scores[at])
 
 
@@ -376,10 +376,10 @@ def _given(document: messages.Document) -> dict[str, Any]:
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return refusal(400, "the body is no JSON.")
+        return refusal(400, "the body is not JSON.")
     parts = [str(part) for part in first["loc"][1:]]  # without body or query
     if len(parts) > 1 and parts[0] in ("texts", "documents") and not parts[1].isdecimal():
-        parts = parts[1:]  # which kind of body it was taken for
+        parts = parts[1:]  # the kind of body that was assumed
     message = str(first["msg"]).removeprefix("Value error, ")
     if parts[:1] == ["documents"] and len(parts) > 1:
         parts, message = parts[:2], "expected the id of a stored picture, or an object with one."
@@ -394,7 +394,7 @@ async def _refused(_: Request, error: HTTPException) -> Response:
 async def _mistaken(_: Request, error: EdjeError) -> Response:
     if isinstance(error, BadDocument):
         return refusal(422, str(error))
-    log.error("%s", error)  # with paths, which don't leave
+    log.error("%s", error)  # with paths, which must not reach clients
     return refusal(503, "the index can't be read at present; the server's log says why.")
 
 

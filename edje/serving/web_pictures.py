@@ -1,4 +1,4 @@
-"""Stored pictures for a browser: by id alone, small, and with nothing but their pixels."""
+"""Stored pictures for a browser: by id only, small, and without metadata."""
 
 import io
 import threading
@@ -15,13 +15,13 @@ from edje.index.image_table import PATH, PROBLEM, ImageTable, Place
 Size = Literal["thumb", "large"]
 LONGEST_SIDE: dict[Size, int] = {"thumb": 400, "large": 1600}  # pixels
 QUALITY: dict[Size, int] = {"thumb": 80, "large": 88}
-KEPT_BYTES = 64 << 20  # of pictures made before
+KEPT_BYTES = 64 << 20  # of cached pictures
 
 
 class WebPictures:
-    """Makes JPEGs of an index's pictures, and keeps the last ones. For several threads.
+    """Makes JPEGs of an index's pictures, and caches the latest. For several threads.
 
-    It reads the table by a handle of its own, at its present version.
+    It opens the table separately, at its present version.
     """
 
     def __init__(self, folder: Place):
@@ -33,7 +33,7 @@ class WebPictures:
         self._bytes = 0
 
     def jpeg(self, image_id: str, size: Size) -> bytes | None:
-        """A picture as a JPEG without EXIF, comments or profiles; None where there is none.
+        """A picture as a JPEG without EXIF, comments or profiles; None if there is none.
 
         Raises:
             EdjeError: the index can't be read.

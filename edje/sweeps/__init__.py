@@ -1,1 +1,1 @@
-"""Sweeps beyond every combination of values: studies that propose the next values to try."""
+"""Sweeps that don't try all combinations: studies that propose the next values."""

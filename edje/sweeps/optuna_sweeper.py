@@ -1,4 +1,4 @@
-"""Hydra's sweeper that asks a study of optuna for values, and tells it the jobs' figures."""
+"""A Hydra sweeper that gets values from an optuna study and reports the jobs' figures to it."""
 
 import logging
 import os
@@ -25,13 +25,13 @@ from edje.sweeps.search_space import SearchSpace, search_space
 from edje.sweeps.trials import Trial, Trials, alone_in
 
 log = logging.getLogger(__name__)
-Check = Callable[[DictConfig, list[str], Path], DictConfig]  # of a job's configuration
+Check = Callable[[DictConfig, list[str], Path], DictConfig]  # checks a job's configuration
 
 
 def register_sweeper(check: Check) -> None:
-    """Make `hydra/sweeper=optuna` known to Hydra; `check` raises what a job would fail with.
+    """Register `hydra/sweeper=optuna` with Hydra; `check` raises what a job would fail with.
 
-    Hydra builds plugins only by names in the package hydra_plugins, which is there only where some
+    Hydra builds plugins only by names in the package hydra_plugins, which exists only if some
     plugin is installed.
     """
     OptunaSweeper.check = staticmethod(check)
@@ -45,9 +45,9 @@ def register_sweeper(check: Check) -> None:
 
 
 class OptunaSweeper(Sweeper):
-    """Runs the jobs that a study proposes, in batches, through whichever launcher is chosen.
+    """Runs the jobs that a study proposes, in batches, with the chosen launcher.
 
-    A trial and its job have the same number, so a job's folder is never another's.
+    A trial and its job have the same number, so no two jobs share a folder.
     """
 
     check: Check
@@ -69,10 +69,10 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what Hydra says of the sweep.
+        """Take over Hydra's facts about the sweep.
 
         Raises:
-            EdjeError: optuna is not installed, or a number of the option is none.
+            EdjeError: optuna is not installed, or an option isn't a valid number.
         """
         if find_spec("optuna") is None:
             raise EdjeError(
@@ -89,10 +89,10 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run jobs until the study has its trials, or this call has run as many as were missing.
+        """Run jobs until the study has all its trials, or this call has run the missing number.
 
         Raises:
-            EdjeError: the folder holds another study, or a mistake that jobs would fail with.
+            EdjeError: the folder holds another study, or jobs would fail with a user error.
         """
         assert self.config is not None and self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -116,7 +116,7 @@ class OptunaSweeper(Sweeper):
                 self.report(trials, space, folder)
 
     def run(self, trials: Trials, space: SearchSpace) -> list[Sequence[JobReturn]]:
-        """Launch batches of jobs; what an interrupted call had begun comes first."""
+        """Launch batches of jobs; trials of an interrupted call come first."""
         assert self.launcher is not None
         begun = trials.interrupted()
         missing = self.n_trials - len(trials.finished())
@@ -128,7 +128,7 @@ class OptunaSweeper(Sweeper):
             jobs = [space.overrides(trial.values) for trial in batch]
             try:
                 self.validate_batch_is_legal(jobs)
-            except Exception:  # else the next call would meet the same trials
+            except Exception:  # otherwise the next call would get the same trials
                 for trial in batch:
                     trials.tell(trial, None)
                 raise
@@ -138,11 +138,11 @@ class OptunaSweeper(Sweeper):
             returned.append(results)
             missing -= len(batch)
         for result in (result for results in returned for result in results):
-            _ = result.return_value  # raises what a launcher has kept from a job
+            _ = result.return_value  # raises what a launcher kept from a job
         return returned
 
     def composed(self, overrides: list[str], number: int = 0) -> DictConfig:
-        """The configuration of a job, Hydra's part included."""
+        """The configuration of a job, including Hydra's part."""
         assert self.config is not None and self.hydra_context is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(cfg):
@@ -150,7 +150,7 @@ class OptunaSweeper(Sweeper):
         return cfg
 
     def checked(self, space: SearchSpace, values: Mapping[str, Any]) -> DictConfig:
-        """The checked configuration of a job that would try these values."""
+        """The checked configuration of a job with these values."""
         overrides = space.overrides(values)
         cfg = self.composed(overrides)
         with open_dict(cfg):
@@ -177,33 +177,33 @@ class OptunaSweeper(Sweeper):
 
 
 def following(trials: list[Trial]) -> list[Trial]:
-    """The first trials, as far as their numbers follow one another as those of a batch do."""
+    """The first trials, up to the first gap in their numbers, as a batch needs."""
     numbered = takewhile(lambda one: one[1].number == trials[0].number + one[0], enumerate(trials))
     return [trial for _, trial in numbered]
 
 
 def figure_in(result: JobReturn) -> float | None:
-    """The figure that a job returned; None where it failed.
+    """The figure that a job returned; None if it failed.
 
     Raises:
-        EdjeError: the job was done, and its task measures nothing.
+        EdjeError: the job succeeded, but its task measures nothing.
     """
     if result.status != JobStatus.COMPLETED:
         return None
     figure = result.return_value
     if not isinstance(figure, int | float):
         raise EdjeError(
-            f"A job returned {figure!r}, not a figure to optimise. Choose a task that measures "
-            "one: task=run or task=evaluate."
+            f"A job returned {figure!r}, which is not a figure to optimise. Choose a task that "
+            "measures one: task=run or task=evaluate."
         )
     return float(figure)
 
 
 def refuse_another(trials: Trials, space: SearchSpace, cfg: DictConfig, folder: Path) -> None:
-    """Keep what a study is about with it, and let nothing else into it.
+    """Store a study's search space and configuration with it, and refuse others.
 
     Raises:
-        EdjeError: the folder's study has other values to choose from, or another configuration.
+        EdjeError: the folder's study has another search space or another configuration.
     """
     from optuna.distributions import distribution_to_json
 
@@ -218,7 +218,7 @@ def refuse_another(trials: Trials, space: SearchSpace, cfg: DictConfig, folder: 
         changed = sorted(str(key) for key in {*now, *then} if now.get(key) != then.get(key))
     if changed:
         raise EdjeError(
-            f"{folder}: the study in it was begun with another {', '.join(changed)}, so the "
-            "figures can't be compared. Give the values that it was begun with, or another "
+            f"{folder}: its study was started with another {', '.join(changed)}, so the figures "
+            "can't be compared. Give the values that it was started with, or another "
             "hydra.sweep.dir."
         )

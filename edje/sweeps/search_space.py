@@ -1,4 +1,4 @@
-"""What a study may choose from, in Hydra's own words for sweeps."""
+"""The search space of a study, in Hydra's own sweep syntax."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from edje.errors import EdjeError
 
-Value = bool | int | float | str  # of a choice that is no number: its text on a command line
+Value = bool | int | float | str  # a choice that isn't a number is its command-line text
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Swept keys with optuna's distributions of their values; all else is the same for each job."""
+    """Swept keys with optuna's distributions of their values; everything else is fixed."""
 
     fixed: tuple[str, ...]
-    prefixed: Mapping[str, str]  # a key as overrides name it, by its name
+    prefixed: Mapping[str, str]  # by key, the key as overrides write it
     distributions: Mapping[str, Any]
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
@@ -24,7 +24,7 @@ class SearchSpace:
         return [*self.fixed, *(f"{self.prefixed[key]}={value}" for key, value in values.items())]
 
     def corners(self) -> list[dict[str, Value]]:
-        """Few combinations in which each choice and each end of an interval comes at least once."""
+        """A few combinations that include each choice and each end of an interval at least once."""
         ends = {
             key: list(getattr(one, "choices", None) or (one.low, one.high))
             for key, one in self.distributions.items()
@@ -37,10 +37,10 @@ class SearchSpace:
 
 
 def search_space(overrides: Sequence[Override]) -> SearchSpace:
-    """The space that overrides span; the later of two for the same key holds.
+    """The search space of these overrides; the later of two for the same key counts.
 
     Raises:
-        EdjeError: no key is swept, or what is given for one is no set of values.
+        EdjeError: no key is swept, or a value isn't a valid set of values.
     """
     last = {name_of(override): override for override in overrides}
     swept = {key: override for key, override in last.items() if override.is_sweep_override()}
@@ -62,12 +62,12 @@ def name_of(override: Override) -> str:
 
 
 def distribution(override: Override) -> Any:
-    """The distribution of optuna's that a swept override means.
+    """The optuna distribution of a swept override.
 
-    Both ends of an interval belong to it; `range` ends before its stop, as everywhere.
+    An interval includes both its ends; `range` excludes its stop, as usual.
 
     Raises:
-        EdjeError: a tag that means nothing, or no value at all.
+        EdjeError: a tag is unknown, or there is no value at all.
     """
     given = f"{name_of(override)}={override.get_value_string()}"
     sweep = override.value()
@@ -75,7 +75,7 @@ def distribution(override: Override) -> Any:
     numbers = isinstance(sweep, IntervalSweep | RangeSweep)
     if unknown := sorted(tags - ({"log"} if numbers else set())):
         known = "expected log, or no tag" if numbers else "a choice takes none"
-        raise EdjeError(f"{given}: the tag {', '.join(unknown)} means nothing here: {known}.")
+        raise EdjeError(f"{given}: the tag {', '.join(unknown)} is unknown here: {known}.")
     try:
         return numeric(sweep, "log" in tags) if numbers else categorical(override)
     except ValueError as error:
@@ -92,7 +92,7 @@ def numeric(sweep: Any, log: bool) -> Any:
     else:
         values = list(sweep.range())
         if not values:
-            raise ValueError("no number lies in this range. Give its stop beyond its start.")
+            raise ValueError("this range contains no number. Give a stop beyond its start.")
         low, high, step = min(values), max(values), abs(sweep.step)
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=1 if step is None else step)

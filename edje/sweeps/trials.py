@@ -1,4 +1,4 @@
-"""The trials of a study, kept in a journal, so that a study goes on after a restart."""
+"""The trials of a study, kept in a journal, so that a study continues after a restart."""
 
 import fcntl
 import math
@@ -16,14 +16,14 @@ from edje.errors import EdjeError
 from edje.sweeps.search_space import Value
 
 JOURNAL = "study.journal"
-NAME = "sweep"  # of the one study in a journal
+NAME = "sweep"  # of the only study in a journal
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler"}
-DEFAULTS = {"tpe": {"constant_liar": True}}  # jobs of a batch keep away from one another
+DEFAULTS = {"tpe": {"constant_liar": True}}  # spreads the jobs of a batch apart
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Values that a study proposed, and what came of them; its number is that of its job."""
+    """Values that a study proposed, and their figure; the number is its job's."""
 
     number: int
     values: dict[str, Value]
@@ -31,10 +31,10 @@ class Trial:
 
 
 class Trials:
-    """What a study has tried, what it proposes, and what it is told.
+    """A study's past trials, its proposals, and the figures reported to it.
 
-    A proposal is a function of the seed, its number and the figures told before, so a study that
-    was interrupted proposes what it would have proposed.
+    A proposal is a function of the seed, its number and the figures reported before, so an
+    interrupted study continues with the same proposals.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class Trials:
         )
 
     def note(self, name: str, value: Any) -> Any:
-        """Keep a value with the study, unless it has one of this name; returns the kept one."""
+        """Store a value with the study, unless it has one of this name; returns what is stored."""
         if name not in self._study.user_attrs:
             self._study.set_user_attr(name, value)
         return self._study.user_attrs[name]
 
     def finished(self) -> list[Trial]:
-        """Trials that have a figure."""
+        """Trials with a figure."""
         return self._trials(self._optuna.trial.TrialState.COMPLETE)
 
     def interrupted(self) -> list[Trial]:
-        """Trials whose jobs an earlier process began; one cut off while it was proposed failed."""
+        """Trials whose jobs an earlier process started; half-proposed ones are marked as failed."""
         running = self._trials(self._optuna.trial.TrialState.RUNNING)
         for trial in running:
             if set(trial.values) != set(self._distributions):
@@ -90,14 +90,14 @@ class Trials:
         return Trial(trial.number, dict(trial.params))
 
     def tell(self, trial: Trial, figure: float | None) -> None:
-        """Record the figure of a trial's job, or with None that the job failed."""
+        """Record the figure of a trial's job; None means that the job failed."""
         if figure is None or not math.isfinite(figure):
             self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
         else:
             self._study.tell(trial.number, figure)
 
     def best(self) -> Trial | None:
-        """The first trial with the greatest figure; None while there is no figure."""
+        """The first trial with the greatest figure; None if there is no figure yet."""
         return max(self.finished(), key=lambda trial: trial.figure or 0.0, default=None)
 
     def _trials(self, state: Any) -> list[Trial]:
@@ -122,27 +122,28 @@ class Trials:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a study's folder, and mend what a killed process left of its journal.
+    """Lock a study's folder, and repair a journal that a killed process left.
 
     Raises:
-        EdjeError: another process works on the study.
+        EdjeError: another process is running the study.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{JOURNAL}.held").open("w") as file:
         try:
             fcntl.lockf(
                 file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # gone with the process, however it ends
+            )  # released with the process, however it ends
         except (BlockingIOError, PermissionError):
             raise EdjeError(
-                f"{folder}: another process works on this study. Wait for it, or end it; more jobs "
-                "at a time are hydra.sweeper.n_jobs, with a launcher that runs them side by side."
+                f"{folder}: another process is running this study. Wait for it, or end it. For "
+                "parallel jobs, set hydra.sweeper.n_jobs and use a launcher that runs jobs in "
+                "parallel."
             ) from None
-        (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)  # optuna's, which a kill leaves behind
+        (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)  # optuna's lock, left behind by a kill
         journal = folder / JOURNAL
         if journal.exists():
             written = journal.read_bytes()
-            whole = written.rfind(b"\n") + 1  # optuna can't read past a line that was cut off
+            whole = written.rfind(b"\n") + 1  # optuna can't read past a truncated line
             if whole < len(written):
                 os.truncate(journal, whole)
         yield

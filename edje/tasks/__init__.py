@@ -1,1 +1,1 @@
-"""The tasks: the one place where objects are built and wired together."""
+"""The tasks: the only place where objects are built and wired together."""

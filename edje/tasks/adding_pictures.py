@@ -1,4 +1,4 @@
-"""Index: pictures into an ImageIndex, in this process or on a cluster of Ray."""
+"""Index: add pictures to an ImageIndex, in this process or on a Ray cluster."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=index`: as `edje index`; writes what the index holds to index.json.
+    """`task=index`: like `edje index`; writes a summary of the index to index.json.
 
     Raises:
         EdjeError: as `index_pictures`.

@@ -1,4 +1,4 @@
-"""Benchmark: how fast scoring, or the token store, is on this machine, beside others' roads."""
+"""Benchmark: the speed of scoring or of the token store on this machine, with baselines."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> float:
-    """`task=benchmark`: benchmark.json and machine.json; returns the best speed, see below."""
+    """`task=benchmark`: benchmark.json and machine.json; returns the best speed (see below)."""
     quiet_libraries()
     sizes: Benchmark | StoreBenchmark = instantiate(cfg.benchmark)
     torch.manual_seed(cfg.seed)
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
 
 def benchmark_scoring(sizes: Benchmark, folder: Path, device: torch.device) -> float:
     """Scoring, with a plot; returns the best pairs per second."""
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # of its made-up model
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # its model is made up
     rows, machine = measure(sizes, make_current(device), folder)
     write_rows(folder, rows, machine)
     show(speed_table(rows, machine))
@@ -46,7 +46,7 @@ def benchmark_scoring(sizes: Benchmark, folder: Path, device: torch.device) -> f
 
 
 def benchmark_store(sizes: StoreBenchmark, folder: Path) -> float:
-    """`benchmark=store`; returns the best cells per second that our store reads."""
+    """`benchmark=store`; returns the best read speed of our store, in cells per second."""
     rows, machine = measure_store(sizes, folder / "files")
     write_rows(folder, rows, machine)
     show(store_table(rows, machine))
@@ -55,6 +55,6 @@ def benchmark_store(sizes: StoreBenchmark, folder: Path) -> float:
 
 
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> None:
-    """benchmark.json and machine.json of a run folder."""
+    """Write benchmark.json and machine.json in a run folder."""
     for name, content in (("benchmark", rows), ("machine", machine)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

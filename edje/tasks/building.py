@@ -1,4 +1,4 @@
-"""Backbones and objectives from their nodes of a configuration, whatever name they go by."""
+"""Building backbones and objectives from configuration nodes, by short or dotted names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def backbone_from(node: Any) -> Any:
     """The backbone of a node.
 
     Raises:
-        EdjeError: a registered one can't be imported, or what it builds is no backbone.
+        EdjeError: a registered one can't be imported, or what it builds isn't a backbone.
     """
     return _checked("backbone", node)
 
@@ -25,14 +25,14 @@ def objectives_from(nodes: Mapping[str, Any]) -> dict[str, Any]:
     """The objectives by name, without those that are null.
 
     Raises:
-        EdjeError: a registered one can't be imported, or what it builds is no objective.
+        EdjeError: a registered one can't be imported, or what it builds isn't an objective.
     """
     given = {name: node for name, node in nodes.items() if node is not None}
     return {name: _checked(f"objective.{name}", node) for name, node in given.items()}
 
 
 def part_from(key: str, node: DictConfig | Mapping[str, Any], *arguments: Any) -> Any:
-    """What the node under a full key builds, whatever that is; `arguments` go to it as they are.
+    """The object that the node under a full key builds; `arguments` are passed on to it.
 
     Raises:
         EdjeError: a registered part can't be imported.
@@ -41,7 +41,7 @@ def part_from(key: str, node: DictConfig | Mapping[str, Any], *arguments: Any) -
     loaded = _with_parts(key, tree)
     if loaded == tree:
         return instantiate(node, *arguments)
-    # Hydra takes classes and functions in place of names, and tells mistakes by the key
+    # Hydra accepts classes and functions in place of names, and its errors name the key
     around = OmegaConf.create(flags={"allow_objects": True})
     OmegaConf.update(around, key, loaded, force_add=True)
     return instantiate(OmegaConf.select(around, key), *arguments)
@@ -52,12 +52,14 @@ def _checked(key: str, node: DictConfig | Mapping[str, Any]) -> Any:
     assert kind is not None
     built = part_from(key, node)
     if ours(kind, target) is None and (reason := lacking_when_built(kind, built)) is not None:
-        raise EdjeError(f"{key}._target_={target}: {type(built).__name__} is no {kind}: {reason}.")
+        raise EdjeError(
+            f"{key}._target_={target}: {type(built).__name__} is not a valid {kind}: {reason}."
+        )
     return built
 
 
 def _with_parts(key: str, node: Any) -> Any:
-    """A plain tree with the classes themselves where registered names stand."""
+    """A plain tree in which classes replace registered names."""
     if not isinstance(node, Mapping):
         return node
     inner = {name: _with_parts(f"{key}.{name}", value) for name, value in node.items()}

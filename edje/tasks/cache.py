@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, folder: Path) -> float | None:
     """`task=cache`: fill the stores of train and of the evaluated split.
 
-    Scores the first stage alone on dev (or on the evaluated split where there is no dev), writes
-    it to first_stage.json and returns its t2i R@1 in percent. A store that another run is just
-    writing is an error. Where a launcher has started several processes, all of them fill the
-    stores, and rank 0 scores.
+    Scores the first stage alone on dev (or on the evaluated split if there is no dev), writes the
+    result to first_stage.json and returns its t2i R@1 in percent. It is an error if another run is
+    writing a store. If a launcher has started several processes, all of them fill the stores, and
+    rank 0 scores.
     """
     quiet_libraries()
     source: Source = instantiate(cfg.data)
     backbone: Backbone = backbone_from(cfg.backbone)
     cache, rebuild = cache_of(cfg, is_shared=True), backbone_builder(cfg)
-    wait = cache.by_all_ranks  # for one another
+    wait = cache.by_all_ranks  # the ranks wait for one another
     cached = partial(cached_collection, cache, source, backbone, wait=wait, rebuild=rebuild)
     train, dev = train_and_dev(source, cached("train"))
     evaluated = cached(source.split)

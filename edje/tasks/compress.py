@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=compress`: fill the compressed tier of `data.split`; no vision tower is run.
+    """`task=compress`: fill the compressed tier of `data.split`; no vision tower runs.
 
-    None is loaded either, but for a published checkpoint, to be compared with it. Writes where the
-    store lies to compress.json.
+    A tower is only loaded for a published checkpoint, to be compared with it. Writes the store's
+    path to compress.json.
 
     Raises:
         EdjeError: as `load_trained` and `compress`.

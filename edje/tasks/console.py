@@ -11,7 +11,7 @@ def show(result: RenderableType) -> None:
 
 
 class _ResultConsole(Console):
-    """Rich would end the program where the reader of a pipe has gone; the run goes on."""
+    """A console with which a closed pipe doesn't end the program, as Rich would."""
 
     def on_broken_pipe(self) -> None:
         stop_talking()

@@ -1,4 +1,4 @@
-"""Evaluate: first-stage candidates, reranked, as recall with intervals in the run folder."""
+"""Evaluate: rerank the first stage's candidates; recall with intervals in the run folder."""
 
 import logging
 from pathlib import Path
@@ -42,7 +42,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
 
 
 def conclude(folder: Path, result: Evaluated, examples: int) -> float:
-    """Write a run folder's results, draw and show them; returns t2i R@1 in percent."""
+    """Write, plot and show a run folder's results; returns t2i R@1 in percent."""
     write_results(folder, result.metrics, result.reranked, result.collection)
     save_plots(folder, examples=examples)
     save_report(folder, examples)
@@ -51,8 +51,8 @@ def conclude(folder: Path, result: Evaluated, examples: int) -> float:
 
 
 def save_report(folder: Path, examples: int) -> None:
-    """Write report.html; whatever is wrong with it, the results are there and the run is done."""
-    (folder / NAME).unlink(missing_ok=True)  # of former results
+    """Write report.html; if it fails, this only warns, because the run's results are written."""
+    (folder / NAME).unlink(missing_ok=True)  # from earlier results
     try:
         report(folder, examples=examples)
     except Exception as error:

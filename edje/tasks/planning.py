@@ -1,4 +1,4 @@
-"""Plan: what a run needs in disk, memory and GPU-hours, before anything large is made."""
+"""Plan: the disk, memory and GPU-hours that a run needs, before anything large is made."""
 
 import json
 from pathlib import Path
@@ -25,11 +25,11 @@ PRETRAINED = "edje.language_model.pretrained_language_model"
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=plan`: what `task=run` with the same choices needs; writes plan.json and shows it.
+    """`task=plan`: the needs of `task=run` with the same options; writes plan.json and shows it.
 
     Raises:
-        EdjeError: a model's sizes aren't known here, or the data's are in no option and its files
-            aren't there.
+        EdjeError: a model's sizes aren't known here, or the data's sizes are in no option and its
+            files are missing.
     """
     quiet_libraries()
     notes = [
@@ -39,8 +39,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     ]
     if cfg.backbone._target_ != HUGGING_FACE or cfg.joint._target_ != PRETRAINED:
         raise EdjeError(
-            "task=plan counts a CLIP or SigLIP of transformers (backbone=siglip2_l16_384) beside a "
-            f"pretrained language model (joint=minilm), got {cfg.backbone._target_} and "
+            "task=plan only supports a CLIP or SigLIP of transformers (backbone=siglip2_l16_384) "
+            f"with a pretrained language model (joint=minilm), got {cfg.backbone._target_} and "
             f"{cfg.joint._target_}."
         )
     backbone = configuration(cfg.backbone.pretrained, "backbone.pretrained", notes)
@@ -67,10 +67,10 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 
 def work_of(cfg: DictConfig) -> Work:
-    """How much a run of this configuration does.
+    """The amount of work in a run of this configuration.
 
     Raises:
-        EdjeError: the data's sizes are in no option, and its files aren't there.
+        EdjeError: the data's sizes are in no option, and its files are missing.
     """
     source: Source = instantiate(cfg.data)
     streamed = isinstance(source, PretrainSource)
@@ -95,7 +95,7 @@ def work_of(cfg: DictConfig) -> Work:
 
 
 def counts_of(source: Any, split: str) -> tuple[int, int]:
-    """Images and captions of a split: as its option says, or else as its files do."""
+    """Numbers of images and captions of a split, from its options or else from its files."""
     if isinstance(source, PretrainSource) and source.evaluated is not None:
         source = source.evaluated
     sizes, captions = (getattr(source, name, None) for name in ("split_sizes", "caption_counts"))
@@ -106,16 +106,16 @@ def counts_of(source: Any, split: str) -> tuple[int, int]:
 
 
 def num_devices(given: Any) -> int:
-    """Number of a trainer's devices on each node, on whatever machine the run will be."""
+    """Number of a trainer's devices per node, whatever this machine has."""
     if isinstance(given, int) and given > 0:
         return given
     if isinstance(given, ListConfig):
         return len(given)
-    raise EdjeError(f"trainer.devices={given}: task=plan needs their number. Give it.")
+    raise EdjeError(f"trainer.devices={given}: task=plan needs a number of devices.")
 
 
 def plan_table(planned: Plan) -> Table:
-    """The lines of a plan by kind, each kind with its sum."""
+    """The lines of a plan by kind, with the sum of each kind."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for name in ("", "arithmetic"):
         table.add_column(name)

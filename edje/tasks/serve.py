@@ -1,4 +1,4 @@
-"""Serve: a search page and endpoints over an index, until a signal comes."""
+"""Serve: a search page and endpoints for an index, until a signal arrives."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from edje.tasks.wiring import plain
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=serve`: as `edje serve`; a token is taken from the environment alone.
+    """`task=serve`: like `edje serve`; an access token is only read from the environment.
 
     Raises:
         EdjeError: no index is given, or as `serve`.

@@ -1,4 +1,4 @@
-"""What a sweep comes to: sweep.csv and a plot in its folder, and one table at its end."""
+"""The summary of a sweep: sweep.csv and a plot in its folder, and one table at its end."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def update(folder: Path) -> pd.DataFrame:
-    """Write sweep.csv, the columns of `load_runs`, and sweep.png of the jobs that are done.
+    """Write sweep.csv, with the columns of `load_runs`, and sweep.png for the finished jobs.
 
-    Jobs side by side may do so at once: each file is one of theirs, whole. Returns the table of
-    `sweep_table`.
+    Parallel jobs may call this at once: each file is then a whole file of one of them. Returns the
+    table of `sweep_table`.
     """
     runs = load_runs(folder)
     with new_file(folder / "sweep.csv") as temporary:
@@ -34,7 +34,7 @@ def update(folder: Path) -> pd.DataFrame:
 
 
 def report(folder: Path) -> None:
-    """Update both, and show the table of a sweep that is over, where its jobs have figures."""
+    """Update both files and show the table of a finished sweep, if its jobs have figures."""
     table = update(folder)
     if table["t2i"].notna().any():
         show(sweep_summary(table))

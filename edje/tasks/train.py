@@ -1,4 +1,4 @@
-"""Train and run: what is missing of the cache, training, and for task=run the evaluation."""
+"""Train and run: fill the cache, train, and for task=run evaluate."""
 
 from pathlib import Path
 
@@ -24,10 +24,10 @@ from edje.tasks.wiring import backbone_builder, cache_of, evaluation_choices, tr
 
 
 def run(cfg: DictConfig, folder: Path) -> float | None:
-    """`task=train`, and `task=run`, the default, which evaluates as well.
+    """`task=train`, and `task=run`, the default, which also evaluates.
 
-    That returns reranked t2i R@1 in percent on the evaluated split. Of several ranks the first
-    alone does what comes after the training.
+    `task=run` returns reranked t2i R@1 in percent on the evaluated split. With several ranks, only
+    the first does what comes after the training.
 
     Raises:
         EdjeError: data, stores, checkpoints or options don't fit each other.
@@ -42,7 +42,7 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         checkpoint = load_checkpoint(folder / "checkpoints" / "model.ckpt")
     else:
         prepared = prepare(training, backbone, source, folder)
-        # All that can be refused has been: now what takes hours, the evaluated split first.
+        # All checks are done: now the work that takes hours, the evaluated split first.
         rebuild = backbone_builder(cfg)
         if cfg.task == "run" and (own_rank() == 0 or cache.by_all_ranks):
             split = source.split

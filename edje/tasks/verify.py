@@ -1,4 +1,4 @@
-"""Verify: every byte of a token store against what was noted when it was written."""
+"""Verify: every byte of a token store against the records of when it was written."""
 
 import json
 import logging
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`task=verify`: reads the whole store and writes what is wrong with it to verify.json.
+    """`task=verify`: read the whole store and write its problems to verify.json.
 
     Raises:
-        EdjeError: no store is given or there is none, or it is damaged; names every bad file.
+        EdjeError: no store is given or found, or it is damaged; the message names every bad file.
     """
     if cfg.store is None:
         raise EdjeError(f"task=verify needs store=<folder of a token store>. {known(cfg)}")

@@ -1,4 +1,4 @@
-"""From a configuration to what the services take: typed records, and objects that Hydra builds."""
+"""From a configuration to the services' arguments: typed records, and objects built by Hydra."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,10 +31,10 @@ from edje.tasks.building import backbone_from, objectives_from
 def cache_of(cfg: DictConfig, *, is_shared: bool = False) -> Cache:
     """The stores' folder, how they are written, and on which devices.
 
-    `is_shared`: where a launcher has started several processes, all of them do this task.
+    `is_shared`: if a launcher has started several processes, all of them run this task.
 
     Raises:
-        EdjeError: this machine hasn't got the trainer's devices.
+        EdjeError: this machine doesn't have the trainer's devices.
     """
     by_all_ranks = is_shared and launched() is not None
     return Cache(Path(cfg.cache_dir), instantiate(cfg.storage), devices_of(cfg), by_all_ranks)
@@ -44,13 +44,13 @@ def devices_of(cfg: DictConfig) -> tuple[torch.device, ...]:
     """The devices that the trainer is configured for, whatever the task.
 
     Raises:
-        EdjeError: this machine hasn't got them.
+        EdjeError: this machine doesn't have them.
     """
     return trainer_devices(plain(cfg.trainer))
 
 
 def published_of(cfg: DictConfig) -> Published:
-    """What a published checkpoint leaves open and the configuration says."""
+    """The facts that a published checkpoint lacks, from the configuration."""
     return Published(
         language_model=cfg.joint.get("pretrained"),
         attention=cfg.joint.get("attention", "sdpa"),
@@ -60,12 +60,12 @@ def published_of(cfg: DictConfig) -> Published:
 
 
 def backbone_builder(cfg: DictConfig) -> "partial[Backbone]":
-    """What builds the backbone, in another process too."""
+    """A function that builds the backbone, also in another process."""
     return partial(backbone_from, plain(cfg.backbone))
 
 
 def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
-    """What `evaluated` is to do, beside checkpoint, source, backbone and cache."""
+    """The arguments of `evaluated`, except checkpoint, source, backbone and cache."""
     return {
         "scoring": instantiate(cfg.scoring),
         "score": cfg.score,
@@ -79,10 +79,10 @@ def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
 
 
 def training_of(cfg: DictConfig, source: Source, folder: Path) -> Training:
-    """How the configured reranker is made and trained in a run folder, whatever feeds it.
+    """How the configured reranker is built and trained in a run folder, with any kind of data.
 
     Raises:
-        EdjeError: an argument of the trainer, or an option, is one that a run can't follow.
+        EdjeError: a run doesn't support an argument of the trainer or an option.
     """
     choices = plain(cfg.adapter)
     stored = not isinstance(source, PretrainSource)
@@ -111,10 +111,10 @@ def training_of(cfg: DictConfig, source: Source, folder: Path) -> Training:
 
 
 def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of lightning.Trainer, components among them built.
+    """The arguments of lightning.Trainer, with components built.
 
     Raises:
-        EdjeError: a run can't follow one of them.
+        EdjeError: a run doesn't support one of them.
     """
     arguments = plain(cfg.trainer)
     check_arguments({name: value for name, value in arguments.items() if name != "_target_"})
@@ -122,7 +122,7 @@ def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
         made = instantiate(cfg.trainer, _convert_="all", _partial_=True)
     except InstantiationException as error:
         said = " ".join(str(error.__cause__ or error).split())
-        raise EdjeError(f"trainer: Lightning can't follow its arguments: {said}") from error
+        raise EdjeError(f"trainer: Lightning rejects its arguments: {said}") from error
     if made.func is not L.Trainer:
         raise EdjeError(
             f"trainer._target_={arguments['_target_']}: a run is trained by lightning.Trainer. "
@@ -132,7 +132,7 @@ def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 
 def loggers_of(cfg: DictConfig) -> list[Callable[..., Logger]]:
-    """What makes the configured loggers: several by name, or one component, as formerly."""
+    """Functions that build the configured loggers: several by name, or one component, as before."""
     if cfg.logger is None:
         return []
     nodes = [cfg.logger] if "_target_" in cfg.logger else cfg.logger.values()
@@ -140,7 +140,7 @@ def loggers_of(cfg: DictConfig) -> list[Callable[..., Logger]]:
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """A node as a dictionary of its own, every interpolation resolved."""
+    """A node as a separate dictionary, with every interpolation resolved."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     return {str(name): value for name, value in values.items()}

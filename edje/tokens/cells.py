@@ -1,4 +1,4 @@
-"""Visual tokens by row as the cells that hold them: in memory, in a file, or in a store."""
+"""Visual tokens by row, packed in cells: in memory, in a file, or in a store."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,22 +15,22 @@ from edje.tokens.spanned_map import WORD, SpannedMap
 
 
 class CellSource(Protocol):
-    """Gives cells by row, without their codec."""
+    """Returns cells by row, without their codec."""
 
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Copies of the cells of rows, in their order; written to `out` where that is given."""
+        """Copies of the cells of rows, in order; written to `out` if given."""
         ...
 
 
 @runtime_checkable
 class CellReader(CellSource, Protocol):
-    """Gives cells by row and says how to unpack them; a `TokenStore` is one."""
+    """Returns cells by row and has the codec to unpack them; a `TokenStore` is one."""
 
     @property
     def codec(self) -> Codec:
-        """What unpacks the cells."""
+        """The codec that unpacks the cells."""
         ...
 
 
@@ -38,7 +38,7 @@ class CellReader(CellSource, Protocol):
 class TokenCells:
     """The visual tokens of some images, packed; image i's cell is row `rows[i]` of the source.
 
-    Another process gets of a file or a store where it lies, not what it holds.
+    Pickled, a file or a store is only its path, not its content.
     """
 
     codec: Codec
@@ -60,7 +60,7 @@ class TokenCells:
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Copies of the cells of images, in their order.
+        """Copies of the cells of images, in order.
 
         Raises:
             IndexError: there is no such image.
@@ -74,7 +74,7 @@ class TokenCells:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "rows tokens width"]:
-        """Tokens of images, in their order, unpacked on the device."""
+        """Tokens of images, in order, unpacked on the device."""
         cells = torch.from_numpy(self.read_cells(rows.cpu().numpy()))
         return self.codec.decode(cells, dtype, device)
 
@@ -88,7 +88,7 @@ class CellMemory:
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Copies of the cells of rows, in their order."""
+        """Copies of the cells of rows, in order."""
         index, wide = torch.from_numpy(rows), in_words(self.cells)
         if out is None:
             return torch.index_select(wide, 0, index).view(torch.uint8).numpy()
@@ -97,9 +97,9 @@ class CellMemory:
 
 
 class CellFile:
-    """Cells one behind the other in a file, which is mapped: the system's memory, not a process's.
+    """Consecutive cells in a memory-mapped file, in the system's memory, not the process's.
 
-    It may be handed to other processes, which map the file themselves.
+    It may be sent to other processes, which map the file themselves.
     """
 
     def __init__(self, path: Path, cell_bytes: int):
@@ -109,7 +109,7 @@ class CellFile:
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Copies of the cells of rows, in their order."""
+        """Copies of the cells of rows, in order."""
         return self._map.gather(rows, out)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,5 +123,5 @@ class CellFile:
 
 
 def in_words(cells: UInt8[Tensor, "rows bytes"]) -> Tensor:
-    """The same memory in words, copied three times as fast, where a cell is whole ones."""
+    """The same memory as words, which copy three times as fast, if a cell is whole words."""
     return cells.view(torch.int64) if cells.shape[1] % WORD == 0 else cells

@@ -7,17 +7,17 @@ from typing import Any
 import xxhash
 
 _ALGORITHMS: dict[str, Any] = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
-_NEW = "xxh3_128"  # against bits that flip, not against malice; 10 times as fast as SHA-256
+_NEW = "xxh3_128"  # detects flipped bits, not malice; 10 times as fast as SHA-256
 
 
 class RunningChecksum:
-    """The `checksum_of` a file, from its bytes as they are written."""
+    """The `checksum_of` a file, computed from its bytes as they are written."""
 
     def __init__(self) -> None:
         self._digest = xxhash.xxh3_128()
 
     def update(self, content: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self._digest.update(content)
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ def checksum_of(path: Path, algorithm: str = _NEW) -> str:
 
 
 def has_checksum(path: Path, checksum: str) -> bool:
-    """Whether a file has a checksum that `checksum_of` gave, by whichever algorithm.
+    """Whether a file has a checksum from `checksum_of`, with any known algorithm.
 
     Raises:
         ValueError: the algorithm is not known.

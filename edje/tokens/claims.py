@@ -1,4 +1,4 @@
-"""Which process writes which shard, of all that fill a store together."""
+"""Claims: which process writes which shard, when several fill a store together."""
 
 import fcntl
 import logging
@@ -15,10 +15,10 @@ _POLL_SECONDS = 0.2
 
 
 class Claims:
-    """A process's claims on the shards of an unfinished store, given back at the latest by `close`.
+    """A process's claims on the shards of an unfinished store, released at the latest by `close`.
 
-    The kernel gives back those of a process that died. One object per process and store: when
-    a process closes the file for the first time, all its claims are gone.
+    The kernel releases the claims of a process that died. Use one object per process and store:
+    when a process closes the file for the first time, all its claims are gone.
 
     Raises:
         OSError: the folder can't be written.
@@ -29,28 +29,28 @@ class Claims:
         self._descriptor = _open(folder)
 
     def take(self, index: int) -> bool:
-        """Claim a shard; False if another process has it, or nobody leads the writing any more."""
+        """Claim a shard; False if another process has it, or no process leads the writing."""
         if not is_being_written(self._folder):
             return False
         return _lock(self._descriptor, 1, index)
 
     def give_back(self, index: int) -> None:
-        """Let others have a shard."""
+        """Release a shard for others."""
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, index)
 
     def close(self) -> None:
-        """Give back all."""
+        """Release all claims."""
         os.close(self._descriptor)
 
 
 def wait_until_alone(folder: Path) -> None:
-    """Make the claims' file, and wait for the processes whose leader died before them."""
+    """Create the claims' file, and wait for processes that outlive their leader."""
     descriptor = _open(folder)
     announced = False
     try:
         while not _lock(descriptor, 0, 0):
             if not announced:
-                log.info("waiting for processes of an ended run that still write %s", folder)
+                log.info("waiting for processes of a finished run that still write %s", folder)
                 announced = True
             time.sleep(_POLL_SECONDS)
     finally:

@@ -1,4 +1,4 @@
-"""Token codecs: one image's tokens ↔ a cell of fixed width in bytes."""
+"""Token codecs: one image's tokens ↔ a cell with a fixed number of bytes."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def cell_bytes(self) -> int:
-        """Bytes per image, scales included."""
+        """Bytes per image, including scales."""
 
     def encode(self, tokens: Float[Tensor, "images tokens width"]) -> UInt8[np.ndarray, "images _"]:
         """Cells of tokens, one row per image.
@@ -54,13 +54,13 @@ class Codec(ABC):
     ) -> Float[Tensor, "images tokens width"]:
         """Tokens of cells, moved to the device as bytes and unpacked there.
 
-        Few calls where nothing is to be converted: the copy of a read empties the processor's
-        caches, and what comes after it is slow.
+        If nothing must be converted, this makes few calls: the copy of a read has emptied the
+        processor's caches, so every call after it is slow.
         """
         tokens = self._unpack(cells if device == "cpu" else cells.to(device))
         if tokens.dtype is dtype:
             return tokens
-        if tokens.device.type != "cpu" or not len(tokens):  # torch can't view nothing as floats
+        if tokens.device.type != "cpu" or not len(tokens):  # torch can't view none as floats
             return tokens.to(dtype)
         return _empty(tokens.shape, dtype).copy_(tokens)
 
@@ -86,7 +86,7 @@ class FloatCodec(Codec):
 
     @property
     def cell_bytes(self) -> int:
-        """The values alone."""
+        """Only the values."""
         return self.num_tokens * self.token_bytes
 
     def _pack(self, tokens: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class ScaledCodec(Codec):
     """Tokens in few bits, each divided by its own float32 scale so that its largest value fits.
 
     A cell holds all values, then all scales. The scale is the token's largest absolute value
-    over the codec's; a token of zeros has scale 1.
+    divided by the codec's; a token of zeros has scale 1.
     """
 
     largest: float  # absolute value that the stored type represents
@@ -127,7 +127,7 @@ class ScaledCodec(Codec):
     def _unpack(self, cells: Tensor) -> Tensor:
         split = self.num_tokens * self.token_bytes
         values = cells[:, :split].unflatten(1, (self.num_tokens, self.token_bytes))
-        # A copy even of one row: as floats, memory can't begin anywhere.
+        # Always a copy, even of one row, because floats need aligned memory.
         scales = cells[:, split:].clone(memory_format=torch.contiguous_format).view(torch.float32)
         return self._widen(values) * scales[..., None]
 
@@ -164,8 +164,8 @@ class ByteCodec(ScaledCodec):
 class NibbleCodec(ScaledCodec):
     """Scaled tokens in whole numbers of 4 bits, -7 to 7, two to a byte.
 
-    A byte holds the number of an even place plus 8 in its low half, the next one's in its high
-    half; a token of odd width ends in a half byte of no meaning.
+    A byte holds the number at an even position plus 8 in its low half, and the next number in its
+    high half. A token of odd width ends with an unused half byte.
     """
 
     @property
@@ -185,10 +185,10 @@ class NibbleCodec(ScaledCodec):
 
 
 def _all_finite(values: Tensor) -> bool:
-    """Whether no value is infinite or not a number; 20 times as fast as looking at each.
+    """Whether no value is infinite or not a number; 20 times as fast as checking each value.
 
-    On a CPU by the bits, in one thread: as integers, signed and unsigned, those of finite values
-    stay below infinity's. torch would ask all cores, and wait for those that write to the disk.
+    On a CPU it compares bits, in one thread: as integers, signed and unsigned, the bits of finite
+    values stay below infinity's. torch would use all cores, and wait for those that write to disk.
     """
     if not values.numel():
         return True
@@ -197,15 +197,15 @@ def _all_finite(values: Tensor) -> bool:
     size = values.itemsize
     infinity = torch.tensor(torch.inf, dtype=values.dtype).view(_INTEGERS[size]).item()
     bits = values.detach().contiguous().view(_INTEGERS[size]).numpy()
-    negative = infinity + (1 << 8 * size - 1)  # the sign's bit
+    negative = infinity + (1 << 8 * size - 1)  # the sign bit
     return bool(bits.max() < infinity and bits.view(f"u{size}").max() < negative)
 
 
 def make_codec(name: CodecName, num_tokens: int, width: int) -> Codec:
     """The codec of a name.
 
-    Cells of 64 × 384 tokens: 49,152 bytes in fp16 and bf16; 24,576 in fp8 and int8, 12,288 in
-    int4, and 256 more for the scales of these three.
+    Cells of 64 × 384 tokens have 49,152 bytes in fp16 and bf16; 24,576 in fp8 and int8, 12,288
+    in int4, and in these three 256 more for the scales.
 
     Raises:
         EdjeError: there is no codec of this name.
@@ -229,7 +229,7 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Host memory by numpy, which asks for huge pages: large batches are unpacked much faster."""
+    """Host memory from numpy, which uses huge pages, so large batches unpack much faster."""
     return (
         torch.from_numpy(np.empty(shape.numel() * dtype.itemsize, np.uint8)).view(dtype).view(shape)
     )

@@ -1,4 +1,4 @@
-"""What makes stored tokens comparable, and the folder where tokens of one kind live."""
+"""Fingerprints, which say whether stored tokens are the same, and the folders named by them."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edje.identity import canonical_identity
 
-_RECORDS = ("store.json", "table.json", "plan.json")  # where a folder's facts stand, best first
+_RECORDS = ("store.json", "table.json", "plan.json")  # files with the fingerprint, best first
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Fingerprint:
     """Named facts of a store: backbone, weights, layer, preprocessing, codec, images, …
 
     Two stores with equal fingerprints hold the same tokens; any difference makes another store.
-    Facts of the backbone take their one form (see edje/identity.py), whoever wrote them down.
+    Facts of the backbone are always in canonical form (see edje/identity.py).
     """
 
     fields: Mapping[str, str | int | float]
@@ -31,22 +31,22 @@ class Fingerprint:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, asked: "Fingerprint") -> list[str]:
-        """What differs between this store and what a run asks for, a phrase per fact."""
+        """The differences between this store and what a run needs, one phrase per fact."""
         phrases = []
         for name in sorted({*self.fields, *asked.fields}):
             here, there = self.fields.get(name), asked.fields.get(name)
             if here != there:
-                phrases.append(f"{name}: store has {_shown(here)}, run asks for {_shown(there)}")
+                phrases.append(f"{name}: store has {_shown(here)}, run needs {_shown(there)}")
         return phrases
 
 
 def store_folder(
     cache_dir: str | Path, data: str, split: str, tier: str, fingerprint: Fingerprint
 ) -> Path:
-    """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: other fingerprints never meet there.
+    """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: one folder per fingerprint.
 
-    The digits may be those of an earlier form of the same facts: where nothing lies under today's,
-    the neighbours are asked what they hold, and one with this fingerprint is it.
+    The digits may come from an earlier form of the same facts. So if nothing is under today's
+    digits, the folder beside it that records this fingerprint is returned, if there is one.
     """
     folder = Path(cache_dir) / f"{data}-{split}" / f"{tier}-{fingerprint.digest[:12]}"
     if any((folder / name).is_file() for name in _RECORDS):
@@ -59,11 +59,11 @@ def store_folder(
 
 
 def _recorded(record: Path) -> Fingerprint | None:
-    """The fingerprint in a folder's JSON; None where there is none to be read."""
+    """The fingerprint in a folder's JSON; None if none can be read."""
     try:
         return Fingerprint(json.loads(record.read_bytes())["fingerprint"])
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
-        return None  # damaged, or of another format: whoever opens that folder hears of it
+        return None  # damaged or of another format; opening that folder reports it
 
 
 def _shown(value: str | int | float | None) -> str:

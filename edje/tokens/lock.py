@@ -1,8 +1,8 @@
 """The lock that lets one process at a time write a store.
 
-Not the package filelock's: it locks by flock, which up to its version 3.29 the loading processes
-of a killed writer still hold (tested), and it neither says who holds a lock nor locks the ranges
-of a file that `claims` needs.
+It isn't the package filelock's, which locks by flock. Up to its version 3.29, loading processes of
+a killed writer still hold such a lock (tested). It also doesn't say who holds a lock, and can't
+lock the ranges of a file that `claims` needs.
 """
 
 import fcntl
@@ -20,8 +20,8 @@ from edje.errors import EdjeError
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-# The kernel's lock keeps processes apart, not parts of one. What is forked holds nothing: its
-# parent's locks are here with the parent's id.
+# The kernel's lock separates processes, not parts of one process. A forked process holds nothing:
+# its parent's locks are here with the parent's id.
 _held: dict[Path, int] = {}
 
 
@@ -29,8 +29,8 @@ _held: dict[Path, int] = {}
 def writer_lock(folder: Path, *, wait: bool = True, what: str = "store") -> Iterator[None]:
     """Hold `<folder>/writer.lock` during the block; the file names the process and its host.
 
-    The kernel releases the lock of a process that died, so a stale file is taken over. `what` is
-    the word for it in messages.
+    The kernel releases the lock of a process that died, so a stale file is reused. `what` is the
+    word for the folder's content in messages.
 
     Raises:
         EdjeError: another process holds it and `wait` is off, or the folder is not writable.
@@ -51,9 +51,9 @@ def writer_lock(folder: Path, *, wait: bool = True, what: str = "store") -> Iter
 
 
 def is_being_written(folder: Path) -> bool:
-    """Whether a process holds the folder's lock, this one included."""
+    """Whether a process, possibly this one, holds the folder's lock."""
     path = folder.resolve() / "writer.lock"
-    if _is_held(path):  # asking the kernel would give the lock back
+    if _is_held(path):  # asking the kernel would release the lock
         return True
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -69,7 +69,7 @@ def is_being_written(folder: Path) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether this process holds the lock, in whichever of its parts."""
+    """Whether this process holds the lock, in any of its parts."""
     return _held.get(path) == os.getpid()
 
 
@@ -92,7 +92,7 @@ def _acquire(path: Path, folder: Path, wait: bool, what: str) -> int:
                     "Wait until it is done, or end that process, then run this again."
                 ) from None
             if not announced:
-                log.info("waiting for %s, which writes %s", _holder(descriptor), folder)
+                log.info("waiting for %s, which is writing %s", _holder(descriptor), folder)
                 announced = True
         except BaseException:
             os.close(descriptor)
@@ -102,7 +102,7 @@ def _acquire(path: Path, folder: Path, wait: bool, what: str) -> int:
 
 
 def _is_current(path: Path, descriptor: int) -> bool:
-    """Whether the locked file still has its name: its last holder may just have removed it."""
+    """Whether the locked file still has its name; its last holder may have just removed it."""
     try:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:

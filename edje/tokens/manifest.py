@@ -1,4 +1,4 @@
-"""`store.json`, the truth about a store: what it holds and which files it consists of."""
+"""`store.json`, the authoritative record of a store: its content and its files."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from edje.errors import EdjeError
 from edje.tokens.codec import Codec, make_codec
 from edje.tokens.fingerprint import Fingerprint
 
-STORE_FILE = "store.json"  # comes last: its presence means that the store is complete
-PLAN_FILE = "plan.json"  # the same while a store is being written, without shards until the end
+STORE_FILE = "store.json"  # written last: its presence means that the store is complete
+PLAN_FILE = "plan.json"  # the same for an unfinished store; without shards until the end
 _FORMAT = "edje token store 2"
 _FORMER = "edje token store 1"  # the same, but the checksums of shards are all SHA-256
 
@@ -25,13 +25,13 @@ class Shard:
     file: str
     rows: int
     bytes: int
-    cells_at: int  # byte offset of the first cell in the file; the others follow without gaps
+    cells_at: int  # byte offset of the first cell; the others follow without gaps
     checksum: str  # see edje/tokens/checksum.py
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds. Shard k has the images from row k · shard_rows on."""
+    """The content of a store. Shard k has the images from row k · shard_rows on."""
 
     fingerprint: Fingerprint
     codec: str
@@ -48,12 +48,12 @@ class Manifest:
         return make_codec(self.codec, self.num_tokens, self.width)  # type: ignore[arg-type]
 
     def differences(self, asked: "Manifest") -> list[str]:
-        """What differs between this store and the plan of another, files apart."""
+        """The differences between this store and another's plan, except files."""
         phrases = self.fingerprint.differences(asked.fingerprint)
         for name in ("codec", "num_tokens", "width", "feature_width", "num_images", "image_ids"):
             here, there = getattr(self, name), getattr(asked, name)
             if here != there and name not in asked.fingerprint.fields:
-                phrases.append(f"{name}: store has {here}, run asks for {there}")
+                phrases.append(f"{name}: store has {here}, run needs {there}")
         return phrases
 
     def shard_range(self, index: int) -> range:
@@ -71,7 +71,7 @@ class Manifest:
         replace_file(path, self.to_json().encode())
 
     def to_json(self) -> str:
-        """The one text that this manifest is written as."""
+        """The unique text of this manifest."""
         content = asdict(self) | {"format": _FORMAT, "fingerprint": dict(self.fingerprint.fields)}
         content["checksum"] = _checksum(content)
         return _text(content)
@@ -82,16 +82,16 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        EdjeError: the file is damaged, or of another version.
+        EdjeError: the file is damaged or has another version.
     """
     return parse_manifest(path.read_bytes(), path.parent, path.name)
 
 
 def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manifest:
-    """The manifest in a file's content; `folder` and `name` say in errors where it came from.
+    """The manifest in a file's content; `folder` and `name` are its origin, for errors.
 
     Raises:
-        EdjeError: the content is damaged, or of another version.
+        EdjeError: the content is damaged or has another version.
     """
     try:
         content: dict[str, Any] = json.loads(text)
@@ -99,8 +99,8 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
         version = content.pop("format")
         if version not in (_FORMAT, _FORMER):
             raise EdjeError(
-                f"{folder}/{name} is of format {version!r}, this version reads {_FORMAT!r}. Build "
-                "the store again with task=cache in another cache_dir."
+                f"{folder}/{name} has format {version!r}, but this version reads {_FORMAT!r}. "
+                "Build the store again with task=cache in another cache_dir."
             )
         if checksum != _checksum(content | {"format": version}):
             raise ValueError("its checksum doesn't match")
@@ -115,7 +115,7 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
 
 
 def is_as_written(text: bytes) -> bool:
-    """Whether a manifest is the one text of its content, of this format or the former one."""
+    """Whether a manifest is the unique text of its content, in this format or the former one."""
     return _text(json.loads(text)).encode() == text
 
 
@@ -128,18 +128,18 @@ def read_shard_note(path: Path) -> Shard | None:
 
 
 def write_shard_note(path: Path, shard: Shard) -> None:
-    """Note that a shard is finished, by rename; a power failure may lose it, a kill doesn't."""
+    """Note that a shard is finished, by rename; the note survives a kill, not a power failure."""
     with new_file(path) as temporary:
         temporary.write_bytes(json.dumps(asdict(shard), sort_keys=True).encode())
 
 
 def hash_ids(image_ids: Sequence[str]) -> str:
-    """SHA-256 of ids in their order."""
+    """SHA-256 of ids in order."""
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
 
 
 def _shard(content: dict[str, Any]) -> Shard:
-    """A shard as this format or the former one writes it."""
+    """A shard from the content in this format or the former one."""
     if "sha256" in content:
         content["checksum"] = f"sha256:{content.pop('sha256')}"
     return Shard(**content)

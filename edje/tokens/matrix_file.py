@@ -1,4 +1,4 @@
-"""A matrix of float32 in a file: mapped, and gathered without staying in memory."""
+"""A float32 matrix in a file: memory-mapped, and gathered without staying in memory."""
 
 import mmap
 from pathlib import Path
@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-CHUNK_BYTES = 64 << 20  # that are read, written or projected at once
+CHUNK_BYTES = 64 << 20  # read, written or projected at once
 
 
 class MappedMatrix:
-    """A matrix that lies in a file from a byte on, row by row; the file isn't copied.
+    """A matrix in a file, row by row from an offset; the file isn't copied.
 
-    It stays readable when its file is removed.
+    It stays readable if its file is removed.
 
     Args:
-        offset: byte at which it begins, a multiple of 4.
-        rows: how many there are.
+        offset: byte at which the matrix starts, a multiple of 4.
+        rows: number of rows.
         width: numbers in a row.
 
     Raises:
@@ -32,7 +32,7 @@ class MappedMatrix:
         if count == 0:
             self.whole: Float32[Tensor, "rows width"] = torch.empty(rows, width)
             return
-        with path.open("rb") as file:  # as copy on write, for torch wants what can be written
+        with path.open("rb") as file:  # copy on write, because torch needs writable memory
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         flat = torch.frombuffer(self._map, dtype=torch.float32, count=count, offset=offset)
         self.whole = flat.view(rows, width)
@@ -41,7 +41,7 @@ class MappedMatrix:
         return self.shape[0]
 
     def read(self, rows: Int64[Tensor, "some"]) -> Float32[Tensor, "some width"]:
-        """Copies of rows; what had to be mapped for them no longer counts as this process's."""
+        """Copies of rows; their pages then no longer count as this process's memory."""
         copies = self.whole[rows]
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -49,5 +49,5 @@ class MappedMatrix:
 
 
 def rows_at_once(width: int) -> int:
-    """How many rows make a chunk."""
+    """The number of rows in a chunk."""
     return max(CHUNK_BYTES // (4 * width), 1)

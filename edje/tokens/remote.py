@@ -1,4 +1,4 @@
-"""A store's files behind a URL of fsspec: read by ranges, several at a time."""
+"""A store's files at an fsspec URL, read by ranges, several at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,8 @@ from edje.tokens.manifest import Manifest, Shard
 from edje.tokens.shard import read_stream
 
 _THREADS = 16
-_LARGEST_READ = 8 << 20  # bytes; neighbouring cells are read together up to this
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # of edje, by the scheme that needs it
+_LARGEST_READ = 8 << 20  # bytes; up to this, neighbouring cells are read together
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # extras of edje, by the URL scheme that needs them
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 class RemoteFolder:
     """A folder at any URL that fsspec knows: `s3://`, `http://`, `hf://`, `memory://`, …
 
-    It holds nothing but the URL, so that it goes to other processes, forked or spawned: each
-    makes a connection of its own.
+    It holds only the URL, so it can be sent to other processes, forked or spawned; each makes its
+    own connection.
     """
 
     url: str
@@ -41,13 +41,13 @@ class RemoteFolder:
 
         Raises:
             FileNotFoundError: there is none.
-            EdjeError: the place can't be reached; so do the other methods.
+            EdjeError: the URL can't be read; also for the other methods.
         """
         with self._reaching() as (files, path):
             return files.cat_file(f"{path}/{name}")
 
     def sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Bytes of the files that there are."""
+        """Sizes in bytes of the files that exist."""
 
         def size(name: str) -> int | None:
             try:
@@ -67,14 +67,14 @@ class RemoteFolder:
             content = files.cat_file(f"{path}/{name}", start=start, end=end)
             if len(content) != end - start:
                 raise EdjeError(
-                    f"{self.url}/{name}: asked for {end - start:,} bytes, got {len(content):,}. "
-                    "The server doesn't serve ranges of files: copy the store to a local folder, "
-                    f"or have fsspec do so with simplecache::{self.url}."
+                    f"{self.url}/{name}: requested {end - start:,} bytes, got {len(content):,}. "
+                    "The server doesn't support ranges of files: copy the store to a local folder, "
+                    f"or let fsspec copy it with simplecache::{self.url}."
                 )
             return content
 
         with self._reaching() as (files, path):
-            if isinstance(files, CachingFileSystem):  # its copy must be whole before it is read
+            if isinstance(files, CachingFileSystem):  # its copy must be complete before it is read
                 return [read(piece) for piece in ranges]
             return _in_threads(read, ranges)
 
@@ -82,17 +82,17 @@ class RemoteFolder:
     def _reaching(self) -> Iterator[tuple[Any, str]]:
         """The file system and the path in it; failures become errors that name the URL."""
         try:
-            files, path = fsspec.core.url_to_fs(self.url)  # one per process, fsspec sees to that
+            files, path = fsspec.core.url_to_fs(self.url)  # one per process, by fsspec
             yield files, path.rstrip("/")
         except (FileNotFoundError, EdjeError):
             raise
         except ImportError as error:
             extra = EXTRAS.get(self.url.partition("://")[0])
             raise EdjeError(
-                f"{self.url} needs a Python package that is not there: {error}."
+                f"{self.url} needs a Python package that is not installed: {error}."
                 + (f" Install it: pip install 'edje[{extra}]'." if extra else "")
             ) from error
-        except Exception as error:  # every file system has its own
+        except Exception as error:  # every file system has its own exceptions
             raise EdjeError(
                 f"{self.url} can't be read ({type(error).__name__}: {error}). Check the address, "
                 "the network and your access to it."
@@ -110,11 +110,11 @@ class RemoteCells:
     def gather(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Cells of rows, in their order; one range for neighbours, repeats are read once.
+        """Cells of rows, in order; neighbours are one range, and repeats are read once.
 
         Raises:
             IndexError: a row is outside the store.
-            EdjeError: the place can't be read.
+            EdjeError: the URL can't be read.
         """
         count = self._manifest.num_images
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
@@ -125,7 +125,7 @@ class RemoteCells:
         return cells.take(place, axis=0, out=out)
 
     def _runs(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Sorted rows, parted where one range can't hold them."""
+        """Sorted rows, split where one range can't hold them."""
         most = max(_LARGEST_READ // self._cell_bytes, 1)
         shards = rows // self._manifest.shard_rows
         new = (np.diff(rows) != 1) | (np.diff(shards) != 0)
@@ -133,7 +133,7 @@ class RemoteCells:
         return [run[start : start + most] for run in runs for start in range(0, len(run), most)]
 
     def _range(self, run: np.ndarray) -> tuple[str, int, int]:
-        """The bytes of neighbouring rows."""
+        """The file and byte range of neighbouring rows."""
         index, first = divmod(int(run[0]), self._manifest.shard_rows)
         shard = self._manifest.shards[index]
         start = shard.cells_at + first * self._cell_bytes
@@ -143,7 +143,7 @@ class RemoteCells:
 def open_remote_shards(
     folder: RemoteFolder, shards: Sequence[Shard], cell_bytes: int
 ) -> list[pa.RecordBatch]:
-    """The record batches of shards with ids and features, their cells left out as zeros."""
+    """The record batches of shards with ids and features; their cells are zeros."""
     ends = [shard.cells_at + shard.rows * cell_bytes for shard in shards]
     heads = folder.read_ranges([(shard.file, 0, shard.cells_at) for shard in shards])
     tails = folder.read_ranges(
@@ -151,7 +151,7 @@ def open_remote_shards(
     )
     batches = []
     for shard, end, head, tail in zip(shards, ends, heads, tails, strict=True):
-        content = np.zeros(shard.bytes, np.uint8)  # what is never touched takes no memory
+        content = np.zeros(shard.bytes, np.uint8)  # untouched pages take no memory
         content[: len(head)] = np.frombuffer(head, np.uint8)
         content[end:] = np.frombuffer(tail, np.uint8)
         batches.append(read_stream(pa.py_buffer(content))[0])
@@ -159,6 +159,6 @@ def open_remote_shards(
 
 
 def _in_threads(call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Results in order. The threads live as long as the call: none is lost in a fork."""
+    """Results in order. The threads end with the call, so no fork can lose them."""
     with ThreadPoolExecutor(max(min(_THREADS, len(items)), 1)) as pool:
         return list(pool.map(call, items))

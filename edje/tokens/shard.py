@@ -17,13 +17,13 @@ from edje.tokens.manifest import Shard
 
 COLUMNS = ("tokens", "image_id", "features")
 _PAGE = 4096
-_BLOCK = 2 << 20  # written at once, the kernel keeps one as one page: random reads feel it
+_BLOCK = 2 << 20  # written at once, so the kernel keeps it as one page: faster random reads
 
 
 class ShardFile:
-    """A shard on its way: cells go to the file as they come, ids and features behind them.
+    """A shard that is being written: cells go to the file as they come, then ids and features.
 
-    Equal input gives equal bytes, however the cells are parted. A temporary file beside `path`
+    Equal input gives equal bytes, however the cells are split. A temporary file beside `path`
     gets that name when it is finished; `abandon` removes it.
 
     Raises:
@@ -38,19 +38,19 @@ class ShardFile:
         self._cell_bytes = cell_bytes
         self._padding = ""
         features = np.zeros((len(image_ids), feature_width), np.float32)
-        # A cell of whole pages touches no page more than it must, which a random read feels.
+        # A cell of whole pages touches as few pages as possible, which makes random reads faster.
         self._padding = " " * (-len(self._around_cells(features)[0]) % _PAGE)
         self._head, _ = self._around_cells(features)
         self._checksum = RunningChecksum()
         self._bytes = 0
-        self._rest = bytearray()  # what is not written yet: less than a block
+        self._rest = bytearray()  # not written yet: less than a block
         self._temporary = temporary_path(path)
         self._file = self._temporary.open("wb", buffering=0)
         self._append(self._head)
 
     @property
     def rows(self) -> int:
-        """Cells that were appended."""
+        """Number of cells appended so far."""
         return (self._bytes - len(self._head)) // self._cell_bytes
 
     def append(self, cells: UInt8[np.ndarray, "images bytes"]) -> None:
@@ -58,7 +58,7 @@ class ShardFile:
         self._append(np.ascontiguousarray(cells).reshape(-1).data)
 
     def finish(self, features: Float32[np.ndarray, "images width"]) -> Shard:
-        """Write the rest, wait until all is on disk, give the file its name, and describe it."""
+        """Write the rest, wait until all is on disk, rename the file, return its description."""
         assert self.rows == len(self._image_ids), "a shard is finished after its last cell"
         self._append(self._around_cells(features)[1])
         self._write(self._rest)
@@ -69,14 +69,14 @@ class ShardFile:
         return Shard(name, rows, self._bytes, cells_at, str(self._checksum))
 
     def abandon(self) -> None:
-        """Remove the temporary file, if it isn't finished."""
+        """Remove the temporary file, if the shard isn't finished."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _append(self, content: bytes | memoryview) -> None:
         self._checksum.update(content)
         before, self._bytes = self._bytes, self._bytes + len(content)
-        ends = self._bytes // _BLOCK * _BLOCK - before  # where in the content the last block does
+        ends = self._bytes // _BLOCK * _BLOCK - before  # end of the last whole block in the content
         if ends > 0:
             self._write(self._rest, content[:ends])
             self._rest.clear()
@@ -91,7 +91,7 @@ class ShardFile:
                 done -= min(done, len(piece))
 
     def _around_cells(self, features: np.ndarray) -> tuple[bytes, bytes]:
-        """What the Arrow stream has before its cells and after them; they are not looked at."""
+        """The Arrow stream's bytes before and after its cells; the cells are not read."""
         cells = np.empty((len(self._image_ids), self._cell_bytes), np.uint8)  # takes no memory
         batch = _record_batch(self._image_ids, features, cells)
         sink = _AroundCells(cells.ctypes.data)
@@ -141,7 +141,7 @@ def _record_batch(
 
 
 class _AroundCells(io.RawIOBase):
-    """Keeps what is written before the buffer at an address, and what after it."""
+    """Keeps the bytes written before and after the buffer at an address."""
 
     def __init__(self, address: int) -> None:
         super().__init__()
@@ -150,11 +150,11 @@ class _AroundCells(io.RawIOBase):
         self._kept = self.head
 
     def writable(self) -> bool:
-        """Arrow asks."""
+        """Required by Arrow."""
         return True
 
     def write(self, content: Any) -> int:
-        """Take a piece; Arrow hands buffers over as they are, without a copy."""
+        """Take a piece; Arrow passes buffers without a copy."""
         piece = pa.py_buffer(content)
         if piece.address == self._address:
             self._kept = self.tail

@@ -1,4 +1,4 @@
-"""Sharing a store: its files and a card are an ordinary `datasets` repository of the hub."""
+"""Sharing a store: its files and a card form an ordinary `datasets` repository on the hub."""
 
 import json
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ def push_to_hub(
     private: bool = True,
     token: str | None = None,
 ) -> str:
-    """Upload a store, every byte checked first, in one commit; returns the commit's address.
+    """Upload a store in one commit, after checking every byte; returns the commit's URL.
 
-    `licence` is that of the images, as the hub names licences (`cc-by-4.0`, `other`, …): tokens
-    tell much of what an image shows, and whoever loads them must know what may be done with it.
-    The repository is made where it is missing, private unless told otherwise.
+    `licence` is the images' licence, as the hub names licences (`cc-by-4.0`, `other`, …). Tokens
+    reveal much of what an image shows, so whoever loads them must know what is allowed. A missing
+    repository is created, private by default.
 
     Raises:
-        EdjeError: no licence is given, the store is not a local one or is damaged, or the hub
-            refuses or can't be reached.
+        EdjeError: no licence is given, the store isn't local or is damaged, or the hub refuses the
+            upload or can't be reached.
     """
     folder = store.folder
     card = store_card(store, repo, licence)
@@ -60,13 +60,13 @@ def load_from_hub(
     revision: str | None = None,
     token: str | None = None,
 ) -> TokenStore:
-    """Download a shared store, or what is missing of it, and open it from the hub's local cache.
+    """Download a shared store, or its missing files, and open it from the hub's local cache.
 
     To read single cells without a download: `TokenStore.open("hf://datasets/<repo>")`.
 
     Raises:
-        EdjeError: the hub can't be reached or doesn't have it, it holds no complete store, or one
-            of other tokens than expected.
+        EdjeError: the hub can't be reached or doesn't have it, it is not a complete store, or it
+            holds other tokens than expected.
     """
     with reaching_hub(f"data set {repo}"):
         folder = HfApi(token=token).snapshot_download(
@@ -83,8 +83,8 @@ def store_card(store: TokenStore, repo: str, licence: str) -> str:
     """
     if not licence.strip():
         raise EdjeError(
-            "push_to_hub needs licence=<that of the images>, as the hub names it, such as "
-            "cc-by-4.0, or other. Without one nobody may use what you share."
+            "push_to_hub needs licence=<the images' licence>, as the hub names it, such as "
+            "cc-by-4.0, or other. Without a licence nobody may use what you share."
         )
     header = DatasetCardData(
         license=licence,
@@ -103,7 +103,7 @@ def store_card(store: TokenStore, repo: str, licence: str) -> str:
 {shape}, stored as {facts.codec} in cells of {store.cell_bytes:,} bytes, with the backbone's pooled
 features ({facts.feature_width} numbers) and the images' ids.
 
-The images' licence: **{licence}**. The tokens are made from the images.
+The images' licence: **{licence}**. The tokens are computed from the images.
 
 ```python
 from edje.tokens.sharing import load_from_hub
@@ -117,7 +117,7 @@ With `datasets.load_dataset("{repo}")` a row has `image_id`, `features` and the 
 
 ## Fingerprint
 
-`{facts.fingerprint.digest}`: stores with the same one hold the same tokens.
+`{facts.fingerprint.digest}`: stores with the same fingerprint hold the same tokens.
 
 ```json
 {fields}
@@ -127,16 +127,16 @@ With `datasets.load_dataset("{repo}")` a row has `image_id`, `features` and the 
 
 @contextmanager
 def reaching_hub(what: str) -> Iterator[None]:
-    """The hub's refusals and a missing network as one error that names the repository.
+    """Turn the hub's refusals and network failures into one error that names the repository.
 
     Raises:
-        EdjeError: the block failed by another error than one of ours.
+        EdjeError: the block raised anything else than an EdjeError.
     """
     try:
         yield
     except EdjeError:
         raise
-    except Exception as error:  # of the hub's client, of HTTP, of the network
+    except Exception as error:  # from the hub's client, HTTP or the network
         raise EdjeError(
             f"the hub's {what}: {type(error).__name__}: {error}. Check its name, your "
             "network and your rights (`hf auth login`)."

@@ -1,7 +1,7 @@
 """The shards of a store as one matrix of cells in memory, so that one gather reads all of them.
 
-Not a `np.memmap` of each: that keeps a file open per shard, and queries and batches gain from one
-gather by more than 3% (experiments/store/README.md).
+It isn't one `np.memmap` per shard: that would keep a file open per shard, and one gather makes
+queries and batches more than 3% faster (experiments/store/README.md).
 """
 
 import ctypes
@@ -19,12 +19,12 @@ from jaxtyping import Int64, UInt8
 from edje.tokens.read_ahead import read_ahead, waits_for_disk
 from edje.tokens.reused_memory import ReusedMemory
 
-_HUGE_PAGE = 2 << 20  # files that begin one are mapped in larger pieces (measured: +30%)
-_LARGEST_RANGE = 1 << 44  # of addresses, which cost nothing; a process has 2^47
-_UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so that taking it fails
-WORD = 8  # bytes that are copied at once
-_WATCHED = 16  # one read in so many is looked at: looking takes as long as copying a cell
-_PROCESS = os.getpid()  # torch's threads are not in a process forked from it: it would hang
+_HUGE_PAGE = 2 << 20  # files aligned to one are mapped in larger pieces (measured: +30%)
+_LARGEST_RANGE = 1 << 44  # of addresses, which are free; a process has 2^47
+_UNKNOWN = np.iinfo(np.int64).max  # beyond every cell, so taking it fails
+WORD = 8  # bytes copied at once
+_WATCHED = 16  # one read in 16 is checked: a check takes as long as copying a cell
+_PROCESS = os.getpid()  # a forked process lacks torch's threads and would hang
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap module doesn't offer it
 _PROT_NONE = 0
 
@@ -42,11 +42,11 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class SpannedMap:
-    """Read-only maps of a store's files, one behind the other in one reserved range of addresses.
+    """Read-only maps of a store's files, in sequence in one reserved range of addresses.
 
-    They lie a whole number of cells apart, so that all cells are rows of one matrix; between
-    two files there are rows that nothing maps and nobody asks for. A gather is then a single
-    call, shared out among torch's threads. No file stays open, whatever their number.
+    The files start a whole number of cells apart, so that all cells are rows of one matrix.
+    Between two files there are unmapped rows that are never requested. A gather is then a single
+    call, shared among torch's threads. No file stays open, whatever their number.
 
     Args:
         files: path and size in bytes of each, in order.
@@ -87,7 +87,7 @@ class SpannedMap:
         aligned = (cells_at | cell_bytes) % WORD == 0
         self._words = torch.from_numpy(self._cells.view(np.int64)) if aligned else None
         self._file_rows, self._file_cells = file_rows, pitch // cell_bytes
-        # The cell of a row that was read. Negative rows reach a half that stays unknown.
+        # The cell of each row that was read. Negative rows index a half that stays unknown.
         self._known = np.full(2 * rows, _UNKNOWN)
         self._reads = self._waits = 0
         self._memory = ReusedMemory(cell_bytes // WORD)
@@ -95,14 +95,14 @@ class SpannedMap:
     def gather(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Copies of the cells of rows, in their order; read ahead where they are not in memory.
+        """Copies of the cells of rows, in order; read ahead if they are not in memory.
 
-        They are written to `out` where that is given.
+        They are written to `out` if given.
 
-        Asking for a cell costs as much as copying it. So a cell that was read once is taken for
-        present, until the process has waited for the disk about once per 64 cells of the store
-        while it read such cells: then many were evicted, all are asked for again, and that costs
-        less than waiting.
+        Requesting a cell from the kernel costs as much as copying it. So a cell that was read once
+        is assumed to be in memory. If reads of such cells have waited for the disk about once per
+        64 cells of the store, many were evicted. Then all are requested again, which costs less
+        than waiting.
 
         Raises:
             IndexError: a row is outside the files.
@@ -112,12 +112,12 @@ class SpannedMap:
                 self._reads += 1
                 return self._copies(self._known.take(rows), out)
             return self._watched_read(rows, out)
-        except IndexError:  # of a row that is not known
-            pass  # the error keeps what was begun: out of here first
+        except IndexError:  # a row is not known
+            pass  # the error keeps references: leave this block first
         return self._first_read(rows, out)
 
     def _watched_read(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """A read of known rows that looks whether it waits for the disk."""
+        """A read of known rows that checks whether it waits for the disk."""
         before = waits_for_disk()
         out = self._copies(self._known.take(rows), out)
         self._reads += 1
@@ -128,7 +128,7 @@ class SpannedMap:
         return out
 
     def _first_read(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """A read of rows of which some are asked for."""
+        """A read of rows of which some must be requested."""
         count = len(self._known) // 2
         if rows.min() < 0 or rows.max() >= count:
             raise IndexError(f"rows from {rows.min()} to {rows.max()} of a store of {count}")
@@ -139,20 +139,20 @@ class SpannedMap:
         return self._copies(cells, out)
 
     def _copies(self, cells: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """Copies of cells; IndexError for one that is unknown."""
+        """Copies of cells; an unknown cell raises IndexError."""
         count = len(cells)
         few = torch.get_num_threads() == 1 and not self._memory.is_large(count)
         if self._words is None or few or os.getpid() != _PROCESS:
             return self._cells.take(cells, axis=0, out=out)  # in one thread, 3% faster
-        # numpy asks for huge pages where it allocates, torch doesn't. As bytes, torch would copy
-        # at a third of the speed.
+        # numpy allocates huge pages, torch doesn't. As bytes, torch would copy at a third of the
+        # speed.
         words = self._memory.rows(count) if out is None else out.view(np.int64)
         torch.index_select(self._words, 0, torch.from_numpy(cells), out=torch.from_numpy(words))
         return words.view(np.uint8)
 
 
 def _layout(file_bytes: int, cell_bytes: int, files: int) -> tuple[int, int]:
-    """Alignment of the files, and the bytes from one to the next: whole cells."""
+    """Alignment of the files, and the distance between them in bytes, a whole number of cells."""
     for alignment in (_HUGE_PAGE, mmap.PAGESIZE):
         unit = math.lcm(alignment, cell_bytes)
         pitch = -(-file_bytes // unit) * unit

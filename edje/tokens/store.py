@@ -1,4 +1,4 @@
-"""Reading a store, memory-mapped or by ranges of a URL: gathered as buffers, never row by row."""
+"""Reading a store, memory-mapped or by ranges of a URL, in whole buffers, never row by row."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,9 +28,9 @@ REBUILD = "python run.py task=cache with this run's options"
 class TokenStore:
     """A complete store, open for reading; see `TokenStore.open`.
 
-    It may be handed to other processes, forked or spawned: they open the files themselves. What
-    is forked calls `torch.set_num_threads(1)` first, as workers of a DataLoader do: converting to
-    another dtype takes torch's threads, which a fork doesn't copy.
+    It may be sent to other processes, forked or spawned, which open the files themselves. A forked
+    process must first call `torch.set_num_threads(1)`, as DataLoader workers do: converting to
+    another dtype uses torch's threads, which a fork doesn't copy.
     """
 
     def __init__(self, folder: Path | RemoteFolder, manifest: Manifest) -> None:
@@ -45,15 +45,15 @@ class TokenStore:
         *,
         rebuild: str = REBUILD,
     ) -> "TokenStore":
-        """Open a store after the cheap checks: complete, as expected, each shard of its size.
+        """Open a store after the cheap checks: complete, as expected, all shards of the right size.
 
-        The folder is a local one, which is mapped into memory, or any URL of fsspec (`s3://`,
-        `http://`, `hf://`, …), of which the cells asked for are read, by ranges in threads.
-        `rebuild` is the command that errors recommend. A changed byte is found by `verify`.
+        The folder is a local one, which is memory-mapped, or any fsspec URL (`s3://`, `http://`,
+        `hf://`, …), from which requested cells are read by ranges, in threads. `rebuild` is the
+        command that errors recommend. `verify` finds changed bytes.
 
         Raises:
             EdjeError: there is no complete store, it holds other tokens than expected, a
-                shard is missing or cut off, or the URL can't be read.
+                shard is missing or truncated, or the URL can't be read.
         """
         place = place_of(folder)
         try:
@@ -89,12 +89,12 @@ class TokenStore:
 
     @cached_property
     def codec(self) -> Codec:
-        """What unpacks the cells."""
+        """The codec that unpacks the cells."""
         return self.manifest.make_codec()
 
     @cached_property
     def cell_bytes(self) -> int:
-        """Stored bytes per image, scales included, features and ids excluded."""
+        """Stored bytes per image, with scales, without features and ids."""
         return self.codec.cell_bytes
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class TokenStore:
         if missing:
             raise EdjeError(
                 f"the store {self.folder} lacks {len(missing):,} of {len(rows):,} images, such as "
-                f"{missing[0]}. It was built from other images: build one with: {REBUILD}."
+                f"{missing[0]}. It was built from other images: build a new one with: {REBUILD}."
             )
         return torch.tensor(rows, dtype=torch.int64)
 
@@ -135,7 +135,7 @@ class TokenStore:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "rows tokens width"]:
-        """Tokens of rows, in their order, repeats allowed; unpacked on the device.
+        """Tokens of rows, in order, repeats allowed; unpacked on the device.
 
         Raises:
             IndexError: a row is outside the store.
@@ -147,7 +147,7 @@ class TokenStore:
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
     ) -> UInt8[np.ndarray, "rows bytes"]:
-        """Cells of rows as they are stored; written to `out` where that is given.
+        """Cells of rows as they are stored; written to `out` if given.
 
         Raises:
             IndexError: a row is outside the store.
@@ -155,9 +155,9 @@ class TokenStore:
         return self._cells.gather(rows, out)
 
     def preload(self) -> None:
-        """Bring all cells into memory, so that no later read waits for the disk.
+        """Read all cells into memory, so that no later read waits for the disk.
 
-        That is the system's memory, not a process's; it drops them when it is short of it.
+        That is the system's memory, not the process's; the system may drop them if it needs memory.
 
         Raises:
             EdjeError: the store is not in a local folder.
@@ -181,7 +181,7 @@ class TokenStore:
         return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "manifest": self.manifest}  # maps are opened anew
+        return {"folder": self.folder, "manifest": self.manifest}  # maps are opened again
 
     @cached_property
     def _row_of_id(self) -> dict[str, int]:
@@ -205,7 +205,7 @@ class TokenStore:
 
 
 def place_of(folder: str | Path) -> Path | RemoteFolder:
-    """Where a store lies: a local folder, also as `file://`, or a URL."""
+    """The place of a store: a local folder, also as `file://`, or a URL."""
     if isinstance(folder, Path) or "://" not in folder:
         return Path(folder)
     for local in ("file://", "local://"):
@@ -219,14 +219,14 @@ def _content(folder: Path | RemoteFolder, name: str) -> bytes:
 
 
 def _sizes(folder: Path | RemoteFolder, names: Sequence[str]) -> dict[str, int]:
-    """Bytes of the files that there are."""
+    """Sizes in bytes of the files that exist."""
     if isinstance(folder, RemoteFolder):
         return folder.sizes(names)
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 def missing_or_cut(folder: Path | RemoteFolder, manifest: Manifest) -> list[str]:
-    """Shards that are missing or not of their size, a phrase each; reads no content."""
+    """Shards that are missing or have the wrong size, one phrase each; reads no content."""
     problems = []
     sizes = _sizes(folder, [shard.file for shard in manifest.shards])
     for index, shard in enumerate(manifest.shards):

@@ -24,14 +24,14 @@ TABLE_FILE = "table.json"  # written last: names the matrix file, its checksum a
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Ids and their embeddings, row by row; these stay in their file."""
+    """Ids and their embeddings, row by row; the embeddings stay in their file."""
 
     ids: tuple[str, ...]
     embeddings: MappedMatrix
 
     @property
     def matrix(self) -> Float32[Tensor, "ids width"]:
-        """All embeddings, mapped: what is read of them stays in memory with it."""
+        """All embeddings, memory-mapped: what is read of them stays in memory."""
         return self.embeddings.whole
 
     @classmethod
@@ -42,11 +42,11 @@ class EmbeddingTable:
         ids: Sequence[str],
         matrix: Float32[Tensor, "ids width"],
     ) -> None:
-        """Write a table, replacing one that is there; a kill leaves the old one or the new.
+        """Write a table, replacing an existing one; a kill leaves the old one or the new.
 
         Raises:
             EdjeError: the folder can't be written.
-            ValueError: there are not as many ids as rows, or an id comes twice.
+            ValueError: there are not as many ids as rows, or an id is repeated.
         """
         if len(ids) != len(matrix):
             raise ValueError(f"{len(ids)} ids ({len(set(ids))} unique) for {len(matrix)} rows")
@@ -62,7 +62,7 @@ class EmbeddingTable:
         *,
         rebuild: str = REBUILD,
     ) -> "EmbeddingTable":
-        """Open a table, its whole checksum compared; the embeddings are mapped into memory.
+        """Open a table after comparing its whole checksum; the embeddings are memory-mapped.
 
         Raises:
             EdjeError: there is none, it is damaged, or it holds other embeddings than expected.
@@ -76,7 +76,7 @@ class EmbeddingTable:
             found = "" if differences else _sha256(file)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise EdjeError(
-                f"no whole embedding table at {folder} ({error}). Build it with: {rebuild}."
+                f"no complete embedding table at {folder} ({error}). Build it with: {rebuild}."
             ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(folder, f"{TABLE_FILE}: {error}", rebuild) from error
@@ -105,7 +105,7 @@ class EmbeddingTable:
         if missing:
             raise EdjeError(
                 f"the embedding table lacks {len(missing):,} of {len(ids):,} ids, such as "
-                f"{missing[0]}. It was built from other data: build one with: {REBUILD}."
+                f"{missing[0]}. It was built from other data: build a new one with: {REBUILD}."
             )
         return torch.tensor([self._row_of_id[key] for key in ids], dtype=torch.int64)
 
@@ -121,11 +121,11 @@ def write_chunks(
     width: int,
     chunks: Iterable[Float32[Tensor, "some width"]],
 ) -> None:
-    """Write a table whose embeddings come in chunks, one behind the other.
+    """Write a table whose embeddings come in consecutive chunks.
 
     Raises:
         EdjeError: the folder can't be written.
-        ValueError: an id comes twice.
+        ValueError: an id is repeated.
     """
     if len(set(ids)) != len(ids):
         raise ValueError(f"{len(ids)} ids ({len(set(ids))} unique) for {len(ids)} rows")
@@ -163,7 +163,7 @@ def _removed_at_the_end(path: Path) -> Iterator[None]:
 
 
 def _safetensors(rows: int, width: int, chunks: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of `safetensors.torch.save({"matrix": …})`, which wants all of it in memory."""
+    """The bytes of `safetensors.torch.save({"matrix": …})`, which needs all of it in memory."""
     about = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
     header = json.dumps({"matrix": about}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -173,7 +173,7 @@ def _safetensors(rows: int, width: int, chunks: Iterable[Tensor]) -> Iterator[by
 
 
 def _mapped(path: Path) -> MappedMatrix:
-    """The matrix of a file that safetensors finds sound."""
+    """The matrix of a file that safetensors accepts."""
     with safe_open(path, framework="pt") as file:
         matrix = file.get_slice("matrix")
         shape, dtype = matrix.get_shape(), matrix.get_dtype()

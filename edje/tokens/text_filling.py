@@ -1,4 +1,4 @@
-"""Filling a table of embeddings batch by batch, by one process, so that a kill loses little."""
+"""Filling a table of embeddings batch by batch, in one process, so that a kill loses little."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -29,22 +29,22 @@ def fill_table(
     *,
     wait: bool = True,
 ) -> None:
-    """Write an `EmbeddingTable` of what is encoded of batches of rows, where there is none.
+    """Write an `EmbeddingTable` from encoded batches of rows, if there is none.
 
-    Every row is in one of the batches. They are encoded in their order, and what is done lies in
-    the folder until all is: a killed run is continued with the batch that it was at. Another
-    process that fills the table is waited for. `encoding` is entered where there is work.
+    Every row is in one of the batches. They are encoded in order, and finished batches are kept in
+    the folder until all are done, so a killed run continues with the batch that it was at. If
+    another process fills the table, this waits for it. `encoding` is only entered if there is work.
 
     Raises:
         EdjeError: the folder can't be written, or, with `wait` off, is being written.
-        ValueError: an id comes twice, or what is encoded has another shape.
+        ValueError: an id is repeated, or `encode` returns another shape.
     """
     if (folder / TABLE_FILE).is_file():
         return
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with writer_lock(folder, wait=wait):
-        if (folder / TABLE_FILE).is_file():  # by the process that was waited for
+        if (folder / TABLE_FILE).is_file():  # the other process has written it
             return
         order = torch.cat(list(batches))
         unfinished = folder / f"unfinished-{_order_digest(batches, width)}.f32"
@@ -59,7 +59,7 @@ def fill_table(
 
 
 def _encode_the_rest(path: Path, width: int, batches: Sequence[Tensor], encode: Encode) -> None:
-    """Encode the batches that the file hasn't got, and append them to it."""
+    """Encode the batches that the file lacks, and append them to it."""
     with path.open("ab", buffering=0) as file:
         rows = file.tell() // (4 * width)
         ends = list(accumulate(map(len, batches), initial=0))
@@ -75,7 +75,7 @@ def _encode_the_rest(path: Path, width: int, batches: Sequence[Tensor], encode: 
 
 
 def _order_digest(batches: Sequence[Tensor], width: int) -> str:
-    """What the rows of an unfinished file are, in a few characters."""
+    """A short hash of the rows' order in an unfinished file."""
     facts = hashlib.sha256(f"{width} {[len(batch) for batch in batches]}".encode())
     for batch in batches:
         facts.update(batch.numpy().tobytes())

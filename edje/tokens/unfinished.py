@@ -1,4 +1,4 @@
-"""A store on its way: which shards are finished, and how the others join them."""
+"""An unfinished store: which shards are finished, and how the others are added."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class UnfinishedStore:
-    """A store on its way, as each of the processes sees it that fill it together.
+    """An unfinished store, as seen by each of the processes that fill it together.
 
-    One leads: it holds the folder's `writer_lock`, calls `begin` before and `finish` after the
-    others (or it alone) have claimed and added the shards. It may be handed to other processes.
+    One process leads: it holds the folder's `writer_lock`, calls `begin` before and `finish` after
+    the others (or it alone) claim and add the shards. It may be sent to other processes.
 
     Raises:
         EdjeError: from all methods, if the folder can't be written.
@@ -43,7 +43,7 @@ class UnfinishedStore:
     def begin(self) -> None:
         """Take over the finished shards of an earlier run with the same plan, and write the plan.
 
-        Processes whose leader died before them are waited for.
+        This waits for processes that outlive their leader.
 
         Raises:
             EdjeError: the folder holds an unfinished store of another fingerprint.
@@ -56,13 +56,13 @@ class UnfinishedStore:
             log.info("%s: keeping %d finished shards", self.folder, kept)
 
     def pending(self, among: Iterable[int] | None = None) -> list[int]:
-        """Shards (of some, or of all) that are still to be written, in order; none if not begun."""
+        """Shards (among some, or all) still to be written, in order; none if not begun."""
         among = list(range(self.plan.num_shards) if among is None else among)
         finished = self._finished(among)
         return [index for index in among if index not in finished] if self.has_begun() else []
 
     def has_begun(self) -> bool:
-        """Whether a leader has written the plan, and not finished yet.
+        """Whether a leader has written the plan and not finished yet.
 
         Raises:
             EdjeError: it is another store's plan.
@@ -74,7 +74,7 @@ class UnfinishedStore:
         return earlier is not None
 
     def finished_images(self) -> int:
-        """How many images the finished shards hold."""
+        """The number of images in finished shards."""
         return sum(shard.rows for shard in self._finished(range(self.plan.num_shards)).values())
 
     def image_ids_of(self, rows: range) -> tuple[str, str]:
@@ -82,7 +82,7 @@ class UnfinishedStore:
         return self._image_ids[rows.start], self._image_ids[rows.stop - 1]
 
     def claimed(self, claims: Claims) -> Iterator[int]:
-        """Pending shards that no other process is writing, each claimed before it is given."""
+        """Pending shards that no other process is writing, each claimed before it is yielded."""
         for index in self.pending():
             if claims.take(index):
                 if self.pending([index]):
@@ -91,7 +91,7 @@ class UnfinishedStore:
                     claims.give_back(index)  # another process was faster
 
     def unclaimed(self) -> list[int]:
-        """Pending shards that no other process is writing; none where nobody leads."""
+        """Pending shards that no other process is writing; none if no process leads."""
         pending = self.pending()
         if not pending:
             return []
@@ -102,7 +102,7 @@ class UnfinishedStore:
             claims.close()
 
     def begin_shard(self, index: int) -> ShardFile:
-        """A file for the cells of a shard, from the first to the last."""
+        """A file for the cells of a shard, in order."""
         rows = self.plan.shard_range(index)
         path = self.folder / shard_file(index)
         ids = self._image_ids[rows.start : rows.stop]
@@ -112,16 +112,16 @@ class UnfinishedStore:
     def finish_shard(
         self, index: int, shard: ShardFile, features: Float32[np.ndarray, "images width"]
     ) -> None:
-        """Finish a shard's file; once this returns, no kill loses it."""
+        """Finish a shard's file; once this returns, it survives a kill."""
         note = (self.folder / shard_file(index)).with_suffix(".json")
         with writing_to(self.folder):
             note.unlink(missing_ok=True)  # a shard without a note counts as unfinished
             write_shard_note(note, shard.finish(features))
 
     def finish(self) -> None:
-        """Make the store complete: the plan, now with all shards, is renamed to `store.json`.
+        """Complete the store: the plan, now with all shards, is renamed to `store.json`.
 
-        The notes go before that, so that nothing is left over whenever a kill comes.
+        The notes are removed before that, so that a kill at any time leaves nothing behind.
         """
         finished = self._finished(range(self.plan.num_shards))
         assert len(finished) == self.plan.num_shards, "a store is finished after its last shard"
@@ -144,7 +144,7 @@ class UnfinishedStore:
             differences = earlier.fingerprint.differences(self.plan.fingerprint)
             if differences:
                 raise foreign_store(self.folder, differences)
-            log.warning("%s: begun again, the images or shards changed", self.folder)
+            log.warning("%s: starting again, because the images or shards changed", self.folder)
         for old in self.folder.glob("shard-*"):
             old.unlink()
         self.plan.write(self.folder / PLAN_FILE)
@@ -156,7 +156,7 @@ class UnfinishedStore:
             return None
 
     def _finished(self, among: Iterable[int]) -> dict[int, Shard]:
-        """Finished shards, by the notes on them or by the plan, which lists them at the end."""
+        """Finished shards, from their notes or from the plan, which lists them at the end."""
         paths = {index: self.folder / shard_file(index) for index in among}
         found = {index: read_shard_note(path.with_suffix(".json")) for index, path in paths.items()}
         plan = self._earlier_plan()  # read last: `finish` writes it before it removes the notes
@@ -178,7 +178,7 @@ def _is_whole(path: Path, shard: Shard) -> bool:
 
 
 def foreign_store(folder: Path, differences: list[str]) -> EdjeError:
-    """The error for a folder that holds other tokens than those to be written there."""
+    """The error for a folder that holds other tokens than those to be written."""
     return EdjeError(
         f"the folder {folder} holds another token store ({'; '.join(differences)}). "
         "Delete it or choose another cache_dir, then run the same command again."

@@ -23,11 +23,11 @@ from edje.tokens.store import missing_or_cut, place_of
 def verify(folder: str | Path, progress: Callable[[int], None] | None = None) -> list[str]:
     """Problems of a store, each naming its file; an empty list if it is sound.
 
-    Compares sizes, checksums, schema, row counts and ids with `store.json`, and that with its
-    own checksum. `progress` is told how many bytes have been read since its last call.
+    Compares sizes, checksums, schema, row counts and ids with `store.json`, and `store.json` with
+    its own checksum. `progress` gets the number of bytes read since its last call.
 
     Raises:
-        EdjeError: there is no complete store in the folder, or it is not a local one.
+        EdjeError: there is no complete store in the folder, or the folder isn't local.
     """
     place = place_of(folder)
     if isinstance(place, RemoteFolder):
@@ -61,7 +61,7 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
 
 
 def _wrong_content(path: Path, shard: Shard, manifest: Manifest, ids: list[str]) -> list[str]:
-    """Whether a shard with the right checksum holds what the store says; collects its ids."""
+    """Problems of a shard with the right checksum, compared with `store.json`; collects its ids."""
     try:
         batch, cells_at = open_shard(path)
     except EdjeError as error:

@@ -1,4 +1,4 @@
-"""Writing a store: shard after shard, each finished by rename, `store.json` last."""
+"""Writing a store: shard by shard, each finished by rename, `store.json` last."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +34,8 @@ Encode = Callable[
 
 _SHARD_ROWS = 2048
 _SHARD_BYTES = 80_000_000
-_ENCODED_BYTES = 8_000_000  # of cells at once: what a codec needs beside is a few times that
-_THREADS = 2  # that wait for the disk
+_ENCODED_BYTES = 8_000_000  # of cells at once; a codec needs a few times that in addition
+_THREADS = 2  # waiting for the disk
 
 
 def write_store(
@@ -51,18 +51,18 @@ def write_store(
     progress: Callable[[int], None] | None = None,
     wait: bool = True,
 ) -> None:
-    """Fill a store with the tokens and pooled features that `encode` gives for rows of the ids.
+    """Fill a store with the tokens and pooled features that `encode` returns for rows of the ids.
 
-    A complete store of the same fingerprint and ids is left as it is; of an unfinished one the
-    finished shards are kept. Batches don't cross shards, so the bytes depend neither on where
-    an earlier run was killed nor on how many runs it took. `progress` is told how many images
-    are done since its last call, kept ones included. Another process that writes the same
-    store is waited for.
+    A complete store with the same fingerprint and ids is left as it is; the finished shards of an
+    unfinished one are kept. Batches don't cross shards, so the bytes depend neither on where
+    an earlier run was killed nor on the number of runs. `progress` gets the number of images
+    done since its last call, including kept ones. If another process writes the same store, this
+    waits for it.
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
             being written; or a token can't be stored.
-        ValueError: the ids are not sorted and unique, or `encode` gave other shapes.
+        ValueError: the ids are not sorted and unique, or `encode` returns other shapes.
     """
     plan = make_plan(fingerprint, image_ids, codec, feature_width, shard_rows)
     report = progress or (lambda _: None)
@@ -72,7 +72,7 @@ def write_store(
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with writer_lock(folder, wait=wait):
-        if is_complete(folder, plan):  # by the process that was waited for
+        if is_complete(folder, plan):  # the other process has written it
             report(len(image_ids))
             return
         unfinished = UnfinishedStore(folder, plan, image_ids)
@@ -92,8 +92,8 @@ def make_plan(
     feature_width: int,
     shard_rows: int | None = None,
 ) -> Manifest:
-    """What a store will hold; without `shard_rows`, shards of 2,048 images or, if these have more
-    than 80 MB of tokens, a half, a quarter, … of that.
+    """The content of a store to be written. Without `shard_rows`, shards have 2,048 images or, if
+    these have more than 80 MB of tokens, a half, a quarter, … of that.
 
     Raises:
         ValueError: the ids are not sorted and unique.
@@ -117,10 +117,10 @@ def make_plan(
 
 
 def is_complete(folder: Path, plan: Manifest) -> bool:
-    """Whether the folder holds just this store.
+    """Whether the folder holds exactly this store.
 
     Raises:
-        EdjeError: it holds a complete store, but another.
+        EdjeError: it holds another complete store.
     """
     try:
         found = read_manifest(folder / STORE_FILE)
@@ -135,9 +135,9 @@ def is_complete(folder: Path, plan: Manifest) -> bool:
 class ShardWriter:
     """One process's part in filling a store: claims shards and writes their batches.
 
-    Cells go to their shard's file as they come, so that little is held in memory, whatever the
-    size of the store. Threads wait for the disk at a shard's end while the next is being filled.
-    At the end of its `with` block everything that was put is on disk.
+    Cells go to their shard's file as they come, so memory use is small, whatever the size of the
+    store. At a shard's end, threads wait for the disk while the next shard is being filled. At
+    the end of its `with` block everything that was put is on disk.
     """
 
     def __init__(self, unfinished: UnfinishedStore) -> None:
@@ -167,7 +167,7 @@ class ShardWriter:
             self._claims.close()
 
     def batches(self, batch_size: int) -> Iterator[range]:
-        """Rows to encode and put, in this order: the batches of shards that nobody else writes."""
+        """Rows to encode and put, in this order: batches of shards that no other process writes."""
         for index in self._unfinished.claimed(self._claims):
             rows = self._plan.shard_range(index)
             for start in range(rows.start, rows.stop, batch_size):
@@ -179,11 +179,11 @@ class ShardWriter:
         tokens: Float[Tensor, "images tokens width"],
         features: Float[Tensor, "images features"],
     ) -> None:
-        """Take an encoded batch, the next of `batches`; the last one of a shard ends it.
+        """Take an encoded batch, the next of `batches`; the last batch of a shard finishes it.
 
         Raises:
-            EdjeError: a token can't be stored, or the folder not be written.
-            ValueError: other shapes than the store's.
+            EdjeError: a token can't be stored, or the folder can't be written.
+            ValueError: the shapes aren't the store's.
         """
         plan = self._plan
         expected = ((len(rows), plan.num_tokens, plan.width), (len(rows), plan.feature_width))
@@ -209,13 +209,13 @@ class ShardWriter:
         cells: UInt8[np.ndarray, "images bytes"],
         features: Float[np.ndarray, "images features"],
     ) -> None:
-        """Take an encoded batch as it will be stored."""
+        """Take an encoded batch in its stored form."""
         index, first = divmod(rows.start, self._plan.shard_rows)
         count = len(self._plan.shard_range(index))
         if self._shard is None:
             self._shard = self._unfinished.begin_shard(index)
             self._features = np.empty((count, self._plan.feature_width), np.float32)
-        assert self._shard.rows == first, "batches come in their order"
+        assert self._shard.rows == first, "batches come in order"
         self._features[first : first + len(rows)] = features
         with writing_to(self._unfinished.folder):
             self._shard.append(cells)

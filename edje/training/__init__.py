@@ -1,1 +1,1 @@
-"""Training: LightningModules that glue, the optimiser with its schedule, and callbacks."""
+"""Training: the LightningModule, the optimiser with its schedule, and callbacks."""

@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints to resume from, and a clean stop on Ctrl-C, SIGTERM or SIGUSR1."""
+"""Callbacks: resumable checkpoints, and a clean stop on Ctrl-C, SIGTERM or SIGUSR1."""
 
 import logging
 import math
@@ -18,16 +18,16 @@ from edje.errors import TrainingInterrupted
 from edje.parallel.collectives import largest_of_ranks, num_ranks
 
 log = logging.getLogger(__name__)
-LOOK_AGAIN = 1.0  # seconds between two looks at the figures beside the bar
+LOOK_AGAIN = 1.0  # seconds between updates of the figures beside the bar
 
 
 class ResumableCheckpoint(Callback):
-    """Keeps `last.ckpt` fresh every `every_n_steps`, and when the run is told to stop.
+    """Writes `last.ckpt` every `every_n_steps`, and when a signal stops the run.
 
-    On SIGINT, SIGTERM or SIGUSR1 (Slurm's word before a time limit) the optimiser step in hand is
-    finished, the checkpoint written, and `TrainingInterrupted` raised; on all ranks when any of
-    them got the signal. A second signal stops at once. The file is written under another name and
-    renamed, so that a kill while writing leaves the earlier checkpoint whole.
+    On SIGINT, SIGTERM or SIGUSR1 (Slurm's signal before a time limit) the current optimiser step
+    is finished, the checkpoint is written, and `TrainingInterrupted` is raised, on all ranks if
+    any of them got the signal. A second signal stops at once. The file is written under another
+    name and renamed, so that a kill while writing leaves the earlier checkpoint whole.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, resume_command: str):
@@ -49,7 +49,7 @@ class ResumableCheckpoint(Callback):
             raise KeyboardInterrupt
         self.received = number
         log.warning(
-            "%s: finishing the step in hand, then writing a checkpoint", signal.Signals(number).name
+            "%s: finishing the current step, then writing a checkpoint", signal.Signals(number).name
         )
 
     def on_train_batch_end(
@@ -60,7 +60,7 @@ class ResumableCheckpoint(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Save where a save is due; only between optimiser steps."""
+        """Save when due, only between optimiser steps."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if told := self._told(trainer):
@@ -71,22 +71,22 @@ class ResumableCheckpoint(Callback):
             self._save(trainer)
 
     def _told(self, trainer: L.Trainer) -> int:
-        """The signal that any rank has got, 0 where none has; SIGTERM before SIGUSR1."""
+        """The signal that any rank got, 0 if none; SIGTERM has priority over SIGUSR1."""
         if trainer.world_size == 1:
             return self.received or 0
         return largest_of_ranks(self.received or 0, trainer.strategy.root_device)
 
     def state_dict(self) -> dict[str, int]:
-        """How many ranks have trained, for whoever goes on."""
+        """The number of ranks, for a resumed run."""
         return {"num_ranks": num_ranks()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Say what another number of ranks changes."""
+        """Log what another number of ranks changes."""
         before, now = state_dict["num_ranks"], num_ranks()
         if before != now:
             log.info(
-                "ranks: %d now, %d before. Other pairs meet in batches, and a step reads "
-                "loader.batch_size of each rank; weights, optimiser and schedule are as they were",
+                "ranks: %d now, %d before. Batches hold other sets of pairs, and a step reads "
+                "loader.batch_size on each rank; weights, optimiser and schedule are as they were",
                 now,
                 before,
             )
@@ -99,7 +99,7 @@ class ResumableCheckpoint(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._release()
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -109,7 +109,7 @@ class ResumableCheckpoint(Callback):
             partial.replace(self.path)
 
     def _release(self, but: int = 0) -> None:
-        """Give the signals back; `but` one of them may still be on its way from another rank."""
+        """Restore the signal handlers; signal `but` may still arrive from another rank."""
         for number, handler in self._previous.items():
             is_late = number == but == signal.SIGUSR1
             signal.signal(number, signal.SIG_IGN if is_late else handler)
@@ -117,10 +117,10 @@ class ResumableCheckpoint(Callback):
 
 
 class StepProgress(TQDMProgressBar):
-    """A bar over the run's optimiser steps: Lightning's epoch is the whole run, so not shown.
+    """A bar over the run's optimiser steps; Lightning's epoch is the whole run, so it isn't shown.
 
-    Beside it stand logged figures. A look at them waits for the device, so there is one a second
-    and not, as Lightning has it for what is logged with `prog_bar`, one a step.
+    Logged figures are shown beside it. Reading them waits for the device, so they are read once a
+    second, and not once a step, as Lightning does for what is logged with `prog_bar`.
 
     Args:
         figures: names in the log.
@@ -139,12 +139,12 @@ class StepProgress(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """The run's steps, those before it was resumed included."""
+        """The run's steps, including those before it was resumed."""
         steps = self.trainer.max_steps
         return steps if steps > 0 else super().total_train_batches
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Name the bar for what it counts."""
+        """Name the bar."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("train")
 
@@ -156,14 +156,14 @@ class StepProgress(TQDMProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move on by a step: where gradients are accumulated, after the last of its batches."""
+        """Advance by a step; with accumulated gradients, after the step's last batch."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The figures as they were within the last second."""
+        """The figures, at most a second old."""
         if self.clock() - self._looked >= LOOK_AGAIN:
             self._looked = self.clock()
             logged = trainer.callback_metrics
@@ -171,23 +171,23 @@ class StepProgress(TQDMProgressBar):
         return self._shown
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the last ones."""
+        """Show the final figures."""
         self._looked = -math.inf
         super().on_train_epoch_end(trainer, pl_module)
 
 
 class DevelopmentScore(Callback):
-    """Scores the reranker on the development set every so often and keeps the best weights.
+    """Scores the reranker on the development set at intervals and keeps the best weights.
 
-    Rank 0 scores, the others wait. A score stands in the log at its own step, and nowhere else.
+    Rank 0 scores, the others wait. A score is logged only at its own step.
 
     Args:
-        score: the figure to raise, a function of nothing (it knows model and data).
+        score: returns the figure to maximise; takes no arguments (it knows model and data).
         keep: writes the current weights as the best ones.
         every_n_steps: optimiser steps between two scores.
         name: the figure's name in the log.
-        patience: so many scores in a row that don't rise above the best end the training, on all
-            ranks together; None: none do.
+        patience: after this many scores in a row without a new best, the training ends, on all
+            ranks together; None: never.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class DevelopmentScore(Callback):
         return self.patience is not None and self.since_best >= self.patience
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train nothing where the training that is resumed had been stopped."""
+        """Stop at once if the resumed training had been stopped early."""
         if self.is_at_end:
             self._stop(trainer)
 
@@ -224,7 +224,7 @@ class DevelopmentScore(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Score when due, and keep what is better than before."""
+        """Score when due, and keep the weights if the score is a new best."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.global_step % self.every_n_steps:
             return
@@ -246,7 +246,7 @@ class DevelopmentScore(Callback):
     def _stop(self, trainer: L.Trainer) -> None:
         log.info(
             "stopped early, at step %d of %d: %s did not rise above %.2f again (scores since then: "
-            "%d, scoring.patience=%d); the weights of the best are kept",
+            "%d, scoring.patience=%d); the best weights are kept",
             *(trainer.global_step, trainer.max_steps, self.name),
             *(self.best, self.since_best, self.patience),
         )
@@ -263,20 +263,20 @@ class DevelopmentScore(Callback):
     def write(
         self, trainer: L.Trainer, pl_module: L.LightningModule, figures: Mapping[str, Tensor]
     ) -> None:
-        """Write figures into the log at the present step, and show them beside the bar.
+        """Write figures into the log at the current step, and show them beside the bar.
 
-        Lightning would write them at the next step that is logged, and at all after it.
+        Lightning itself would write them at the next logged step, and at all later ones.
         """
         pl_module.log_dict(dict(figures), logger=False)
         values = {name: float(value) for name, value in figures.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step - 1)  # which counts from 0
+            logger.log_metrics(values, step=trainer.global_step - 1)  # counts from 0
 
     def state_dict(self) -> dict[str, float]:
         """The best figure so far and the scores since, so that a resumed run goes on comparing."""
         return {"best": self.best, "since_best": self.since_best}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take over those of the interrupted run; former versions kept the best alone."""
+        """Take over those of the interrupted run; earlier versions kept only the best."""
         self.best = state_dict["best"]
         self.since_best = int(state_dict.get("since_best", 0))

@@ -1,4 +1,4 @@
-"""torch.compile as a choice of training."""
+"""torch.compile as an option of training."""
 
 import os
 import shutil
@@ -14,24 +14,24 @@ CPU = torch.device("cpu")
 
 
 def compile_layers(model: EDJE, backend: str, device: torch.device = CPU) -> None:
-    """Compile adapter and language model for a device, by layer where there are layers, in place.
+    """Compile adapter and language model for a device, in place, layer by layer if possible.
 
-    Layers share one compiled form, which serves any number of pairs and any length. Names of
-    weights stay as they are, so that checkpoints do too.
+    Layers share one compiled form for any number of pairs and any length. Weights keep their
+    names, so checkpoints don't change.
 
     Raises:
-        EdjeError: torch knows no such backend, or it needs a compiler that isn't there.
+        EdjeError: torch doesn't have this backend, or it needs a compiler that isn't installed.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise EdjeError(
-            f"compile_training={backend}: torch.compile knows no such backend; expected one of "
-            f"{', '.join(known)}, or null to run as it is."
+            f"compile_training={backend}: torch.compile has no such backend; expected one of "
+            f"{', '.join(known)}, or null for no compilation."
         )
     compiler = os.environ.get("CXX", "g++")
     if backend == "inductor" and device.type == "cpu" and not shutil.which(compiler):
         raise EdjeError(
-            f"compile_training=inductor: on a CPU it needs a C++ compiler, and {compiler} is not "
+            f"compile_training=inductor: on a CPU it needs a C++ compiler, but {compiler} is not "
             "found. Install g++, name another compiler in CXX, or leave compile_training=null."
         )
     language_model = model.joint.language_model

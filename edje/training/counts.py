@@ -1,4 +1,4 @@
-"""What a step must know of its batch as numbers: the one place where it waits for its device."""
+"""Numbers that a step must know about its batch: the only place where it waits for its device."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from edje.records import TextBatch
 
 @dataclass(frozen=True)
 class StepCounts:
-    """Numbers on which sizes and branches of a step depend, so that the rest needs no look at data.
+    """Numbers that decide sizes and branches of a step, so that the rest needs no look at data.
 
-    A GPU works behind the program that gives it its work, until the program asks for a result.
-    So a step asks once, before it gives any heavy work.
+    A GPU works asynchronously until the program asks for a result. So a step asks once, before it
+    launches any heavy work.
     """
 
     missing_images: int  # of the negatives of all ranks' pairs
     missing_captions: int
-    masked: int  # word pieces of this rank
-    shortest: int  # word pieces of the shortest text of all ranks, [CLS] and [SEP] included
+    masked: int  # masked word pieces of this rank
+    shortest: int  # of the shortest text of all ranks, with [CLS] and [SEP]
 
     @classmethod
     def of(
@@ -34,8 +34,8 @@ class StepCounts:
         """Count, and wait for the numbers.
 
         Args:
-            negatives: those of all ranks' pairs.
-            mask: positions of this rank's words to be masked.
+            negatives: negatives for all ranks' pairs.
+            mask: positions of this rank's words to mask.
             text: this rank's texts.
         """
         lengths = joined(text.attention_mask.sum(dim=1))
@@ -45,11 +45,11 @@ class StepCounts:
         return cls(*torch.stack([*missing, masked, lengths.min()]).tolist())
 
     def padded(self, text: Int[Tensor, "batch length"]) -> bool:
-        """Whether a text of some rank is shorter than these, cut or not."""
+        """Whether some rank has a text shorter than this length, cut or not."""
         return self.shortest < text.shape[1]
 
 
 def places_of(mask: Bool[Tensor, "batch length"], count: int) -> Int[Tensor, "count"]:
-    """Where a flattened mask is true, in order; told how often, it waits for nothing."""
+    """Indices where a flattened mask is true, in order; with a known count it needn't wait."""
     until = mask.flatten().cumsum(0)
     return torch.searchsorted(until, torch.arange(1, count + 1, device=mask.device))

@@ -1,4 +1,4 @@
-"""How much of training is waiting for data: logged with the losses, and said at the end."""
+"""The share of training spent waiting for data: logged with the losses and at the end."""
 
 import logging
 import time
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 class DataWait(Callback):
     """Logs `time/data_wait`, the share of the time since the first step spent between steps.
 
-    Between steps a batch is read, or waited for where workers read it, moved and unpacked;
-    Lightning's own bookkeeping there counts too. Starting the workers and the first batch
-    don't. On an accelerator a step's end is when its work was handed over, so the share is an
-    upper bound of the time in which the device had nothing to do. Comes last in the list of
-    callbacks, so that what the others do at a step's end belongs to the step.
+    Between steps a batch is read (or awaited, if workers read it), moved and unpacked. Lightning's
+    own work between steps counts too. Starting the workers and the first batch don't count. On an
+    accelerator a step ends when its work is launched, so the share is an upper bound on the
+    device's idle time. It is the last callback in the list, so that the others' work at a step's
+    end belongs to the step.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -29,7 +29,7 @@ class DataWait(Callback):
 
     @property
     def share(self) -> float:
-        """Of the time from the first step's start to the last one's end, in [0, 1]."""
+        """Share of the time from the first step's start to the last step's end, in [0, 1]."""
         if self._first_start is None or self._last_end is None:
             return 0.0
         return self.waited / max(self._last_end - self._first_start, 1e-9)
@@ -37,7 +37,7 @@ class DataWait(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """The batch is there."""
+        """The batch has arrived."""
         now = self.clock()
         if self._last_end is None:
             self._first_start = now
@@ -52,10 +52,10 @@ class DataWait(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """The next one is asked for."""
+        """The next batch is requested."""
         self._last_end = self.clock()
-        pl_module.log("time/data_wait", torch.tensor(self.share))  # moved nowhere: no wait
+        pl_module.log("time/data_wait", torch.tensor(self.share))  # stays on the CPU: no wait
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say it once."""
+        """Log the share."""
         log.info("waiting for data: %.1f%% of the training time", 100 * self.share)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing as a choice of training: less memory for more arithmetic."""
+"""Gradient checkpointing as an option of training: less memory for more computation."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from edje.models.edje import EDJE
 
 
 def checkpoint_layers(model: EDJE) -> None:
-    """Keep only what enters the adapter and each layer of the language model, in place.
+    """Keep only the inputs of the adapter and of each layer of the language model, in place.
 
-    The backward pass computes the rest again, with the same dropout: losses and gradients are what
-    they are without. Names of weights stay as they are. Not for compiled layers, whose dropout is
-    drawn otherwise the second time.
+    The backward pass computes the rest again, with the same dropout, so losses and gradients don't
+    change. Weights keep their names. Don't use it with compiled layers, whose recomputed dropout
+    differs.
 
     Raises:
         EdjeError: the language model's layers are not found.

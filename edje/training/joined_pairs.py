@@ -1,4 +1,4 @@
-"""The pairs of all ranks as one batch: what a rank must know of the others'."""
+"""The pairs of all ranks as one batch: the data of others that a rank needs."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from edje.records import PairBatch, TextBatch
 class JoinedPairs:
     """The pairs of all ranks in rank order, without their tokens and texts.
 
-    This rank's own are the rows from `first` on.
+    This rank's own pairs are the rows from `first` on.
     """
 
     first: int
@@ -27,7 +27,7 @@ class JoinedPairs:
 
     @classmethod
     def of(cls, batch: PairBatch) -> "JoinedPairs":
-        """Gather what all ranks hold; batches are of equal size."""
+        """Gather the pairs of all ranks; batches have equal size."""
         return cls(
             first=rank() * len(batch.sample_ids),
             sample_ids=joined(batch.sample_ids),
@@ -44,7 +44,7 @@ class JoinedPairs:
 
 
 def to_common_length(batch: PairBatch) -> PairBatch:
-    """The batch with its texts padded to the longest of all ranks."""
+    """The batch with its texts padded to the longest text of all ranks."""
     if num_ranks() == 1:
         return batch
     ids, mask = batch.text.input_ids, batch.text.attention_mask

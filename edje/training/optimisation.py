@@ -17,7 +17,7 @@ from edje.objectives.draws import integer
 class Optimisation:
     """AdamW with linear warm-up and a decay to `final_lr`.
 
-    Norms, biases, single vectors, learned queries and position embeddings are not decayed.
+    Norms, biases, single vectors, learned queries and position embeddings have no weight decay.
     `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` after every
     pass over the training set (0.9 in EDJE).
 
@@ -25,11 +25,11 @@ class Optimisation:
         lr: peak learning rate.
         weight_decay: decoupled decay of the matrices.
         warmup_steps: optimiser steps from `initial_lr` to `lr`.
-        adapter_lr_scale: the adapter's learning rate in units of `lr`, for a fresh adapter before
-            a trained joint encoder.
+        adapter_lr_scale: the adapter's learning rate in units of `lr`, for a fresh adapter with a
+            trained joint encoder.
 
     Raises:
-        EdjeError: a value that no training can go by, such as a learning rate of 0.
+        EdjeError: a value is invalid, such as a learning rate of 0.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Optimisation:
             ("adapter_lr_scale", adapter_lr_scale, 0 <= adapter_lr_scale < math.inf, "at least 0"),
         ):
             if not fits:
-                raise EdjeError(f"optim.{name}={value}: expected {expected}. Mend the value.")
+                raise EdjeError(f"optim.{name}={value}: expected {expected}. Fix the value.")
         self.lr = lr
         self.weight_decay = weight_decay
         self.betas = (pair[0], pair[1])
@@ -81,9 +81,9 @@ class Optimisation:
     def for_run(
         self, trainer: L.Trainer, model: nn.Module, steps_per_epoch: int
     ) -> OptimizerLRScheduler:
-        """What a module's `configure_optimizers` gives: both of `build`, with a step's interval.
+        """The result of a module's `configure_optimizers`: both of `build`, updated every step.
 
-        `steps_per_epoch` is what one rank alone needs for a pass.
+        `steps_per_epoch` is the number that a single rank needs for a pass.
         """
         steps = int(trainer.estimated_stepping_batches)
         optimizer, schedule = self.build(
@@ -95,7 +95,7 @@ class Optimisation:
         }
 
     def factor(self, step: int, max_steps: int, steps_per_epoch: int) -> float:
-        """The learning rate of a step in units of `lr`."""
+        """The learning rate at a step in units of `lr`."""
         first, last = self.initial_lr / self.lr, self.final_lr / self.lr
         if step < self.warmup_steps:
             return first + (1 - first) * step / self.warmup_steps

@@ -1,4 +1,4 @@
-"""What the parts of a training step share: its pairs, and texts and images that are read once."""
+"""Shared by the parts of a training step: its pairs, and texts and images that are read once."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from edje.training.joined_pairs import JoinedPairs
 
 @dataclass(frozen=True)
 class MinedPairs:
-    """Which caption meets which image: B positives, B·n wrong images, B·n wrong captions.
+    """The pairs of a step: B positives, B·n with wrong images, B·n with wrong captions.
 
-    Rows count the pairs of all ranks. With the first stage's scores of each sample's candidates,
-    by caption and by image, the positive first.
+    Rows count the pairs of all ranks. The first stage's scores of each sample's candidates are
+    included, by caption and by image, the positive first.
     """
 
     negatives: Negatives
@@ -60,14 +60,14 @@ class MinedPairs:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step is computed from; this rank's pairs are rows `own` of those of all ranks."""
+    """The inputs of a step; this rank's pairs are rows `own` of those of all ranks."""
 
     batch: PairBatch
-    text: TextBatch  # the batch's, as it stands before an image
+    text: TextBatch  # the batch's, cut to go before an image
     everyone: JoinedPairs
     counts: StepCounts
     mined: MinedPairs | None  # None: no part reads pairs
-    mask: Bool[Tensor, "batch length"] | None  # words of the text to be masked
+    mask: Bool[Tensor, "batch length"] | None  # words of the text to mask
 
     @property
     def own(self) -> slice:
@@ -82,23 +82,23 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """Texts and images where they meet, each read once; pairs point at their rows.
+    """Texts and images where they join, each read once; pairs refer to their rows.
 
-    Every image is compressed and every caption read on its own rank; what others contrast with it
-    travels, gradients included.
+    Every image is compressed and every caption read on its own rank. What other ranks contrast
+    with it is sent to them, including gradients.
     """
 
     states: Float[Tensor, "texts length text_width"]  # captions of all ranks, then own masked ones
     attention: Bool[Tensor, "texts length"]
     visual: Float[Tensor, "images tokens width"]
-    masked_text: int  # where the masked captions begin
-    masked_image: int  # where their images do
+    masked_text: int  # first row of the masked captions
+    masked_image: int  # first row of their images
 
     @classmethod
     def of(cls, model: EDJE, given: StepInputs, contrasted: bool, mask_id: int) -> "Reading":
         """Read the captions if they are `contrasted`, and the masked ones if there is a mask.
 
-        Where nothing is contrasted, texts and images are this rank's alone.
+        If nothing is contrasted, texts and images are only this rank's.
         """
         text, count = given.text, len(given.text.input_ids)
         ids = [text.input_ids] if contrasted else []
@@ -116,7 +116,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class FusedPairs:
-    """Pairs that went through the joint layers: the mined ones, after them the masked captions."""
+    """Pairs after the joint layers: the mined ones, then the masked captions."""
 
     texts: Int[Tensor, "pairs"]  # rows of the reading
     visual: Float[Tensor, "pairs tokens width"]
@@ -134,7 +134,7 @@ class FusedPairs:
             own = torch.arange(len(given.mask), device=given.mask.device)
             texts.append(own + reading.masked_text)
             images.append(own + reading.masked_image)
-        # Not by [row]: on a CPU, torch then adds up gradients in the order that threads come in.
+        # Not by [row]: on a CPU, torch would then sum gradients in the threads' random order.
         row, seen = torch.cat(texts), reading.visual.index_select(0, torch.cat(images))
         states = reading.states.index_select(0, row)
         hidden = model.joint.fuse(states, reading.attention[row], seen, given.padded)

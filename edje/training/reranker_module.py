@@ -24,26 +24,26 @@ from edje.training.step import forward_step, masked_positions
 from edje.training.unread import freeze_unread
 
 log = logging.getLogger(__name__)
-COUNTS = "missing_negatives"  # in training checkpoints: how many, in how many batches
+COUNTS = "missing_negatives"  # in training checkpoints: their number, and in how many batches
 
 
 class RerankerModule(L.LightningModule):
     """Trains an EDJE on pairs whose vision tokens are cached.
 
-    Negatives, masks and dropout are functions of (seed, step, sample), so that a run resumed
-    mid-epoch gives bitwise what an uninterrupted one gives. A step is the optimiser's; masks and
-    dropout differ from micro-batch to micro-batch where gradients are accumulated.
+    Negatives, masks and dropout are functions of (seed, step, sample), so a run resumed mid-epoch
+    is bitwise equal to an uninterrupted one. A step is an optimiser step. With accumulated
+    gradients, masks and dropout differ between its micro-batches.
 
     Args:
-        model: the reranker, the only part that is trained and saved.
+        model: the reranker; only this is trained and saved.
         objectives: the terms of the loss by name.
         negatives: the miner of hard negatives.
         optimisation: the optimiser and schedule to build.
         mask_id: word-piece id of [MASK].
-        steps_per_epoch: optimiser steps that one rank alone needs for a pass over the training set.
-        checkpoint_fields: what makes a checkpoint reload alone; added to every one.
+        steps_per_epoch: optimiser steps that a single rank needs for a pass over the training set.
+        checkpoint_fields: what a checkpoint needs to be loaded alone; added to each.
         teacher: a frozen reranker to distil from; neither trained nor saved.
-        seed: seeds every draw.
+        seed: seed of every draw.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class RerankerModule(L.LightningModule):
         freeze_unread(model, self.needs)
         frozen = None if teacher is None else teacher.eval().requires_grad_(False)
         self.dev_recall = recall_metrics("dev/t2i_")
-        self.missing_negatives = 0  # since the run's start
+        self.missing_negatives = 0  # since the start of the run
         self._short_batches = 0
-        self._teacher = [frozen]  # in a list, so that it is no submodule of this one
+        self._teacher = [frozen]  # in a list, so that it isn't a submodule
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the device of the model."""
+        """Move the teacher to the model's device."""
         self._teacher = [None if t is None else t.to(self.device) for t in self._teacher]
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
@@ -101,9 +101,9 @@ class RerankerModule(L.LightningModule):
         return loss
 
     def forward(self, batch: PairBatch, step: int, micro_batch: int | None = None) -> StepOutputs:
-        """What the objectives read, for this rank's pairs among those of all ranks.
+        """The outputs that the objectives read, for this rank's pairs among those of all ranks.
 
-        Masks are drawn by the micro-batch, where a step has several of them.
+        Masks are drawn per micro-batch, if a step has several of them.
         """
         number = step if micro_batch is None else micro_batch
         self.model.adapter.draw_budget(fraction(self.seed, step, 5))
@@ -142,7 +142,7 @@ class RerankerModule(L.LightningModule):
         )
 
     def _count(self, missing: int, pairs: int) -> None:
-        """Count the negatives that batches didn't hold, and say so now and then."""
+        """Count the negatives that batches lack, and warn sometimes."""
         if not missing:
             return
         asked = 2 * pairs * self.negatives.count
@@ -150,8 +150,8 @@ class RerankerModule(L.LightningModule):
         self._short_batches += 1
         if self._short_batches.bit_count() == 1 and self.global_rank == 0:  # 1st, 2nd, 4th, 8th, …
             log.warning(
-                "short batch no. %d of this run: it holds %d of the %d wrong images and captions "
-                "that its %d pairs ask for (the others are of the same image, or of equal "
+                "short batch no. %d of this run: it has only %d of the %d wrong images and "
+                "captions that its %d pairs need (the others have the same image or equal "
                 "captions), and is trained on with these. Raise loader.batch_size or lower "
                 "negatives.count.",
                 self._short_batches,
@@ -161,7 +161,7 @@ class RerankerModule(L.LightningModule):
             )
 
     def on_train_end(self) -> None:
-        """Say how many negatives there weren't."""
+        """Log how many negatives were missing."""
         if self.missing_negatives and self.global_rank == 0:
             log.warning(
                 "%d negatives were missing in %d short batches of this run",
@@ -174,10 +174,10 @@ class RerankerModule(L.LightningModule):
         return self.optimisation.for_run(self.trainer, self.model, self.steps_per_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Add what makes the checkpoint reload with nothing else."""
+        """Add what the checkpoint needs to be loaded alone."""
         checkpoint.update(self.checkpoint_fields)
         checkpoint[COUNTS] = [self.missing_negatives, self._short_batches]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Go on counting where the interrupted run stopped."""
+        """Continue counting where the interrupted run stopped."""
         self.missing_negatives, self._short_batches = checkpoint.get(COUNTS, (0, 0))

@@ -1,4 +1,4 @@
-"""One training step's forward: all the pairs of the step in one batch of the joint encoder."""
+"""One training step's forward: all pairs of the step in one batch of the joint encoder."""
 
 import torch
 from jaxtyping import Bool
@@ -19,9 +19,9 @@ from edje.training.reading import FusedPairs, MinedPairs, Reading, StepInputs
 def masked_positions(
     text: TextBatch, sample_ids: Tensor, probability: float, seed: int, step: int
 ) -> Bool[Tensor, "batch length"]:
-    """Which word pieces become [MASK]: each of a caption's, never [CLS], [SEP] or padding.
+    """Which word pieces become [MASK]: only a caption's own, never [CLS], [SEP] or padding.
 
-    A function of (seed, step, sample id, position) alone.
+    Depends only on (seed, step, sample id, position).
     """
     columns = torch.arange(text.input_ids.shape[1], device=text.input_ids.device)
     return word_positions(text.attention_mask) & (
@@ -40,20 +40,20 @@ def forward_step(
     everyone: JoinedPairs | None = None,
     counts: StepCounts | None = None,
 ) -> StepOutputs:
-    """Everything the objectives read, and nothing that none of them does.
+    """Everything that some objective reads, and nothing else.
 
     On several ranks each computes the rows of its own pairs.
 
     Args:
         model: the reranker in training.
-        batch: B matching pairs with the backbone's tokens; texts as long on every rank.
-        negatives: of this rank's pairs, rows of all ranks'; only with "pairs" among the needs.
+        batch: B matching pairs with the backbone's tokens; texts of equal length on every rank.
+        negatives: for this rank's pairs, as rows of all ranks' pairs; only if `needs` has "pairs".
         needs: the parts that some objective reads.
-        mask: positions of the (cut) text to be masked; only with "masked" among the needs.
+        mask: positions of the (cut) text to mask; only if `needs` has "masked".
         mask_id: word-piece id of [MASK].
-        teacher: the frozen reranker to distil from; only with "teacher" among the needs.
+        teacher: the frozen reranker to distil from; only if `needs` has "teacher".
         everyone: the pairs of all ranks; by default gathered here.
-        counts: of the batch, where they are known; counted here on one rank only.
+        counts: of the batch, if known; otherwise counted here.
     """
     text = model.joint.cut(batch.text)
     counts = StepCounts.of(negatives, mask, batch.text) if counts is None else counts
@@ -66,7 +66,7 @@ def forward_step(
         reading = Reading.of(model, given, contrasted, mask_id)
     if reading is not None and (mined is not None or mask is not None):
         fused = FusedPairs.of(model, given, reading)
-    # Of the parts that drop channels by chance the order is part of the numbers.
+    # The order matters for parts with random dropout: it changes the numbers.
     if reading is not None and fused is not None and mined is not None:
         pairs = parts.pair_logits(model, given, mined, reading, fused)
     if fused is not None and mask is not None:

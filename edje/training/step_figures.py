@@ -1,4 +1,4 @@
-"""What is logged of each optimiser step beside its losses: learning rate and gradient norm."""
+"""Logs of each optimiser step besides its losses: learning rate and gradient norm."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from torch.optim import Optimizer
 
 
 class StepFigures(L.Callback):
-    """Logs `optim/learning_rate` and `optim/gradient_norm` as an optimiser step is made.
+    """Logs `optim/learning_rate` and `optim/gradient_norm` at each optimiser step.
 
-    The rate is that of the joint encoder (the adapter's is `adapter_lr_scale` times it); the norm
-    is of all gradients together, accumulated over the step's batches and the ranks, before they
-    are clipped. It stays on its device, so nothing waits for it.
+    The rate is the joint encoder's (the adapter's is `adapter_lr_scale` times it). The norm is
+    that of all gradients together, accumulated over the step's batches and the ranks, before
+    clipping. It stays on its device, so nothing waits for it.
 
     Args:
-        lr: the peak of the joint encoder's rate.
+        lr: the joint encoder's peak rate.
     """
 
     def __init__(self, lr: float):
@@ -27,6 +27,6 @@ class StepFigures(L.Callback):
         """Gradients are complete, unscaled and not yet clipped."""
         schedule: Any = trainer.lr_scheduler_configs[0].scheduler
         rate = self.lr * schedule.lr_lambdas[0](schedule.last_epoch)
-        pl_module.log("optim/learning_rate", torch.tensor(rate))  # moved nowhere: no wait
+        pl_module.log("optim/learning_rate", torch.tensor(rate))  # stays on the CPU: no wait
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         pl_module.log("optim/gradient_norm", torch.nn.utils.get_total_norm(gradients))

@@ -1,4 +1,4 @@
-"""The parts of a training step that objectives read, each from what the step shares."""
+"""The parts of a training step that objectives read, computed from the shared reading."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,9 +49,9 @@ def candidate_logits(
 
 
 def presence(found: Bool[Tensor, "batch n"] | None, missing: int) -> Presence | None:
-    """Which candidates there are, given which negatives were found; None: all, on every rank.
+    """Which candidates are present, from the negatives that were found; None: all, on every rank.
 
-    `missing` counts those of all ranks.
+    `missing` counts the missing negatives of all ranks.
     """
     if found is None or not missing:
         return None
@@ -65,7 +65,7 @@ def presence(found: Bool[Tensor, "batch n"] | None, missing: int) -> Presence | 
 def masked_words(
     model: EDJE, given: StepInputs, mask: Bool[Tensor, "batch length"], fused: FusedPairs
 ) -> MaskedWords:
-    """Logits of the masked word pieces, read off the masked captions beside their images."""
+    """Logits of the masked word pieces, from the masked captions read with their images."""
     places = places_of(mask, given.counts.masked)
     words = fused.hidden[fused.num_mined :, : mask.shape[1]].flatten(0, 1)
     logits = model.masked_language(
@@ -78,7 +78,7 @@ def masked_words(
 
 
 def recovered_text(model: EDJE, given: StepInputs) -> RecoveredText:
-    """The captions without any image, uncut, projected to the dual encoder's width."""
+    """The uncut captions, read without an image and projected to the dual encoder's width."""
     text = given.batch.text
     alone = model.joint.encode_text(
         text.input_ids, text.attention_mask, given.counts.padded(text.input_ids)
@@ -100,7 +100,7 @@ def aligned_pairs(model: EDJE, given: StepInputs, reading: Reading) -> AlignedPa
 def teacher_logits(
     teacher: EDJE, given: StepInputs, mined: MinedPairs, reading: Reading
 ) -> PairLogits:
-    """A frozen reranker's match logits of the mined pairs, from its own tokens where given."""
+    """A frozen reranker's match logits of the mined pairs, from its own stored tokens if given."""
     text, stored = given.text, given.batch.teacher_tokens
     tokens = teacher.compress(given.batch.tokens) if stored is None else stored
     visual = joined(tokens)[mined.images]

@@ -1,4 +1,4 @@
-"""How many pairs a training reads in a second: logged with the losses."""
+"""The number of pairs that a training reads per second, logged with the losses."""
 
 import time
 from collections import deque
@@ -12,15 +12,15 @@ from edje.training.data_wait import DataWait
 
 
 class Throughput(L.Callback):
-    """Logs `time/pairs_per_second`, of all ranks, over the batches of the last logged interval.
+    """Logs `time/pairs_per_second`, over all ranks and the batches of the last logged interval.
 
-    Their time is that of their steps and of waiting for their data; scoring dev and writing
-    checkpoints don't count. Comes first in the list of callbacks, so that what the others do at a
-    step's end doesn't belong to the step. On an accelerator a step's end is when its work was
-    handed over: a step late, which an interval levels out.
+    The time includes the steps and waiting for their data, but not scoring dev or writing
+    checkpoints. It is the first callback in the list, so that the others' work at a step's end
+    doesn't belong to the step. On an accelerator a step ends when its work is launched: one step
+    late, which averages out over an interval.
 
     Args:
-        wait: what measures the waiting, in the same list.
+        wait: the callback in the same list that measures the waiting.
     """
 
     def __init__(self, wait: DataWait, clock: Callable[[], float] = time.perf_counter):
@@ -31,14 +31,14 @@ class Throughput(L.Callback):
         self._recent: deque[tuple[int, float]] = deque()  # pairs and seconds of a batch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look over as many batches as lie between two rows of the log."""
+        """Average over as many batches as there are between two rows of the log."""
         every = getattr(trainer, "log_every_n_steps", 1)
         self._recent = deque(maxlen=max(every, 1) * trainer.accumulate_grad_batches)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PairBatch, batch_idx: int
     ) -> None:
-        """The batch is there."""
+        """The batch has arrived."""
         self._start = self.clock()
 
     def on_train_batch_end(
@@ -49,7 +49,7 @@ class Throughput(L.Callback):
         batch: PairBatch,
         batch_idx: int,
     ) -> None:
-        """Its step is done."""
+        """The step is done."""
         waited, self._waited = self.wait.waited - self._waited, self.wait.waited
         seconds = self.clock() - self._start + waited
         self._recent.append((len(batch.sample_ids) * trainer.world_size, seconds))

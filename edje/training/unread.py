@@ -1,4 +1,4 @@
-"""Freezing what no objective reads: on several ranks a trained weight must get a gradient."""
+"""Freezing weights that no objective reads: on several ranks a trained weight needs a gradient."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -13,11 +13,11 @@ from edje.objectives.outputs import Part
 def freeze_unread(model: EDJE, needs: frozenset[Part]) -> None:
     """Freeze every weight that no gradient of these parts reaches.
 
-    So it is neither decayed nor kept by the optimiser, and DistributedDataParallel, which waits
-    for the gradient of every trainable weight, need not look for missing ones at each step.
+    So the optimiser neither decays nor keeps it. DistributedDataParallel waits for the gradient of
+    every trainable weight; this way it need not look for missing ones at each step.
     """
     read = {id(weight) for part in _read(model, needs) for weight in _weights(part)}
-    pooler = getattr(model.joint.language_model, "pooler", None)  # its output is never asked for
+    pooler = getattr(model.joint.language_model, "pooler", None)  # its output is never used
     unused = set() if pooler is None else {id(weight) for weight in pooler.parameters()}
     for weight in model.parameters():
         if id(weight) not in read or id(weight) in unused:
@@ -25,7 +25,7 @@ def freeze_unread(model: EDJE, needs: frozenset[Part]) -> None:
 
 
 def _read(model: EDJE, needs: frozenset[Part]) -> Iterator[nn.Module | nn.Parameter | None]:
-    """The modules and weights that some part's value depends on."""
+    """The modules and weights that the value of some part depends on."""
     joint, fused, evidence = model.joint, bool(needs & {"pairs", "masked"}), model.evidence
     if fused or "alignment" in needs:
         yield model.adapter
@@ -50,7 +50,7 @@ def _read(model: EDJE, needs: frozenset[Part]) -> Iterator[nn.Module | nn.Parame
 
 
 def _before_fusion(joint: JointEncoder) -> Iterator[nn.Module]:
-    """What `JointEncoder.read_text` runs: word embeddings, or all below the fusion layer."""
+    """What `JointEncoder.read_text` runs: word embeddings, or all layers below fusion."""
     if not joint.fusion_layer:
         yield joint.word_embeddings
         return

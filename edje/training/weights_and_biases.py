@@ -1,4 +1,4 @@
-"""The logger of Weights & Biases: one run there for each run folder."""
+"""The logger of Weights & Biases: one W&B run per run folder."""
 
 import secrets
 from pathlib import Path
@@ -10,16 +10,16 @@ from edje.parallel.environment import own_rank
 
 
 class WeightsAndBiases(WandbLogger):
-    """A run there for each run folder, the same one when it is resumed, with its configuration.
+    """One W&B run per run folder, continued when the folder's run is resumed, with its config.
 
-    It ends with the training, so that the next run of a sweep is another.
+    It ends with the training, so that the next run of a sweep is a new one.
 
     Args:
         save_dir: the run folder.
-        name: of the folder in it where files are kept.
-        version: the part of the training; a resumed one goes on in the same run.
-        project: there; `entity`, `group` and `tags` as `wandb.init` has them.
-        offline: nothing is sent; `wandb sync` does so later.
+        name: name of the folder in it for W&B's files.
+        version: the part of the training; a resumed one continues the same W&B run.
+        project: the W&B project; `entity`, `group` and `tags` are as in `wandb.init`.
+        offline: send nothing; `wandb sync` sends it later.
 
     Raises:
         ModuleNotFoundError: wandb isn't installed.
@@ -52,15 +52,15 @@ class WeightsAndBiases(WandbLogger):
         )
 
     def finalize(self, status: str) -> None:
-        """End the run there."""
+        """End the W&B run."""
         super().finalize(status)
-        if self._experiment is not None:  # on rank 0, where something was logged
+        if self._experiment is not None:  # on rank 0, if something was logged
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None
 
 
 def lasting_id(file: Path) -> str:
-    """The id that a file holds, or a fresh one, which rank 0 keeps there."""
+    """The id in a file, or a new one, which rank 0 writes to the file."""
     if file.is_file():
         return file.read_text("utf-8").strip()
     fresh = secrets.token_hex(6)

@@ -1,10 +1,10 @@
-"""How honest a run's calibration is on its evaluated split, at chosen sizes of gallery.
+"""How reliable a run's calibration is on its evaluated split, at chosen gallery sizes.
 
 python experiments/calibration/measure.py <run folder> [--sizes 50,100,300,500]
 
-The calibration is fitted on dev as at the end of the run, then once more without the lead of the
-first hit, and on the smallest galleries only. Each cell is the expected calibration error
-with that of honest probabilities, (by chance), behind it.
+The calibration is fitted on dev as at the end of the run, then again without the lead of the first
+hit, and again on the smallest galleries only. Each cell is the expected calibration error,
+followed by that of perfect probabilities (by chance).
 """
 
 import argparse
@@ -35,7 +35,7 @@ LOWER = slice(1, 4)  # the second to the fourth hit
 
 @contextmanager
 def without_lead() -> Iterator[None]:
-    """No hit is ahead of another."""
+    """Set every hit's lead to 0 in the block."""
     given = calibration.features
 
     def features(*inputs: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ def without_lead() -> Iterator[None]:
 
 
 def rows(name: str, fitted: Calibration, checked: Sequence[Searches]) -> Iterator[str]:
-    """A row for the first hits, and one for the lower ones."""
+    """One row for the first hits, and one for the lower ones."""
     first, lower = [], []
     for searches in checked:
         scores, right = best_first(searches.scores.double(), searches.right)
@@ -66,7 +66,7 @@ def rows(name: str, fitted: Calibration, checked: Sequence[Searches]) -> Iterato
 def table(
     direction: str, dev: Sequence[Searches], checked: Sequence[Searches], score: str, fewest: int
 ) -> Iterator[str]:
-    """Lines of one direction; `fewest` sizes of dev's galleries are those of the last rows."""
+    """Lines of one direction; the last fit uses only dev's `fewest` smallest gallery sizes."""
     sizes = [f"{searches.gallery_sizes.double().mean():.0f}" for searches in checked]
     yield f"\n| {direction} | hits | {' | '.join(sizes)} |\n|{'---|' * (2 + len(sizes))}"
     fitted = fit_calibration(joined(dev), score)
@@ -80,7 +80,7 @@ def table(
 
 
 def reached(fitted: Calibration, precision: float, searches: Searches) -> str:
-    """What a threshold gives on other searches than those of the fit."""
+    """The precision and answered share of a threshold on searches outside the fit."""
     try:
         threshold = fitted.threshold(precision)
     except edje.EdjeError as error:
@@ -92,12 +92,12 @@ def reached(fitted: Calibration, precision: float, searches: Searches) -> str:
 
 
 def main() -> None:
-    """Fit, measure, print a table of each direction."""
+    """Fit, measure, print a table per direction."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--sizes", default="50,100,300,500", help="images of the galleries")
-    parser.add_argument("--fewest", type=int, default=2, help="sizes of the last fit's galleries")
-    parser.add_argument("--queries", type=int, default=500, help="of each size and seed")
+    parser.add_argument("--sizes", default="50,100,300,500", help="images per gallery")
+    parser.add_argument("--fewest", type=int, default=2, help="gallery sizes in the last fit")
+    parser.add_argument("--queries", type=int, default=500, help="per size and seed")
     parser.add_argument("--seeds", type=int, default=4)
     given = parser.parse_args()
     cfg = yaml.safe_load((given.run / "config.yaml").read_text())

@@ -1,9 +1,9 @@
-"""Recall over seeds of the run folders given, with the paired gain over the first stage.
+"""Recall of run folders over seeds, with the paired gain over the first stage.
 
     python experiments/flickr8k/table.py joint|final <run folder of each seed> …
 
-A markdown row per direction and cutoff: the first stage, the mean over seeds of the score, and
-the gain, whose 95% interval is a bootstrap over images of the queries' mean over seeds.
+One markdown row per direction and cutoff: the first stage, the score's mean over seeds, and the
+gain, whose 95% interval is a bootstrap over images of the queries' mean over seeds.
 """
 
 import sys

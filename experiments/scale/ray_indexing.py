@@ -1,9 +1,9 @@
-"""What does engine=ray lose against one process? python experiments/scale/ray_indexing.py <folder>
+"""How much slower is engine=ray than one process? python experiments/scale/ray_indexing.py <folder>
 
-2,000 pictures of data=shapes into new indexes by the shipped reranker `shapes`, in alternating
-turns, one thread in each process (OMP_NUM_THREADS=1). Of Ray the rest is compared that comes after
-both workers have given their first unit of 128: what goes before is their start-up. Processors'
-time is that of this process and of all that come from it.
+2,000 pictures of data=shapes are added to new indexes with the shipped reranker `shapes`, in
+alternating turns, one thread per process (OMP_NUM_THREADS=1). For Ray, only the part after both
+workers have delivered their first unit of 128 is compared; the part before is start-up. CPU time
+is that of this process and all its descendants.
 """
 
 import os
@@ -26,7 +26,7 @@ from edje.index.ray_units import Outcome
 PICTURES, UNIT, SIDE, WORKERS = 2000, 128, 96, 2
 TURNS = int(os.environ.get("TURNS", "5"))
 TICKS = os.sysconf("SC_CLK_TCK")
-Figures = tuple[float, float]  # seconds on the clock and of the processors
+Figures = tuple[float, float]  # seconds of wall-clock and of CPU time
 
 
 def main(folder: Path) -> None:
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
             draw_scene(scene, SIDE).save(folder / "making" / f"{number:06d}.png")
         (folder / "making").rename(drawn)
     reranker = Reranker.from_pretrained("shapes", device="cpu")
-    reranker.encode(sorted(drawn.iterdir())[:64])  # whatever is done once
+    reranker.encode(sorted(drawn.iterdir())[:64])  # runs one-time work
     local: list[Figures] = []
     startup: list[Figures] = []
     rest: list[Figures] = []
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
 
 
 def addition(folder: Path, reranker: Reranker, source: Path, engine: Engine) -> Figures:
-    """What an addition to a new index takes."""
+    """The time of an addition to a new index."""
     shutil.rmtree(folder, ignore_errors=True)
     index = ImageIndex.open(folder, reranker)
     with processors() as spent:
@@ -82,7 +82,7 @@ def addition(folder: Path, reranker: Reranker, source: Path, engine: Engine) -> 
 
 @contextmanager
 def first_units() -> Iterator[list[Figures]]:
-    """When the units of an addition in the block came, from its begin."""
+    """The times at which units of an addition in the block arrived, from its start."""
     take, seen = Commits.take, []
     before, begun = descendants(), time.monotonic()
 
@@ -101,7 +101,7 @@ def first_units() -> Iterator[list[Figures]]:
 
 @contextmanager
 def processors() -> Iterator[list[float]]:
-    """Seconds of the processors that this process and its descendants use in the block."""
+    """CPU seconds that this process and its descendants use in the block."""
     before, seen, done, spent = descendants(), {}, threading.Event(), [0.0]
 
     def look() -> None:
@@ -120,13 +120,13 @@ def processors() -> Iterator[list[float]]:
 
 
 def descendants() -> dict[int, float]:
-    """Seconds of the processors by process, of this one and all that come from it."""
+    """CPU seconds of this process and its descendants, by process id."""
     parents, seconds = {}, {}
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
             try:
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended
+            except OSError:  # it has exited
                 continue
             parents[int(path.name)] = int(fields[1])
             seconds[int(path.name)] = (int(fields[11]) + int(fields[12])) / TICKS
@@ -137,7 +137,7 @@ def descendants() -> dict[int, float]:
 
 
 def say(line: str) -> None:
-    """Write a line at once."""
+    """Print a line immediately."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

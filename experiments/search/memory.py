@@ -1,6 +1,6 @@
-"""How much memory an index of many pictures takes: python experiments/search/memory.py <rows>.
+"""The memory of an index with many pictures: python experiments/search/memory.py <rows>.
 
-Rows of random embeddings of width 768 and cells of 2,048 bytes; a process for each figure.
+Rows of random embeddings of width 768 and cells of 2,048 bytes; one process per figure.
 """
 
 import resource
@@ -19,14 +19,14 @@ WIDTH, CELL, BATCH = 768, 2048, 256
 
 
 def main(rows: int) -> None:
-    """Write the rows, then search and know them, each in a process of its own."""
+    """Write the rows, then search them and load an addition's records, each in its own process."""
     with tempfile.TemporaryDirectory() as scratch:
         for work in ("write", "nothing", "search", "know"):
             subprocess.run([sys.executable, __file__, str(rows), work, scratch], check=True)
 
 
 def part(rows: int, work: str, folder: Path) -> None:
-    """Do one work and print this process's peak."""
+    """Do one job and print this process's peak memory."""
     if work == "write":
         write(rows, folder)
     table = ImageTable.open(folder)
@@ -41,7 +41,7 @@ def part(rows: int, work: str, folder: Path) -> None:
 
 
 def write(rows: int, folder: Path) -> None:
-    """Write them as an addition does, a batch at a time."""
+    """Write the rows as an addition does, one batch at a time."""
     draws = np.random.default_rng(0)
     table = ImageTable.create(folder, TableFacts({}, WIDTH, CELL))
     for first in range(0, rows, BATCH):
@@ -66,7 +66,7 @@ def write(rows: int, folder: Path) -> None:
 
 
 def say(line: object) -> None:
-    """A line of the output."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The same searches behind LitServe's dynamic batching, to be measured beside `edje serve`.
+"""The same searches behind LitServe's dynamic batching, to compare with `edje serve`.
 
 pip install litserve
 python experiments/serving/litserve_api.py photos.edje photos 8127
@@ -28,15 +28,15 @@ class SearchApi(litserve.LitAPI):
         self.index.search("a", k=2)
 
     def decode_request(self, request: dict[str, Any]) -> tuple[Question, int]:
-        """What is asked."""
+        """The question in a request."""
         return Question(request["q"], int(request["k"])), int(request["top"])
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Requests together."""
+        """A batch of requests."""
         return inputs
 
     def predict(self, asked: list[tuple[Question, int]]) -> list[Any]:
-        """Both lists of each."""
+        """Both result lists of each question."""
         answers = self.index.answers([question for question, _ in asked])
         return [
             (answer.best(top), answer.first_stage(top))
@@ -44,11 +44,11 @@ class SearchApi(litserve.LitAPI):
         ]
 
     def unbatch(self, output: list[Any]) -> list[Any]:
-        """One by one."""
+        """The single results."""
         return output
 
     def encode_response(self, output: Any) -> dict[str, Any]:
-        """As JSON."""
+        """A result as JSON."""
         best, first = ([vars(hit) for hit in hits] for hits in output)
         return {"reranked": best, "first_stage": first}
 

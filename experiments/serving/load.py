@@ -1,10 +1,10 @@
-"""Load on a running `edje serve`: throughput and latency of some numbers of clients, in turns.
+"""Load on a running `edje serve`: throughput and latency for several numbers of clients, in turns.
 
     edje serve photos.edje --port 8000 &
     python experiments/serving/load.py http://127.0.0.1:8000 --clients 1 16 --seconds 20 --turns 3
 
-Each client waits for its answer before it asks again. Queries are made of common words; they are
-all different, so that nothing is answered from memory.
+Each client waits for its answer before it sends the next query. Queries are made of common words;
+they are all different, so that nothing is answered from a cache.
 """
 
 import argparse
@@ -23,13 +23,13 @@ WHERE = ("on the grass", "in the snow", "at the beach", "on a street", "in the w
 
 
 def queries() -> "itertools.cycle[str]":
-    """384 texts, again and again."""
+    """384 texts, repeated forever."""
     every = itertools.product(WHO, DOES, WHERE)
     return itertools.cycle(" ".join(words) for words in every)
 
 
 def request(host: str, text: str, k: int, post: bool) -> bytes:
-    """What is sent, as our endpoint has it, or LitServe's (litserve_api.py)."""
+    """The bytes of a request to our endpoint, or to LitServe's (litserve_api.py)."""
     if not post:
         path = f"/v1/search?q={quote(text)}&k={k}&top=10"
         return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -41,7 +41,7 @@ def request(host: str, text: str, k: int, post: bool) -> bytes:
 async def client(
     place: tuple[str, int], texts, k: int, post: bool, end: float, seconds: list, failed: list
 ):
-    """Ask until the time is over."""
+    """Send queries until the time is over."""
     reader, writer = await asyncio.open_connection(*place)
     try:
         while time.perf_counter() < end:
@@ -60,7 +60,7 @@ async def client(
 
 
 async def turn(place: tuple[str, int], clients: int, k: int, post: bool, length: float) -> dict:
-    """One turn of so many clients."""
+    """One turn with this number of clients."""
     seconds: list[float] = []
     failed: list[str] = []
     texts = queries()
@@ -80,14 +80,14 @@ def used(pids: list[int]) -> tuple[float, float]:
 
 
 def of_process(pid: int) -> tuple[float, float]:
-    """The same of one."""
+    """The same for one process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return (int(fields[11]) + int(fields[12])) / 100, pages * 4096 / 2**20
 
 
 def main() -> None:
-    """Take turns, then print a line for each number of clients."""
+    """Measure in turns, then print one line per number of clients."""
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("url")
     given.add_argument("--clients", type=int, nargs="+", default=[1, 16])
@@ -95,13 +95,13 @@ def main() -> None:
     given.add_argument("--seconds", type=float, default=20)
     given.add_argument("--turns", type=int, default=3)
     given.add_argument("--pid", type=int, nargs="*", default=[], help="the server's, for its CPU")
-    given.add_argument("--post", action="store_true", help="as litserve_api.py has it")
+    given.add_argument("--post", action="store_true", help="as litserve_api.py needs it")
     chosen = given.parse_args()
     parts = urlsplit(chosen.url)
     place = (parts.hostname or "127.0.0.1", parts.port or 8000)
     asyncio.run(
         turn(place, max(chosen.clients), chosen.k, chosen.post, 2)
-    )  # once for all that is built lazily
+    )  # builds what is built lazily
     found: dict[int, list[dict]] = {}
     for _ in range(chosen.turns):
         for clients in chosen.clients:

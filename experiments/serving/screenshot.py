@@ -1,4 +1,4 @@
-"""A picture of the search page: `python screenshot.py <address> <query> <file.png>`."""
+"""A screenshot of the search page: `python screenshot.py <address> <query> <file.png>`."""
 
 import io
 import shutil
@@ -12,7 +12,7 @@ WINDOW = {"width": 1280, "height": 760}
 
 
 def main(address: str, query: str, file: str) -> None:
-    """Ask a running server, and write what Chromium shows in few colours, for few bytes."""
+    """Search on a running server, and save Chromium's page with few colours, for a small file."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         page = browser.new_page(viewport=WINDOW)

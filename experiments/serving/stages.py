@@ -1,4 +1,4 @@
-"""Milliseconds per query of each stage, where 1, 4 and 16 queries are answered together.
+"""Milliseconds per query of each stage, with 1, 4 and 16 queries answered together.
 
 python experiments/serving/stages.py photos.edje photos
 """

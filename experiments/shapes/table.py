@@ -10,7 +10,7 @@ from edje.analysis import bracketed, load_runs
 
 
 def main(folders: list[Path]) -> None:
-    """Print a row per run: recall of both stages and the paired gain, R@1 both ways."""
+    """Print one row per run: recall of both stages and the paired gain, R@1 in both directions."""
     stages = ("first_stage", "reranked", "gain")
     columns = [f"{way}.{stage}.recall@1" for way in ("t2i", "i2t") for stage in stages]
     print("| run |", " | ".join(columns), "|")  # noqa: T201  # the output of the script

@@ -1,4 +1,4 @@
-"""Recall on val over training, of two or more runs of train.py.
+"""Recall on val during training, for two or more runs of train.py.
 
     python experiments/shapes_backbone/curves.py <a run's folder> <a longer run's folder> …
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def curve(run: Path) -> pd.DataFrame:
-    """Optimiser step and t2i R@1 in percent, as the run wrote them."""
+    """Optimiser step and t2i R@1 in percent, as written by the run."""
     points = pd.read_csv(run / "curve.csv")
     return points.assign(run_steps=int(points["step"].max()))
 

@@ -2,9 +2,9 @@
 
     python experiments/shapes_backbone/train.py <folder to write> [--steps 4500]
 
-Writes backbone/ (the model as transformers saves it, in 16 bit), curve.csv (text-to-image R@1 on
-val over training) and metrics.json (of the last weights, as saved). On a CPU; the same seed and
-machine give the same weights.
+Writes backbone/ (the model as transformers saves it, in 16 bits), curve.csv (text-to-image R@1 on
+val during training) and metrics.json (of the last weights, as saved). Runs on a CPU; the same seed
+and machine give the same weights.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.training.optimisation import Optimisation
 
 CUTOFFS = (1, 5, 10, 20)
-MAX_SCALE = 100.0  # of the cosines, as CLIP limits it
+MAX_SCALE = 100.0  # of the cosines, the same limit as CLIP's
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -50,12 +50,12 @@ class Recipe:
     """Sizes of the model and its training; the defaults are those of the shipped files.
 
     Args:
-        width: of both towers and of the embedding.
-        image_size, patch_size: pixels of a side.
-        temperature: the factor on the cosines in the loss at the start.
-        batch_size: images; each comes with `captions_per_image` captions.
+        width: width of both towers and of the embedding.
+        image_size, patch_size: pixels per side.
+        temperature: the initial factor on the cosines in the loss.
+        batch_size: images; each has `captions_per_image` captions.
         score_every: steps between two scores on val.
-        seed: of weights, order and choice of captions.
+        seed: for weights, order and choice of captions.
     """
 
     width: int = 96
@@ -78,14 +78,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A split in memory: its images, and an equal number of captions for each."""
+    """A split in memory: its images, with an equal number of captions each."""
 
     pixels: UInt8[Tensor, "images 3 side side"]
     word_ids: Int[Tensor, "images captions length"]
 
 
 def train(recipe: Recipe, source: ShapesSource, folder: Path) -> float:
-    """Train on the source's train and write into `folder`; returns t2i R@1 on val in percent."""
+    """Train on the source's train and write to `folder`; returns t2i R@1 on val in percent."""
     splits = {name: source.read(name) for name in ("train", "val")}
     texts = {name: captions(split) for name, split in splits.items()}
     tokenizer = word_tokenizer(texts["train"])
@@ -132,9 +132,9 @@ def fit(recipe: Recipe, model: SiglipModel, pairs: Pairs) -> Iterator[int]:
 
 
 def batches(recipe: Recipe, pairs: Pairs) -> Iterator[Pairs]:
-    """The run's batches, each a function of seed and number: images and some of their captions.
+    """The run's batches of images and some of their captions; functions of seed and number.
 
-    Nothing but chance puts two alike scenes into one batch, as in the training of CLIP.
+    Similar scenes share a batch only by chance, as in CLIP's training.
     """
     images, captions = pairs.word_ids.shape[:2]
     size = recipe.batch_size
@@ -154,9 +154,9 @@ def contrastive(
     scale: Float[Tensor, ""],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """CLIP's symmetric cross-entropy in nats; an image's own captions are no rivals.
+    """CLIP's symmetric cross-entropy in nats; an image's own captions don't count as rivals.
 
-    Of L2-normalised embeddings, with logits scale · cosine + bias.
+    Embeddings are L2-normalised; logits are scale · cosine + bias.
     """
     count = texts.shape[1]
     owner = torch.arange(len(images)).repeat_interleave(count)
@@ -235,9 +235,9 @@ def new_siglip(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> SiglipMode
 
 
 def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A word of the texts per token, `[CLS] … [SEP]` around them, as long as the longest text.
+    """One token per word of the texts, with `[CLS] … [SEP]`, as long as the longest text.
 
-    The joint encoder of joint=tiny reads it too.
+    The joint encoder of joint=tiny uses it too.
     """
     words = sorted({word for text in texts for word in text.split()})
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *words))}
@@ -254,7 +254,7 @@ def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def image_processor(side: int) -> SiglipImageProcessor:
-    """What transformers will resize the images by, and `in_memory` does in training."""
+    """The image processor: transformers resizes with it, and so does `in_memory` in training."""
     size = {"height": side, "width": side}
     return SiglipImageProcessor(size=size, resample=Image.Resampling.BILINEAR)
 
@@ -299,9 +299,9 @@ def save(
 
 
 def main() -> None:
-    """The recipe of the shipped files, on training images that are unlike one another."""
+    """Run the recipe of the shipped files, on training images without siblings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="what is written into")
+    parser.add_argument("folder", type=Path, help="where to write")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--cache", default="cache", help="where the scenes are rendered")
     given = parser.parse_args()

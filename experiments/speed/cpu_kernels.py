@@ -1,11 +1,11 @@
-"""Our kernels for CPUs beside torch.compile and torchao: the same scorer with other layers.
+"""Our CPU kernels compared with torch.compile and torchao: the same scorer with other layers.
 
     python experiments/speed/cpu_kernels.py [--clock cpu] [--seconds 60] [--formats bf16 fp32]
 
 MiniLM-L12's size, random weights, 18 word pieces, 64 visual tokens, k = 20 and 100, 20 pairs at
-once in every lane, so that all shapes are static. A lane's scores are held against float32's before
-it is timed, and one that is wrong is left out. The lanes of a number format and a k take turns.
-torchao's run where it is installed. `--clock cpu` counts CPU seconds, for a busy machine (with
+once in every lane (method), so that all shapes are static. A lane's scores are compared with
+float32's before it is timed; a wrong one is left out. The lanes of a number format and a k take
+turns. torchao's run if it is installed. `--clock cpu` counts CPU seconds, for a busy machine (with
 OMP_NUM_THREADS=1).
 """
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 TOKENS, CANDIDATES, PAIRS_AT_ONCE = 64, (20, 100), 20
 FORMATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# The scores' root mean squared error, in deviations of float32's, beyond which a lane is wrong.
+# Limit of the scores' root mean squared error, in standard deviations of float32's scores.
 LARGEST_ERROR = {"fp32": 1e-3, "bf16": 0.15, "int8": 0.3}
 
 Score = Callable[[int], Tensor]
@@ -46,7 +46,7 @@ Score = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Lane:
-    """Scores of the first k images, their error, and how long making it took."""
+    """A method to score the first k images, its error, and the seconds it took to build."""
 
     score: Score
     error: float
@@ -54,12 +54,12 @@ class Lane:
 
 
 def main(formats: list[str], seconds: float, clock: str) -> None:
-    """Make, check, time, print."""
+    """Build, check, time and print all lanes."""
     torch.manual_seed(0)
     sizes = Benchmark(tokens=[TOKENS])
     model = random_reranker(sizes, TOKENS, 0)
     for parameter in model.joint.language_model.encoder.parameters():
-        if parameter.ndim == 2:  # so wide that the scores of images differ
+        if parameter.ndim == 2:  # wide enough for the scores of images to differ
             nn.init.normal_(parameter, std=sizes.width**-0.5)
     ids = random_text(sizes, sizes.text_tokens)
     text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool))
@@ -100,7 +100,7 @@ class Scorers:
         self.model, self.stored = model, stored
 
     def makers(self, name: str) -> Mapping[str, tuple[str, Callable[[], Score]]]:
-        """By lane: whose error is allowed, and what makes it."""
+        """By lane: the format whose error is allowed, and the function that builds it."""
         dtype = FORMATS[name]
         made = {
             "ours": (name, lambda: self.ours(name)),
@@ -119,17 +119,17 @@ class Scorers:
         return self.model.joint.language_model.encoder.layer
 
     def ours(self, name: str) -> Score:
-        """As it is."""
+        """Our scorer as it is."""
         return scores_of(self._scorer(torch.int8 if name == "int8" else FORMATS[name]))
 
     def of(self, layers: Callable[[Tensor], Tensor], name: str) -> Score:
-        """With other layers in the place of its own."""
+        """Our scorer with other layers."""
         scorer = self._scorer(FORMATS[name])
         scorer.encoder.upper = layers
         return scores_of(scorer)
 
     def compiled(self, layers: nn.Module, name: str) -> Score:
-        """Static shapes through inductor."""
+        """Layers compiled by inductor with static shapes."""
         return self.of(CompiledLayers(layers, CPU), name)
 
     def frozen(self, name: str) -> Score:
@@ -140,7 +140,7 @@ class Scorers:
         return scores
 
     def torchao(self, name: str) -> Score:
-        """Linear layers in int8, their inputs by scales of each row as it comes."""
+        """Linear layers in int8, with dynamic input scales per row."""
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
         layers = plain_layers(self.stack, FORMATS[name])
@@ -155,12 +155,12 @@ class Scorers:
 
 
 def scores_of(scorer: StoredTokenScorer) -> Score:
-    """Of one query with the first k images."""
+    """Scores of one query with the first k images."""
     return lambda k: score_query(scorer, torch.arange(k))
 
 
 def right_lanes(scorers: Scorers, name: str, exact: Tensor) -> dict[str, Lane]:
-    """All lanes that can be made here and whose scores are right."""
+    """All lanes that can be built here and have right scores."""
     lanes = {}
     for lane, (rounding, make) in scorers.makers(name).items():
         started = time.perf_counter()
@@ -181,7 +181,7 @@ def right_lanes(scorers: Scorers, name: str, exact: Tensor) -> dict[str, Lane]:
 def speeds_of(
     lanes: Mapping[str, Lane], name: str, k: int, seconds: float, clock: str
 ) -> dict[str, float]:
-    """Pairs per second of the median run, of all lanes and a plain BERT with a mask."""
+    """Pairs per second of the median run, for all lanes and a plain BERT with a mask."""
     calls: dict[str, Callable[[], object]] = {
         key: lambda lane=lane: lane.score(k) for key, lane in lanes.items()
     }
@@ -195,7 +195,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--formats", nargs="+", choices=[*FORMATS], default=[*FORMATS])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of timing, in all")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of timing, in total")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall")
     given = parser.parse_args()
     main(given.formats, given.seconds, given.clock)

@@ -1,9 +1,9 @@
-"""Figures of a GPU: scoring, whole queries, training, encoding; each beside its ceiling.
+"""Figures of a GPU: scoring, whole queries, training, encoding; each with its ceiling.
 
 python experiments/speed/gpu.py <folder> [--tiny] [--parts scoring training encoding]
 
 Prints a table and writes <folder>/gpu.json, in under 4 minutes on a GPU. `--tiny` runs the same
-code in sizes for a CPU, in seconds: its figures mean nothing.
+code in sizes for a CPU, in seconds: these figures mean nothing.
 """
 
 import argparse
@@ -36,14 +36,14 @@ PARTS: Mapping[str, Part] = {
 
 
 def main(folder: Path, tiny: bool, names: list[str]) -> int:
-    """Measure the parts; one that fails is told in full and leaves the others their turn."""
+    """Measure the parts; a part that fails is logged in full, and the others still run."""
     if not tiny and not torch.cuda.is_available():
         log.error("gpu.py: torch sees no GPU here. Add --tiny to try it on the CPU.")
         return 2
     quiet_libraries()
     device = torch.device("cpu" if tiny else "cuda")
     if tiny:
-        torch.set_num_threads(1)  # they would only wait for each other
+        torch.set_num_threads(1)  # more would only wait for each other
     versions = {
         "device": name_of(device),
         "torch": torch.__version__,

@@ -3,7 +3,7 @@
 #
 #   bash experiments/speed/gpu.sh [folder for gpu.json and checks.xml, default: runs/gpu]
 #
-# Wheels in .whl (`make gpu-wheels`) are put beside what the machine has, for this run alone.
+# Wheels in .whl (`make gpu-wheels`) are added to what the machine has, only for this run.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 folder=${1:-runs/gpu}
@@ -18,10 +18,10 @@ if compgen -G '.whl/*.whl' >/dev/null; then
 fi
 mkdir -p "$folder"
 tiny=$("$python" -c 'import torch; print("" if torch.cuda.is_available() else "--tiny")') || exit 1
-limit=240 # seconds of either part
+limit=240 # seconds for each of the two parts
 test -z "$tiny" || limit=900
 
-# Other versions warn about other things, so warnings are no errors here.
+# Other versions warn about other things, so warnings are not errors here.
 timeout $limit "$python" -m pytest tests/gpu -m gpu -q -rs --durations=5 -p pytest_timeout -W default \
     --disable-warnings -o timeout=$limit --junit-xml="$folder/checks.xml"
 checks=$?

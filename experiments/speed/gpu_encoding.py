@@ -26,7 +26,7 @@ from edje.tokens.fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class EncodingSizes:
-    """Vision tower, images of a call, and files of the whole road."""
+    """Sizes of the vision tower, images per call, and files for the whole pipeline."""
 
     width: int = 1024
     layers: int = 24
@@ -34,13 +34,13 @@ class EncodingSizes:
     patch: int = 16
     batch: int = 64
     images: int = 1536
-    files: int = 64  # of different content, 640 × 480
+    files: int = 64  # with different content, 640 × 480
     seconds: float = 15.0
     min_runs: int = 5
 
 
 def encoding_figures(device: torch.device, tiny: bool) -> list[Figure]:
-    """Images per second."""
+    """Images per second of the vision tower and of filling a store."""
     sizes = EncodingSizes(32, 2, 16, 8, 2, 8, 2, 0.2, 2) if tiny else EncodingSizes()
     with tempfile.TemporaryDirectory() as name:
         backbone = _backbone(sizes, Path(name) / "tower").to(device)
@@ -80,7 +80,7 @@ def encoding_figures(device: torch.device, tiny: bool) -> list[Figure]:
 
 
 def _backbone(sizes: EncodingSizes, folder: Path) -> HuggingFaceBackbone:
-    """With random weights and a small text tower."""
+    """A backbone with random weights and a small text tower."""
     text = {
         "vocab_size": 50,
         "hidden_size": 32,
@@ -116,7 +116,7 @@ class _Tower(Encoder):
 def _filled(
     sizes: EncodingSizes, backbone: HuggingFaceBackbone, folder: Path, device: torch.device
 ) -> float:
-    """Seconds of task=cache's own loop over image files."""
+    """Seconds of task=cache's loop over image files."""
     files = []
     for number in range(sizes.files):
         noise = torch.randint(256, (12, 16, 3), dtype=torch.uint8).numpy()

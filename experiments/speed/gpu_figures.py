@@ -1,4 +1,4 @@
-"""Figures, each beside the least time in which the machine could do its counted work."""
+"""Figures, each with the least time in which the machine could do its counted work."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ class Work:
     sent_bytes: float = 0.0  # from host memory to the device
 
     def least_seconds(self, ceiling: Ceiling) -> float:
-        """No version is faster; a copy reads and writes, so reading alone is twice as fast."""
+        """A lower bound; a copy reads and writes, so only reading is twice as fast."""
         return max(
             self.flops / ceiling.flops_per_second,
             self.read_bytes / (2 * ceiling.copied_bytes_per_second),
@@ -30,7 +30,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Lane:
-    """A call, the parts of its work, which come one after another, and what is said of it.
+    """A method: a call, its sequential parts of work, and facts for its figure.
 
     Args:
         units: pairs or images of a call.
@@ -49,11 +49,11 @@ class Lane:
     beside: str | None = None
 
     def in_unit(self, seconds: float) -> float:
-        """The figure of a call that took so long."""
+        """The figure of a call that took this time."""
         return 1000 * seconds if self.unit == "ms" else self.units / seconds
 
     def raised(self, ceiling: Ceiling, fastest: float) -> Ceiling:
-        """The ceiling where this lane did all of its work in so many seconds."""
+        """The ceiling, raised if this lane did all of its work in `fastest` seconds."""
         return ceiling.at_least(
             sum(part.flops for part in self.parts) / fastest,
             sum(part.read_bytes for part in self.parts) / fastest,
@@ -63,7 +63,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of one lane."""
+    """The measured figure of one lane."""
 
     name: str
     unit: str
@@ -75,11 +75,11 @@ class Figure:
     dtype: str
     goal: float | None
     beside: str | None
-    times_as_fast: float | None  # as the lane beside it
+    times_as_fast: float | None  # compared with the lane `beside`
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the goal is reached; None where there is none."""
+        """Whether the goal is reached; None if there is none."""
         if self.goal is None:
             return None
         return self.value <= self.goal if self.unit == "ms" else self.value >= self.goal
@@ -88,7 +88,7 @@ class Figure:
 def in_turns(
     lanes: Mapping[str, Lane], device: torch.device, seconds: float, min_runs: int
 ) -> tuple[list[Figure], dict[torch.dtype, Ceiling]]:
-    """Lanes and ceilings measured in the same turns, the device synchronised around each run."""
+    """Measure lanes and ceilings in the same turns, synchronising the device around each run."""
     probe = Ceilings(device, [lane.dtype for lane in lanes.values()])
     calls: dict[str, Callable[[], object]] = {"ceilings": probe}
     calls |= {name: lane.call for name, lane in lanes.items()}
@@ -125,7 +125,7 @@ def in_turns(
 def of_a_run(
     name: str, lane: Lane, seconds: Sequence[float], ceilings: Mapping[torch.dtype, Ceiling]
 ) -> Figure:
-    """A figure of runs that can't take turns with others, beside ceilings measured before."""
+    """A figure of runs that can't take turns with others, with ceilings measured before."""
     ordered = sorted(seconds)
     median = ordered[(len(ordered) - 1) // 2]
     ceiling = lane.raised(ceilings[lane.dtype], ordered[0])
@@ -146,7 +146,7 @@ def of_a_run(
 
 
 def as_table(figures: Sequence[Figure], title: str) -> Table:
-    """A row per figure."""
+    """A table with one row per figure."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=title)
     table.add_column("figure")
     for column in ("median", "p99", "runs", "goal", "ceiling", "share", "beside"):
@@ -169,10 +169,10 @@ def as_table(figures: Sequence[Figure], title: str) -> Table:
 
 
 def as_rows(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """The figures for a file."""
+    """The figures as rows for a file."""
     return [asdict(figure) | {"is_met": figure.is_met} for figure in figures]
 
 
 def shown(value: float) -> str:
-    """Three digits or more."""
+    """A number as text with three digits or more."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -22,7 +22,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Goals:
-    """On an H100 or H200; none in tiny sizes."""
+    """Goals on an H100 or H200; none in tiny sizes."""
 
     device: float | None = 100_000.0  # pairs per second
     host: float | None = 50_000.0
@@ -32,7 +32,7 @@ class Goals:
 
 @dataclass(frozen=True)
 class ScoringSizes:
-    """MiniLM-L12's, with 64 tokens and captions of 18 word pieces."""
+    """MiniLM-L12's sizes, with 64 tokens and captions of 18 word pieces."""
 
     pairs: int = 16_384  # of a call
     k: int = 100
@@ -50,13 +50,13 @@ class ScoringSizes:
 
 
 def scoring_figures(device: torch.device, tiny: bool) -> list[Figure]:
-    """Throughput, then latency."""
+    """Figures of throughput, then of latency."""
     sizes = ScoringSizes()
     if tiny:
         sizes = ScoringSizes(40, 5, 4, 16, 0.2, 2, Goals(None, None, None, None))
     query = OurLane(sizes.benchmark(tiny, sizes.k), sizes.tokens, sizes.k, 0, device, Path())
     scored = query.entry("scorer").call
-    scored()  # it calibrates its batch, which is not to be counted
+    scored()  # calibrates its batch size, which must not be counted
     flops = count_flops(scored) / sizes.k
     return [
         *_throughput(sizes, device, tiny, flops),
@@ -68,7 +68,7 @@ def _throughput(
     sizes: ScoringSizes, device: torch.device, tiny: bool, flops: float
 ) -> list[Figure]:
     pairs, tokens, goals = sizes.pairs, sizes.tokens, sizes.goals
-    # More pairs than embeddings, which are not searched here: images come again.
+    # More pairs than embeddings, which are not searched here: images repeat.
     lane = OurLane(sizes.benchmark(tiny, sizes.k), tokens, pairs, 0, device, Path())
     lean_sizes = sizes.benchmark(tiny, sizes.k, sizes.lean_batch)
     lean = LeanRoad(lean_sizes, tokens, pairs, device)
@@ -98,7 +98,7 @@ def _throughput(
 def _latency(
     sizes: ScoringSizes, device: torch.device, tiny: bool, flops: float, lane: OurLane
 ) -> list[Figure]:
-    """Word pieces in, a ranking out; with graphs too where there is a GPU."""
+    """From word pieces to a ranking; on a GPU also with graphs."""
     k, tokens, benchmark = sizes.k, sizes.tokens, lane.sizes
     collection = ScoringSet(lane.text, lane.stored)
     plain = StoredTokenScorer(lane.model, collection, lane.precision)

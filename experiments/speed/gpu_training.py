@@ -1,4 +1,4 @@
-"""Training on a GPU: steps on batches that lie there, and Lightning's loop over a token store."""
+"""Training on a GPU: steps on batches on the device, and Lightning's loop over a token store."""
 
 import tempfile
 import time
@@ -45,7 +45,7 @@ class TrainingSizes:
     """SigLIP2 L/16 at 384 pixels, MiniLM-L12, 64 tokens; three negatives per direction."""
 
     batch: int = 128
-    counted: int = 32  # pairs whose arithmetic is counted: it takes more memory than a step
+    counted: int = 32  # pairs whose arithmetic is counted, which takes more memory than a step
     text_tokens: int = 18
     raw_tokens: int = 576
     raw_width: int = 1024
@@ -56,9 +56,9 @@ class TrainingSizes:
     layers: int = 12
     vocabulary: int = 30522
     embedding: int = 1024
-    distinct: int = 64  # images of different content
+    distinct: int = 64  # images with different content
     workers: tuple[int, ...] = (0, 8)
-    window: int = 5  # steps between two looks at the clock
+    window: int = 5  # steps between readings of the clock
     windows: int = 4  # the first is not counted
     seconds: float = 20.0
     min_runs: int = 7
@@ -69,7 +69,7 @@ SEPARATOR, MASK = 2, 3
 
 
 def training_figures(device: torch.device, tiny: bool) -> list[Figure]:
-    """Pairs of an image and its caption per second; the share is of the arithmetic (MFU)."""
+    """Image-caption pairs per second; the share is that of the arithmetic (MFU)."""
     sizes = TINY if tiny else TrainingSizes()
     batch, counted = _batch(sizes, sizes.batch, device), _batch(sizes, sizes.counted, device)
     usual: dict[str, Objective] = {
@@ -151,11 +151,11 @@ class Step:
         self.optimizer, _ = Optimisation().build(trained, 1000, 1000)
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """Of a batch."""
+        """The loss of a batch."""
         raise NotImplementedError
 
     def __call__(self, batch: PairBatch | None = None) -> None:
-        """One step, on another batch where one is given."""
+        """One step, on another batch if one is given."""
         batch = self.batch if batch is None else batch
         with torch.autocast(batch.tokens.device.type, torch.bfloat16):
             loss = self.loss(batch)
@@ -181,7 +181,7 @@ class OurStep(Step):
 
 
 class LeanStep(Step):
-    """What one writes first: every pair embeds its own copy of the caption, with a mask."""
+    """The obvious version: every pair embeds its own copy of the caption, with a mask."""
 
     def __init__(self, sizes: TrainingSizes, batch: PairBatch):
         parts = {
@@ -194,7 +194,7 @@ class LeanStep(Step):
         self.negatives = HardNegatives()
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """The caption's image among its negatives, and the image's caption among its own."""
+        """Cross-entropy of the caption's image, and the image's caption, among negatives."""
         rows = batch.sample_ids
         mined = self.negatives(
             batch.image_embeddings, batch.text_embeddings, rows, rows, rows, 0, self.count
@@ -246,7 +246,7 @@ def _training_set(sizes: TrainingSizes) -> Iterator[TrainingSet]:
 
 
 class Windows(L.Callback):
-    """Seconds per step, of a few steps at a time; the device is waited for between them only."""
+    """Seconds per step over a few steps at a time; the device is synchronised only in between."""
 
     def __init__(self, steps: int, device: torch.device, clock: Callable[[], float]):
         self.steps, self.device, self.clock = steps, device, clock
@@ -262,7 +262,7 @@ class Windows(L.Callback):
 
     @property
     def seconds(self) -> list[float]:
-        """Per step of each window but the first."""
+        """Seconds per step of each window except the first."""
         pairs = zip(self.looks, self.looks[1:], strict=False)
         return [(later - earlier) / self.steps for earlier, later in pairs]
 

@@ -1,9 +1,9 @@
-"""What a training step keeps for its backward pass, without and with gradient checkpointing.
+"""The memory that a training step keeps for its backward pass, with and without checkpointing.
 
 `python experiments/speed/gradient_checkpointing.py [local|compression] [pairs] [rounds]`: the
 paper's sizes with random weights, 3 negatives, captions of 20 word pieces, bf16 under autocast, one
-thread of a CPU. Bytes are those of all tensors saved by autograd, weights left out; times are CPU
-seconds of forward and backward, both ways in turns.
+thread of a CPU. Bytes are those of all tensors saved by autograd, except weights. Times are CPU
+seconds of forward and backward, with both methods in turns.
 """
 
 import sys
@@ -29,13 +29,13 @@ CLS, SEP, MASK, LENGTH = 101, 102, 103, 20
 
 
 def model_of(kind: str) -> EDJE:
-    """An adapter of SigLIP2 L/16 at 384 before a MiniLM-L12."""
+    """An adapter for SigLIP2 L/16 at 384 with a MiniLM-L12."""
     config = BertConfig(
         hidden_size=384,
         num_hidden_layers=12,
         num_attention_heads=12,
         intermediate_size=1536,
-        attention_probs_dropout_prob=0.0,  # with it a CPU keeps the attention's matrices too
+        attention_probs_dropout_prob=0.0,  # with it a CPU also keeps the attention matrices
         attn_implementation="sdpa",
     )
     facts = BackboneFacts(576, 1024, 16, 1e-6, 64).beside(384)
@@ -81,7 +81,7 @@ def step(model: EDJE, batch: PairBatch) -> tuple[float, float]:
 
 
 def main(kind: str = "local", pairs: str = "2", rounds: str = "3") -> None:
-    """Both ways in turns, a line for each round."""
+    """Run both methods in turns and print one line per round."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     batch, (plain, recomputed) = batch_of(int(pairs)), (model_of(kind) for _ in range(2))

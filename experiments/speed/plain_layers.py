@@ -1,4 +1,4 @@
-"""The scorer's layers in plain torch, as modules: what torch.compile and torchao take."""
+"""The scorer's layers in plain torch, as modules, for torch.compile and torchao."""
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,16 @@ class PlainLayer(nn.Module):
         self.norms = nn.ModuleList([copied(after.LayerNorm), copied(layer.output.LayerNorm)])
 
     def take_over(self, own: nn.Module) -> None:
-        """The attention's projections of its input."""
+        """Copy the attention's input projections."""
         self.query_key_value = joined(own.query, own.key, own.value)
 
     def forward(self, states: Tensor) -> Tensor:
-        """All rows."""
+        """The layer's output for all rows."""
         query, key, value = self.query_key_value(states).chunk(3, dim=-1)
         return self.rest(states, query, key, value)
 
     def rest(self, states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention and all that follows."""
+        """Attention and everything after it."""
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
@@ -38,14 +38,14 @@ class PlainLayer(nn.Module):
 
 
 class FirstRowLayer(PlainLayer):
-    """The last layer, for [CLS] only."""
+    """The last layer, only for [CLS]."""
 
     def take_over(self, own: nn.Module) -> None:
-        """The attention's projections of its input."""
+        """Copy the attention's input projections."""
         self.query, self.key_value = joined(own.query), joined(own.key, own.value)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Row 0."""
+        """The layer's output for row 0."""
         key, value = self.key_value(states).chunk(2, dim=-1)
         return self.rest(states[:, :1], self.query(states[:, :1]), key, value)
 
@@ -58,7 +58,7 @@ def plain_layers(stack: nn.ModuleList, dtype: torch.dtype) -> nn.Sequential:
 
 
 def joined(*linears: nn.Linear) -> nn.Linear:
-    """One linear layer whose outputs are these layers' outputs side by side."""
+    """One linear layer with the concatenated outputs of these layers."""
     outputs = sum(linear.out_features for linear in linears)
     one = nn.Linear(linears[0].in_features, outputs)
     one.weight.data = torch.cat([linear.weight.data for linear in linears])
@@ -67,7 +67,7 @@ def joined(*linears: nn.Linear) -> nn.Linear:
 
 
 def copied(norm: nn.LayerNorm) -> nn.LayerNorm:
-    """With weights of its own."""
+    """A copy of a norm."""
     other = nn.LayerNorm(norm.normalized_shape, norm.eps)
     other.load_state_dict(norm.state_dict())
     return other

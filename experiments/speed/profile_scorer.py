@@ -1,11 +1,11 @@
-"""Where the scorer's time goes, 64 tokens, MiniLM-L12's size: by operator, and part by part.
+"""Where the scorer's time goes, with 64 tokens and MiniLM-L12's size: by operator and by part.
 
     OMP_NUM_THREADS=1 python experiments/speed/profile_scorer.py [fp32 | bf16 | int8] [pairs]
 
-The machine, the two kernels of attention, the operators of two queries by their CPU time, and the
-parts of a layer, each alone and in turns with products of its shapes: milliseconds of the fastest
-run, arithmetic per second, and share of the fastest product. Pairs go at once, 48 if not said. With
-one thread the parts are timed by the process's CPU time, with more by the wall.
+Prints the machine, the two attention kernels, the operators of two queries by their CPU time, and
+the parts of a layer, each alone and in turns with products of its shapes: milliseconds of the
+fastest run, arithmetic per second, and share of the fastest product. By default 48 pairs at once.
+With one thread the parts are timed by the process's CPU time, with more by wall-clock time.
 """
 
 import logging
@@ -34,7 +34,7 @@ FEATURES = ("avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 
 
 def main(precision: str, pairs: int) -> None:
-    """Print all of it."""
+    """Print the whole profile."""
     in_int8 = precision == "int8"
     sizes = Benchmark(precision="bf16" if in_int8 else precision, batch_size=pairs)
     lane = OurLane(sizes, TOKENS, pairs, 0, CPU, Path(), torch.int8 if in_int8 else None)
@@ -56,7 +56,7 @@ def main(precision: str, pairs: int) -> None:
 
 
 def parts_of_a_layer(encoder: BertClsEncoder, sizes: Benchmark, pairs: int) -> Table:
-    """Of the first layer, each with an input of its own."""
+    """A table of the first layer's parts, each with its own input."""
     layer, dtype = encoder.layers[0], encoder.precision
     positions = sizes.text_tokens + TOKENS + 1
     rows = pairs * positions
@@ -100,6 +100,6 @@ def parts_of_a_layer(encoder: BertClsEncoder, sizes: Benchmark, pairs: int) -> T
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("edje.inference.cpu").setLevel(logging.DEBUG)  # attention's two kernels
+    logging.getLogger("edje.inference.cpu").setLevel(logging.DEBUG)  # the two attention kernels
     precision, pairs = [*sys.argv[1:], *("bf16", "48")[len(sys.argv) - 1 :]]
     main(precision, int(pairs))

@@ -1,9 +1,9 @@
-"""Whether number formats rank as float32 does: the candidate lists of a run, scored again.
+"""Whether number formats rank like float32: the candidate lists of a run, scored again.
 
     python experiments/speed/ranking.py <run folder> <raw token store> --queries 500
 
 Kendall's tau with float32's ranking is over the pairs of candidates of a query, averaged over
-queries; `same best` is the share of queries whose best candidate is float32's.
+queries. `same best` is the share of queries with the same best candidate as float32.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Ways to read a store's cells, compared where users meet them: in queries and in batches.
+"""Methods to read a store's cells, compared in use: in queries and in batches.
 
 python experiments/store/reading.py <folder> [--images 20000] [--seconds 2]
 
-Writes three stores into the folder, which must not exist, prints a table and removes them.
+Writes three stores into the folder, which must not exist, prints a table and removes the stores.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
 
 CPU = torch.device("cpu")
-DISTINCT = 256  # images of different content; the others repeat them
+DISTINCT = 256  # images with different content; the others repeat them
 BATCH = 64
 SHAPES = ((64, 384, 20), (16, 384, 20), (576, 1024, 2))  # tokens, width, twentieths of the images
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ Call = Callable[[], object]
 class MemoryMaps:
     """`np.memmap` of every shard, gathered shard by shard into one new array.
 
-    As ours, it reads ahead what was never read; it doesn't notice what was evicted.
+    Like ours, it reads ahead what was never read; it doesn't notice evicted pages.
     """
 
     def __init__(self, store: TokenStore):
@@ -65,7 +65,7 @@ class MemoryMaps:
         self.was_read = np.zeros(len(store), bool)
 
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Copies of the cells of rows, in `out` where it is given."""
+        """Copies of the cells of rows, in `out` if given."""
         for row in rows[~self.was_read[rows]].tolist():
             shard, place = divmod(row, self.shard_rows)
             read_ahead(self.maps[shard].ctypes.data, self.cell_bytes, [place])
@@ -74,7 +74,7 @@ class MemoryMaps:
         return self.copies(rows, out)
 
     def copies(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """A fancy index for each shard."""
+        """One fancy index per shard."""
         shards, places = np.divmod(rows, self.shard_rows)
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
@@ -83,10 +83,10 @@ class MemoryMaps:
 
 
 class MemoryMapsByRow(MemoryMaps):
-    """The same, a row at a time, which copies each once."""
+    """The same, one row at a time, which copies each row once."""
 
     def copies(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """A plain index for each row."""
+        """One plain index per row."""
         for number, row in enumerate(rows.tolist()):
             shard, place = divmod(row, self.shard_rows)
             out[number] = self.maps[shard][place]
@@ -94,7 +94,7 @@ class MemoryMapsByRow(MemoryMaps):
 
 
 class NewMemory(TokenStore):
-    """Ours without memory that is used again."""
+    """Ours without reused memory."""
 
     @cached_property
     def _cells(self) -> Any:
@@ -104,7 +104,7 @@ class NewMemory(TokenStore):
 
 
 class ByShard(TokenStore):
-    """A store that is read by memory maps, shard by shard."""
+    """A store read by memory maps, shard by shard."""
 
     @cached_property
     def _cells(self) -> Any:
@@ -112,7 +112,7 @@ class ByShard(TokenStore):
 
 
 class ByRow(TokenStore):
-    """A store that is read by memory maps, row by row."""
+    """A store read by memory maps, row by row."""
 
     @cached_property
     def _cells(self) -> Any:
@@ -142,7 +142,7 @@ def stored(folder: Path, images: int, tokens: int, width: int) -> Path:
 
 
 class Unconverted:
-    """What a scorer on a GPU asks of the host: cells, which are unpacked over there."""
+    """The host's part for a scorer on a GPU: cells, which the GPU unpacks."""
 
     def __init__(self, store: TokenStore):
         self.store, self.num_tokens = store, store.num_tokens
@@ -156,13 +156,13 @@ class Unconverted:
 
 
 class NoEncoder:
-    """Stands where the joint encoder is, and takes no time."""
+    """Replaces the joint encoder and takes no time."""
 
     def __init__(self, width: int):
         self.width = width
 
     def read_text(self, input_ids: Tensor) -> Tensor:
-        """Nothing."""
+        """Zeros."""
         return torch.zeros(*input_ids.shape, self.width)
 
     def cls_states(self, texts: Tensor, rows: Tensor, visual: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class NoEncoder:
         return visual[:, 0].float()
 
     def bytes_per_pair(self, sequence: int) -> int:
-        """Next to nothing."""
+        """Almost nothing."""
         return 4 * self.width
 
     def rehearsal(self, sequence: int) -> None:
@@ -187,7 +187,7 @@ class Queries:
         self.model = random_reranker(sizes, 64, 0)
 
     def calls(self, stores: Mapping[str, TokenStore], k: int, scored: bool) -> dict[str, Call]:
-        """A query of each store; where nothing is scored, all but what a GPU would do."""
+        """A query on each store; if nothing is scored, everything except a GPU's part."""
         visual: dict[str, Any] = dict(stores)
         if not scored:
             visual = {name: Unconverted(store) for name, store in stores.items()}
@@ -204,7 +204,7 @@ class Queries:
 
 
 def batches(stores: Mapping[str, TokenStore], dtype: torch.dtype | None) -> dict[str, Call]:
-    """Random batches: as cells, or as tokens of a number format."""
+    """Random batches: as cells, or as tokens in a number format."""
 
     def read(store: TokenStore) -> object:
         rows = torch.randint(len(store), (BATCH,))
@@ -214,13 +214,13 @@ def batches(stores: Mapping[str, TokenStore], dtype: torch.dtype | None) -> dict
 
 
 def cold(folder: Path, seconds: float) -> dict[str, Timing]:
-    """Batches of cells none of whose pages are in memory, each by a store opened just before."""
+    """Batches of cells with no pages in memory, each from a newly opened store."""
     files = sorted(folder.glob("*.arrow"))
     store: TokenStore | None = None
 
     def prepare(name: str) -> None:
         nonlocal store
-        store = None  # pages that are mapped can't be dropped
+        store = None  # mapped pages can't be dropped
         drop_pages(files)
         store = STORES[name].open(folder)
         store.read_cells(np.empty(0, np.int64))
@@ -235,7 +235,7 @@ def cold(folder: Path, seconds: float) -> dict[str, Timing]:
 
 @contextmanager
 def one_thread(alone: bool) -> Iterator[str]:
-    """As in a process that loads data, or all threads of torch; the words for it."""
+    """Use one thread, as in a loading process, or all threads of torch; yields a label."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if alone else threads)
     yield "1 thread" if alone else f"{threads} threads"
@@ -268,7 +268,7 @@ class Report:
 
 
 def main(folder: Path, images: int, seconds: float) -> None:
-    """All settings, store by store."""
+    """Measure all settings, store by store."""
     report = Report(seconds)
     queries = Queries()
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The table and the figure of this study, from the folder of its sweep.
+"""The table and figure of this study, from its sweep's folder.
 
 python experiments/token_precision/table.py runs/token_precision/sweep
 
@@ -21,7 +21,7 @@ RECALLS = {"t2i": "t2i.reranked.recall@1", "i2t": "i2t.reranked.recall@1"}
 
 
 def results(sweep: Path) -> pd.DataFrame:
-    """A row per choice: bytes per image and R@1 with its interval, in percent."""
+    """One row per choice: bytes per image and R@1 with its interval, in percent."""
     runs = load_runs(sweep)
     runs = runs[runs["status"] == "done"].sort_values([*CHOICES.values()])
     table = runs[[*CHOICES.values(), BYTES]].set_axis([*CHOICES, "bytes"], axis=1)
@@ -32,7 +32,7 @@ def results(sweep: Path) -> pd.DataFrame:
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """t2i R@1 against bytes per image, a line per codec."""
+    """t2i R@1 against bytes per image, one line per codec."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(6, 4), layout="constrained")
         panel = figure.subplots()
@@ -51,7 +51,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
 
 def main(sweep: Path) -> None:
-    """Print the table, write its figures and their plot."""
+    """Print the table; write its figures and their plot."""
     table = results(sweep)
     print("| tokens | codec | bytes per image | t2i R@1 | i2t R@1 |")  # noqa: T201
     print("|---|---|---|---|---|")  # noqa: T201  # the output of the script

@@ -59,7 +59,7 @@ def test_runs_that_lack_what_is_laid_out_are_refused(sweep: Path, tmp_path: Path
         budget_table(sweep, by="adapter.tokens")
     runs = load_runs(sweep)
     runs.loc[0, "scored_pairs_per_second"] = np.nan
-    with pytest.raises(EdjeError, match=r"num_tokens=16 don't all hold scored_pairs_per_second"):
+    with pytest.raises(EdjeError, match=r"num_tokens=16 lack scored_pairs_per_second"):
         budget_table(runs)
     with pytest.raises(EdjeError, match="no finished run"):
         budget_table(runs[runs["status"] == "failed"])

@@ -152,7 +152,7 @@ def test_what_can_not_be_compared_is_refused(sweep: Path, tmp_path) -> None:
     with pytest.raises(EdjeError, match=r"smallest possible p is 0\.02.*12 comp.*resamples=480"):
         compare(sweep, resamples=99)
     load_runs(sweep).to_csv(tmp_path / "runs.csv")
-    with pytest.raises(EdjeError, match="doesn't say where its runs lie"):
+    with pytest.raises(EdjeError, match="doesn't say where its runs are"):
         compare(pd.read_csv(tmp_path / "runs.csv"))
 
 

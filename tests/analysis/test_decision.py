@@ -62,9 +62,11 @@ def test_another_cost_is_averaged_over_the_runs_and_may_change_what_is_taken(swe
 
 
 def test_a_cost_that_not_every_run_has_is_refused(sweep: Path) -> None:
-    with pytest.raises(EdjeError, match=r"cost='euros': the runs of adapter\.num_tokens=8 don't"):
+    with pytest.raises(
+        EdjeError, match=r"cost='euros': some runs of adapter\.num_tokens=8 lack it"
+    ):
         decide(sweep, by="adapter.num_tokens", cost="euros")
     runs = load_runs(sweep)
     runs.loc[runs["run"] == "3", "storage_bytes_per_image"] = None
-    with pytest.raises(EdjeError, match=r"the runs of adapter\.num_tokens=4 don't all have it"):
+    with pytest.raises(EdjeError, match=r"runs of adapter\.num_tokens=4 lack it"):
         decide(runs, by="adapter.num_tokens")

@@ -45,7 +45,7 @@ def test_files_that_are_missing_or_do_not_belong_together_are_refused(tmp_path, 
     make_run(run)
     candidates = pd.read_parquet(run / "candidates.parquet")
     candidates.iloc[:-1].to_parquet(run / "candidates.parquet")
-    with pytest.raises(EdjeError, match="don't belong together"):
+    with pytest.raises(EdjeError, match="don't match"):
         read_lists(run)
     candidates.drop(columns="joint").to_parquet(run / "candidates.parquet")
     with pytest.raises(EdjeError, match="no column joint"):

@@ -146,8 +146,10 @@ def test_the_gallery_draws_the_queries_asked_for(run_folder):
     shown = texts(gallery(run_folder, queries=set(asked["query_id"])))
     captions = {text.replace("\n", " ") for text in shown if text.startswith("a drawing of scene")}
     assert captions == set(asked["text"])
-    assert any("Of 2 captions, reranking put the true image first for 2" in text for text in shown)
-    with pytest.raises(EdjeError, match="1 of 2 are no text queries of this run, such as 'x'"):
+    assert any(
+        "2 captions, reranking newly put the true image first for 2" in text for text in shown
+    )
+    with pytest.raises(EdjeError, match="1 of 2 are not text queries of this run, such as 'x'"):
         gallery(run_folder, queries=["x", asked["query_id"].iloc[0]])
 
 

@@ -207,7 +207,7 @@ def test_a_file_that_is_gone_is_said_to_be_and_without_any_the_gallery_is_left_o
     for path in paths[1:]:
         path.unlink()
     page = Page(report(run))
-    assert not page.all("img") and "The images are no longer where they lay" in page.text
+    assert not page.all("img") and "the images are no longer at their paths" in page.text
     (run / "images.parquet").unlink()
     assert "No images.parquet" in Page(report(run)).text
 

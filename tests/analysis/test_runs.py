@@ -78,7 +78,7 @@ def test_metrics_that_are_missing_or_no_metrics_are_refused(tmp_path):
     with pytest.raises(EdjeError, match="evaluate this run first"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.json").write_text(json.dumps([1]))
-    with pytest.raises(EdjeError, match="holds no object"):
+    with pytest.raises(EdjeError, match="holds no JSON object"):
         read_metrics(tmp_path)
 
 
@@ -139,7 +139,9 @@ def test_the_latest_run_is_the_finished_one_that_was_evaluated_last(tmp_path, ma
 
 
 def test_without_a_finished_run_there_is_no_latest(tmp_path, make_run):
-    with pytest.raises(EdjeError, match=r"No finished run below .*`python run\.py` makes one"):
+    with pytest.raises(
+        EdjeError, match=r"No finished run below .*`python run\.py`, the demo, makes one"
+    ):
         latest_run(load_runs(tmp_path))
     make_run(tmp_path / "a")
     with pytest.raises(EdjeError, match="No finished run with a checkpoint below"):

@@ -36,5 +36,5 @@ def test_runs_that_the_benchmark_knows_nothing_of_are_an_error_that_says_so(tmp_
     benchmark(tmp_path / "b", ("ours", 16, 6, 12.5))
     with pytest.raises(EdjeError, match=r"no evaluated run under .* has one of them"):
         recall_against_latency(tmp_path / "runs", tmp_path / "b")
-    with pytest.raises(EdjeError, match=r"found no benchmark.json in it"):
+    with pytest.raises(EdjeError, match=r"it has no benchmark.json"):
         recall_against_latency(tmp_path / "runs", tmp_path / "runs")

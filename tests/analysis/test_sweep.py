@@ -124,7 +124,7 @@ def test_the_summary_has_bytes_where_they_differ_and_the_first_stage_where_all_s
 
 
 def test_choices_of_one_seed_are_said_to_be_of_one(table: pd.DataFrame) -> None:
-    assert "each of one seed" in shown(table[:6]) and "each of one seed" not in shown(table)
+    assert "one seed each" in shown(table[:6]) and "one seed each" not in shown(table)
 
 
 def test_the_plot_has_a_line_per_choice(table: pd.DataFrame) -> None:

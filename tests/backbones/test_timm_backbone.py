@@ -123,7 +123,7 @@ def test_a_torch_file_is_read_too(conv_file, tmp_path):
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(EdjeError, match=r"nowhere.safetensors' is no file.*Give the path"):
+    with pytest.raises(EdjeError, match=r"nowhere.safetensors' is not a file.*Give the path"):
         conv(str(tmp_path / "nowhere.safetensors"))
 
 
@@ -133,7 +133,7 @@ def test_weights_of_another_model_are_refused(vit_file):
 
 
 def test_an_unknown_model_names_near_ones():
-    with pytest.raises(EdjeError, match=r"'mobilenetv2_1' is no model of timm.*mobilenetv2_100"):
+    with pytest.raises(EdjeError, match=r"'mobilenetv2_1' is not a model of timm.*mobilenetv2_100"):
         TimmBackbone(model="mobilenetv2_1")
 
 

@@ -120,6 +120,6 @@ def test_pages_that_stay_at_first_are_dropped_again_and_those_that_stay_are_told
     monkeypatch.setattr(store, "share_in_memory", lambda files: next(shares))
     assert store.share_left([tmp_path]) == 0.0
     monkeypatch.setattr(store, "share_in_memory", lambda files: 0.3)
-    with pytest.raises(EdjeError, match=r"30\.00% of the pages .* End what else reads"):
+    with pytest.raises(EdjeError, match=r"30\.00% of the pages .* Stop other programs"):
         lanes = {"memory map": MemoryMapLane(tmp_path / "flat", (2, 1, 1))}
         store.measure_cold(StoreBenchmark(images=2), lanes, 1, [tmp_path / "flat"])

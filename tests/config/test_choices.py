@@ -44,7 +44,7 @@ def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
         (["data.evaluated=null", "task=train", "score=sum"], "score=sum fixes its scale"),
         (["data.evaluated.dev_images=0", "score=residual"], "score=residual fixes its scale"),
         (["start=canonical"], "start=canonical: it is computed from the stored tokens"),
-        (["data=coco"], "loader streams a mixture, and data is a cached set"),
+        (["data=coco"], "loader streams a mixture, but data is a cached set"),
     ],
 )
 def test_what_does_not_fit_is_named_with_a_way_out(overrides: list[str], message: str) -> None:
@@ -85,7 +85,7 @@ FOLDER = ["experiment=folder", "data.root=photos"]
         (["scoring.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
         (
             ["adapter=compression_nested", "scoring.num_tokens=65"],
-            "scoring.num_tokens=65: the adapter gives 64 tokens",
+            "scoring.num_tokens=65: the adapter has only 64 tokens",
         ),
         (
             ["loader=neighbours", "loader.batch_size=63"],
@@ -96,8 +96,11 @@ FOLDER = ["experiment=folder", "data.root=photos"]
             ["loader=neighbours", "loader.neighbours=3", "loader.mined_pool=2"],
             "loader.neighbours=3: they are drawn from 2 similar images. Raise loader.mined_pool.",
         ),
-        (["loader.batch_size=1"], "loader.batch_size=1: no pair of a batch finds the negatives"),
-        (["loader.batch_size=3", "negatives.count=3", "negatives.pool=3"], "the negatives.count=3"),
+        (["loader.batch_size=1"], "loader.batch_size=1: a pair of a batch can't have negatives"),
+        (
+            ["loader.batch_size=3", "negatives.count=3", "negatives.pool=3"],
+            "have negatives.count=3",
+        ),
     ],
 )
 def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], message: str) -> None:
@@ -155,7 +158,7 @@ def test_layers_are_compiled_or_run_again_not_both(given: str) -> None:
     assert told(given) == ""
     both = told("gradient_checkpointing=true", "compile_training=inductor")
     assert (
-        "gradient_checkpointing: with compile_training=inductor dropout would be drawn otherwise"
+        "gradient_checkpointing: with compile_training=inductor, dropout would be drawn differently"
         in both
     )
     assert told("task=evaluate", "gradient_checkpointing=true", "compile_training=inductor") == ""

@@ -41,7 +41,8 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
          "num_tokens. Did you mean adapter.num_tokens?"),
         (["adapter=compresion"], "adapter=compresion: no such option. The options of adapter: "
          "compression, local. Did you mean adapter=compression?"),
-        (["adaptor=local"], "adaptor=local is no key of the configuration. Did you mean adapter?"),
+        (["adaptor=local"], "adaptor=local is not a key of the configuration. "
+         "Did you mean adapter?"),
         (["seed=abc"], "seed=abc (str): expected int."),
         (["seed=true"], "seed=true (bool): expected int."),
         (["trainer.max_steps=ten"], "trainer.max_steps=ten (str): expected int."),
@@ -50,7 +51,7 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
         (["trainer.precision=bf16-mixt"], "Did you mean bf16-mixed?"),
         (["objective=[matching,recovry]"], "objective=recovry: no such option. The options of "
          "objective: matching, recovery. Did you mean objective=recovery?"),
-        (["objective.recovry.weight=2"], "objective.recovry is no term: objective has matching, "
+        (["objective.recovry.weight=2"], "objective.recovry is not a term: objective has matching, "
          "recovery. Did you mean objective.recovery?"),
         (["objective.recovery.weight=two"], "objective.recovery.weight=two (str): expected float."),
         (["objective.recovery.form=softmx"], "objective.recovery.form=softmx (str): expected one "
@@ -65,7 +66,7 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
          "data.root=<value>."),
         (["seed=1,2"], "seed=1,2 gives several values: add -m"),
         (["name=a=b"], "Can't read the override 'name=a=b'"),
-        (["scoring=null"], "A group was given no option"),
+        (["scoring=null"], "A group has no option"),
         (["adapter._target_=edje.sample_parts.Adaptor"],
          "edje.sample_parts has no Adaptor. Did you mean edje.sample_parts.Adapter?"),
         (["adapter._target_=edje.sample_part.Adapter"],
@@ -103,7 +104,7 @@ def test_all_mistakes_are_told_at_once(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nam: x", "nam=x is no key of the configuration. Did you mean name?"),
+        ("nam: x", "nam=x is not a key of the configuration. Did you mean name?"),
         ("adapter:\n  num_token: 3", "Did you mean adapter.num_tokens?"),
         ("seed: many", "seed=many (str): expected int."),
         ("objective:\n  matching:\n    wieght: 1", "Did you mean objective.matching.weight?"),
@@ -191,8 +192,9 @@ def test_a_misspelt_key_in_a_sweep_file_is_found(
         """,
     )
     assert command("+sweep=wrong") == 1
-    assert "adapter.num_token is no key of the configuration. Did you mean adapter.num_tokens?" in (
-        capsys.readouterr().err
+    assert (
+        "adapter.num_token is not a key of the configuration. Did you mean adapter.num_tokens?"
+        in (capsys.readouterr().err)
     )
 
 

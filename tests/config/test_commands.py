@@ -14,7 +14,9 @@ from edje.config.validate import problems_of
 
 ROOT = Path(__file__).parents[2]
 CONF = conf_folder()
-COMMAND = re.compile(r"^[# ]*python run\.py (?P<arguments>[^|`]*=[^|`]*)$")
+LAUNCHED = r"(?:srun [^|`]*python|torchrun [^|`]*|python) run\.py"  # also by a launcher
+COMMAND = re.compile(rf"^[# ]*{LAUNCHED} (?P<arguments>[^|`]*=[^|`]*)$")
+INLINE = re.compile(r"`python run\.py ([^`\n]*=[^`\n]*)`")
 PLACE = re.compile(r"<[^<>]*>")  # what a user puts a name of his own into
 
 
@@ -22,11 +24,18 @@ def written_in(path: Path) -> list[str]:
     """The arguments of each command of a file, whatever lines it goes over."""
     text = re.sub(r" *\\\n[# ]*", " ", path.read_text("utf-8"))
     lines = (re.split(r" +# ", line)[0] for line in text.splitlines())
-    return [found["arguments"] for line in lines if (found := COMMAND.match(line))]
+    found = [found["arguments"] for line in lines if (found := COMMAND.match(line))]
+    return [*found, *INLINE.findall(text)]
 
 
 OWN = re.compile(r"=group_means|--config-dir")  # of what a reader writes: tests/test_registry.py
-FILES = [ROOT / "README.md", *ROOT.glob("experiments/*/README.md"), *CONF.rglob("*.yaml")]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("experiments/*/README.md"),
+    *CONF.rglob("*.yaml"),
+]
 COMMANDS = {
     f"{path.relative_to(ROOT)}: {arguments}": arguments
     for path in sorted(FILES)
@@ -67,3 +76,5 @@ def test_the_commands_are_found() -> None:
     assert len(COMMANDS) > 40
     assert any("start.path=<the run of distil>" in command for command in COMMANDS)
     assert any("scoring.num_tokens=2,4,8" in command for command in COMMANDS)
+    launched = [one for one in written_in(ROOT / "docs/sweeps.md") if "trainer.num_nodes" in one]
+    assert len(launched) == 2, "by srun and by torchrun"

@@ -55,7 +55,7 @@ def test_hydra_says_this_of_an_interval_in_a_sweep(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("-m", "seed=interval(1,2)") == 1
-    assert "an interval has no end of values" in capsys.readouterr().err
+    assert "an interval has no list of values" in capsys.readouterr().err
 
 
 def test_hydra_says_this_of_a_constructor_that_fails() -> None:

@@ -93,7 +93,7 @@ def test_checkpoints_can_be_swept(command: Command, tasks: Calls, trained: Path)
         (["task=evaluate"], "task=evaluate needs a trained model"),
         (["task=evaluate", "checkpoint=nowhere"], "checkpoint=nowhere: found no checkpoint"),
         (["resume=nowhere"], "no such folder"),
-        (["resume=."], "found no config.yaml"),
+        (["resume=."], "it has no config.yaml"),
     ],
 )
 def test_nothing_to_start_from(

@@ -45,5 +45,5 @@ def test_one_saved_as_ours_without_a_configuration_counts_as_published(tmp_path)
 def test_a_sweep_takes_one_kind_or_the_other(published, ours) -> None:
     assert composition_for([f"checkpoint={published},{published}"]) == ["experiment=published"]
     assert composition_for([f"checkpoint={ours},{ours}"]) == []
-    with pytest.raises(EdjeError, match=r"a\.pth carries no configuration.* Sweep over"):
+    with pytest.raises(EdjeError, match=r"a\.pth carries no configuration.* Run one sweep"):
         composition_for([f"checkpoint={ours},{published}"])

@@ -232,7 +232,7 @@ def test_batches_go_to_the_launcher_whole_and_what_it_says_of_a_lost_job_is_rais
         (["adapter.num_tokens=choice(4,8,many)"], "adapter.num_tokens=many (str): expected int."),
         (["hydra.sweeper.params={adapter.num_token: 'choice(4,8)'}"],
          "Did you mean adapter.num_tokens?"),
-        (["seed=range(5,2)"], "seed=range(5,2): no number lies in this range"),
+        (["seed=range(5,2)"], "seed=range(5,2): this range contains no number"),
         ([WIDE, "hydra.sweeper.n_trials=many"], "n_trials=many: expected int, 1 or more."),
         ([WIDE, "hydra.sweeper.sampler=tpi"], "one of tpe, random, gp. Did you mean tpe?"),
     ],

@@ -57,9 +57,9 @@ def test_a_sweep_over_folders_reads_each(command: Command, tasks: Calls, home: P
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("data.root=/a=b", """'data.root=/a=b': = has a meaning of its own there. Put the value """
+        ("data.root=/a=b", """'data.root=/a=b': = has a special meaning there. Put the value """
          """in quotes of its own: 'data.root="/a=b"'."""),
-        ("data.root=/a (1)", """: ( has a meaning of its own there. Put the value in quotes of """
+        ("data.root=/a (1)", """: ( has a special meaning there. Put the value in quotes of """
          """its own: 'data.root="/a (1)"'."""),
         ("data.root=/a'b", "'data.root=\"/a'\"'\"'b\"'."),
         ("data.root=/a,b", """data.root=/a,b gives several values: add -m to run a job for each, """

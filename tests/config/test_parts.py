@@ -193,7 +193,7 @@ def test_a_file_names_no_code_but_ours(place: str, node: Any) -> None:
     saved = OmegaConf.create({"name": "trap"})
     key = place.replace("__", ".")
     OmegaConf.update(saved, key, node, force_add=True)
-    with pytest.raises(EdjeError, match=rf"^resume=x: {key}.*a file can name no other code"):
+    with pytest.raises(EdjeError, match=rf"^resume=x: {key}.*A file must not name other code"):
         check_named_by_file(saved, present, "resume=x", dict)
     given = OmegaConf.merge(present, saved)  # on the command line it is allowed
     check_named_by_file(saved, given, "resume=x", dict)
@@ -294,5 +294,5 @@ def test_a_registered_part_without_an_option_file_is_told_what_lacks(
 ) -> None:
     assert command("adapter=first_tokens") == 1
     said = capsys.readouterr().err
-    assert "first_tokens is registered, and has no option file. Write adapter/first_tokens" in said
+    assert "first_tokens is registered, but has no option file. Write adapter/first_tokens" in said
     assert "--config-dir" in said

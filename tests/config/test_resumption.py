@@ -36,8 +36,16 @@ def test_the_steps_of_a_run_are_read_from_its_last_checkpoint(
 @pytest.mark.parametrize(
     ("finished", "changes", "said"),
     [
-        (True, ["trainer.max_steps=8"], "trainer.max_steps=8: this run has trained 20 steps"),
-        (False, ["trainer.max_steps=8"], "trainer.max_steps=8: this run has trained 12 steps"),
+        (
+            True,
+            ["trainer.max_steps=8"],
+            "trainer.max_steps=8: this run has already trained 20 steps",
+        ),
+        (
+            False,
+            ["trainer.max_steps=8"],
+            "trainer.max_steps=8: this run has already trained 12 steps",
+        ),
         (True, ["optim.lr=0.2"], "optim.lr=0.2: the training of this run is finished"),
         (True, ["seed=4"], "seed=4: the training of this run is finished"),
         (True, ["objective.recovery.weight=2"], "Train on with trainer.max_steps above 20"),

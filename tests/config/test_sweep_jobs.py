@@ -162,7 +162,7 @@ def test_what_ends_the_launcher_itself_is_told_after_its_failed_jobs(
     assert command("-m", "seed=1,13,2", "hydra.sweep.dir=runs/seeds") == 1
     first, killed, failed, end = capsys.readouterr().err.splitlines()
     assert first == "Error: 2 of the sweep's jobs failed (see error.txt):"
-    assert killed.startswith("  runs/seeds/0 (seed=1): it was ended before its end")
+    assert killed.startswith("  runs/seeds/0 (seed=1): it stopped before its end")
     assert failed == "  runs/seeds/1 (seed=13): seed=13: unlucky. Take another."
     assert end == "The sweep was ended: RuntimeError: a worker was killed"
 

@@ -68,7 +68,7 @@ def test_more_pixels_than_are_decoded_are_a_broken_image_with_its_reason(
 ) -> None:
     monkeypatch.setattr(decoder, "MOST_PIXELS", 4_000)
     path = panorama(tmp_path / "wide.png", 100, 60)
-    assert problem_of(path) == "100 × 60 pixels, more than the 4,000 that are decoded"
+    assert problem_of(path) == "100 × 60 pixels, more than the limit of 4,000"
     with pytest.raises(EdjeError, match=r"wide\.png is not readable \(100 × 60 pixels"):
         open_image(path)
 
@@ -112,4 +112,4 @@ def test_a_picture_of_a_telephone_names_what_reads_it(
     monkeypatch.setattr(decoder, "reads_heif", lambda: False)
     content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
     (tmp_path / "one.heic").write_bytes(content)
-    assert problem_of(tmp_path / "one.heic") == "a HEIF picture: pip install 'edje[heif]'"
+    assert problem_of(tmp_path / "one.heic") == "a HEIF image: pip install 'edje[heif]'"

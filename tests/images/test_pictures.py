@@ -46,10 +46,10 @@ def test_grey_and_transparent_arrays_are_pictures() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (PIXELS.astype(np.float32), r"an array of float32 of shape \(6, 9, 3\) is no picture"),
-        (PIXELS[..., :2], r"shape \(6, 9, 2\) is no picture"),
-        (PIXELS[:0], r"shape \(0, 9, 3\) is no picture"),
-        (7, "a int is no picture; expected a path"),
+        (PIXELS.astype(np.float32), r"an array of float32 of shape \(6, 9, 3\) is not a picture"),
+        (PIXELS[..., :2], r"shape \(6, 9, 2\) is not a picture"),
+        (PIXELS[:0], r"shape \(0, 9, 3\) is not a picture"),
+        (7, "a int is not a picture; expected a path"),
         (b"", "a picture of 0 bytes can't be read as a picture .the file is empty."),
         (b"no picture", "a picture of 10 bytes can't be read"),
         ("absent.jpg", "absent.jpg can't be read as a picture .*No such file"),

@@ -321,8 +321,8 @@ def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -
         ({"hash": 1}, "'hash' is a column of the index's own"),
         ({"my place": 1}, "'my place' can't be the name"),
         ({"year": None}, "'year' has no value"),
-        ({"mixed": {"a": 1, "b": "x"}}, "'mixed' are of no one type"),
-        ({"year": "late"}, r"'year' is of int64 in the index \(Could not convert 'late'"),
+        ({"mixed": {"a": 1, "b": "x"}}, "'mixed' have no common type"),
+        ({"year": "late"}, r"'year' has type int64 in the index \(Could not convert 'late'"),
     ):
         with pytest.raises(EdjeError, match=message):
             index.add(pictures, columns=columns)
@@ -354,7 +354,7 @@ def test_sync_of_a_folder_that_is_not_there_or_empty_removes_nothing(
     with pytest.raises(EdjeError, match=r"is not a folder\. Nothing was removed"):
         index.sync(pictures)
     pictures.mkdir()
-    with pytest.raises(EdjeError, match="has no pictures, the index has 12 of it"):
+    with pytest.raises(EdjeError, match="has no pictures, but the index has 12 of it"):
         index.sync(pictures)
     assert len(index) == 12
 

@@ -76,9 +76,11 @@ def test_other_embeddings_and_additions_without_are_refused(
     index = ImageIndex.from_embeddings(folder, ranker, matrix[:6], paths[:6])
     with pytest.raises(EdjeError, match=r"has another embedding of '000\.png'"):
         ImageIndex.from_embeddings(folder, ranker, matrix[::-1], paths)
-    with pytest.raises(EdjeError, match="has 7 numbers of given embeddings per picture, these are"):
+    with pytest.raises(
+        EdjeError, match="has 7 numbers of given embeddings per picture, but these have"
+    ):
         ImageIndex.from_embeddings(folder, ranker, matrix[:, :5], paths)
-    with pytest.raises(EdjeError, match="is of your own embeddings"):
+    with pytest.raises(EdjeError, match="has your own embeddings"):
         index.add(paths[0].parent)
     more = ImageIndex.from_embeddings(folder, ranker, matrix, paths)
     assert len(more) == 12
@@ -96,7 +98,7 @@ def test_other_embeddings_and_additions_without_are_refused(
         (lambda m, p: (m.astype(int), p), r"type int64 for 12 paths; expected floats"),
         (lambda m, p: (m, [p[0]] * 12), "12 pictures and 1 different ids"),
         (lambda m, p: (m * 0, p), r"the embedding of '\d+\.png' is zero or has numbers"),
-        (lambda m, p: ("absent.npy", p), r"absent\.npy can't be read as an array"),
+        (lambda m, p: ("absent.npy", p), r"absent\.npy can't be read as a NumPy array"),
         (lambda m, p: ("absent.parquet", None), r"absent\.parquet can't be read as Parquet"),
     ],
 )

@@ -52,7 +52,7 @@ def test_pictures_and_data_sets_have_the_ids_that_they_come_with() -> None:
     assert ids(rows) == ["17", "3"] and ids(rows.remove_columns("image_id")) == ["0", "1"]
     loaded = given_pictures(rows)[0].load()
     assert isinstance(loaded, bytes)
-    with pytest.raises(EdjeError, match=r"none that is named 'image'\. Rename it"):
+    with pytest.raises(EdjeError, match=r"none named 'image'\. Rename it"):
         given_pictures(rows.rename_column("image", "photo"))
 
 

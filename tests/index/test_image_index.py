@@ -86,9 +86,9 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
     assert {hit.id for hit in hits} == set(order[:2])
     assert index.search("red", where="width > 1000") == []
     for where, message in (
-        ("nonsense = 3", r"no filter of the index .* No field named nonsense.*\bid\b"),
-        ("width >", "no filter of the index .* Expected: an expression"),
-        ("width = 'wide'", "no filter of the index"),
+        ("nonsense = 3", r"invalid filter of the index .* No field named nonsense.*\bid\b"),
+        ("width >", "invalid filter of the index .* Expected: an expression"),
+        ("width = 'wide'", "invalid filter of the index"),
     ):
         with pytest.raises(EdjeError, match=message):
             index.search("red", where=where)
@@ -113,8 +113,8 @@ def test_ids_of_another_search_are_reranked_without_a_picture(
     assert {hit.first_stage for hit in other} == {0.0}
     assert [hit.score for hit in other] != pytest.approx([hit.score for hit in hits], abs=1e-5)
     for wrong, scores, message in (
-        (["absent", ids[0]], None, "1 of 2 ids are of no picture of the index, such as 'absent'"),
-        ([ids[0], ids[0]], None, "an id comes twice"),
+        (["absent", ids[0]], None, "1 of 2 ids are not in the index, such as 'absent'"),
+        ([ids[0], ids[0]], None, "an id occurs twice"),
         (ids[:2], [1.0], "got 2 ids and 1 first-stage scores"),
         ("000.png", None, "expected a list of ids"),
     ):
@@ -234,14 +234,16 @@ def test_a_later_format_is_refused(
 ) -> None:
     index.add(pictures)
     monkeypatch.setattr("edje.index.image_table.FORMAT", 0)
-    with pytest.raises(EdjeError, match=r"is of format 1, this version of edje reads 0\. Upgrade"):
+    with pytest.raises(
+        EdjeError, match=r"has format 1, but this version of edje reads 0\. Upgrade"
+    ):
         ImageIndex.open(index.folder, ranker)
 
 
 def test_a_foreign_table_is_refused(ranker: Reranker, tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb")
     lancedb.connect(tmp_path).create_table(TABLE, pa.table({"id": ["a"]}))
-    with pytest.raises(EdjeError, match="holds a table of Lance that is no index of edje"):
+    with pytest.raises(EdjeError, match="has a table of Lance that is not an index of edje"):
         ImageIndex.open(tmp_path, ranker)
 
 

@@ -34,7 +34,7 @@ def test_it_is_never_written(index: ImageIndex, ranker: Reranker, pictures: Path
         lambda: there.remove(there.ids()[:1]),
         there.optimize,
     ):
-        with pytest.raises(EdjeError, match="at a URL, where it is only read"):
+        with pytest.raises(EdjeError, match="at a URL, where it can only be read"):
             write()
     assert len(there) == 12
 

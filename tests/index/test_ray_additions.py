@@ -148,7 +148,7 @@ def test_a_worker_that_loads_another_reranker_is_refused(
         index.add(pictures, engine="ray")
     assert len(index) == 0
     monkeypatch.setattr(ranker, "name", "")
-    with pytest.raises(EdjeError, match="no name or path by which workers could load it"):
+    with pytest.raises(EdjeError, match="no name or path that workers could load"):
         index.add(pictures, engine="ray")
 
 

@@ -128,7 +128,7 @@ def test_sources_whose_ids_could_clash_are_refused(index: ImageIndex, tmp_path: 
         (table, "two pictures have the id 'same/a'"),
         (
             make_parquet(tmp_path / "x.parquet", {"text": ["a"]}),
-            "expected one that is named 'image'",
+            "expected one named 'image'",
         ),
         (
             make_parquet(tmp_path / "y.parquet", {"image": ["a"]}),

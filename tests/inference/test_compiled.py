@@ -61,7 +61,7 @@ def test_beyond_the_limit_of_shapes_the_layers_run_as_they_are(unchecked, caplog
             assert torch.equal(layers(states), states[:, :1] * 2 + 1)
     assert len(layers.forms) == 4 and run.calls == 3 * 2
     said = [record.message for record in caplog.records if record.name == compiled.__name__]
-    assert said == ["4 shapes are compiled; any other runs uncompiled"]
+    assert said == ["4 shapes are compiled; all others run uncompiled"]
 
 
 def test_torch_s_own_limits_on_compiled_forms_are_never_met(unchecked, monkeypatch):
@@ -79,8 +79,8 @@ def test_torch_s_own_limits_on_compiled_forms_are_never_met(unchecked, monkeypat
 @pytest.mark.parametrize(
     ("kind", "precision", "said"),
     [
-        ("modernbert", torch.float32, r"compile: is made for BERT and its kin, not for Modern"),
-        ("bert", torch.int8, r"compile: on this CPU int8 and bf16 have faster roads"),
+        ("modernbert", torch.float32, r"compile: only supports BERT and similar .*, not Modern"),
+        ("bert", torch.int8, r"compile: on this CPU, int8 and bf16 have faster kernels"),
     ],
 )
 def test_what_has_no_compiled_form_says_so(kind, precision, said):

@@ -61,7 +61,7 @@ def test_all_products_over_all_rows_are_in_int8_and_blind_to_their_neighbours():
 
 
 def test_int8_is_refused_where_it_can_not_be(monkeypatch):
-    with pytest.raises(EdjeError, match="is made for BERT and its kin, not for ModernBertModel"):
+    with pytest.raises(EdjeError, match=r"only supports BERT and similar .*not ModernBertModel"):
         StoredTokenScorer(reranker_of("modernbert"), collection(), torch.int8)
     monkeypatch.setattr(int8, "has_int8_products", lambda: False)
     with pytest.raises(EdjeError, match=r"need a CPU that computes them exactly .* Use bf16"):
@@ -83,9 +83,9 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "precision", "line"),
     [
-        (0.9, torch.int8, "layer took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
-        (0.97, torch.bfloat16, "970.00 ms in int8, 1000.00 in bf16 (one thread): bf16 is used"),
-        (1.2, torch.bfloat16, "1200.00 ms in int8, 1000.00 in bf16 (one thread): bf16 is used"),
+        (0.9, torch.int8, "pairs took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
+        (0.97, torch.bfloat16, "970.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
+        (1.2, torch.bfloat16, "1200.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
     ],
 )
 def test_int8_is_used_where_its_layer_is_measured_faster(

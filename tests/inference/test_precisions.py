@@ -28,7 +28,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("asked", ["cuda:77", "xpu", "gpu", "", "cpu:x"])
 def test_a_device_that_isnt_there_is_named(asked: str) -> None:
-    with pytest.raises(EdjeError, match=rf"device={asked}: is not to be had here .*Take cpu"):
+    with pytest.raises(EdjeError, match=rf"device={asked}: is not available here .*Use cpu"):
         device_of(asked)
 
 
@@ -53,7 +53,7 @@ def test_int8_that_is_asked_for_is_given_or_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(EdjeError, match=r"precision=int8: needs a CPU .* this cuda isn't"):
         precision_of("int8", torch.float32, CUDA)
     set_products(monkeypatch, False)
-    with pytest.raises(EdjeError, match=r"precision=torch\.int8: needs a CPU .*Take bf16"):
+    with pytest.raises(EdjeError, match=r"precision=torch\.int8: needs a CPU .*Use bf16"):
         precision_of(torch.int8, torch.float32, CPU)
 
 

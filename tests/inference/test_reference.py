@@ -275,7 +275,7 @@ def test_what_is_no_published_checkpoint_is_refused(own, tmp_path, content, mess
 
 def test_a_checkpoint_of_ours_is_sent_to_its_own_reader(own, tmp_path):
     save_checkpoint(tiny_checkpoint(), tmp_path / "compressed_checkpoint.pth")
-    with pytest.raises(EdjeError, match=r"read by Reranker\.from_pretrained"):
+    with pytest.raises(EdjeError, match=r"with Reranker\.from_pretrained"):
         load(tmp_path, language_model=own / "language_model", vision_tower=own / "vision_tower")
 
 

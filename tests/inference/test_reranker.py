@@ -80,7 +80,7 @@ def test_maps_are_refused_of_other_tokens_and_of_an_adapter_that_has_none():
         reranker(False).attention_maps(torch.randn(2, 9, 5))
     local = AdapterSpecification("edje.models.adapters.LocalAdapter", {"hidden_width": 8})
     tokens = torch.randn(2, FACTS.num_tokens, FACTS.token_width)
-    with pytest.raises(EdjeError, match=r"LocalAdapter weighs no vision tokens.*adapter=compress"):
+    with pytest.raises(EdjeError, match=r"LocalAdapter has no attention .*adapter=compress"):
         reranker(False, adapter=local).attention_maps(tokens)
 
 
@@ -172,7 +172,7 @@ def test_less_probable_documents_are_left_out():
 
 def test_the_threshold_is_the_calibrations():
     assert calibrated().threshold(0.9) == 0.7 and calibrated().threshold(0.5) == 0.1
-    with pytest.raises(EdjeError, match=r"threshold: precision=0\.99 was reached by no probab"):
+    with pytest.raises(EdjeError, match=r"threshold: no probability reached precision=0\.99"):
         calibrated().threshold(0.99)
 
 

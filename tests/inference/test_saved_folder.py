@@ -94,7 +94,7 @@ def test_what_lies_beside_a_saved_reranker_is_never_deleted(tmp_path: Path, othe
     save_folder(tiny_checkpoint(), tmp_path / "saved")
     (tmp_path / "saved" / other).parent.mkdir(exist_ok=True)
     (tmp_path / "saved" / other).write_text("mine")
-    with pytest.raises(EdjeError, match=f"something else .*: {other.partition('/')[0]}"):
+    with pytest.raises(EdjeError, match=f"something other .*: {other.partition('/')[0]}"):
         save_folder(tiny_checkpoint(), tmp_path / "saved")
     assert (tmp_path / "saved" / other).read_text() == "mine"
 
@@ -103,7 +103,7 @@ def test_a_model_of_transformers_is_neither_overwritten_nor_taken_for_a_reranker
     tower: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tower, tmp_path / "model")
-    with pytest.raises(EdjeError, match="holds something else than a saved reranker"):
+    with pytest.raises(EdjeError, match="holds something other than a saved reranker"):
         save_folder(tiny_checkpoint(), tmp_path / "model")
     with pytest.raises(EdjeError, match=r"model\.safetensors: (can't be read|not a check)"):
         Reranker.from_pretrained(tmp_path / "model")
@@ -121,7 +121,7 @@ def test_a_backbone_that_is_only_named_is_not_deleted(local: Checkpoint, tmp_pat
     folder = tmp_path / "saved"
     save_folder(local, folder)
     again = load_checkpoint(folder)
-    with pytest.raises(EdjeError, match=r"backbone's files lie in .*saved itself"):
+    with pytest.raises(EdjeError, match=r"backbone's files are in .*saved itself"):
         save_folder(again, folder, with_backbone=False)
     save_folder(again, folder)
     assert torch.equal(scores(load_checkpoint(folder)), scores(local))
@@ -176,7 +176,7 @@ def set_at(about: Any, keys: str, value: Any) -> None:
 HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "runs": (
         lambda about: set_at(about, "run/backbone/_target_", "os.system"),
-        "os.system is no backbone of edje",
+        "os.system is not a backbone of edje",
     ),
     "absolute": (
         lambda about: set_at(about, "backbone_files/pretrained", "/etc"),
@@ -184,7 +184,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "above": (
         lambda about: set_at(about, "backbone_files/pretrained", "backbone/../../siglip"),
-        r"names backbone/../../siglip as .*Don't trust it",
+        r"names backbone/../../siglip as .*Don't trust this folder",
     ),
     "other key": (
         lambda about: set_at(about, "backbone_files/model_args", "backbone/pretrained"),
@@ -196,7 +196,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "attention": (
         lambda about: set_at(about, "reranker/language_model/attention", "somebody/kernel"),
-        "which is code of others",
+        "which is code from a third party",
     ),
     "layers": (
         lambda about: set_at(about, "reranker/language_model/config/num_hidden_layers", 10**9),
@@ -259,7 +259,7 @@ def test_a_hostile_folder_is_one_clear_error(
 def test_a_broken_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
     save_folder(tiny_checkpoint(), tmp_path / "saved")
     (tmp_path / "saved" / "tokenizer.json").write_text('{"version": "9"}')
-    with pytest.raises(EdjeError, match="what it says of itself can't be built"):
+    with pytest.raises(EdjeError, match="the model that it specifies can't be built"):
         Reranker.from_pretrained(tmp_path / "saved")
 
 

@@ -143,7 +143,7 @@ def test_three_lines_in_a_fresh_process_print_two_hits_and_no_warning(tmp_path: 
 def test_a_path_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes").mkdir()
-    with pytest.raises(EdjeError, match="lies here and holds no checkpoint"):
+    with pytest.raises(EdjeError, match="exists and holds no checkpoint"):
         Reranker.from_pretrained("shapes")
 
 

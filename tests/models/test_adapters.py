@@ -98,7 +98,7 @@ def test_what_is_no_adapter_is_refused():
                 super().__init__(facts.token_width, facts.width)
 
     given = AdapterSpecification("edje.models.adapters.local.Plain", {})
-    with pytest.raises(EdjeError, match=r"edje has no such adapter as .*local\.Plain"):
+    with pytest.raises(EdjeError, match=r"edje has no adapter .*local\.Plain"):
         build_reranker(given, FACTS, tiny_language_model(), False)
 
 

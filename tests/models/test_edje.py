@@ -219,7 +219,7 @@ def test_an_adapter_with_wrong_choices_is_named():
             tiny_language_model(),
             False,
         )
-    with pytest.raises(EdjeError, match="no such adapter"):
+    with pytest.raises(EdjeError, match="edje has no adapter"):
         build_reranker(
             AdapterSpecification("edje.models.adapters.Nothing"),
             FACTS,

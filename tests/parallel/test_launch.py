@@ -107,7 +107,7 @@ def test_stopped_on_one_rank_a_run_resumes_with_another_number_of_ranks(world, t
     assert f"resume={folder} {named}" in complained, "a folder may not name code of others"
     run_here([f"resume={folder}", named, "objective.matching.trouble=none", "trainer.devices=1"])
     said = (folder / "logs" / "run.log").read_text()
-    assert said.count("ranks: 1 now, 2 before. Other pairs meet in batches") == 1
+    assert said.count("ranks: 1 now, 2 before. Batches hold other sets of pairs") == 1
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert (folder / "checkpoints" / "model.ckpt").exists()
 
@@ -118,7 +118,7 @@ def test_a_failing_rank_ends_the_run_with_its_message(world, tmp_path):
     status, _, complained = start(*world, *troubled("fail", 1, folder))
     assert complained.count("Error: bad luck. Try again.\n") == 1
     if status != -signal.SIGKILL:  # by Lightning, where its watch is faster than the lost peer
-        assert status == 1 and "rank 1 failed, as it says above" in complained
+        assert status == 1 and "rank 1 failed: see its message above" in complained
     assert "Traceback" not in complained
     assert (folder / "error_rank_1.txt").read_text() == "bad luck. Try again.\n"
 
@@ -130,14 +130,14 @@ def test_processes_that_another_launcher_started_are_refused(monkeypatch, capsys
             patched.delenv(ranks.RUN_FOLDER, raising=False)
             patched.setenv(name, value)
             assert main() == 1
-        assert "Start one alone" in capsys.readouterr().err
+        assert "Start a single process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
         ("strategy=ddp_spawn", "Use one of auto, ddp"),
-        ("num_nodes=2", "this process was started alone"),
+        ("num_nodes=2", "only this process was started"),
     ],
 )
 def test_other_ways_of_sharing_are_refused(tmp_path, monkeypatch, capsys, choice, said):

@@ -76,7 +76,7 @@ def test_a_process_knows_its_place(monkeypatch, given, right):
 def test_processes_that_nobody_started_are_asked_for(monkeypatch):
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
     check_processes(1, 4)
-    with pytest.raises(EdjeError, match=r"started alone.*srun.*torchrun"):
+    with pytest.raises(EdjeError, match=r"only this process was started.*srun.*torchrun"):
         check_processes(2, 4)
     for name, value in OF_SRUN.items():
         monkeypatch.setenv(name, value)

@@ -195,4 +195,4 @@ def test_with_few_dev_images_there_is_none_and_the_log_says_so(world, tmp_path):
     run(with_changes(world, *few, f"hydra.run.dir={tmp_path}"))
     assert load_checkpoint(tmp_path).calibration == {}
     log = (tmp_path / "logs" / "run.log").read_text()
-    assert "no calibration: dev has 49 images, and needs 50" in log
+    assert "no calibration: dev has 49 images, but needs 50" in log

@@ -68,7 +68,7 @@ def test_without_a_gpu_auto_is_the_cpu():
     [("gpu", 1), ("cuda", [0]), ("cpu", [2]), ("cpu", 0), ("cpu", "0,2"), ("quantum", 1)],
 )
 def test_what_the_machine_has_not_got_is_refused(accelerator, devices):
-    said = rf"trainer\.accelerator={accelerator}, trainer\.devices=.*Take trainer\.accelerator=auto"
+    said = rf"trainer\.accelerator={accelerator}, trainer\.devices=.*Use trainer\.accelerator=auto"
     with pytest.raises(EdjeError, match=said):
         named(accelerator=accelerator, devices=devices)
 

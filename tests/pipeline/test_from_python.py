@@ -1,4 +1,4 @@
-"""The page of the README that trains from Python: it runs as it stands there, without Hydra."""
+"""The page of the documentation that trains from Python: it runs as it is, without Hydra."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/python.md"
 SHORTER = {  # a small set and few steps, so that the test takes seconds
     "ShapesSource()": "ShapesSource(train_images=48, val_images=8, test_images=16, unique_among=8)",
     '"max_steps": 400': '"max_steps": 3, "accelerator": "cpu"',
@@ -37,8 +38,7 @@ assert {"dataset", "split", "score", "label", "dtype", "num_candidates"} <= foun
 
 
 def test_the_page_runs_without_hydra(tmp_path: Path) -> None:
-    page = (ROOT / "README.md").read_text().partition("## From Python\n")[2]
-    (code,) = re.findall(r"```python\n(.*?)```", page.partition("\n## ")[0], re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     for given, shorter in SHORTER.items():
         assert code.count(given) == 1
         code = code.replace(given, shorter)

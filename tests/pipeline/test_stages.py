@@ -131,9 +131,9 @@ def test_neighbours_are_mined_by_the_first_stage_or_an_earlier_run_and_kept(
     assert len(lists()) == 2 and second.shape == (12, 3)
     for own, row in enumerate(second.tolist()):
         assert len({own, *row}) == 4
-    with pytest.raises(EdjeError, match=r"has 0 similar ones .* Raise loader.mined_margin"):
+    with pytest.raises(EdjeError, match=r"has 0 similar images .* Raise loader.mined_margin"):
         stage("pretrain_margin", *MINED, "loader.mined_margin=-2.0")
-    with pytest.raises(EdjeError, match=r"loader.neighbours=0 draws none"):
+    with pytest.raises(EdjeError, match=r"loader.neighbours=0 uses none"):
         stage("pretrain_unmined", f"miner={pretrained}")
     with pytest.raises(EdjeError, match=r"neighbours=3: they are drawn from 2 similar images"):
         stage("pretrain_pool", "loader.neighbours=3", "loader.mined_pool=2")
@@ -184,7 +184,7 @@ def test_weights_of_another_backbone_or_layer_are_no_start(stage, pretrained, tm
         (f"backbone.pretrained={other}", "weights"),
         ("backbone.layer=1", "layer"),
     ):
-        with pytest.raises(EdjeError, match=rf"start.path=.* another layer.* \(their {differing} "):
+        with pytest.raises(EdjeError, match=rf"start.path=.* layer.* \(they differ in {differing}"):
             stage(
                 f"finetune_{differing}", f"start.path={pretrained}", "adapter=local", change, empty
             )

@@ -99,11 +99,11 @@ def test_every_argument_has_a_decision():
         (
             "precision",
             ["bf16-true", "16-true", 64, "64", "64-true", "transformer-engine"],
-            "stay in float32.*Take 32-true, bf16-mixed",
+            "stay in float32.*Use 32-true, bf16-mixed",
         ),
-        ("precision", ["transformer-engine-float16"], "Take 32-true, bf16-mixed"),
+        ("precision", ["transformer-engine-float16"], "Use 32-true, bf16-mixed"),
         ("logger", [True, False, {"_target_": "CSVLogger"}], "logger=csv or logger=null"),
-        ("callbacks", [{"_target_": "lightning.Callback"}, [1]], "a run brings its own"),
+        ("callbacks", [{"_target_": "lightning.Callback"}, [1]], "a run has its own"),
         ("fast_dev_run", [True, 3], "trainer.max_steps=1"),
         ("max_epochs", [0, 1, 2], "set trainer.max_steps"),
         ("min_epochs", [1], "set trainer.max_steps"),
@@ -144,9 +144,9 @@ def test_what_a_run_cannot_follow_is_refused_with_what_to_take(name, values, sai
         ({"devices": 0}, "trainer.devices=0"),
         ({"accelerator": "cuda"}, "trainer.accelerator=cuda"),
         ({"accelerator": "gpu"}, "trainer.accelerator=gpu"),
-        ({"precision": "16-mixed"}, "Take trainer.precision=bf16-mixed"),
-        ({"precision": 16}, "Take trainer.precision=bf16-mixed"),
-        ({"max_time": {"seconds": 0}}, "expected more than none"),
+        ({"precision": "16-mixed"}, "Use trainer.precision=bf16-mixed"),
+        ({"precision": 16}, "Use trainer.precision=bf16-mixed"),
+        ({"max_time": {"seconds": 0}}, "expected more than 0"),
         ({"max_time": {"secs": 4}}, "'secs'"),
         ({"max_time": "4 seconds"}, "DD:HH:MM:SS"),
     ],
@@ -356,7 +356,7 @@ def test_a_logger_whose_package_is_missing_is_refused_with_what_to_install(
         monkeypatch.setattr(f"lightning.{flag}", False)
     node = OmegaConf.load(conf_folder() / "logger" / f"{option}.yaml")
     cfg = OmegaConf.create({"logger": {option: node}})
-    with pytest.raises(EdjeError, match=rf"isn't installed.*{install}, or take logger=csv"):
+    with pytest.raises(EdjeError, match=rf"isn't installed.*{install}, or use logger=csv"):
         run_loggers(loggers_of(cfg), tmp_path)
 
 

@@ -145,7 +145,8 @@ def test_a_disk_without_room_is_found_before_anything_is_compressed(few, monkeyp
     model = reranker()
     monkeypatch.setattr(model, "compress", lambda tokens: pytest.fail("compressed"))
     said = (
-        r"take 0\.0 GB, more than a quarter .* has 0\.0 GB left .* storage\.compressed_codec=int8"
+        r"take 0\.0 GB, which is more than a quarter .* has 0\.0 GB left .* "
+        r"storage\.compressed_codec=int8"
     )
     with (
         pytest.raises(EdjeError, match=said),

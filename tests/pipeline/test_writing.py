@@ -60,7 +60,7 @@ def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
 @pytest.mark.clusters
 @pytest.mark.parametrize(
     ("does", "message"),
-    [("error", r"^image 020\.jpg is not readable"), ("kill", "ended from outside .* is kept")],
+    [("error", r"^image 020\.jpg is not readable"), ("kill", "was killed .* is kept")],
 )
 def test_a_failing_process_gives_one_message_and_the_store_can_be_continued(
     tmp_path: Path, does: str, message: str
@@ -134,15 +134,15 @@ def test_a_store_of_another_backbone_layer_resolution_or_codec_is_refused(tmp_pa
     make_store(tmp_path / "store", "bf16", fingerprint=stored)
     TokenStore.open(tmp_path / "store", stored)
     coarse = raw_fingerprints(split, identity, Storage(tower_precision="bf16"))[0]
-    with pytest.raises(EdjeError, match=r"tower_precision: store has .*, run asks for bf16"):
+    with pytest.raises(EdjeError, match=r"tower_precision: store has .*, run needs bf16"):
         TokenStore.open(tmp_path / "store", coarse)
     exact = raw_fingerprints(split, identity, Storage(tower_precision="fp32"))[0]
     TokenStore.open(tmp_path / "store", exact)
     for backbone, codec, difference in (
-        (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run asks"),
+        (HuggingFaceBackbone(pretrained=str(other)), "bf16", r"weights: store has \w+, run needs"),
         (HuggingFaceBackbone(pretrained=str(plain), layer=-2), "bf16", "layer: store has last"),
-        (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run asks .*24"),
-        (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run asks for"),
+        (with_resolution(plain, 24), "bf16", r"preprocessing: store has .*32.*, run needs .*24"),
+        (HuggingFaceBackbone(pretrained=str(plain)), "int8", "codec: store has bf16, run needs"),
     ):
         asked = raw_fingerprints(split, backbone.identity(), Storage(raw_codec=codec))[0]
         with pytest.raises(EdjeError, match=f"other tokens than this run needs: {difference}"):

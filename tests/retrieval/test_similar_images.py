@@ -40,7 +40,7 @@ def test_a_margin_leaves_out_what_is_nearer_than_the_own_image(margin, expected)
 def test_a_margin_that_leaves_too_few_says_so():
     with pytest.raises(
         EdjeError,
-        match=r"an image has 1 similar ones .* 2 are to be mined. Raise loader.mined_margin",
+        match=r"an image has 1 similar images .* 2 are to be mined. Raise loader.mined_margin",
     ):
         similar_images(IMAGES, CAPTIONS, OWNER, 2, margin=0.05)
 

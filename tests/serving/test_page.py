@@ -469,8 +469,8 @@ def test_nothing_moves_where_motion_is_unwanted(page: Page) -> None:
 
 MESSAGES = {
     "gone": (None, None, "The server can’t be reached"),
-    "busy": (429, {"error": {"message": "queue full"}}, "too many searches"),
-    "token": (401, {"error": {"message": "no token"}}, "asks for its token"),
+    "busy": (429, {"error": {"message": "queue full"}}, "busy with other searches"),
+    "token": (401, {"error": {"message": "no token"}}, "needs its token"),
     "refused": (422, {"error": {"message": "q: <b>too long</b>"}}, "q: <b>too long</b>"),
     "broken": (500, "<h1>oops</h1>", "The server answered 500."),
 }
@@ -512,7 +512,7 @@ def test_a_token_in_the_address_opens_the_page_and_leaves_the_address(
     ):
         page = context.new_page()
         page.goto("/")
-        expect(page.get_by_role("alert")).to_contain_text("asks for its token")
+        expect(page.get_by_role("alert")).to_contain_text("needs its token")
         page.goto(f"/?token={token}&q={PLAIN}")
         answered(page, PLAIN)
         assert parse_qs(urlsplit(page.url).query) == {"q": [PLAIN]}

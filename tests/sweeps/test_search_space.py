@@ -44,9 +44,9 @@ def test_hydras_words_for_sweeps_are_distributions(text: str, expected: Any) -> 
         ("a=1", "no key has values to choose from"),
         ("a=tag(log, interval(0, 1))", "a=tag(log, interval(0, 1)): "),
         ("a=interval(2, 1)", "a=interval(2, 1): "),
-        ("a=tag(lgo, interval(1, 2))", "the tag lgo means nothing here: expected log, or no tag."),
-        ("a=tag(log, choice(1, 2))", "the tag log means nothing here: a choice takes none."),
-        ("a=range(5,2)", "a=range(5,2): no number lies in this range."),
+        ("a=tag(lgo, interval(1, 2))", "the tag lgo is unknown here: expected log, or no tag."),
+        ("a=tag(log, choice(1, 2))", "the tag log is unknown here: a choice takes none."),
+        ("a=range(5,2)", "a=range(5,2): this range contains no number."),
     ],
 )
 def test_what_spans_no_values_is_a_clear_message(text: str, expected: str) -> None:

@@ -107,7 +107,7 @@ def test_two_processes_in_one_study_are_refused(tmp_path: Path) -> None:
             os.read(done[0], 1)
         os._exit(0)
     os.read(ready[0], 1)
-    with pytest.raises(EdjeError, match="another process works on this study"), alone_in(tmp_path):
+    with pytest.raises(EdjeError, match="another process is running this"), alone_in(tmp_path):
         raise AssertionError("held twice")
     os.write(done[1], b".")
     assert os.waitpid(child, 0)[1] == 0

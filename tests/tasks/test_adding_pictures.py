@@ -40,7 +40,7 @@ def test_sources_go_into_an_index_and_what_cant_be_read_is_reported(tmp_path: Pa
         (["index.source=pictures"], r"index\.into is missing"),
         (
             ["index.source=pictures", "index.into=i", "engine=ray", "index.sync=true"],
-            r"index\.sync=true goes with engine=local alone",
+            r"index\.sync=true needs engine=local",
         ),
         (["engine=spark"], "engine=spark .*expected one of local, ray"),
         (["engine=ray", "ray.unit=0"], r"ray: unit=0, expected a whole number of 1 or more"),

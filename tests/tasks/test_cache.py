@@ -108,7 +108,7 @@ def test_a_store_of_a_former_fingerprint_is_found_and_used_and_said_to_be(
     run(with_changes(overrides, *moved, "task=cache"))
     assert list(there.parent.glob("raw-*")) == [there] and contents(there) == before
     said = capsys.readouterr().out
-    line = f"reading {there}, by an earlier version, which recorded less of its {lacking};"
+    line = f"reading {there}: an earlier version wrote it and recorded less of its {lacking}."
     assert said.count(line) == 1
 
 

@@ -170,8 +170,8 @@ def test_a_store_is_found_however_its_checkpoint_spells_the_adapter(
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("storage.compressed_codec=int8", "codec: store has bf16, run asks for int8"),
-        ("storage.raw_codec=fp16", "raw_codec: store has bf16, run asks for fp16"),
+        ("storage.compressed_codec=int8", "codec: store has bf16, run needs int8"),
+        ("storage.raw_codec=fp16", "raw_codec: store has bf16, run needs fp16"),
         ("data.split=train", "images: store has"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_compressed_store_of_another_adapter_is_refused_and_not_found(
     content["state_dict"]["model.adapter.query"] += 1
     torch.save(content, path)
     given = ["task=evaluate", f"checkpoint={path}", f"store={store_of(root)}"]
-    with pytest.raises(EdjeError, match=r"needs: adapter_weights: store has \w+, run asks for \w+"):
+    with pytest.raises(EdjeError, match=r"needs: adapter_weights: store has \w+, run needs \w+"):
         run([*given, f"hydra.run.dir={tmp_path / 'a'}"])
     stores = set((root / "cache" / "folder-val").glob("compressed-*"))
     run(["task=compress", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'b'}"])

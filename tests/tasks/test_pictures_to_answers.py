@@ -277,7 +277,7 @@ def test_a_saved_reranker_is_evaluated_like_its_run(world: Path, tmp_path: Path)
 def test_another_folder_is_never_overwritten(world: Path, tmp_path: Path) -> None:
     reranker = Reranker.from_pretrained(world / "joint", device="cpu")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(EdjeError, match="holds something else than a saved reranker"):
+    with pytest.raises(EdjeError, match="holds something other than a saved reranker"):
         reranker.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     reranker.save_pretrained(tmp_path / "new")

@@ -57,12 +57,12 @@ def test_images_are_counted_in_the_files_where_no_option_says_how_many(tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["experiment=shapes"], "task=plan counts a CLIP or SigLIP of transformers"),
+        (["experiment=shapes"], "task=plan only supports a CLIP or SigLIP of transformers"),
         (["experiment=pretrain"], "trainer.max_steps has no value yet"),
         (["experiment=folder", "data.root=nowhere"], "nowhere"),
         (
             ["experiment=paper/tokens_64", "trainer.max_steps=5", "trainer.devices=auto"],
-            "trainer.devices=auto: task=plan needs their number",
+            "trainer.devices=auto: task=plan needs a number of devices",
         ),
     ],
 )

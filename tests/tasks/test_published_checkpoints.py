@@ -199,7 +199,7 @@ def test_saved_once_bound_it_is_a_checkpoint_of_ours(own, done, lists, tmp_path)
     assert checkpoint.backbone == backbone.identity()
     path = tmp_path / "model.ckpt"
     save_checkpoint(checkpoint, path)
-    with pytest.raises(EdjeError, match=r"backbone=…: the checkpoint .* decides this"):
+    with pytest.raises(EdjeError, match=r"backbone=…: the checkpoint .* was trained with its own"):
         evaluated(own, path, tmp_path / "a")
     run(["task=evaluate", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'b'}"])
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "b" / "candidates.parquet"), lists)
@@ -233,7 +233,7 @@ def test_what_could_be_compared_and_what_not_is_logged(own, tmp_path, caplog) ->
     cfg.teacher = str(changed(own, "local", tmp_path, without_towers))
     with caplog.at_level(logging.INFO, "edje"):
         loaded(cfg, "teacher", backbone)
-    assert "the widths fit; nothing in it says which layer" in caplog.messages[-1]
+    assert "the widths fit; the file doesn't say with which layer" in caplog.messages[-1]
 
 
 def changed(own: Path, kind: str, tmp_path: Path, change) -> Path:
@@ -299,7 +299,7 @@ def test_a_fitted_first_stage_is_refused(own) -> None:
             pass
 
     cfg = composed(own, checkpoint=str(own / "local.pth"))
-    with pytest.raises(EdjeError, match=r"holds no first stage, and that of backbone=Fitted"):
+    with pytest.raises(EdjeError, match=r"has no first stage, but backbone=Fitted"):
         loaded(cfg, "checkpoint", Fitted(pretrained=str(own / "vision_tower")))
 
 
@@ -410,7 +410,7 @@ def test_what_it_has_not_got_cannot_be_asked_of_it(own, tmp_path) -> None:
 
 def test_what_the_hub_refuses_is_one_message(own, tmp_path, hub) -> None:
     misspelt = "shahafw/edje-vl-image-retreival-reranker"
-    with pytest.raises(EdjeError, match=rf"checkpoint={misspelt}: no file or folder lies there"):
+    with pytest.raises(EdjeError, match=rf"checkpoint={misspelt}: no such file or folder exists"):
         evaluated(own, misspelt, tmp_path / "a")
-    with pytest.raises(EdjeError, match="no file or folder lies there"):
+    with pytest.raises(EdjeError, match="no such file or folder exists"):
         run(training(own, tmp_path / "b", "start=checkpoint", f"start.path={misspelt}"))

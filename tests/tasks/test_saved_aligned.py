@@ -71,5 +71,5 @@ def test_it_is_read_where_the_files_of_its_towers_are_gone(tmp_path: Path) -> No
     assert about["run"]["backbone"]["_target_"] == "aligned"
 
     named = Reranker.from_pretrained(tmp_path / "named", device="cpu")
-    with pytest.raises(EdjeError, match=r"tower\.safetensors' is no file"):
+    with pytest.raises(EdjeError, match=r"tower\.safetensors' is not a file"):
         named.predict(pairs)

@@ -52,9 +52,9 @@ def test_a_run_without_a_logger_trains_and_evaluates(world, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("trainer.precision=bf16-true", "Take 32-true"),
+        ("trainer.precision=bf16-true", "Use 32-true"),
         ("trainer.max_epochs=2", "set trainer.max_steps"),
-        ("trainer.devices=[2]", "Take trainer.accelerator=auto"),
+        ("trainer.devices=[2]", "Use trainer.accelerator=auto"),
         ("optim.lr=0", "expected more than 0"),
         ("optim.warmup_steps=-1", "expected at least 0"),
         ("logger=wandb", r"WeightsAndBiases.*pip install 'edje\[wandb\]'"),
@@ -148,7 +148,9 @@ def test_a_finished_run_is_trained_on_with_more_steps_and_evaluated_again(world,
     configs = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("config*.yaml"))]
     steps = [config["trainer"]["max_steps"] for config in configs]
     assert sorted(steps) == [4, 4, 6]
-    with pytest.raises(EdjeError, match=r"trainer\.max_steps=5: this run has trained 6 steps"):
+    with pytest.raises(
+        EdjeError, match=r"trainer\.max_steps=5: this run has already trained 6 steps"
+    ):
         run([f"resume={folder}", "trainer.max_steps=5"])
 
 
@@ -302,13 +304,13 @@ def test_a_run_of_another_score_gets_the_weights_of_a_sum_where_its_cache_is(
     assert not load_checkpoint(root / "run").fusion
     later = ["task=evaluate", f"checkpoint={root / 'run'}", "score=sum"]
     run([*later, f"hydra.run.dir={tmp_path / 'later'}"])
-    assert "its weights are fitted now" in (tmp_path / "later" / "logs" / "run.log").read_text()
+    assert "fitting its weights now" in (tmp_path / "later" / "logs" / "run.log").read_text()
     lists = [pd.read_parquet(tmp_path / name / "candidates.parquet") for name in ("sum", "later")]
     pd.testing.assert_frame_equal(*lists)
     for changes, why in (
-        ([f"cache_dir={tmp_path / 'cache'}"], "images held back aren't in .*folder-train/raw-"),
-        (["data.dev_images=3"], "data is not its run's"),
-        (["data.name=other"], "data is not its run's"),
+        ([f"cache_dir={tmp_path / 'cache'}"], "held-back images aren't in .*folder-train/raw-"),
+        (["data.dev_images=3"], "data, dev_images or dev_seed isn't its run's"),
+        (["data.name=other"], "data, dev_images or dev_seed isn't its run's"),
     ):
         with pytest.raises(EdjeError, match=rf"score=sum: .* fitted with 4 tokens, and .*{why}"):
             run([*later, *changes, f"hydra.run.dir={tmp_path / changes[0][:8]}"])

@@ -111,7 +111,7 @@ def test_a_finished_store_has_nothing_pending_and_no_claims_file(tmp_path: Path)
 def test_a_plan_of_other_tokens_is_not_joined(begun: UnfinishedStore) -> None:
     other = Fingerprint({**PLAN.fingerprint.fields, "backbone": "large"})
     plan = make_plan(other, IDS, PLAN.make_codec(), PLAN.feature_width, PLAN.shard_rows)
-    with pytest.raises(EdjeError, match="backbone: store has tiny, run asks for large"):
+    with pytest.raises(EdjeError, match="backbone: store has tiny, run needs large"):
         UnfinishedStore(begun.folder, plan, IDS).pending()
 
 

@@ -19,9 +19,9 @@ def test_differences_are_named_with_both_values() -> None:
     store = Fingerprint({"layer": -1, "name": "tiny", "codec": "fp16"})
     asked = Fingerprint({"layer": -2, "name": "tiny", "adapter": "abc"})
     assert store.differences(asked) == [
-        "adapter: store has nothing, run asks for abc",
-        "codec: store has fp16, run asks for nothing",
-        "layer: store has -1, run asks for -2",
+        "adapter: store has nothing, run needs abc",
+        "codec: store has fp16, run needs nothing",
+        "layer: store has -1, run needs -2",
     ]
     assert store.differences(store) == []
 

@@ -142,7 +142,7 @@ def test_pickling_carries_the_url_alone(in_memory: str) -> None:
 
 
 def test_another_fingerprint_is_refused_there_too(in_memory: str) -> None:
-    with pytest.raises(EdjeError, match="layer: store has -1, run asks for -2"):
+    with pytest.raises(EdjeError, match="layer: store has -1, run needs -2"):
         TokenStore.open(in_memory, Fingerprint({**FINGERPRINT.fields, "layer": -2}))
 
 
@@ -183,7 +183,7 @@ def test_a_package_that_an_address_needs_is_named_with_its_extra(
 def test_a_server_without_ranges_is_named_with_the_way_out(folder: Path, tmp_path: Path) -> None:
     for url in serve(WholeServer, folder):
         store = TokenStore.open(url)
-        with pytest.raises(EdjeError, match=r"asked for 48 bytes, got .* simplecache::http"):
+        with pytest.raises(EdjeError, match=r"requested 48 bytes, got .* simplecache::http"):
             store.read(torch.tensor([1]))
         same(TokenStore.open(f"simplecache::{url}"), folder)
 

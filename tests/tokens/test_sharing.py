@@ -70,7 +70,7 @@ def test_what_was_pushed_is_loaded_with_equal_tokens(store: TokenStore) -> None:
     rows = torch.arange(NUM_IMAGES)
     assert torch.equal(loaded.read(rows), store.read(rows))
     assert FolderHub.private
-    with pytest.raises(EdjeError, match="layer: store has -1, run asks for -2"):
+    with pytest.raises(EdjeError, match="layer: store has -1, run needs -2"):
         load_from_hub(REPO, Fingerprint({**FINGERPRINT.fields, "layer": -2}))
 
 

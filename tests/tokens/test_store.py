@@ -195,7 +195,7 @@ def test_cells_begin_a_page_and_lie_where_arrow_has_them(store: TokenStore) -> N
 
 def test_a_store_of_another_fingerprint_is_refused_with_the_difference(folder: Path) -> None:
     asked = Fingerprint({**FINGERPRINT.fields, "layer": -2})
-    message = r"layer: store has -1, run asks for -2\. Build the right one with: make it so"
+    message = r"layer: store has -1, run needs -2\. Build the right one with: make it so"
     with pytest.raises(EdjeError, match=message):
         TokenStore.open(folder, asked, rebuild="make it so")
 

@@ -54,12 +54,12 @@ def test_equal_tables_are_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_another_fingerprint_is_refused_with_the_difference(tmp_path: Path) -> None:
-    with pytest.raises(EdjeError, match="encoder: store has tiny, run asks for big"):
+    with pytest.raises(EdjeError, match="encoder: store has tiny, run needs big"):
         EmbeddingTable.open(write(tmp_path), Fingerprint({"encoder": "big"}))
 
 
 def test_an_absent_or_damaged_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EdjeError, match="no whole embedding table at"):
+    with pytest.raises(EdjeError, match="no complete embedding table at"):
         EmbeddingTable.open(tmp_path)
     matrix = next(write(tmp_path).glob("*.safetensors"))
     content = bytearray(matrix.read_bytes())
@@ -68,7 +68,7 @@ def test_an_absent_or_damaged_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"matrix-\w+\.safetensors has changed"):
         EmbeddingTable.open(tmp_path)
     matrix.unlink()
-    with pytest.raises(EdjeError, match="no whole embedding table"):
+    with pytest.raises(EdjeError, match="no complete embedding table"):
         EmbeddingTable.open(tmp_path)
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(EdjeError, match=r"damaged: table\.json: 'fingerprint'"):
@@ -154,7 +154,7 @@ def test_a_killed_filling_goes_on_with_the_batch_that_it_was_at(tmp_path: Path) 
     (unfinished,) = folder.glob("unfinished-*")
     with unfinished.open("ab") as file:
         file.write(b"half a row")
-    with pytest.raises(EdjeError, match="no whole embedding table"):
+    with pytest.raises(EdjeError, match="no complete embedding table"):
         EmbeddingTable.open(folder)
     fill(batches_of_three(log))
     assert log == [[4, 2, 7], [0, 1, 6], [3, 5]]

@@ -231,9 +231,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_another_store_in_the_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     before = contents(make_store(tmp_path))
     other = Fingerprint({**FINGERPRINT.fields, "backbone": "large"})
-    with pytest.raises(EdjeError, match="backbone: store has tiny, run asks for large"):
+    with pytest.raises(EdjeError, match="backbone: store has tiny, run needs large"):
         make_store(tmp_path, fingerprint=other)
-    with pytest.raises(EdjeError, match="num_images: store has 50, run asks for 49"):
+    with pytest.raises(EdjeError, match="num_images: store has 50, run needs 49"):
         make_store(tmp_path, image_ids=IDS[1:])
     assert contents(tmp_path) == before
 

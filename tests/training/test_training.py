@@ -453,7 +453,7 @@ def test_an_unknown_compiler_is_refused(reranker):
 
 def test_inductor_without_a_compiler_is_refused(reranker, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(EdjeError, match=r"needs a C\+\+ compiler, and no-such-compiler is not"):
+    with pytest.raises(EdjeError, match=r"needs a C\+\+ compiler, but no-such-compiler is not"):
         compile_layers(reranker, "inductor")
 
 

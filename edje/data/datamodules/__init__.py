@@ -1,1 +1,1 @@
-"""The LightningDataModules, the batches that they give, and the processes that read them."""
+"""The LightningDataModules, their batches, and the worker processes that read them."""

@@ -1,4 +1,4 @@
-"""Batches on their way from a loader to the device where they are used."""
+"""Batches on their way from a loader to the device that uses them."""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
@@ -11,14 +11,14 @@ Record = TypeVar("Record")
 
 
 class Batch:
-    """A frozen dataclass of tensors, some perhaps in records of its own; a loader can pin it.
+    """A frozen dataclass of tensors, some perhaps in nested records; a loader can pin it.
 
-    To a GPU it goes as it is in host memory, such as in stored bytes, and from pinned memory the
-    program doesn't wait for it: the copies stand in line with the work that reads them.
+    It is copied to a GPU in the form it has in host memory, such as stored bytes. From pinned
+    memory the program doesn't wait for the copies: they are queued before the work that reads them.
     """
 
     def pin_memory(self) -> Self:
-        """The batch in memory that a GPU reads by itself; a DataLoader asks for it."""
+        """The batch in pinned memory, which a GPU reads by itself; called by a DataLoader."""
         return each_tensor(self, Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Self:
@@ -28,7 +28,7 @@ class Batch:
 
 
 def each_tensor(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
-    """A record with each of its tensors changed, those of records in it too."""
+    """A record with each of its tensors changed, including those of nested records."""
     changed: dict[str, Any] = {}
     for field in fields(record):  # type: ignore[arg-type]  # any dataclass
         value = getattr(record, field.name)

@@ -21,17 +21,17 @@ _MOST_WORKERS = 4  # they copy cells, and wait for the disk
 class NeighbourhoodSampler(Sampler[list[int]]):
     """The batches of a run in order, each a function of (seed, batch number) alone.
 
-    An epoch visits every caption once. With `neighbours = g`, a batch is made of anchors in that
-    order, each followed by captions of g images drawn from its mined list of similar images: so
-    the hardest negatives of the whole training set meet inside a batch. Ranks take turns.
+    An epoch visits every caption once. With `neighbours = g`, a batch consists of anchors in that
+    order, each followed by captions of g images drawn from its mined list of similar images. So
+    the hardest negatives of the whole training set meet in one batch. Ranks take turns.
 
     Args:
         image_of_caption: row of each caption's image.
-        mined: rows of similar images of each image, or None for plain random batches.
+        mined: rows of similar images for each image, or None for plain random batches.
         batch_size: pairs per batch.
         neighbours: mined images that accompany each anchor.
         num_batches: batches of this rank from the run's start to its end.
-        first_batch: batches of this rank that an earlier part of the run has already seen.
+        first_batch: batches of this rank that an earlier part of the run has seen.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class NeighbourhoodSampler(Sampler[list[int]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches over all ranks in which every caption is an anchor once (the rest is left)."""
+        """Batches over all ranks in which every caption is an anchor once; a rest is dropped."""
         return max(len(self.image_of_caption) // self.anchors, 1)
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class ResumableLoader(DataLoader):
     """A loader whose place in the run is its sampler's first batch, read from the trainer."""
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing to keep: the trainer's own count of batches says where to go on."""
+        """Empty: the trainer's own count of batches says where to continue."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -105,18 +105,19 @@ class ResumableLoader(DataLoader):
 
 
 class CachedLoading:
-    """How pair batches are made of a token store.
+    """How pair batches are made from a token store.
 
     Args:
         batch_size: pairs per optimiser micro-step and rank.
         num_workers: processes of each rank that read the store; 0 reads in the training process.
-            null is none on a CPU, whose cores the training needs, and up to 4 on an accelerator,
-            as far as there are cores, and shared memory for their batches.
+            null means none on a CPU, whose cores the training needs. On an accelerator it means
+            up to 4, limited by the cores and by the shared memory for their batches.
         neighbours: mined similar images put beside each anchor of a batch.
-        mined_pool: how many of the most similar images they are drawn from.
-        mined_margin: leaves out, as likely false negatives, images that a caption is closer to
-            than to its own by more than this, in units of the miner's score (cosines of the first
-            stage, logits of a reranker), and images with an equal caption; null leaves out none.
+        mined_pool: number of most similar images from which they are drawn.
+        mined_margin: leaves out likely false negatives: images that a caption is closer to than
+            to its own by more than this margin, in units of the miner's score (cosines of the
+            first stage, logits of a reranker), and images with an equal caption. null leaves
+            out none.
     """
 
     def __init__(
@@ -136,14 +137,14 @@ class CachedLoading:
 
 
 class CachedTokenDataModule(L.LightningDataModule):
-    """Serves pair batches from a token store for training.
+    """Gives pair batches from a token store for training.
 
-    The whole run is one pass of Lightning's loop, `trainer.max_steps` long; epochs over the data
-    are counted by the sampler.
+    The whole run is one pass of Lightning's loop, `trainer.max_steps` long; the sampler counts
+    the epochs over the data.
 
     Args:
         training: the pairs.
-        mined: similar images of each image (needed where there are neighbours to draw).
+        mined: similar images of each image (needed if there are neighbours to draw).
         seed: seeds the order.
         loading: how the batches are made.
 
@@ -184,7 +185,7 @@ class CachedTokenDataModule(L.LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self) -> ResumableLoader:
-        """The batches that are left of the run."""
+        """The run's remaining batches."""
         trainer = self.trainer
         assert trainer is not None
         accumulate = trainer.accumulate_grad_batches
@@ -209,7 +210,7 @@ class CachedTokenDataModule(L.LightningDataModule):
         )
 
     def _workers(self, trainer: L.Trainer) -> int:
-        """As many as were asked for, or as this machine can have."""
+        """The requested number of workers, or as many as this machine can have."""
         if self.loading.num_workers is not None:
             return self.loading.num_workers
         if trainer.strategy.root_device.type == "cpu":
@@ -227,13 +228,13 @@ class CachedTokenDataModule(L.LightningDataModule):
 
 
 def caption_keys(texts: Sequence[str]) -> Int[Tensor, "captions"]:
-    """A number per caption, equal for equal texts."""
+    """A number per caption, the same for equal texts."""
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts])
 
 
 def on_gpu(trainer: L.Trainer) -> bool:
-    """Whether batches travel to a GPU: from pinned memory it fetches them by itself."""
+    """Whether batches go to a GPU, which reads pinned memory by itself."""
     return trainer.strategy.root_device.type == "cuda"
 
 

@@ -21,7 +21,7 @@ ON_LINUX = sys.platform == "linux"
 
 @dataclass(frozen=True)
 class ShardBatch(Batch):
-    """Consecutive rows of a store and what their tokens are made of, such as pixels."""
+    """Consecutive rows of a store and the inputs of their tokens, such as pixels."""
 
     rows: range
     inputs: Shaped[Tensor, "rows *rest"]
@@ -44,7 +44,7 @@ class PixelRows(Dataset[ShardBatch]):
 
 
 class _Rows(Sampler[range]):
-    """Asks for the batches anew in each pass; their number is not known before."""
+    """Requests the batches anew in each pass, as their number isn't known in advance."""
 
     def __init__(self, batches: Callable[[], Iterator[range]]):
         self.batches = batches
@@ -54,11 +54,11 @@ class _Rows(Sampler[range]):
 
 
 class ShardDataModule(L.LightningDataModule):
-    """Serves the batches of the shards that this process has claimed.
+    """Gives the batches of the shards that this process has claimed.
 
     Args:
         dataset: maps rows of the store to a batch.
-        batches: the rows of each batch in turn; asked some batches ahead.
+        batches: the rows of each batch in turn; requested some batches ahead.
         num_workers: processes that load; 0 loads in this one.
     """
 
@@ -74,7 +74,7 @@ class ShardDataModule(L.LightningDataModule):
         self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader[ShardBatch]:
-        """One pass over what is left of the store."""
+        """One pass over the rest of the store."""
         trainer = self.trainer
         assert trainer is not None
         return DataLoader(
@@ -83,7 +83,7 @@ class ShardDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=on_gpu(trainer),
-            # Also where this process was spawned: a forked worker needs no copy of the tower.
+            # Even if this process was spawned: a forked worker needs no copy of the tower.
             multiprocessing_context="fork" if self.num_workers and ON_LINUX else None,
             worker_init_fn=leave_signals_to_main,
         )

@@ -14,7 +14,7 @@ from edje.tokens.cells import CellReader
 
 @dataclass(frozen=True)
 class StoredPairs(Batch):
-    """Matching pairs row by row, as a `PairBatch`, their tokens as they are stored."""
+    """Matching pairs, one per row like a `PairBatch`, with tokens in their stored form."""
 
     sample_ids: Int[Tensor, "batch"]
     image_ids: Int[Tensor, "batch"]
@@ -28,7 +28,7 @@ class StoredPairs(Batch):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything a pair batch is gathered from, by caption row and image row."""
+    """All sources of a pair batch, by caption row and image row."""
 
     store: CellReader
     store_rows: Int[Tensor, "images"]  # the images' rows in the store
@@ -37,11 +37,11 @@ class TrainingSet:
     caption_keys: Int[Tensor, "captions"]
     image_embeddings: Float[Tensor, "images embedding"]
     text_embeddings: Float[Tensor, "captions embedding"]
-    teacher: CellReader | None = None  # a teacher's visual tokens, where they are stored
+    teacher: CellReader | None = None  # a teacher's visual tokens, if they are stored
     teacher_rows: Int[Tensor, "images"] | None = None
 
     def unpacked(self, pairs: StoredPairs) -> PairBatch:
-        """The batch with its tokens in float32, unpacked where the cells are."""
+        """The batch with its tokens in float32, unpacked on the device of its cells."""
         given, device = pairs.teacher_cells, pairs.cells.device
         if self.teacher is None or given is None:
             taught = None
@@ -60,7 +60,7 @@ class TrainingSet:
 
 
 class PairDataset(Dataset[StoredPairs]):
-    """Gathers whole batches: the loader asks for a list of caption rows and gets all of them."""
+    """Gathers whole batches: the loader requests a list of caption rows and gets all of them."""
 
     def __init__(self, training: TrainingSet):
         self.training = training
@@ -69,7 +69,7 @@ class PairDataset(Dataset[StoredPairs]):
         return len(self.training.image_of_caption)
 
     def __getitems__(self, captions: list[int]) -> StoredPairs:
-        """The batch of the given caption rows, text cut to its longest."""
+        """The batch of the given caption rows, texts cut to the longest of them."""
         rows = torch.tensor(captions)
         data = self.training
         images = data.image_of_caption[rows]

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """What the frozen backbone makes of a batch, and its captions as the joint encoder reads them.
+    """The frozen backbone's output for a batch, and its captions as the joint encoder reads them.
 
     Embeddings are L2-normalised.
     """
@@ -41,7 +41,7 @@ class PairEncoder(Protocol):
     def __call__(
         self, pixels: Float[Tensor, "batch 3 height width"], texts: list[str]
     ) -> EncodedPairs:
-        """What is trained on, on the pixels' device; the captions are clean already."""
+        """The training inputs, on the pixels' device; the captions are already clean."""
         ...
 
     def release(self) -> None:
@@ -50,21 +50,21 @@ class PairEncoder(Protocol):
 
 
 class StreamDataModule(L.LightningDataModule):
-    """Serves pair batches of a mixture, encoded where they are trained on.
+    """Gives pair batches of a mixture, encoded on the device that trains.
 
     Workers read, decode and preprocess; the backbone runs in the training process, on its device.
     The whole run is one pass of Lightning's loop, as over cached tokens.
 
     Args:
         mixture: the pairs.
-        preprocess: makes the backbone's pixels of an image, in the workers.
-        encode: makes of pixels and cleaned captions what is trained on.
-        bad_pairs: whether what can't be read is an error, or replaced and counted.
+        preprocess: turns an image into the backbone's pixels, in the workers.
+        encode: turns pixels and cleaned captions into training inputs.
+        bad_pairs: whether an unreadable pair is an error, or is replaced and counted.
         seed: seeds the order.
         batch_size: pairs per optimiser micro-step and rank.
         num_workers: processes that read and decode; 0 does so in the training process.
-        window: how many blocks (tars, or ten thousand pairs of a list) are shuffled together.
-        max_bad: bad pairs of one rank, from the run's start, beyond which it stops.
+        window: number of blocks (tars, or ten thousand pairs of a list) shuffled together.
+        max_bad: number of bad pairs of one rank, from the run's start, above which it stops.
         tower_precision: of the backbone's matrix products.
 
     Raises:
@@ -104,7 +104,7 @@ class StreamDataModule(L.LightningDataModule):
         self.num_bad = 0
 
     def train_dataloader(self) -> ResumableLoader:
-        """The batches that are left of the run."""
+        """The run's remaining batches."""
         trainer = self.trainer
         assert trainer is not None
         accumulate = trainer.accumulate_grad_batches
@@ -131,7 +131,7 @@ class StreamDataModule(L.LightningDataModule):
         """The batch with every tensor on `device` (Lightning doesn't move frozen dataclasses).
 
         Raises:
-            EdjeError: a pair is bad and the policy is `error`, or too many are.
+            EdjeError: a pair is bad and the policy is `error`, or there are too many.
         """
         if isinstance(batch, EdjeError):
             raise batch
@@ -139,7 +139,7 @@ class StreamDataModule(L.LightningDataModule):
         return batch.to(device)
 
     def on_after_batch_transfer(self, batch: DecodedPairs, dataloader_idx: int) -> PairBatch:
-        """The batch as a cached source would give it."""
+        """The batch in the form of a cached source's."""
         device = batch.pixels.device
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.half):
             encoded = self.encode(batch.pixels, batch.texts)
@@ -154,7 +154,7 @@ class StreamDataModule(L.LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        """Leave the device to what comes after training."""
+        """Free the device for what follows training."""
         self.encode.release()
         if self.num_bad:
             log.warning("%d bad pairs were replaced by others in this run", self.num_bad)
@@ -168,21 +168,21 @@ class StreamDataModule(L.LightningDataModule):
                 log.warning("bad pair no. %d of this run, replaced: %s", self.num_bad, problem)
         if self.num_bad > self.max_bad:
             raise EdjeError(
-                f"loader.max_bad={self.max_bad}: there were {self.num_bad} bad pairs by now, the "
-                f"last: {problems[-1]} Mend them, or raise loader.max_bad and resume the run."
+                f"loader.max_bad={self.max_bad}: there have been {self.num_bad} bad pairs, the "
+                f"last: {problems[-1]} Fix them, or raise loader.max_bad and resume the run."
             )
 
     def state_dict(self) -> dict[str, int | str]:
-        """What a resumed run goes on counting, and what its order must be equal to."""
+        """The count that a resumed run continues, and the digest that its order must match."""
         return {"num_bad": self.num_bad, "order": self._order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count of the interrupted run; say where its order can't be continued."""
+        """Restore the interrupted run's count; warn if its order can't be continued."""
         self.num_bad = state_dict["num_bad"]
         if state_dict["order"] != self._order:
             log.warning(
-                "data.sources or loader changed since this run was interrupted: the pairs that are "
-                "left of it come in another order, and some that were seen may come again"
+                "data.sources or loader changed since this run was interrupted: the remaining "
+                "pairs come in another order, and some may be seen a second time"
             )
 
     @property

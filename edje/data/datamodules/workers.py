@@ -1,4 +1,4 @@
-"""Processes that read batches for the one that uses them: how many, and how they end."""
+"""Processes that read batches for the training process: how many, and how they end."""
 
 import atexit
 import multiprocessing
@@ -8,38 +8,38 @@ import signal
 import sys
 from pathlib import Path
 
-SHARED = Path("/dev/shm")  # where Linux keeps what worker processes hand over
-AHEAD = 2  # batches that each worker has read before they are asked for, as torch has it
+SHARED = Path("/dev/shm")  # where Linux keeps the batches that workers hand over
+AHEAD = 2  # batches that each worker reads in advance, as in torch
 
 
 def share_of_cores(processes: int, most: int) -> int:
-    """Workers of each of several processes on this machine: one per core, none beyond `most`."""
+    """Workers of each of several processes on this machine: one per core, at most `most`."""
     return min(most, cores() // processes)
 
 
 def that_fit(workers: int, processes: int, batch_bytes: int) -> int:
-    """So many workers of each process, or fewer, as the batches that they hand over have room.
+    """`workers` of each process, or as many as shared memory has room for their batches.
 
-    Containers often come with 64 MB of shared memory; what finds no room there kills the process.
+    Containers often have only 64 MB of shared memory; a batch that doesn't fit kills the process.
     """
     batches = room() // (processes * batch_bytes)
-    return min(workers, max(batches - 1, 0) // AHEAD)  # one more is on its way
+    return min(workers, max(batches - 1, 0) // AHEAD)  # one more is being handed over
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def room() -> int:
-    """Bytes that processes can hand over at once."""
+    """Bytes of shared memory free for handing over batches."""
     return shutil.disk_usage(SHARED).free if SHARED.is_dir() else sys.maxsize
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C and a scheduler's signals reach the whole process group: only the main process stops.
+    """Ignore Ctrl-C and a scheduler's signals, which reach the whole process group.
 
-    A worker ends when the main process tells it to, or is gone.
+    Only the main process reacts. A worker ends when the main process tells it to, or is gone.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -49,11 +49,10 @@ def leave_signals_to_main(worker: int) -> None:
 def end_workers() -> None:
     """At the main process's exit, end the workers that an error has left behind.
 
-    multiprocessing ends them by SIGTERM, which they leave to the main process, and would wait for
-    them forever.
+    multiprocessing ends them by SIGTERM, which workers ignore, and would wait forever.
     """
     left = [process for process in multiprocessing.active_children() if process.daemon]
     if left and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would call their end an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report an error
     for process in left:
         process.kill()

@@ -1,1 +1,1 @@
-"""Mixtures of sources too large to cache: which pairs there are, and in which order."""
+"""Mixtures of sources too large to cache: their pairs, and the pairs' order."""

@@ -1,4 +1,4 @@
-"""Pairs of an annotation file: which layouts there are, and where the images lie."""
+"""Pairs of an annotation file: its possible layouts, and where the images are."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -13,17 +13,18 @@ from edje.data.sources.source import BadImages, Source
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
-Annotation = tuple[str, str, Any]  # an image's path; where its caption stands, and that: or a list
+Annotation = tuple[str, str, Any]  # an image's path; its caption's position; its caption or a list
 
 
 class ListedPairs:
     """Image files and captions named by one annotation file, in any of these layouts.
 
-    A list as BLIP and ALBEF write it (an entry is a pair), `.csv`, `.tsv` or `.jsonl` with an
-    image and a caption in each row, COCO's `captions_*.json` (an annotation is a pair),
-    Karpathy's `dataset_*.json` (a sentence is one; only those of `splits`), and Visual Genome's
-    `region_descriptions.json` (an image with all its phrases is one, each visit draws another).
-    The layout is told by the content. Images are found as a `KarpathySource` finds them: in each
+    A list in BLIP's and ALBEF's form (an entry is a pair); `.csv`, `.tsv` or `.jsonl` with an
+    image and a caption in each row; COCO's `captions_*.json` (an annotation is a pair);
+    Karpathy's `dataset_*.json` (a sentence is a pair; only those of `splits`); and Visual Genome's
+    `region_descriptions.json` (an image with all its phrases is a pair; each visit draws one of
+    them). The content shows the layout. Images are found as by a `KarpathySource`: in each of the
+    folders `images`, under the annotated path and every tail of it.
     of the folders `images`, under the annotated path and every tail of it.
 
     Args:
@@ -31,10 +32,10 @@ class ListedPairs:
         annotations: the file, within root.
         images: folders of images, within root.
         image_column: of a table; `caption_column` likewise.
-        splits: those of Karpathy's file that are trained on.
+        splits: those of Karpathy's file to train on.
         passes: how often a pass over the mixture visits each pair.
-        held_back: the same files as a cached set, whose dev, val, test and evaluated images are
-            never trained on: a later stage may choose on them. Null: all are.
+        held_back: the same files as a cached set. Its dev, val, test and evaluated images are
+            never trained on, so that a later stage may choose on them. null trains on all.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ListedPairs:
         self.held_back = held_back
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
-        """All its pairs, every image's file found.
+        """All its pairs, with every image's file found.
 
         Raises:
             EdjeError: the annotations are missing or of no known layout, or images are missing.
@@ -108,7 +109,7 @@ class ListedPairs:
             yield from self._of_json(content, dataset)
         except (AttributeError, KeyError, TypeError) as error:
             raise EdjeError(
-                f"{dataset}: {path} is of no known layout (lacks {error}). Expected a list of "
+                f"{dataset}: {path} has no known layout (lacks {error}). Expected a list of "
                 '{"image": …, "caption": …}, COCO\'s captions, Karpathy\'s JSON or Visual '
                 "Genome's region descriptions."
             ) from error
@@ -158,7 +159,7 @@ class ListedPairs:
             image = str(image or "").strip()
             if not image:
                 raise EdjeError(
-                    f"{dataset}: {self.annotations}, {place}: {str(row)[:60]} is no image with a "
-                    "caption or a list of captions."
+                    f"{dataset}: {self.annotations}, {place}: {str(row)[:60]} is not an image with "
+                    "a caption or a list of captions."
                 )
             yield image, place, value

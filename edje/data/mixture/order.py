@@ -1,4 +1,4 @@
-"""In which order a mixture of sources is visited: a function of the seed and the place in it."""
+"""The order in which a mixture of sources is visited, as a function of seed and position."""
 
 import hashlib
 from collections import OrderedDict
@@ -13,11 +13,11 @@ Rows = Int64[np.ndarray, "rows"]
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that lie together on disk, such as those of one tar.
+    """Rows that are together on disk, such as those of one tar.
 
     Args:
         first: its first row, counted over all sources.
-        rows: how many there are.
+        rows: the number of its rows.
         passes: how often a pass over the mixture visits each.
         without: rows of it, from 0, that are never visited.
     """
@@ -38,7 +38,7 @@ class Block:
         return np.setdiff1d(np.arange(self.rows), self.without) + self.first
 
     def draw(self, generator: np.random.Generator) -> Rows:
-        """The rows of one pass: all of them so many times, and some of them once more."""
+        """The rows of one pass: all as often as `passes` says, some once more for its fraction."""
         rows = self.visited
         whole, some = divmod(self.visits, len(rows))
         return np.concatenate([np.tile(rows, whole), generator.permutation(rows)[:some]])
@@ -47,10 +47,10 @@ class Block:
 class MixtureOrder:
     """Which rows a pass visits, in which order, over all blocks.
 
-    The blocks are shuffled, and then, in windows of `window` blocks, their rows: so reading goes
+    The blocks are shuffled, then the rows within each window of `window` blocks. So reading goes
     from file to file, a window at a time, and neighbours in a file are far apart in training.
-    Both are drawn from (seed, pass), so that any place of a run is found without what was before
-    it; a shuffle buffer over a stream would have to be filled again.
+    Both are drawn from (seed, pass), so any position of a run can be found without what came
+    before; a shuffle buffer over a stream would have to be filled again.
     """
 
     def __init__(self, blocks: Sequence[Block], window: int, seed: int):
@@ -64,7 +64,7 @@ class MixtureOrder:
 
     @property
     def digest(self) -> str:
-        """Of all that the order depends on."""
+        """A digest of all that the order depends on."""
         facts = repr((self.blocks, self.window, self.seed))
         return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
@@ -80,7 +80,7 @@ class MixtureOrder:
         return np.concatenate(parts)
 
     def any_row(self, draws: np.random.Generator) -> int:
-        """A row drawn from all that are visited."""
+        """A row drawn from all visited ones."""
         block = self.blocks[np.searchsorted(self._ends, draws.integers(self.rows), side="right")]
         return int(draws.choice(block.visited))
 
@@ -94,7 +94,7 @@ class MixtureOrder:
         return self._bounds[1:]
 
     def _rows_of(self, number: int, window: int, order: Rows) -> Rows:
-        """The shuffled rows of a window; the last two are kept, as batches walk through them."""
+        """The shuffled rows of a window; the last two are kept, as batches pass through them."""
         key = number, window
         if key not in self._drawn:
             generator = np.random.default_rng((self.seed, 2, number, window))

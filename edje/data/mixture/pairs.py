@@ -1,7 +1,7 @@
-"""Image-caption pairs in their millions: a table on disk that all ranks and workers map.
+"""Millions of image-caption pairs: a table on disk that all ranks and workers map.
 
-What an annotation file or a tar says is read once, into Arrow batches; from then on a pair is a
-row of a memory-mapped file, so that neither ranks nor loader workers hold lists of captions.
+The content of an annotation file or tar is read once, into Arrow batches. From then on a pair is
+a row of a memory-mapped file, so that neither ranks nor loader workers hold lists of captions.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what the tables hold and of how annotations are read
+VERSION = 2  # of the tables' content and of how annotations are read
 BLOCK_ROWS = 10_000
-LISTED = 1_000  # entries left out that are told one by one
+LISTED = 1_000  # entries left out that are listed one by one
 _SCHEMA = pa.schema(
     [
         ("file", pa.string()),  # relative to the root
-        ("member", pa.string()),  # its name where the file is a tar, else null
+        ("member", pa.string()),  # its name if the file is a tar, else null
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("captions", pa.list_(pa.string())),
@@ -38,9 +38,9 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with a caption, or with several of which each visit draws one.
+    """One image with a caption, or with several, of which each visit draws one.
 
-    The image is a file of its own, or `size` bytes from `offset` on of a tar, its `member`.
+    The image is a file of its own, or `size` bytes of a tar from `offset`, its `member`.
     """
 
     file: str
@@ -64,7 +64,7 @@ Entry = Pair | LeftOut
 
 
 class PairTable:
-    """The pairs of one source, in blocks of about ten thousand that lie together on disk."""
+    """The pairs of one source, in blocks of about ten thousand that are together on disk."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -83,7 +83,7 @@ class PairTable:
         return Pair(**(values | {"captions": tuple(values["captions"])}))
 
     def files(self, block: int) -> list[str]:
-        """The files of a block's images, row by row; none where they are members of a tar."""
+        """The files of a block's images, row by row; empty if they are members of a tar."""
         batch = self._batch(block)
         return batch["file"].to_pylist() if batch["member"].null_count else []
 
@@ -101,7 +101,7 @@ class PairTable:
 
 
 class PairSource(Protocol):
-    """Where some of a mixture's pairs come from.
+    """A source of some of a mixture's pairs.
 
     `passes` is how often one pass over the mixture visits each pair: 2 is twice, 0.5 half of them.
     `held_back` is a cached set of the same image files on which a later stage may choose.
@@ -127,7 +127,7 @@ def cached_table(
     cache_dir: Path,
     bad_images: BadImages,
 ) -> PairTable:
-    """The table of a source, read from `blocks` unless the cache holds the one of these facts.
+    """The table of a source, from the cache if its facts match, otherwise read from `blocks`.
 
     Entries that can't become pairs are an error or, with `skip`, left out and counted. A second
     process that needs a table waits for the first.
@@ -144,7 +144,7 @@ def cached_table(
             folder.mkdir(parents=True, exist_ok=True)
         with writer_lock(folder):
             if not notes.is_file():
-                log.info("%s: reading what pairs there are", name)
+                log.info("%s: reading its list of pairs", name)
                 found = _Sound(name, bad_images)
                 with writing_to(folder), new_file(path) as temporary:
                     found.write(blocks(), temporary)
@@ -155,7 +155,7 @@ def cached_table(
         left_out = f"{noted['left_out']:,} entries left out, such as: {noted['problems'][0]}"
         if bad_images == "error":
             raise EdjeError(
-                f"data.sources.{name}: {left_out}. Mend them and delete {notes}, or go on without "
+                f"data.sources.{name}: {left_out}. Fix them and delete {notes}, or go on without "
                 "them with data.bad_images=skip."
             )
         log.warning("%s: %s (more are listed in %s)", name, left_out, notes)
@@ -172,7 +172,7 @@ class _Sound:
         self.problems: list[str] = []  # of the first of these
 
     def write(self, blocks: Iterable[Iterable[Entry]], path: Path) -> None:
-        """A batch for each block; none where no entry is sound."""
+        """Write a batch for each block; none for a block without sound entries."""
         rows = 0
         with pa.ipc.new_file(str(path), _SCHEMA) as file:
             for entries in blocks:
@@ -196,7 +196,7 @@ class _Sound:
                 yield entry
             elif self.bad_images == "error":
                 raise EdjeError(
-                    f"data.sources.{self.name}: {entry.problem}. Mend it, or leave such entries "
+                    f"data.sources.{self.name}: {entry.problem}. Fix it, or leave such entries "
                     "out with data.bad_images=skip."
                 )
             else:

@@ -45,20 +45,20 @@ class Mixture:
 class PretrainSource:
     """A mixture of annotation files and tars to train on, and a cached set to choose on.
 
-    Nothing of the mixture is cached but where its images lie and their captions. To the rest of
-    the house it is the source `evaluated`: its `split` is the evaluated one, and its held-out
-    training images are the split `dev`. Images of these two that the mixture names as the same
-    files are not trained on; nor are those on which a later stage may choose or report, of any set
-    that a source names as `held_back`.
+    Of the mixture, only the images' positions and their captions are cached. Other code sees this
+    source as `evaluated`: its `split` is the evaluated one, and its held-out training images are
+    the split `dev`. Images of these two are not trained on, if the mixture names the same files.
+    Nor are the images on which a later stage may choose or report, of any set that a source names
+    as `held_back`.
 
     Args:
         sources: by name; null leaves one out.
-        evaluated: the cached set to choose and evaluate on; null: none is.
+        evaluated: the cached set to choose and evaluate on; null for none.
         cache_dir: where tables of the pairs are kept.
         bad_images: error, or skip what can't be read, in annotations and while training.
 
     Raises:
-        EdjeError: a source is to be visited less than never.
+        EdjeError: a source's passes is not above 0.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PretrainSource:
         """A split of the evaluated source, or its held-out training images.
 
         Raises:
-            EdjeError: there is no evaluated source, or as that source says.
+            EdjeError: there is no evaluated source, or it raises one itself.
         """
         if self.evaluated is None:
             raise EdjeError(
@@ -133,7 +133,7 @@ class PretrainSource:
         return Mixture(tuple(tables), roots, tuple(blocks))
 
     def _judged_on(self) -> frozenset[str]:
-        """The image files that figures of this run, or of a later stage, will be about."""
+        """The image files that this run or a later stage chooses or reports on."""
         splits = []
         if self.evaluated is not None:
             names = [self.split, *([DEV] if self.dev_images else [])]
@@ -145,12 +145,12 @@ class PretrainSource:
 
 
 def trained_on(source: Source) -> str:
-    """What a run on a source is trained on, by name."""
+    """The name of what a run on a source is trained on."""
     return source.trained_on if isinstance(source, PretrainSource) else source.name
 
 
 def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
-    """The splits of a source's cached set that are not trained on; none where it isn't there."""
+    """The splits of a source's cached set that are not trained on; none if the set is missing."""
     key = f"data.sources.{name}.held_back"
     try:
         source.splits()
@@ -161,13 +161,13 @@ def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
         return never_trained_on(source)
     except EdjeError as error:
         raise EdjeError(
-            f"{key}: which images a later stage chooses on can't be told ({error}) Settings of "
-            f"this set stand under {key}; {key}=null trains on all of its images."
+            f"{key}: can't find the images that a later stage chooses on ({error}) Settings of "
+            f"this set are under {key}; {key}=null trains on all of its images."
         ) from error
 
 
 def _true_place(path: str) -> str:
-    """An image file's path, whatever links lead to its folder."""
+    """An image file's path with the links to its folder resolved."""
     folder, _, name = path.rpartition("/")
     return f"{_true_folder(folder)}/{name}"
 

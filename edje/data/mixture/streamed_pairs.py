@@ -1,4 +1,4 @@
-"""Batches of a mixture, read and decoded: what the loader's workers do."""
+"""Batches of a mixture, read and decoded by the loader's workers."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ TRIES = 100  # for one place in a batch
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch stands in the run, over all ranks, and its rows."""
+    """A batch's position in the run, over all ranks, and its rows."""
 
     position: int
     rows: Rows
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class DecodedPairs(Batch):
-    """A batch as workers hand it over: pixels, cleaned captions, and what was bad on the way."""
+    """A batch from the workers: pixels, cleaned captions, and the bad pairs met on the way."""
 
     sample_ids: Int[Tensor, "batch"]
     image_ids: Int[Tensor, "batch"]
@@ -45,11 +45,11 @@ class DecodedPairs(Batch):
 
 
 class StreamedPairs(Dataset[DecodedPairs | EdjeError]):
-    """Gathers whole batches; the place of a bad pair is taken by another one, drawn by chance.
+    """Gathers whole batches; a bad pair is replaced by another, randomly drawn one.
 
-    A batch is a function of (seed, position) and the files alone, and as large as any other. Where
-    nothing can be read any more, the error is the batch: raised in a worker it would reach the
-    user wrapped in a traceback.
+    A batch is a function of (seed, position) and the files alone, and always has full size. If
+    nothing can be read any more, the error is returned as the batch: raised in a worker, it would
+    reach the user wrapped in a traceback.
     """
 
     def __init__(self, mixture: Mixture, order: MixtureOrder, preprocess: Preprocess):
@@ -87,7 +87,7 @@ class StreamedPairs(Dataset[DecodedPairs | EdjeError]):
         """Row, number of the image, number of the caption, pixels, cleaned caption.
 
         Raises:
-            EdjeError: the image can't be read, or nothing is left of the caption.
+            EdjeError: the image can't be read, or cleaning leaves nothing of the caption.
         """
         root, pair = self.mixture.pair(row)
         text = clean_caption(pair.captions[draws.integers(len(pair.captions))])
@@ -106,7 +106,7 @@ class StreamSampler(Sampler[Place]):
 
     Args:
         num_batches: batches of this rank from the run's start to its end.
-        first_batch: batches of this rank that an earlier part of the run has already seen.
+        first_batch: batches of this rank that an earlier part of the run has seen.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class StreamSampler(Sampler[Place]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[Place]:
-        per_pass = self.order.rows // self.batch_size  # over all ranks; the rest is left
+        per_pass = self.order.rows // self.batch_size  # over all ranks; a rest is dropped
         for number in range(self.first_batch, self.num_batches):
             position = number * self.num_ranks + self.rank
             turn, batch = divmod(position, per_pass)
@@ -154,6 +154,6 @@ def opened(root: Path, pair: Pair) -> Image.Image:
 
 
 def number_of(text: str) -> int:
-    """A number that is equal for equal texts, and for different ones as good as never."""
+    """A number that is the same for equal texts, and almost never for different ones."""
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

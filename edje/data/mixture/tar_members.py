@@ -1,4 +1,4 @@
-"""What lies in a tar: its files by key, and where their bytes are."""
+"""The content of a tar: its files by key, and where their bytes are."""
 
 import os
 import re
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
-_RECORD = 512  # bytes; a tar is a row of them, and ends in two that are zero
-# What archivers and desktops add (`._x.jpg`, `.DS_Store`), webdataset's own notes, names without
-# an ending: webdataset passes over most of these too.
+_RECORD = 512  # bytes; a tar is a sequence of these, and ends in two that are zero
+# What archivers and desktops add (`._x.jpg`, `.DS_Store`), webdataset's own notes, and names
+# without an extension; webdataset ignores most of these too.
 _JUNK = re.compile(
     r"(^|/)(__MACOSX|@eaDir|PaxHeaders?(\.\d+)?|GNUSparseFile\.\d+)/"
     r"|(^|/)(\.[^/]*|[^/.]*|__[^/]*__|Thumbs\.db|desktop\.ini)$"
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
 @dataclass
 class Sample:
-    """The members of one key, by their ending."""
+    """The members of one key, by extension."""
 
     key: str
     fields: dict[str, Member] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Sample:
 
     @property
     def caption(self) -> str | None:
-        """The ending of the member that holds the caption."""
+        """The extension of the member that holds the caption."""
         return next((ending for ending in ("txt", "json") if ending in self.fields), None)
 
 
@@ -47,24 +47,24 @@ def files_of_tar(content: IO[bytes]) -> Iterator[Member]:
     """The files of a tar, without junk, links and sparse files.
 
     Raises:
-        tarfile.TarError: it is cut off, compressed or no tar at all.
+        tarfile.TarError: it is cut off, compressed or not a tar.
     """
     with tarfile.open(fileobj=content, mode="r:") as tar:
         end = 0
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
             end = tar.offset
-            # The bytes of a sparse file don't lie in a row; a link has none.
+            # A sparse file's bytes aren't contiguous; a link has none.
             if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
                 yield Member(member.name, member.offset_data, member.size)
-        if read_bytes(content, end, _RECORD) != bytes(_RECORD):  # tarfile takes it for the end
+        if read_bytes(content, end, _RECORD) != bytes(_RECORD):  # tarfile accepts a missing end
             raise tarfile.ReadError("no end of archive")
 
 
 def samples_of(members: Iterable[Member]) -> list[Sample]:
-    """Members by key. One whose ending its key already has starts another sample of that key.
+    """Members grouped by key; a repeated extension of a key starts another sample of that key.
 
-    So shards that were joined, each numbered from 0, keep all their samples.
+    So joined shards, each numbered from 0, keep all their samples.
     """
     samples: list[Sample] = []
     latest: dict[str, Sample] = {}
@@ -80,12 +80,12 @@ def samples_of(members: Iterable[Member]) -> list[Sample]:
 
 
 def is_further(key: str, keys: set[str]) -> bool:
-    """Whether what has this key is a further field of another sample, as webdataset reads it."""
+    """Whether a key is a further field of another sample, as webdataset reads it."""
     folder, slash, name = key.rpartition("/")
     stem, dot, _ = name.partition(".")
     return bool(dot) and f"{folder}{slash}{stem}" in keys
 
 
 def read_bytes(content: IO[bytes], offset: int, size: int) -> bytes:
-    """A part of a file, wherever others read it; shorter where the file ends."""
+    """A part of a file, without moving its position; shorter where the file ends."""
     return os.pread(content.fileno(), size, offset)

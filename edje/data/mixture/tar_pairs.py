@@ -24,20 +24,21 @@ from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
 
-MANY_TARS = 16  # from here on worth the start of several processes
+MANY_TARS = 16  # from this number on, starting several processes is worth it
 
 
 class TarPairs:
     """Images and captions in uncompressed tars, laid out as webdataset and img2dataset write them.
 
-    Members with a common key make a pair, wherever in their tar they lie. The key is the path up
-    to the last dot of the file name: where it has one dot, webdataset's key. With more, members
-    are webdataset's further fields of a sample that is there (`1.seg.png` beside `1.jpg`) or, by
-    themselves image and caption, a pair (`v1.2_0.png` and `v1.2_0.txt`). The caption is the
-    `.txt`, or else `caption_key` of the `.json`. The tars are looked through once, for where each
-    image lies; from then on any image of any tar is one read. So the order of training can be a
-    function of its seed alone, which no shuffle buffer over a stream is once it has been
-    interrupted.
+    Members with a common key make a pair, wherever they are in their tar. The key is the path up
+    to the last dot of the file name. With one dot in the name, this is webdataset's key. With
+    more, members are either further fields of an existing sample, as in webdataset (`1.seg.png`
+    beside `1.jpg`), or form a pair if they are image and caption themselves (`v1.2_0.png` and
+    `v1.2_0.txt`). The caption is the `.txt`, or else `caption_key` of the `.json`.
+
+    The tars are scanned once for the images' positions. From then on any image of any tar is one
+    read. So the order of training can be a function of its seed alone; that of a shuffle buffer
+    over a stream isn't once it has been interrupted.
 
     Args:
         root: the folder of the tars.
@@ -58,13 +59,13 @@ class TarPairs:
         self.shards = shards
         self.caption_key = caption_key
         self.passes = passes
-        self.held_back = None  # images in tars are no files that a cached set could name
+        self.held_back = None  # images in tars are not files that a cached set could name
 
     def table(self, name: str, cache_dir: Path, bad_images: BadImages) -> PairTable:
         """All its pairs, a block for each tar.
 
         Raises:
-            EdjeError: there are no tars, one is cut off or no tar, or members lack their caption.
+            EdjeError: there are no tars, one is cut off or not a tar, or members lack captions.
         """
         dataset = f"data.sources.{name}"
         require_root(self.root, dataset)
@@ -91,10 +92,10 @@ class TarPairs:
 
 
 def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
-    """What one tar holds, in the order in which its keys first occur.
+    """The content of one tar, in the order in which its keys first occur.
 
     Raises:
-        EdjeError: it is cut off, compressed or no tar at all.
+        EdjeError: it is cut off, compressed or not a tar.
     """
     file = str(path.relative_to(root))
     try:
@@ -109,7 +110,7 @@ def entries_of_tar(root: Path, caption_key: str, path: Path) -> list[Entry]:
             ]
     except (OSError, tarfile.TarError) as error:
         raise EdjeError(
-            f"{path} is cut off, compressed or no tar ({error}). Fetch it again, unpack it to a "
+            f"{path} is cut off, compressed or not a tar ({error}). Fetch it again, unpack it to a "
             "plain .tar, or move it away."
         ) from error
 
@@ -141,10 +142,10 @@ def _entries(file: str, sample: Sample, content: IO[bytes], caption_key: str) ->
 
 
 def _caption(member: Member, content: IO[bytes], caption_key: str) -> object:
-    """What a member says: a text or, of a `.json`, what stands under the key.
+    """A member's content: a text or, from a `.json`, the value of the key.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON, or holds no such key.
+        ValueError: it is not UTF-8, not JSON, or lacks the key.
     """
     stored = read_bytes(content, member.offset, member.size)
     if member.name.lower().endswith(".txt"):

@@ -1,9 +1,9 @@
 """Captions of scenes, each true of exactly one scene of its split.
 
-A claim is what a caption says, without its wording: how one object lies to each of up to two
-others, and perhaps on which background. An object is named by colour and shape and perhaps by its
-size. A relation is stated only where it is plainly visible, but counts as true of another scene
-where it holds by a hair: what is unique here is unique to any reader.
+A claim is the content of a caption without its wording: the relations of one object to up to two
+others, and optionally the background. An object is named by colour and shape and optionally by
+its size. A relation is stated only if it is plainly visible, but it counts as true of another
+scene even if it barely holds: so a caption that is unique here is unique to any reader.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ import numpy as np
 from edje.data.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, SceneObject
 from edje.errors import EdjeError
 
-VISIBLE = 0.15  # least distance along an axis, in canvas widths, at which a relation is stated
+VISIBLE = 0.15  # least distance along an axis, in canvas widths, for a relation to be stated
 
 RELATIONS = ("to the left of", "to the right of", "above", "below")
 
-NAMED = 3  # objects in a caption, where a scene has as many
+NAMED = 3  # objects in a caption, if a scene has that many
 
-# Claims are mixed-radix digits of one integer, so that the claims of a split are counted by
-# sorting: an object, then relation and object for each other one, then the background; an object
+# Claims are mixed-radix digits of one integer, so that the claims of a split can be counted by
+# sorting: an object, then relation and object for each other one, then the background. An object
 # is shape, colour, size.
-# Size and background count from 1, and 0 says that a caption leaves them out.
+# Size and background count from 1; 0 means that a caption leaves them out.
 _SIZE, _COLOUR = len(SIZES) + 1, len(COLOURS)
 _OBJECT = len(SHAPES) * _COLOUR * _SIZE
 _RELATION, _BACKGROUND = len(RELATIONS), len(BACKGROUNDS) + 1
@@ -34,11 +34,11 @@ def write_captions(
 ) -> list[list[str]]:
     """`per_scene` different captions of each scene, each true of no other scene in `scenes`.
 
-    About `background_share` of them name the background; more where a scene has too few claims
-    of its own without it.
+    About `background_share` of them name the background; more if a scene has too few unique
+    claims without it.
 
     Raises:
-        EdjeError: A scene has too few claims of its own (too many scenes or siblings).
+        EdjeError: A scene has too few unique claims (too many scenes or siblings).
     """
     loose = [_claims(scene, margin=0.0) for scene in scenes]
     values, counts = np.unique(np.concatenate(loose), return_counts=True)

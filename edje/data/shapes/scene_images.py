@@ -26,7 +26,7 @@ GROUNDS = {
     "lilac": (206, 192, 236),
     "peach": (250, 210, 178),
 }
-OUTLINE = (20, 20, 20)  # of every object: the same contrast whatever its paint and the ground
+OUTLINE = (20, 20, 20)  # of every object: the same contrast for any colour and background
 
 Point = tuple[float, float]
 
@@ -98,7 +98,7 @@ def _cross(arm: float = 0.34) -> list[Point]:
     ]  # fmt: skip
 
 
-# Corners within the unit circle or nearly so, y down, before turning by the object's angle.
+# Corners within the unit circle or nearly so, y down, before rotation by the object's angle.
 OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0.0, -1.0), (0.92, 0.7), (-0.92, 0.7)],

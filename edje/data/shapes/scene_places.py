@@ -1,4 +1,4 @@
-"""Where the objects of rendered scenes lie, read back from their annotations."""
+"""The positions of objects in rendered scenes, read from their annotations."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from edje.errors import EdjeError
 
 
 def read_scenes(root: str | Path) -> dict[str, Scene]:
-    """The scene behind each image of all splits, by image id; `root` is the rendered folder.
+    """The scene of each image of all splits, by image id; `root` is the rendered folder.
 
     Raises:
         EdjeError: the folder holds no rendered scenes.
@@ -28,9 +28,9 @@ def read_scenes(root: str | Path) -> dict[str, Scene]:
 
 
 def occupied_cells(scene: Scene, side: int) -> np.ndarray:
-    """Which cells of a `side` by `side` grid over the image an object reaches into: (side²,).
+    """Which cells of a `side` by `side` grid over the image any object overlaps: (side²,).
 
-    Row by row, as vision tokens lie. An object counts as its disc; in a grid of 4 each has one
+    Row by row, like vision tokens. An object counts as its disc; in a grid of 4 each has one
     cell.
     """
     edges = np.arange(side + 1) / side

@@ -1,8 +1,8 @@
 """Scenes of coloured shapes in sibling groups: the descriptions behind the `shapes` data set.
 
-The scenes of a group share background, shapes, sizes, places and the colours that occur; pairs of
-objects have exchanged their colours. A dual encoder that knows what is in a picture finds the
-group; telling siblings apart takes binding: which shape has which colour.
+The scenes of a group share background, shapes, sizes, positions and the set of colours; pairs of
+objects have exchanged their colours. A dual encoder that knows what is in an image finds the
+group. Telling siblings apart needs binding: which shape has which colour.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "cyan"
 SIZES = ("small", "large")
 BACKGROUNDS = ("grey", "beige", "mint", "pink", "lilac", "peach")
 
-GRID = 4  # cells per axis: an object lies within one cell, and has it for itself
+GRID = 4  # cells per axis; each object is within one cell, alone
 RADIUS = {"small": (0.066, 0.074), "large": (0.100, 0.108)}  # in canvas widths
 JITTER = 0.014  # largest distance of an object from the centre of its cell, per axis
 
@@ -49,10 +49,10 @@ def generate_scenes(
 ) -> list[Scene]:
     """Scenes 0 … count - 1 of one split, group after group; no two groups have the same bag.
 
-    A function of the seed alone: a larger `count` continues a smaller one.
+    Depends on the seed alone: a larger `count` continues a smaller one.
 
     Raises:
-        EdjeError: there are not enough bags for so many groups.
+        EdjeError: there are not enough bags for this many groups.
     """
     possible = comb(len(SHAPES), objects) * comb(len(COLOURS), objects) * len(BACKGROUNDS)
     if count > possible * siblings:
@@ -76,7 +76,7 @@ Bag = tuple[tuple[str, ...], tuple[str, ...], str]
 
 
 def _bag(rng: np.random.Generator, objects: int) -> Bag:
-    """Sorted shapes and colours, and a background; no shape and no colour twice."""
+    """Sorted shapes and colours, each at most once, and a background."""
     shapes = rng.choice(SHAPES, objects, replace=False)
     colours = rng.choice(COLOURS, objects, replace=False)
     return _sorted(shapes), _sorted(colours), str(rng.choice(BACKGROUNDS))

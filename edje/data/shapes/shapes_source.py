@@ -22,25 +22,25 @@ from edje.tokens.lock import writer_lock
 log = logging.getLogger(__name__)
 
 ANNOTATIONS = "dataset_shapes.json"
-GENERATOR = 2  # raise it when the same recipe would give other images or captions
+GENERATOR = 2  # raise it if the same recipe gives other images or captions
 _STREAMS = ("train", "val", "test")
 
 
 class ShapesSource(KarpathySource):
     """Scenes of coloured shapes with captions that name attributes and relations.
 
-    Each caption is true of exactly one image among `unique_among` images of its split, so for
-    evaluated splits up to that size of exactly one image of the split. `siblings` scenes in a row
-    show the same things with exchanged colours (see `edje.data.shapes.scenes`). The images and
-    annotations are a function of the arguments that say what they are; they are rendered into
-    `root` when a split is first read, and read through Karpathy's JSON like photographs. The
-    scene behind each image stands in the JSON under "scene".
+    Each caption is true of exactly one image among `unique_among` images of its split. For
+    evaluated splits up to that size, that is exactly one image of the split. `siblings`
+    successive scenes show the same things with exchanged colours (see `edje.data.shapes.scenes`).
+    The images and annotations depend only on the arguments that describe them. They are rendered
+    into `root` when a split is first read, and read through Karpathy's JSON like photographs. The
+    scene of each image is in the JSON under "scene".
 
     Args:
         objects: in each scene, no shape and no colour twice.
         train_siblings: `siblings` of the training split.
         cache_dir: where the folder `shapes-<digest>` is made if `root` is null.
-        root: the folder of the images, rendered by this recipe or yet to be.
+        root: the folder of the images, already rendered by this recipe or still to be.
         image_side: pixels.
         background_share: share of the captions that name the background.
     """
@@ -103,7 +103,7 @@ class ShapesSource(KarpathySource):
         return super().splits()
 
     def read(self, split: str) -> RetrievalSplit:
-        """One split, rendered now if its images are not there yet.
+        """One split, rendered now if its images don't exist yet.
 
         Raises:
             EdjeError: no such split, or `root` holds other images.
@@ -112,10 +112,10 @@ class ShapesSource(KarpathySource):
         return super().read(split)
 
     def render(self) -> None:
-        """Make the images and, last of all, the annotations; nothing where they are there.
+        """Make the images and finally the annotations; does nothing if they exist.
 
-        A folder left half rendered is rendered again; another process that renders it is waited
-        for.
+        A half rendered folder is rendered again. If another process is rendering it, this one
+        waits.
 
         Raises:
             EdjeError: `root` holds a data set of another recipe, or can't be written.
@@ -141,7 +141,7 @@ class ShapesSource(KarpathySource):
         return [scene for scene, _ in self._described(split)]
 
     def _described(self, split: str) -> Iterator[tuple[Scene, list[str]]]:
-        """Scenes with their captions, in blocks whose captions are unique among each other."""
+        """Scenes with their captions, in blocks within which captions are unique."""
         recipe, seed = self.recipe, self.recipe["seed"]
         for block, start in enumerate(range(0, self.sizes[split], recipe["unique_among"])):
             stream = (_STREAMS.index(split), block)
@@ -196,7 +196,7 @@ class ShapesSource(KarpathySource):
         try:
             found = json.loads(self.annotations.read_text(encoding="utf-8")).get("recipe")
         except (OSError, ValueError, AttributeError):
-            return  # reading the annotations tells what is wrong with them
+            return  # reading the annotations will report the error
         if found != self.recipe:
             differing = sorted(
                 key for key in self.recipe if found is None or found.get(key) != self.recipe[key]

@@ -1,4 +1,4 @@
-"""What sources that read annotation files share: their common settings and checked splits."""
+"""The common part of sources that read annotation files: their settings and checked splits."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from edje.records import RetrievalSplit
 
 log = logging.getLogger(__name__)
 
-SYNONYMS = {  # the first that is there counts
+SYNONYMS = {  # the first existing one counts
     "training": "train",
     "validation": "val",
     "valid": "val",
@@ -23,12 +23,12 @@ SYNONYMS = {  # the first that is there counts
 
 
 class AnnotatedSource(ABC):
-    """A source whose annotations are read once, whole; the files of a split when it is asked for.
+    """A source that reads all annotations once, and the files of a split when it is requested.
 
-    A format says where its annotations stand (`place`) and what they say (`annotate`).
+    A format says where its annotations are (`place`) and what they contain (`annotate`).
     `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
-    `split_names` gives our names for those of the annotations. Where a usual synonym such as
-    `validation` stands there, `split` doesn't ask for it, and our own name doesn't, it is that one.
+    `split_names` maps the annotations' split names to ours. A usual synonym such as `validation`
+    is mapped to our name automatically, unless `split` names it or our own name also occurs.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class AnnotatedSource(ABC):
 
     @abstractmethod
     def place(self, split: str | None = None) -> Path:
-        """Where the annotations of a split, or of all, are read: for messages."""
+        """Where the annotations of a split, or of all splits, are read; for messages."""
 
     @abstractmethod
     def annotate(self) -> Iterable[AnnotatedImage]:
-        """The images of all splits as the annotations give them.
+        """The images of all splits, as annotated.
 
         Raises:
-            EdjeError: the annotations are missing or not as expected.
+            EdjeError: the annotations are missing or invalid.
         """
 
     def our_name(self, split: str) -> str:
-        """The name that `split_names` gives a split of the annotations."""
+        """Our name for a split of the annotations, by `split_names`."""
         return self.split_names.get(split, split)
 
     def splits(self) -> list[str]:
@@ -78,7 +78,7 @@ class AnnotatedSource(ABC):
         """One split, checked against its known size and the files on disk.
 
         Raises:
-            EdjeError: root, annotations, split or an image is missing or not as expected.
+            EdjeError: root, annotations, split or an image is missing or invalid.
         """
         return assemble_split(
             self._images_of(split),
@@ -90,7 +90,7 @@ class AnnotatedSource(ABC):
         )
 
     def _images_of(self, split: str) -> list[AnnotatedImage]:
-        """The annotated images of a split that exists and has its known size."""
+        """The annotated images of a split, after checking that it exists in its known size."""
         images = [image for image in self._annotated if image.split == split]
         if not images:
             raise unknown_split(split, split_counts(self._annotated), self.name, self.place())
@@ -115,8 +115,8 @@ class AnnotatedSource(ABC):
         return tuple(replace(image, split=names.get(image.split, image.split)) for image in images)
 
     def _synonyms(self, theirs: Set[str]) -> dict[str, str]:
-        """Our names for splits that are called otherwise, where that leaves no doubt."""
-        meant = {self.split, *self.split_names.values()}  # as they stand
+        """Our names for splits under other names, if there is no doubt."""
+        meant = {self.split, *self.split_names.values()}  # as written
         names: dict[str, str] = {}
         for name, ours in SYNONYMS.items():
             if name in theirs - meant and ours not in {*theirs, *names.values()}:

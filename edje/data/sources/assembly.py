@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class FolderListing:
     """Answers whether files exist by listing each of their folders once.
 
-    A name is found however its letters are composed, as written (NFC, NFD) or otherwise.
+    A name is found in any Unicode form of its letters: as written, composed (NFC) or not (NFD).
     """
 
     def __init__(self, root: Path) -> None:
@@ -27,7 +27,7 @@ class FolderListing:
         self._folders: dict[str, tuple[Path, dict[str, str]]] = {}
 
     def find(self, locations: Iterable[str]) -> str | None:
-        """Path of the first location that is a file, root included; None without any."""
+        """Path of the first location that is a file, including the root; None if there is none."""
         for location in locations:
             folder, slash, name = location.rpartition("/")
             place, names = self._files(folder or slash)
@@ -37,7 +37,7 @@ class FolderListing:
         return None
 
     def _files(self, folder: str) -> tuple[Path, dict[str, str]]:
-        """A folder and the names of its files, by themselves and by `one_spelling` of them."""
+        """A folder and its files' names, by the names themselves and by their `one_spelling`."""
         if folder not in self._folders:
             place = _existing(self._root, folder)
             try:
@@ -78,16 +78,16 @@ def require_json(path: Path, dataset: str) -> Any:
         lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data"
         raise EdjeError(
             f"{dataset}: {path} is not readable as JSON ({error}). "
-            + ("JSON lines are read from a file named .jsonl." if lines else "Fetch it again.")
+            + ("For JSON lines, name the file .jsonl." if lines else "Fetch it again.")
         ) from error
 
 
 def possible_locations(
     folders: Iterable[str], path: str, *, tails_too: bool = True
 ) -> tuple[str, ...]:
-    """Where an annotated image may lie: in each folder under its path and every tail of it.
+    """Where an annotated image may be: in each folder, under its path and every tail of it.
 
-    So `val2014/x.jpg` is found with its subfolder and in a flat folder alike.
+    So `val2014/x.jpg` is found both in its subfolder and in a flat folder.
     """
     parts = PurePosixPath(one_spelling(path)).parts
     tails = [PurePosixPath(*parts[start:]) for start in range(len(parts) if tails_too else 1)]
@@ -96,10 +96,10 @@ def possible_locations(
 
 
 def require_unique(images: Sequence[AnnotatedImage], dataset: str, annotations: Path) -> None:
-    """Check that no image is annotated twice, neither in one split nor in two.
+    """Check that no image is annotated twice, in one split or in two.
 
     Raises:
-        EdjeError: naming images that are.
+        EdjeError: some are; names them.
     """
     if len({image.image_id for image in images}) == len(images):
         return
@@ -132,7 +132,7 @@ def require_size(
     """Compare an annotated split with its known numbers of images and of captions.
 
     Raises:
-        EdjeError: one differs; says how to accept the file as it is.
+        EdjeError: one differs; says how to accept the file unchanged.
     """
     captions = sum(len(image.captions) + len(image.bad_captions) for image in images)
     got = {"split_sizes": len(images), "caption_counts": captions}
@@ -157,9 +157,9 @@ def assemble_split(
 ) -> RetrievalSplit:
     """Make the record of one split: files found, images sorted by id, captions by image.
 
-    Images without a file or without a caption are an error or, with `skip`, left out and
-    listed in `skipped`. So are bad captions, which are counted in the log; what they leave
-    without any caption is such an image. Caption ids are `<image id>#<number within the image>`.
+    Images without a file or a caption are an error or, with `skip`, left out and listed in
+    `skipped`. The same holds for bad captions, which are counted in the log; an image with only
+    bad captions is one without a caption. Caption ids are `<image id>#<number within the image>`.
 
     Raises:
         EdjeError: an image or a caption is bad and the policy is `error`, or nothing is left.
@@ -228,7 +228,7 @@ def assemble_split(
 
 
 def _existing(root: Path, folder: str) -> Path:
-    """A folder below root, each part of its path under the spelling that is there."""
+    """A folder below root, with each part of its path in its existing spelling."""
     place = root / folder
     if folder.isascii() or place.is_dir():
         return place

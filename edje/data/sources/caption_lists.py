@@ -1,4 +1,4 @@
-"""Annotations as BLIP and ALBEF write them: a JSON list of images and captions per split."""
+"""Annotations in BLIP's and ALBEF's form: a JSON list of images and captions per split."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -18,8 +18,8 @@ def read_caption_list(
 ) -> list[AnnotatedImage]:
     """The images of one list, each with the captions of all its entries.
 
-    An entry holds `image` (a path), `caption` (one or a list) and perhaps `image_id`. Image ids
-    are the file names, or the paths; `image_id` is only checked to tell images apart as they do.
+    An entry has `image` (a path), `caption` (one or a list) and optionally `image_id`. Image ids
+    are the file names, or the paths; `image_id` is only checked: it must agree with them.
 
     Args:
         folders: where images are searched, relative to the root.
@@ -29,7 +29,7 @@ def read_caption_list(
     """
     content = require_json(path, dataset)
     if not isinstance(content, list):
-        raise _malformed(path, dataset, "no list")
+        raise _malformed(path, dataset, "not a list")
     captions: dict[str, ImageCaptions] = {}
     image_of_name: dict[str, str] = {}
     image_of_id: dict[str | int, str] = {}
@@ -58,7 +58,7 @@ def read_caption_list(
 
 
 def named(path: str, image_ids: ImageIds) -> str:
-    """The id of an image with a path in `one_spelling`."""
+    """The id of an image whose path is in `one_spelling`."""
     return PurePosixPath(path).name if image_ids == "name" else path
 
 
@@ -83,7 +83,7 @@ def caption_list_entry(
 
 
 def _contradiction(known: dict[Any, Any], key: str | int, value: str | int) -> str | None:
-    """What is wrong where a key has another value already; the value is kept otherwise."""
+    """The contradiction if a key already has another value; otherwise keeps the value."""
     first = known.setdefault(key, value)
     return None if first == value else f"{key} stands for {first} and for {value}"
 

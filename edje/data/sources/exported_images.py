@@ -1,4 +1,4 @@
-"""Images that lie inside a data set, written to files once, byte for byte."""
+"""Images stored inside a data set, written to files once, byte for byte."""
 
 import logging
 import time
@@ -17,11 +17,11 @@ def export_images(
     root: Path,
     dataset: str,
 ) -> None:
-    """Write the files that are not there yet, each by rename.
+    """Write the files that don't exist yet, each atomically by rename.
 
-    A location is `<folder>/<row>` below `root`; `contents` gives the bytes of a folder's rows,
-    and None where a row holds no image: then no file is made. An interrupted export goes on
-    where it was.
+    A location is `<folder>/<row>` below `root`. `contents` gives the bytes of a folder's rows,
+    or None for a row without an image, which gets no file. An interrupted export continues where
+    it stopped.
 
     Raises:
         EdjeError: a file can't be written.

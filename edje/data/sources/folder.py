@@ -20,12 +20,11 @@ TABLES = ("captions.csv", "captions.jsonl", "captions.json")
 class FolderSource(AnnotatedSource):
     """Reads images and a captions table, `.csv`, `.jsonl` or `.json`, from one folder.
 
-    `captions` is the table's name; null takes captions.csv, captions.jsonl or captions.json, the
-    one that is there. It has the columns `image` (path relative to `images`), `caption` and, if
-    you like, `split`; an image with several captions has several rows (in JSON, `caption` may be
-    a list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become the
-    split val and the others train. Image ids are the paths in the table, in
-    `one_spelling`.
+    `captions` is the table's name; null takes whichever of captions.csv, captions.jsonl and
+    captions.json exists. The table has the columns `image` (path relative to `images`), `caption`
+    and optionally `split`. An image with several captions has several rows (in JSON, `caption`
+    may be a list). Without a split column, `val_share` of the images, fixed by `dev_seed`, become
+    the split val and the others train. Image ids are the paths in the table, in `one_spelling`.
     """
 
     def __init__(
@@ -69,10 +68,10 @@ class FolderSource(AnnotatedSource):
 
     @cached_property
     def captions(self) -> Path:
-        """The table that is there.
+        """The existing table.
 
         Raises:
-            EdjeError: none is, or several are.
+            EdjeError: there is none, or there are several.
         """
         found = [path for path in self.tables if path.exists()]
         if len(found) > 1:
@@ -89,10 +88,10 @@ class FolderSource(AnnotatedSource):
         return found[0]
 
     def annotate(self) -> Iterator[AnnotatedImage]:
-        """The images of all splits, as the table gives them.
+        """The images of all splits, as in the table.
 
         Raises:
-            EdjeError: the table is missing, or a row or column is not as expected.
+            EdjeError: the table is missing, or a row or column is invalid.
         """
         require_root(self.root, self.name)
         captions: dict[tuple[str, str | None], ImageCaptions] = {}
@@ -106,7 +105,7 @@ class FolderSource(AnnotatedSource):
         without = sum(split is None for _, split in captions)
         if 0 < without < len(captions):
             raise EdjeError(
-                f"{self.name}: {without} images of {self.captions} have no split and others have "
+                f"{self.name}: {without} images of {self.captions} have no split, but others have "
                 f"one. Fill the column {self.split_column!r} for all, or drop it."
             )
         validation = self._validation_ids([image_id for image_id, _ in captions]) if without else ()

@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSplit, RetrievalSplit]:
-    """Divide a split into what is left to train on and `count` images to choose on, `dev`.
+    """Divide a split into the images to train on and `count` images to choose on, `dev`.
 
-    Whether an image is held out depends on the seed and the ids alone: the order doesn't
-    matter, and an image that is added or left out moves at most one other across.
+    Whether an image is held out depends only on the seed and the ids, not on the order. Adding or
+    removing an image moves at most one other image to the other side.
 
     Raises:
         EdjeError: fewer than one image would be left on either side.
@@ -39,10 +39,10 @@ def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSpl
 def never_trained_on(source: Source) -> list[RetrievalSplit]:
     """What a run on a source chooses on and reports: its dev images, val, test, evaluated split.
 
-    A split that can't be read can't be reported on either: it is told in the log and left out.
+    A split that can't be read can't be reported on either; it is left out with a warning.
 
     Raises:
-        EdjeError: the training split can't be read, or not divided.
+        EdjeError: the training split can't be read or divided.
     """
     there = source.splits()
     splits = []

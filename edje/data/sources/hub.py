@@ -1,4 +1,4 @@
-"""Data sets of the hub, and folders that `save_to_disk` wrote, read through `datasets`."""
+"""Data sets of the hub, and folders written by `save_to_disk`, read through `datasets`."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,18 +21,18 @@ from edje.records import RetrievalSplit
 class HubSource(AnnotatedSource):
     """Reads images and captions from the columns of a data set.
 
-    The encoded images of a split are written once, byte for byte, to
-    `<cache_dir>/hub-<digest>/`, and from there on read like all other image files. A row is an
-    image with its captions; rows of one id are one image, the first row's.
+    The encoded images of a split are written once, byte for byte, to `<cache_dir>/hub-<digest>/`,
+    and are then read like all other image files. A row is an image with its captions; rows with
+    the same id are one image, the first row's.
 
     Args:
-        dataset: a name on the hub, a folder of data files, or one that `save_to_disk` wrote.
+        dataset: a name on the hub, a folder of data files, or one written by `save_to_disk`.
         subset: the configuration of a data set that has several.
         revision: branch, tag or commit on the hub.
         caption_columns: each holds a text or a list of texts.
-        id_column: what tells images apart; null numbers the rows.
+        id_column: identifies images; null numbers the rows.
         split_column: names each row's split; null takes the data set's own splits.
-        split_names: names of this package for names of the data set.
+        split_names: our names for split names of the data set.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class HubSource(AnnotatedSource):
         self.split_column = split_column
 
     def place(self, split: str | None = None) -> Path:
-        """The data set."""
+        """The data set's name or folder."""
         return Path(self.dataset)
 
     def read(self, split: str) -> RetrievalSplit:
-        """One split, its images written to the cache now if they are not there yet.
+        """One split, with its images written to the cache if they aren't there yet.
 
         Raises:
             EdjeError: data set, column or split is missing, or the cache can't be written.
@@ -91,10 +91,10 @@ class HubSource(AnnotatedSource):
         return super().read(split)
 
     def annotate(self) -> Iterator[AnnotatedImage]:
-        """The images of all splits, as the columns give them.
+        """The images of all splits, as in the columns.
 
         Raises:
-            EdjeError: the data set can't be loaded, or a column is missing or not of text.
+            EdjeError: the data set can't be loaded, or a column is missing or holds no text.
         """
         captions: dict[tuple[str, str], ImageCaptions] = {}
         locations: dict[tuple[str, str], str] = {}
@@ -144,7 +144,7 @@ class HubSource(AnnotatedSource):
 
     @cached_property
     def _folder(self) -> str:
-        """Name of the folder of images, another one for other data under the same name."""
+        """The name of the images' folder; different for other data under the same name."""
         facts = [f"{part} {data._fingerprint}" for part, data in sorted(self._data.items())]
         facts.append(self.image_column)
         return f"hub-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:12]}"
@@ -171,7 +171,7 @@ class HubSource(AnnotatedSource):
         )
 
     def _images(self, part: str) -> Callable[[int], bytes | None]:
-        """The images of a part by row: the bytes that are stored, None where there are none.
+        """The images of a part by row: the stored bytes, or None if there are none.
 
         Raises:
             EdjeError: the column holds something else.
@@ -194,10 +194,10 @@ class HubSource(AnnotatedSource):
         return content
 
     def _require_text(self, part: str, number: int, column: str, value: Any) -> None:
-        """A column is of one type: a single value that is no text tells that it is the wrong one.
+        """Check that a value is text: a column has one type, so one other value shows a wrong one.
 
         Raises:
-            EdjeError: it is.
+            EdjeError: it is not.
         """
         for text in value if isinstance(value, list) else [value]:
             if text is not None and not isinstance(text, str):

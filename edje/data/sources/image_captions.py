@@ -6,12 +6,12 @@ from typing import Any
 
 @dataclass
 class ImageCaptions:
-    """The captions of one image as they are read, and what should have been one and isn't.
+    """The captions of one image as they are read, and the values that are not captions.
 
-    A caption is a text that holds more than white space. Null, a number (NaN too), an object or a
-    blank text is none: `bad` tells of each where it stands. It is no caption of its image, whose
-    others stay; what becomes of it says `bad_images`: an error, or it is left out and counted.
-    What cleaning makes of a caption ("...") is no matter here: see `clean_caption`.
+    A caption is a text with more than white space. Null, a number (also NaN), an object or a
+    blank text is bad: `bad` says for each where it is. The image keeps its other captions;
+    `bad_images` decides whether a bad one is an error, or is left out and counted. What cleaning
+    leaves of a caption ("...") doesn't matter here: see `clean_caption`.
     """
 
     image: str
@@ -19,7 +19,7 @@ class ImageCaptions:
     bad: list[str] = field(default_factory=list)
 
     def add(self, value: Any, place: str) -> None:
-        """Take a caption, or each of a list of them, that stands at `place`."""
+        """Add a caption, or each of a list of them, from the position `place`."""
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str) and text.strip():
                 self.texts.append(text)

@@ -1,4 +1,4 @@
-"""Data sets in Karpathy's splits: Flickr8k, Flickr30k, COCO and others written like them."""
+"""Data sets in Karpathy's splits: Flickr8k, Flickr30k, COCO and others in the same form."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from edje.data.sources.source import AnnotatedImage, BadImages
 from edje.data.sources.spelling import one_spelling
 from edje.errors import EdjeError
 
-# Karpathy's "restval" are the images of COCO's val2014 that he did not choose for evaluation.
+# Karpathy's "restval" is the images of COCO's val2014 that he did not choose for evaluation.
 _MERGED_SPLITS = {"restval": "train"}
 
 
@@ -20,12 +20,11 @@ class KarpathySource(AnnotatedSource):
     """Reads `dataset_*.json`, or lists of captions by split, and finds the images.
 
     An image is searched in each folder of `images` (relative to `root`, "." for the root), with
-    the subfolder that its annotation names and without, so that COCO's train2014/ and val2014/
-    and a flat folder are found alike. Image ids are the file names, so that both formats give
-    the same split; with `image_ids=path`, for names that come again in other folders, they are
-    the paths, and images are searched with their subfolder only. The split `restval` counts as
-    train. `caption_lists` names BLIP's file of each split; those that are there are read where
-    `annotations` is not.
+    and without its annotated subfolder. So COCO's train2014/ and val2014/ are found, and a flat
+    folder too. Image ids are the file names, so that both formats give the same split. With
+    `image_ids=path`, for names that occur in several folders, they are the paths, and images are
+    searched with their subfolder only. The split `restval` counts as train. `caption_lists` names
+    BLIP's file of each split; the existing ones are read if `annotations` doesn't exist.
     """
 
     def __init__(
@@ -64,15 +63,15 @@ class KarpathySource(AnnotatedSource):
         }
 
     def place(self, split: str | None = None) -> Path:
-        """Karpathy's JSON, or the list of a split, or the folder of all lists."""
+        """Karpathy's JSON, the list of a split, or the folder of all lists."""
         lists = self._lists()
         return lists.get(split or "", self.root) if lists else self.annotations
 
     def annotate(self) -> Iterable[AnnotatedImage]:
-        """The images of all splits, as the files give them.
+        """The images of all splits, as in the files.
 
         Raises:
-            EdjeError: there is neither Karpathy's JSON nor a list, or it is not in its format.
+            EdjeError: there is neither Karpathy's JSON nor a list, or it has a wrong format.
         """
         require_root(self.root, self.name)
         lists = self._lists()
@@ -98,7 +97,7 @@ class KarpathySource(AnnotatedSource):
         )
 
     def _lists(self) -> dict[str, Path]:
-        """The caption lists that are there, by split; none where Karpathy's JSON is."""
+        """The existing caption lists, by split; none if Karpathy's JSON exists."""
         if self.annotations.exists():
             return {}
         return {split: path for split, path in self.caption_lists.items() if path.is_file()}
@@ -133,10 +132,10 @@ class KarpathySource(AnnotatedSource):
         )
 
     def _with_one_path_each(self, images: Iterable[AnnotatedImage]) -> list[AnnotatedImage]:
-        """The images, unless one file name stands for several of them.
+        """The images, after checking that each file name is used by only one of them.
 
         Raises:
-            EdjeError: it does.
+            EdjeError: a name is used by several.
         """
         found, first = list(images), dict[str, AnnotatedImage]()
         for image in found:

@@ -1,4 +1,4 @@
-"""What a source of image-caption data is."""
+"""The interface of a source of image-caption data."""
 
 import hashlib
 from collections import Counter
@@ -17,8 +17,8 @@ OUR_SPLITS = ("train", "val", "test")
 class Source(Protocol):
     """An image-caption data set with named splits, on local disk.
 
-    `split` names the evaluated split; `dev_images` training images, fixed by `dev_seed`, are
-    the set on which everything is chosen (see `hold_out`).
+    `split` names the evaluated split. `dev_images` training images, fixed by `dev_seed`, are the
+    set on which everything is chosen (see `hold_out`).
     """
 
     name: str
@@ -35,24 +35,24 @@ class Source(Protocol):
         """One split, checked.
 
         Raises:
-            EdjeError: the data is missing, broken or not what it should be.
+            EdjeError: the data is missing, broken or invalid.
         """
         ...
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image as an annotation file gives it: `locations` are paths to try, in order."""
+    """One image as annotated; `locations` are paths to try, in order."""
 
     image_id: str
     split: str
     locations: tuple[str, ...]  # relative to the root
     captions: tuple[str, ...]
-    bad_captions: tuple[str, ...] = ()  # where each stands, and why it is none
+    bad_captions: tuple[str, ...] = ()  # where each is, and why it is bad
 
 
 def unknown_split(split: str, splits: Mapping[str, int], dataset: str, place: Path) -> EdjeError:
-    """The error for a split that a data set doesn't have, naming those it has."""
+    """The error for a split that a data set doesn't have; lists those it has."""
     known = ", ".join(f"{name} ({count:,} images)" for name, count in sorted(splits.items()))
     other = next((name for name in sorted(splits) if name not in OUR_SPLITS), None)
     choices = [] if split == "train" else ["Choose one of these with data.split"]
@@ -75,7 +75,7 @@ def split_digest(split: RetrievalSplit) -> str:
     digest = hashlib.sha256()
     for image in split.images:
         digest.update(f"{image.image_id}\n".encode())
-    for caption in split.captions:  # JSON may hold half a character: a lone surrogate
+    for caption in split.captions:  # JSON may contain half a character: a lone surrogate
         line = f"{caption.image_id}\t{caption.text}\n"
         digest.update(line.encode(errors="surrogatepass"))
     return digest.hexdigest()

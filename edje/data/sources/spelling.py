@@ -1,11 +1,11 @@
-"""One spelling for one image: paths as annotations write them, brought to a common form."""
+"""One spelling per image: brings paths from annotations to a common form."""
 
 import posixpath
 import unicodedata
 
 
 def one_spelling(path: str) -> str:
-    """A path or id in the form in which all ways to write it are equal.
+    """A path or id in a form that is equal for all ways to write it.
 
     Its letters are composed (NFC; macOS lists names decomposed), its separators are single
     slashes, and `.` and `..` are resolved. A URL keeps its slashes.

@@ -1,4 +1,4 @@
-"""The rows of a captions table: CSV and its kin, JSON lines, or a JSON list."""
+"""The rows of a captions table: CSV and similar formats, JSON lines, or a JSON list."""
 
 import csv
 import json
@@ -13,21 +13,21 @@ from edje.data.sources.text_file import not_utf8, open_text
 from edje.errors import EdjeError
 
 _DELIMITERS = (",", "\t", ";", "|")
-_ENDING = re.compile(r"\.\w{1,5}$")  # of a file's name
+_ENDING = re.compile(r"\.\w{1,5}$")  # a file name's extension
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 Row = tuple[str, Any]
 
 
 def table_rows(path: Path, dataset: str) -> Iterator[Row]:
-    """Each row of a table with the words that say where it stands.
+    """Each row of a table, with a description of its position.
 
-    A `.jsonl` holds an object in each line, a `.json` a list of objects; anything else is CSV with
-    a header, by commas (`.tsv`: tabs) or, where the header has none, by semicolons or bars. A
-    quoted field may go over several lines. Rows without any content are passed over.
+    A `.jsonl` holds an object in each line, a `.json` a list of objects. Anything else is CSV with
+    a header, separated by commas (`.tsv`: tabs), or by semicolons or bars if the header has no
+    commas. A quoted field may span several lines. Rows without any content are skipped.
 
     Raises:
-        EdjeError: the file can't be read as what its name says; the line or entry is named.
+        EdjeError: the file can't be read in the format of its name; names the line or entry.
     """
     read = {".jsonl": _json_lines, ".json": _json_list}.get(path.suffix.lower(), _separated)
     try:
@@ -60,12 +60,12 @@ def _json_lines(path: Path, dataset: str) -> Iterator[Row]:
                 raise EdjeError(
                     f"{dataset}: {path}, at or after line {number}, is not readable ({error}). "
                     "Expected a JSON object in each line"
-                    + ("; a JSON list is read from a file named .json." if listed else ".")
+                    + ("; for a JSON list, name the file .json." if listed else ".")
                 ) from error
             if isinstance(row, list) and row and isinstance(row[0], dict):
                 raise EdjeError(
                     f"{dataset}: {path}, line {number}, holds a JSON list. Expected a JSON object "
-                    "in each line; a list is read from a file named .json."
+                    "in each line; for a list, name the file .json."
                 )
             yield f"line {number}", row
 
@@ -84,11 +84,11 @@ def _separated(path: Path, dataset: str) -> Iterator[Row]:
                 raise EdjeError(
                     f"{dataset}: {path}, {place}, has {'more' if many else 'fewer'} fields than "
                     f"the header has columns ({len(cells)}, {len(columns)}). Put captions that "
-                    f"hold a {records.delimiter!r} in double quotes, and fill every column."
+                    f"contain a {records.delimiter!r} in double quotes, and fill every column."
                 )
             if (inner := _row_within(text, cells, records.delimiter)) is not None:
                 raise EdjeError(
-                    f"{dataset}: {path}, {place}: a quoted field takes in line {line + inner}, "
+                    f"{dataset}: {path}, {place}: a quoted field includes line {line + inner}, "
                     f"which looks like a row of its own. Close the double quote of {place}, or "
                     "write the field in one line."
                 )
@@ -98,7 +98,7 @@ def _separated(path: Path, dataset: str) -> Iterator[Row]:
 
 
 def _columns(path: Path, dataset: str, cells: list[str]) -> list[str]:
-    """The names in a header; a column may go without one, as pandas writes its index."""
+    """The names in a header; one column may have none, as in pandas' output with an index."""
     names = [cell.strip() for cell in cells]
     twice = {name for name in names if name and names.count(name) > 1}
     if twice:
@@ -109,13 +109,13 @@ def _columns(path: Path, dataset: str, cells: list[str]) -> list[str]:
 
 
 class _Records:
-    """The records of a CSV file that hold anything: first line, cells, and the lines as read."""
+    """The non-empty records of a CSV file: first line, cells, and the raw lines."""
 
     def __init__(self, path: Path, dataset: str, lines: Iterator[str]):
         self.path = path
         self.dataset = dataset
-        self._taken: list[str] = []  # lines of the record in hand
-        self._read = 0  # lines before it
+        self._taken: list[str] = []  # lines of the current record
+        self._read = 0  # number of lines before it
         start = []
         for line in lines:
             start.append(line)
@@ -152,7 +152,7 @@ class _Records:
             yield line
 
     def _opened(self, error: csv.Error) -> int:
-        """The line in which the field that is broken starts."""
+        """The line in which the broken field starts."""
         within = self._taken if "end of data" in str(error) else self._taken[:-1]
         if not within:
             return self._read + 1
@@ -161,17 +161,17 @@ class _Records:
 
 
 def _delimiter(header: str, path: Path) -> str:
-    """What stands between the columns: what its name says, else the one other that does."""
+    """The separator of columns: the one of the file's extension, else the only other one found."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     found = [one for one in _DELIMITERS if len(_split(header, one)) > 1]
     return found[0] if len(found) == 1 else usual
 
 
 def _row_within(lines: Sequence[str], cells: list[str], delimiter: str) -> int | None:
-    """Which line of a record, counted from 0, looks like a row that an open quote swallowed.
+    """The line of a record, counted from 0, that looks like a row swallowed by an open quote.
 
-    It has as many fields, and in a column where the record holds a file's name, another of the
-    same ending.
+    It has as many fields as a row. In a column where the record has a file's name, it has another
+    name with the same extension.
     """
     for number, line in enumerate(lines[1:], start=1):
         others = _split(line, delimiter)

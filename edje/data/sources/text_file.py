@@ -1,4 +1,4 @@
-"""Annotation files as text: UTF-8, with or without the mark that Windows puts before it."""
+"""Annotation files as text: UTF-8, with or without Windows' byte order mark."""
 
 import codecs
 import re
@@ -12,7 +12,7 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 def open_text(path: Path, dataset: str) -> TextIO:
-    """The file, opened behind its mark; its line ends stay as they are.
+    """The file, opened after its byte order mark; its line ends stay unchanged.
 
     Raises:
         EdjeError: it is in UTF-16 or UTF-32.
@@ -28,7 +28,7 @@ def open_text(path: Path, dataset: str) -> TextIO:
 
 
 def not_utf8(path: Path, dataset: str) -> EdjeError:
-    """The error for a file in another encoding, naming the first line that tells."""
+    """The error for a file in another encoding; names the first line that shows it."""
     content = path.read_bytes()
     where = ""
     try:

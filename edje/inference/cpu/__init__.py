@@ -1,7 +1,7 @@
 """Kernels for CPUs: attention, linear layers in float32 and bf16, linear layers in int8.
 
-What lies outside of this folder uses these names alone. On other devices, and with a torch that
-lacks what they rest on (`operators`), `Dense` and `attention_for` are torch's own.
+Code outside this folder uses only these names. On other devices, or if torch lacks the operators
+that they need (`operators`), `Dense` and `attention_for` are torch's own.
 """
 
 from edje.inference.cpu.attention import (

@@ -1,4 +1,4 @@
-"""Attention without a mask, by the kernel that is fastest where it runs."""
+"""Attention without a mask, by the kernel that is fastest on this machine."""
 
 import logging
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from edje.inference.turns import seconds_in_one_thread
 log = logging.getLogger(__name__)
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # query, key, value, heads
 
-PAIRS_AT_ONCE = 8  # whose scores stay in a core's second cache between the products
+PAIRS_AT_ONCE = 8  # so few that scores stay in a core's L2 cache between products
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
-TRIED = (2 * PAIRS_AT_ONCE, 83, 384)  # pairs, positions and width of the measurement: 64 tokens'
+TRIED = (2 * PAIRS_AT_ONCE, 83, 384)  # measured pairs, positions (for 64 tokens), width
 TRIED_HEADS = 12
 TRIALS = 9
-CLEARLY = 1.15  # torch's kernel is the more exact one: the products must be this much faster
+CLEARLY = 1.15  # torch's kernel is more exact, so the products must be this much faster
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
-    """The kernel for tensors of this kind; both give the same up to rounding."""
+    """The kernel for such tensors; both kernels give the same result up to rounding."""
     return attend_by_products if prefers_products(device, dtype) else attend
 
 
 def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether two batched products beat torch's own kernel: in bf16 on a CPU, where measured so."""
+    """Whether two batched products beat torch's kernel: only in bf16 on a CPU, if so measured."""
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
@@ -40,16 +40,16 @@ def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def products_are_faster() -> bool:
-    """What a measurement of a tenth of a second says, once in a process.
+    """The result of a measurement of a tenth of a second, once per process.
 
-    torch's kernel makes a small product per head, block of rows and pair: half as fast without
-    tiles (AMX), with which it has products of its own.
+    torch's kernel makes a small product per head, block of rows and pair. Without tiles (AMX) it
+    is half as fast; with them, it has products of its own.
     """
     query, key, value = torch.zeros((3, *TRIED), dtype=torch.bfloat16, device="cpu")
     ways = [partial(way, query, key, value, TRIED_HEADS) for way in (attend_by_products, attend)]
     ours, theirs = seconds_in_one_thread(ways, turns=TRIALS)
     log.debug(
-        "attention in bf16: %.2f ms by two products, %.2f by torch's kernel",
+        "attention in bf16: %.2f ms with two products, %.2f with torch's kernel",
         1000 * ours,
         1000 * theirs,
     )
@@ -73,7 +73,7 @@ def attend_by_products(
     value: Float[Tensor, "pairs sequence width"],
     heads: int,
 ) -> Float[Tensor, "pairs rows width"]:
-    """The same by a product, an exponential and a product, of a few pairs at a time."""
+    """The same as product, exponential and product, for a few pairs at a time."""
     mixed = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     parts = (part.split(PAIRS_AT_ONCE) for part in (query, key, value, mixed))
     for some in zip(*parts, strict=True):
@@ -85,9 +85,9 @@ def attend_by_products(
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
     """Attention of `(pairs, heads, rows, width of a head)`, written to `output`.
 
-    The exponentials are taken as they are, without the largest score of each row subtracted
-    first, which would take as long as all the rest. That is the same softmax unless a row's sum
-    leaves the range of the number format; torch's kernel then does it.
+    The largest score of each row isn't subtracted before the exponential, because that would take
+    as long as all the rest. The softmax is the same unless a row's sum leaves the range of the
+    number format; torch's kernel handles that case.
     """
     rows, keys = query.shape[2], key.shape[2]
     flat_query, flat_key, flat_value = (part.flatten(0, 1) for part in (query, key, value))

@@ -15,9 +15,9 @@ Activation = Callable[[Tensor], Tensor]
 class Dense:
     """`activation(x W^T + b)` with weights copied in one number format.
 
-    On a CPU with oneDNN the weights are kept in its blocked layout and an exact GELU is part of
-    the product: the same sums without reordering the weights in every call. Elsewhere it is
-    torch's linear.
+    On a CPU with oneDNN the weights are kept in its blocked layout, and an exact GELU is fused
+    into the product: the same sums, without reordering the weights in every call. Elsewhere it is
+    torch's linear layer.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class Dense:
         activation: Activation | None = None,
         pack: bool = True,
     ):
-        """The linear layers stacked to one; their results lie side by side.
+        """The linear layers stacked into one; their outputs are concatenated.
 
-        Without `pack` it is torch's linear everywhere, which torch.compile can read.
+        Without `pack` it is torch's linear layer everywhere, which torch.compile can trace.
         """
         self.linears = tuple(linears)
         parts = [(linear.weight, linear.bias) for linear in linears]
@@ -52,7 +52,7 @@ class Dense:
 
 
 def is_exact_gelu(activation: Activation | None) -> bool:
-    """Whether an activation is GELU by the error function, not one of its approximations."""
+    """Whether an activation is the exact GELU (error function), not an approximation."""
     if isinstance(activation, nn.GELU):
         return activation.approximate == "none"
     return activation is F.gelu or getattr(activation, "act", None) is F.gelu

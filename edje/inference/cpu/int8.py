@@ -1,7 +1,7 @@
 """A linear layer in int8, on a CPU.
 
 Weights have a scale per output. Inputs have fixed scales, found on examples, so that a pair's
-score never depends on its neighbours; a factor per input channel moves a part of its spread into
+score never depends on its neighbours. A factor per input channel moves a part of its spread into
 the weights (SmoothQuant, Xiao et al., 2023, with equal parts for both).
 """
 
@@ -14,12 +14,12 @@ from edje.inference.cpu import operators
 from edje.inference.cpu.dense import Dense, is_exact_gelu
 from edje.inference.cpu.operators import LARGEST_CODE, LARGEST_UNSIGNED, Output
 
-SMALLEST = 1e-5  # of a channel's factor: one that is 0 on all examples may not be so later
-MIDDLE = 128  # of unsigned codes; oneDNN multiplies signed inputs without its fast kernels
+SMALLEST = 1e-5  # of a channel's factor: a channel that is 0 on all examples may not stay 0
+MIDDLE = 128  # of unsigned codes; oneDNN has no fast kernels for signed inputs
 
 
 class Recorder:
-    """A product that notes the range of each of its inputs."""
+    """A product that records the range of each input channel."""
 
     def __init__(self, dense: Dense):
         self.dense = dense
@@ -51,10 +51,10 @@ class Int8Dense:
             factor = factor.clamp_min(SMALLEST)
         low = min(float((seen.low / factor).min()), 0.0)
         high = max(float((seen.high / factor).max()), 0.0)
-        if smooth:  # codes from -127 to 127 about the middle of the unsigned ones
+        if smooth:  # codes from -127 to 127, shifted to the middle of the unsigned range
             self.scale = max(-low, high, SMALLEST) / LARGEST_CODE
             self.zero = MIDDLE
-        else:  # codes from 0 to 255, as an activation is not symmetric
+        else:  # codes from 0 to 255, because an activation's output isn't symmetric
             self.scale = max(high - low, SMALLEST) / LARGEST_UNSIGNED
             self.zero = round(-low / self.scale)
         self.to_codes = (1 / (factor * self.scale)).to(torch.bfloat16)
@@ -66,7 +66,7 @@ class Int8Dense:
         self.output: Output = (1.0, 0, torch.bfloat16)
 
     def feeds(self, following: "Int8Dense") -> None:
-        """Give the following product its input as the codes that it reads."""
+        """Output the codes that the following product reads."""
         self.output = (following.scale, following.zero, torch.uint8)
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Int8Dense:
         return hidden if self.activation is None or self.fuses else self.activation(hidden)
 
     def _codes(self, states: Tensor) -> Tensor:
-        """Unsigned codes of bf16 inputs, whose integers up to 256 are exact."""
+        """Unsigned codes of bf16 inputs; bf16 represents integers up to 256 exactly."""
         scaled = (states * self.to_codes).round_()
         if self.zero == MIDDLE:
             signed = scaled.clamp_(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
@@ -94,7 +94,7 @@ class Int8Dense:
 
 
 def int8_product(rows: int, inputs: int, outputs: int) -> Callable[[], Tensor]:
-    """A product alone, codes in and codes out: the most that a processor does in int8."""
+    """A product alone, codes in and codes out: the upper bound of a processor's int8 speed."""
     codes = torch.full((rows, inputs), MIDDLE, dtype=torch.uint8)
     packed = operators.pack_int8(torch.ones(outputs, inputs, dtype=torch.int8))
     scale, zero, bias = torch.ones(outputs), torch.zeros(outputs).long(), torch.zeros(outputs)

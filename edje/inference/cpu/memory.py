@@ -1,16 +1,16 @@
-"""Memory that stays with the process between the products of an encoder."""
+"""Keep freed memory in the process between an encoder's products."""
 
 import torch
 
-LARGEST_KEPT = 2**25 - 2**16  # bytes; glibc learns nothing from more than 32 MiB
+LARGEST_KEPT = 2**25 - 2**16  # bytes; glibc ignores blocks over 32 MiB
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory, up to 64 MiB, for what is allocated next.
+    """Make glibc keep up to 64 MiB of freed memory for the next allocations.
 
-    It learns from what is freed: after a block of 32 MiB it takes smaller ones from memory that
-    it has, and gives memory back to the system only beyond twice that. Before, each product's
-    output may be new memory, whose pages fault one by one (thousands of times a query). The block
-    is never written, so it takes no memory. Elsewhere than with glibc this does nothing.
+    glibc adapts to what is freed. After a block of 32 MiB it serves smaller blocks from memory
+    that it has, and returns memory to the system only beyond twice that size. Without this, each
+    product's output may be new memory, whose pages fault one by one (thousands of times per
+    query). The block is never written, so it takes no memory. Without glibc this does nothing.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")

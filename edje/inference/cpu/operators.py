@@ -1,8 +1,8 @@
-"""torch's private operators for CPUs: all that edje uses of them, tried once before they are used.
+"""All private operators of torch for CPUs that edje uses; each is tested before its first use.
 
-They are oneDNN's kernels as torch's own compiler calls them, and may go or change with a version
-of torch. What a trial finds missing, changed or wrong is left out, with one line in the log: the
-plain way gives the same scores, slower. Nothing else in edje touches a private operator.
+They are oneDNN's kernels as torch's own compiler calls them. A new version of torch may change or
+remove them. If a test finds one missing, changed or wrong, it isn't used and the log says so; the
+plain layers give the same scores, slower. Nothing else in edje touches a private operator.
 """
 
 import logging
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 LARGEST_CODE = 127  # of signed codes
 LARGEST_UNSIGNED = 255
 TRIED_SIZE = 64  # rows, inputs and outputs of the products that are tried
-MISSING = (AttributeError, TypeError, ValueError, RuntimeError)  # of an operator, or its arguments
+MISSING = (AttributeError, TypeError, ValueError, RuntimeError)  # missing, or other arguments
 Output = tuple[float, int, torch.dtype]  # scale, zero point and number format
 
 
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN keeps weights in its own layout: in float32, or in bf16 with hardware."""
+    """Whether oneDNN can use its own weight layout: float32, or bf16 with hardware support."""
     if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
         return False
     return _works(f"packed linear layers in {dtype}", lambda: _packs_rightly(dtype))
@@ -36,16 +36,16 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def packed_linear(states: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
-    """A linear layer with packed weights, and the exact GELU of it if that is asked for."""
+    """A linear layer with packed weights, followed by an exact GELU if `gelu`."""
     after = "gelu" if gelu else "none"
     return torch.ops.mkldnn._linear_pointwise(states.contiguous(), packed, bias, after, [], "none")
 
 
 @cache
 def has_int8_products() -> bool:
-    """Whether torch has oneDNN's linear layer in int8, and this processor computes it exactly.
+    """Whether torch has oneDNN's int8 linear layer and this processor computes it exactly.
 
-    Without the instructions for it (VNNI) oneDNN may add pairs of products up in 16 bits, where
+    Without the instructions for it (VNNI), oneDNN may add pairs of products in 16 bits, where
     large ones saturate.
     """
     if not torch.backends.mkldnn.is_available():
@@ -69,7 +69,7 @@ def int8_linear(
     output: Output,
     gelu: bool,
 ) -> Tensor:
-    """A linear layer of unsigned codes with packed weights, activated, as `output` says."""
+    """A linear layer of unsigned codes with packed weights, activated; format as in `output`."""
     return torch.ops.onednn.qlinear_pointwise(
         codes,
         scale,
@@ -91,13 +91,13 @@ def has_bf16_instructions() -> bool:
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     return _works(
-        "asking for instructions in bf16",
+        "query for bf16 instructions",
         lambda: bool(torch.cpu._is_avx512_bf16_supported()),
     )
 
 
 def packed_products() -> list[Any]:
-    """The operators that are matrix products, for a counter of arithmetic."""
+    """The operators that are matrix products, for counting floating-point operations."""
     found = (
         getattr(torch.ops.mkldnn, "_linear_pointwise", None),
         getattr(torch.ops.onednn, "qlinear_pointwise", None),
@@ -111,7 +111,7 @@ def _works(what: str, trial: Callable[[], bool]) -> bool:
     except MISSING as error:
         reason = str(error).strip().partition("\n")[0]
         log.warning(
-            "torch %s has no %s as edje knows them (%s): the plain way is taken, slower.",
+            "torch %s has no %s as edje knows them (%s): the slower plain version is used.",
             torch.__version__,
             what,
             reason,
@@ -120,7 +120,7 @@ def _works(what: str, trial: Callable[[], bool]) -> bool:
 
 
 def _packs_rightly(dtype: torch.dtype) -> bool:
-    """Small whole numbers, whose sums are exact in bf16 too, and their GELU."""
+    """Check with small whole numbers, whose sums are exact even in bf16, and their GELU."""
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     numbers = torch.arange(TRIED_SIZE**2, device="cpu").view(TRIED_SIZE, TRIED_SIZE)
@@ -138,7 +138,7 @@ def _packs_rightly(dtype: torch.dtype) -> bool:
 
 
 def _multiplies_int8_exactly() -> bool:
-    """The largest sum that codes can make."""
+    """Check the largest sum that codes can make."""
     size = TRIED_SIZE
     found = int8_linear(
         torch.full((size, size), LARGEST_UNSIGNED, dtype=torch.uint8, device="cpu"),

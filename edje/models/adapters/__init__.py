@@ -1,8 +1,8 @@
 """Adapters: from the frozen backbone's vision tokens to the tokens that the joint encoder reads.
 
-Every `Adapter` maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. `AdapterFacts` says
-what is on its two sides, keyword-only arguments are choices. Checkpoints name
-an adapter as `edje.registry` does.
+Every `Adapter` maps `(batch, N, token_width)` to `(batch, num_tokens, width)`. `AdapterFacts` are
+the facts about its two sides; keyword-only arguments are choices. Checkpoints name an adapter by
+its name in `edje.registry`.
 """
 
 from edje.models.adapters.adapter import Adapter

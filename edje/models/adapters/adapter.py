@@ -1,4 +1,4 @@
-"""What training, checkpoints and scoring know of every adapter."""
+"""The interface that training, checkpoints and scoring use of every adapter."""
 
 import copy
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 class Adapter(nn.Module):
     """From vision tokens, (batch, N, token_width), to visual tokens, (batch, num_tokens, width).
 
-    A subclass is made of `AdapterFacts`, and of choices as keyword-only arguments. It sets
-    `num_tokens`, the tokens that it gives of an image at inference, and `budgets` where its first
+    A subclass is built from `AdapterFacts` and choices, which are keyword-only arguments. It sets
+    `num_tokens`, the number of tokens per image at inference. It also sets `budgets` if its first
     tokens were trained to be used without the others.
     """
 
     num_tokens: int
-    budgets: tuple[int, ...] = ()  # numbers of first tokens that are usable alone
+    budgets: tuple[int, ...] = ()  # numbers of first tokens that can be used alone
 
     def draw_budget(self, chance: float) -> None:
-        """Choose the budget of a training step by a number in [0, 1), the same on every rank.
+        """Choose a training step's budget by a number in [0, 1), the same on every rank.
 
-        Without budgets there is nothing to choose.
+        Without budgets this does nothing.
         """
 
     def attention_maps(
@@ -28,18 +28,18 @@ class Adapter(nn.Module):
     ) -> Float[Tensor, "batch heads tokens vision_tokens"] | None:
         """How much of each vision token every visual token reads, head by head; rows sum to 1.
 
-        The weights that `forward` gathers with, at inference. None, as here, where a visual token
-        is no weighted sum of the vision tokens.
+        These are the weights that `forward` uses at inference. None, as here, if a visual token
+        isn't a weighted sum of the vision tokens.
         """
         return None
 
     def with_first_tokens(self, num_tokens: int) -> "Adapter":
-        """An adapter of the same weights, in memory too, that gives the first tokens only.
+        """An adapter that shares these weights and returns only the first tokens.
 
-        Without what training wrapped around its forward. A subclass that has budgets must go by
+        It leaves out what training wrapped around `forward`. A subclass with budgets must respect
         `num_tokens` at inference.
         """
         few = copy.copy(self)
-        vars(few).pop("forward", None)  # of gradient checkpointing, bound to this one
+        vars(few).pop("forward", None)  # from gradient checkpointing, bound to the original
         few.num_tokens = num_tokens
         return few

@@ -15,23 +15,23 @@ class TokenCompressionAdapter(Adapter):
     """Compresses N vision tokens to `num_tokens` by cross attention from learned queries.
 
     H = MultiHeadAttention(Q, X W_K + b, X W_V + b); O = H + MLP(LayerNorm(H)); Y = O W + b
-    (EDJE, section 3). Heads and epsilon are the vision tower's; there is no residual from the
-    queries and no position encoding on X.
+    (EDJE, section 3). The number of heads and epsilon are the vision tower's. There is no residual
+    from the queries and no position encoding on X.
 
-    Queries don't read each other, so the first k tokens are what the first k queries alone give.
-    With `budgets`, every training step draws one of them and trains that many first tokens, so
-    that the first k of one adapter are usable for each k (nested budgets, as in the Matryoshka
-    query transformer, Hu et al. 2024, arXiv 2405.19315). A trained one gives fewer tokens when
-    its `num_tokens` is set lower; stored tokens may as well be cut to their first k.
+    Queries don't read each other, so the first k tokens depend only on the first k queries. With
+    `budgets`, every training step draws one of them and trains that many first tokens. Then the
+    first k tokens of one adapter can be used for each k (nested budgets, as in the Matryoshka
+    query transformer, Hu et al. 2024, arXiv 2405.19315). A trained adapter returns fewer tokens if
+    its `num_tokens` is set lower; stored tokens can also be cut to their first k.
 
     Args:
-        num_tokens: m, the tokens given at inference, and the queries that are learned.
+        num_tokens: m, the number of tokens at inference, and of learned queries.
         hidden_width: of the MLP.
-        budgets: numbers of tokens to train, drawn with equal chance; null trains all `num_tokens`
-            always. `draw_budget` says which one a step trains.
+        budgets: numbers of tokens to train, drawn with equal chance (see `draw_budget`); null
+            always trains all `num_tokens`.
 
     Raises:
-        ValueError: a budget below 1 or above `num_tokens`, or an empty list of them.
+        ValueError: a budget is below 1 or above `num_tokens`, or the list is empty.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TokenCompressionAdapter(Adapter):
             )
         self.num_tokens = num_tokens
         self.budgets = tuple(budgets or ())
-        self.drawn = num_tokens  # tokens given while training
+        self.drawn = num_tokens  # number of tokens while training
         self.activation = facts.activation
         token_width = facts.token_width
         self.query = nn.Parameter(torch.randn(1, num_tokens, token_width))
@@ -76,8 +76,8 @@ class TokenCompressionAdapter(Adapter):
     ) -> Float[Tensor, "batch heads tokens vision_tokens"]:
         """The softmax weights by which `forward` sums the tokens' values at inference.
 
-        Asked for apart: with them torch's attention takes a slower road, which `forward` never
-        does.
+        A separate method, because torch's attention is slower when it returns weights, which
+        `forward` never needs.
         """
         _, weights = self.attention(
             *self._attended(tokens, self.num_tokens), need_weights=True, average_attn_weights=False
@@ -85,16 +85,16 @@ class TokenCompressionAdapter(Adapter):
         return weights
 
     def _attended(self, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first `count` queries, keys and values, as the attention takes them.
+        """The first `count` queries, keys and values, as the attention expects them.
 
-        Its own order of axes is used: given another, torch copies frozen weights once per vision
-        token.
+        They are in the attention's own axis order: with another order, torch copies frozen weights
+        once per vision token.
         """
         queries = self.query[0, :count, None].expand(-1, len(tokens), -1).contiguous()
         by_place = tokens.transpose(0, 1).contiguous()
         return queries, self.key(by_place), self.value(by_place)
 
     def draw_budget(self, chance: float) -> None:
-        """As every adapter's: the step then gives so many tokens."""
+        """As in every adapter; the step then returns this number of tokens."""
         if self.budgets:
             self.drawn = self.budgets[int(chance * len(self.budgets))]

@@ -1,4 +1,4 @@
-"""What is known of the models on an adapter's two sides."""
+"""Facts about the models on an adapter's two sides."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Activation = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What a reranker must know of the backbone whose tokens it reads; its checkpoint keeps it."""
+    """What a reranker must know about its backbone; its checkpoint keeps these facts."""
 
     num_tokens: int  # N
     token_width: int  # of the vision tokens
@@ -20,13 +20,13 @@ class BackboneFacts:
     embedding_width: int  # of the first stage's embeddings
 
     def beside(self, width: int) -> "AdapterFacts":
-        """These, beside a joint encoder of a width."""
+        """These facts, with a joint encoder's width added."""
         return AdapterFacts(**vars(self), width=width)
 
 
 @dataclass(frozen=True)
 class AdapterFacts(BackboneFacts):
-    """What every adapter is told: the facts of the backbone, and the joint encoder's width."""
+    """What every adapter receives: facts about the backbone, and the joint encoder's width."""
 
     width: int
     activation: Activation = F.gelu

@@ -1,4 +1,4 @@
-"""Mean pooling over the grid of the image."""
+"""Mean pooling over the image's grid of tokens."""
 
 from math import isqrt
 
@@ -14,12 +14,12 @@ from edje.ranges import PositiveInt
 class GridPoolingAdapter(ReducingAdapter):
     """Averages the square grid of vision tokens over `num_tokens` cells, row by row.
 
-    The cells form the most nearly square grid of that number: 64 is 8x8, 8 is 2 rows of 4. Where
-    they don't divide the tokens' grid, neighbouring cells share a row or column of tokens
-    (adaptive average pooling, as in DeCo, Yao et al. 2024, arXiv 2405.20985).
+    The cells form the most nearly square grid of that number: 64 is 8x8, 8 is 2 rows of 4. If they
+    don't divide the tokens' grid, neighbouring cells share a row or column of tokens (adaptive
+    average pooling, as in DeCo, Yao et al. 2024, arXiv 2405.20985).
 
     Raises:
-        ValueError: the tokens form no square, or have fewer columns than the cells.
+        ValueError: the tokens don't form a square, or have fewer columns than the cells.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class GridPoolingAdapter(ReducingAdapter):
         self.side = isqrt(tokens)
         if self.side**2 != tokens:
             raise ValueError(
-                f"the backbone's {tokens} tokens form no square grid, which pooling "
-                "needs; set keep_class_token=false or take another adapter"
+                f"the backbone's {tokens} tokens don't form a square grid, which pooling "
+                "needs; set keep_class_token=false or use another adapter"
             )
         rows = next(r for r in range(isqrt(num_tokens), 0, -1) if num_tokens % r == 0)
         self.cells = (rows, num_tokens // rows)
         if self.cells[1] > self.side:
             raise ValueError(
                 f"num_tokens={num_tokens} is {self.cells[0]} x {self.cells[1]} cells at best, more "
-                f"columns than the {self.side} x {self.side} tokens have; take a number with "
-                "nearer factors"
+                f"columns than the {self.side} x {self.side} tokens have; choose a number with "
+                "factors closer to each other"
             )
 
     def reduce(

@@ -1,4 +1,4 @@
-"""k-means over the tokens of an image, without chance."""
+"""Deterministic k-means over the tokens of an image."""
 
 import torch
 from jaxtyping import Float
@@ -13,12 +13,12 @@ from edje.ranges import PositiveInt
 class KMeansAdapter(ReducingAdapter):
     """Replaces the vision tokens of an image by `num_tokens` centres of k-means.
 
-    The baseline of EDJE's comparison starts from k-means++; here nothing is drawn: the start is
-    the token nearest to the mean and then, one by one, the token farthest from all chosen so far
-    (Gonzalez 1985), and that is the order of the centres. So the same image has the same tokens
-    each time, whatever the order of its vision tokens. No gradient flows to the vision tokens.
+    The baseline in EDJE's comparison starts from k-means++. Here nothing is random: the first
+    centre is the token nearest to the mean, then one by one the token farthest from all chosen so
+    far (Gonzalez 1985). The centres keep that order. So an image always has the same tokens,
+    whatever the order of its vision tokens. No gradient flows to the vision tokens.
 
-    It runs at every training step too: about (iterations + 1) m N multiplications of width D_v
+    It also runs at every training step: about (iterations + 1) m N multiplications of width D_v
     per image.
 
     Args:
@@ -37,7 +37,7 @@ class KMeansAdapter(ReducingAdapter):
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         if iterations < 0:
-            raise ValueError(f"iterations={iterations}: expected 0 (the start alone) or more")
+            raise ValueError(f"iterations={iterations}: expected 0 (only the start) or more")
         self.iterations = iterations
 
     @torch.no_grad()
@@ -54,10 +54,10 @@ def kmeans(
 ) -> Float[Tensor, "batch centres width"]:
     """Centres of `count` clusters of each set of points by Lloyd's iterations.
 
-    A centre that no point is nearest to stays where it is.
+    A centre that is nearest to no point stays where it is.
     """
     mean = points.mean(dim=1, keepdim=True)
-    points = points - mean  # near the origin, distances lose least to rounding
+    points = points - mean  # near the origin, distances lose the least to rounding
     centres = farthest_first(points, count)
     for _ in range(iterations):
         distances = torch.cdist(points, centres, compute_mode="use_mm_for_euclid_dist")

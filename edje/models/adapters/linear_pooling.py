@@ -1,4 +1,4 @@
-"""Mean pooling over the grid, then one linear map: what can start from a closed form."""
+"""Mean pooling over the grid, then one linear map, which can start from a closed form."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,14 +10,14 @@ from edje.ranges import PositiveInt
 
 
 class LinearPoolingAdapter(GridPoolingAdapter):
-    """Averages the grid as `GridPoolingAdapter`, standardises and projects by one linear map.
+    """Averages the grid like `GridPoolingAdapter`, standardises, and projects by one linear map.
 
     `start=canonical` sets moments and map from canonical correlations of images and captions.
-    With few training images a large `dropout` is what makes such a map general.
+    With few training images, a large `dropout` helps such a map to generalise.
 
     Args:
         num_tokens: m, cells of the grid.
-        dropout: share of the channels of an image dropped in training (see `Standardise`).
+        dropout: share of an image's channels dropped in training (see `Standardise`).
     """
 
     def __init__(self, facts: AdapterFacts, *, num_tokens: PositiveInt = 64, dropout: float = 0.0):

@@ -1,4 +1,4 @@
-"""The local adapter: every token kept, each projected alone."""
+"""The local adapter: keeps every token and projects each on its own."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from edje.ranges import PositiveInt
 class LocalAdapter(Adapter):
     """Keeps every token and projects each alone: Linear, activation, Linear (EDJE, section 3).
 
-    The uncompressed form, which serves as the teacher of compressed students. A `hidden_width` of
-    null leaves one Linear.
+    The uncompressed form, used as the teacher of compressed students. With a `hidden_width` of
+    null it is a single Linear.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pruning: the tokens that attention would look at most."""
+"""Pruning: keep the tokens that get the most attention."""
 
 from typing import Literal
 
@@ -13,16 +13,16 @@ from edje.ranges import PositiveInt
 
 
 class AttentionPruningAdapter(ReducingAdapter):
-    """Keeps the `num_tokens` vision tokens of the highest weight, in the image's order.
+    """Keeps the `num_tokens` vision tokens with the highest weights, in the image's order.
 
     Pruning by attention (EViT, Liang et al. 2022, arXiv 2202.07800) keeps the patches that the
-    class token attends to most. A store holds tokens and no attention maps, and SigLIP has no
-    class token, so the weight is a stand-in, computed from the tokens alone:
+    class token attends to most. A store holds no attention maps, and SigLIP has no class token,
+    so the weight is a substitute, computed only from the tokens:
 
     - "attention": the softmax attention that the mean of the layer-normalised tokens pays to
       each of them, averaged over the tower's heads, without learned projections;
-    - "norm": the token's length. Long tokens of large towers tend to hold facts of the whole
-      image rather than of their patch (Darcet et al. 2024, arXiv 2309.16588).
+    - "norm": the token's length. Long tokens of large towers tend to describe the whole image
+      rather than their patch (Darcet et al. 2024, arXiv 2309.16588).
 
     Args:
         num_tokens: m, the tokens kept.
@@ -46,7 +46,7 @@ class AttentionPruningAdapter(ReducingAdapter):
     def reduce(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens token_width"]:
-        """The kept tokens; of equal weights the earlier one is kept."""
+        """The kept tokens; on equal weights the earlier token is kept."""
         order = self.weights(tokens).argsort(dim=1, descending=True, stable=True)
         kept = order[:, : self.num_tokens].sort(dim=1).values
         return tokens.take_along_dim(kept.unsqueeze(2), dim=1)
@@ -55,7 +55,7 @@ class AttentionPruningAdapter(ReducingAdapter):
     def weights(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch vision_tokens"]:
-        """What each token is kept for, in float32."""
+        """The weight of each token, in float32."""
         tokens = tokens.float()
         if self.by == "norm":
             return tokens.norm(dim=2)

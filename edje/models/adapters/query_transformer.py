@@ -10,11 +10,11 @@ from edje.ranges import PositiveInt
 
 
 class QueryTransformerAdapter(Adapter):
-    """Compresses N vision tokens to `num_tokens` by several layers of attending queries.
+    """Compresses N vision tokens to `num_tokens` by several attention layers of queries.
 
-    Each layer lets the learned queries read each other, then the layer-normalised vision tokens,
-    then runs an MLP: all with residuals, norms in front (the image half of the Q-Former, BLIP-2,
-    Li et al. 2023, arXiv 2301.12597, from scratch and without its text half). Width, heads and
+    In each layer the learned queries read each other, then the layer-normalised vision tokens,
+    then an MLP follows; all three have residuals and pre-norm. This is the image half of the
+    Q-Former (BLIP-2, Li et al. 2023, arXiv 2301.12597), trained from scratch. Width, heads and
     epsilon are the vision tower's; there is no position encoding on the tokens.
 
     Args:
@@ -79,7 +79,7 @@ class QueryLayer(nn.Module):
         hidden: Float[Tensor, "queries batch token_width"],
         memory: Float[Tensor, "vision_tokens batch token_width"],
     ) -> Float[Tensor, "queries batch token_width"]:
-        """One round of the queries among themselves and over the image."""
+        """One layer: the queries read each other, then the image."""
         normed = self.self_norm(hidden)
         hidden = hidden + self.self_attention(normed, normed, normed, need_weights=False)[0]
         normed = self.cross_norm(hidden)

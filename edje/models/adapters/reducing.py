@@ -1,4 +1,4 @@
-"""What the parameter-free compressors share: reduce the tokens, then project what is left."""
+"""The base of the parameter-free compressors: reduce the tokens, then project the rest."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +10,8 @@ from edje.models.adapters.local import LocalAdapter
 class ReducingAdapter(LocalAdapter):
     """Reduces N vision tokens to `num_tokens` by a rule without parameters, then projects each.
 
-    The projection is the local adapter's and runs on the reduced tokens only. Subclasses say in
-    `reduce` how.
+    The projection is the local adapter's and runs only on the reduced tokens. Subclasses define
+    the rule in `reduce`.
 
     Args:
         num_tokens: m, at most N.
@@ -34,7 +34,7 @@ class ReducingAdapter(LocalAdapter):
     def forward(
         self, tokens: Float[Tensor, "batch vision_tokens token_width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        """Reduce the tokens and project what is left."""
+        """Reduce the tokens and project the result."""
         return super().forward(self.reduce(tokens))
 
     def reduce(

@@ -1,19 +1,19 @@
-// The search page: what is asked stands in the address, and an answer is drawn from one request.
-// Data become text and attributes only, never markup.
+// The search page. The address holds the whole query; one request gives all that is drawn.
+// Data are inserted only as text and attributes, never as markup.
 
 const TOP = 20; // hits of a list at first
 const CANDIDATES = 100;
-const SLOW = 400; // milliseconds after which a search says that it is under way
-const STEPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of candidates, as far as allowed
+const SLOW = 400; // milliseconds after which the page shows that a search is running
+const STEPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of candidates, up to the limit
 const STAGES = { text: "text", first_stage: "first stage", reading: "reading", scoring: "scoring" };
 
 const at = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en");
 
 let info; // of the index, from /v1/info
-let asking; // AbortController of the request in hand
+let asking; // AbortController of the running request
 
-// ---- what is asked, in the address ------------------------------------------------------------
+// ---- the query, in the address ----------------------------------------------------------------
 
 function asked() {
   const given = new URLSearchParams(location.search);
@@ -26,7 +26,7 @@ function asked() {
     k: Math.min(number("k") ?? CANDIDATES, info.max_k),
     tokens: info.token_budgets.includes(number("tokens")) ? number("tokens") : info.default_tokens,
     top: Math.min(number("top") ?? TOP, info.max_top),
-    fold: given.get("fold") !== "0", // near duplicates, into one
+    fold: given.get("fold") !== "0", // near duplicates into one hit
   };
 }
 
@@ -65,17 +65,17 @@ async function get(path, signal) {
   const said = body?.error?.message ?? body?.message;
   if (reply.status === 401) {
     throw new Problem(
-      "The server asks for its token. Open this page by the address that edje serve has printed, " +
-        "which ends in ?token=…",
+      "The server needs its token. Open this page with the address that edje serve has printed, " +
+        "followed by /?token= and the token.",
     );
   }
   if (reply.status === 429) {
-    throw new Problem("The server has too many searches in hand. Try again in a moment.");
+    throw new Problem("The server is busy with other searches. Try again in a moment.");
   }
   throw new Problem(typeof said === "string" ? said : `The server answered ${reply.status}.`);
 }
 
-/** Run a step; a mistake is shown with a button that runs it again. */
+/** Run a step; an error is shown with a button that runs the step again. */
 async function attempt(step) {
   asking?.abort();
   const { signal } = (asking = new AbortController());
@@ -84,7 +84,7 @@ async function attempt(step) {
     await step(signal);
     at("problem").hidden = true;
   } catch (error) {
-    if (error.name === "AbortError") return; // another request took its place
+    if (error.name === "AbortError") return; // replaced by another request
     if (!(error instanceof Problem)) throw error;
     at("results").hidden = true;
     at("verdict").textContent = at("times").textContent = "";
@@ -155,7 +155,7 @@ function choose(select, number) {
 // ---- an answer --------------------------------------------------------------------------------
 
 function show(found) {
-  const before = new Map(); // places in the first stage's list, near duplicates with their hit
+  const before = new Map(); // places in the first stage's list; near duplicates have their hit's
   for (const { id, rank, duplicates } of found.first_stage) {
     for (const one of [id, ...duplicates]) before.set(one, rank);
   }
@@ -210,7 +210,7 @@ function item(hit) {
   return made;
 }
 
-/** What says how sure a place is: a probability where there is one, else the score. */
+/** How certain a hit is: its probability if there is one, else its score. */
 function sure(hit) {
   if (hit.list === "first_stage") return [unseen("cosine "), hit.first_stage_score?.toFixed(2) ?? ""];
   if (hit.probability !== null) return [unseen("probability "), percent(hit.probability)];
@@ -250,7 +250,7 @@ function picture(button, hit) {
   button.addEventListener("click", () => open(button));
 }
 
-/** A button that unfolds the near duplicates of a hit, and their list. */
+/** The list of a hit's near duplicates, and a button that unfolds it. */
 function duplicates(hit) {
   const button = document.createElement("button");
   const list = document.createElement("ul");
@@ -280,10 +280,10 @@ function duplicate(id, hit) {
   return made;
 }
 
-// ---- a picture, large -------------------------------------------------------------------------
+// ---- a large picture --------------------------------------------------------------------------
 
 const viewer = at("viewer");
-let shown; // the button whose picture is large
+let shown; // the button of the large picture
 
 const pictures = () =>
   [...shown.closest("section").querySelectorAll(".picture")].filter((one) => one.checkVisibility());
@@ -299,7 +299,7 @@ function open(button) {
   viewer.querySelector(".on").disabled = all.at(-1) === button;
   at("viewer_name").textContent = large.alt = hit.id;
   at("viewer_facts").textContent = facts(hit);
-  large.src = `${hit.image}?size=thumb`; // until the large one is there
+  large.src = `${hit.image}?size=thumb`; // until the large one is loaded
   const loaded = new Image();
   loaded.addEventListener("load", () => {
     if (shown === button) large.src = loaded.src;
@@ -349,11 +349,11 @@ at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = at("query").value.trim();
   if (!q) return;
-  if (!info) { // the answer follows when it is there
+  if (!info) { // the answer follows once it is loaded
     history.pushState(null, "", `?${new URLSearchParams({ q })}`);
     return;
   }
-  if (matchMedia("(pointer: coarse)").matches) at("query").blur(); // puts its keyboard away
+  if (matchMedia("(pointer: coarse)").matches) at("query").blur(); // hides the keyboard
   ask({ q, top: Math.min(TOP, info.max_top) });
 });
 for (const name of ["k", "tokens"]) {
@@ -366,18 +366,18 @@ at("more").addEventListener("click", async () => {
   const { top } = asked();
   await ask({ top: Math.min(2 * top, info.max_top) });
   const lists = [...document.querySelectorAll("#reranked, #first_stage")];
-  const seen = lists.filter((list) => list.checkVisibility()).at(-1); // on both widths
+  const seen = lists.filter((list) => list.checkVisibility()).at(-1); // for both layouts
   seen?.querySelectorAll("ol > li > .picture")[top]?.focus();
 });
 
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address stays, which says what is asked
+  event.preventDefault(); // keeps the address, which holds the query
   at("reranked").focus();
 });
 
 for (const button of document.querySelectorAll(".switch button")) {
   button.addEventListener("click", () => {
-    const list = button.dataset.list; // which of both a narrow window shows
+    const list = button.dataset.list; // the one that a narrow window shows
     at("results").dataset.shown = list;
     for (const other of document.querySelectorAll(".switch button")) {
       other.ariaPressed = String(other === button);
@@ -385,7 +385,7 @@ for (const button of document.querySelectorAll(".switch button")) {
   });
 }
 
-/** A picture that is pointed at or has the focus is marked in the other list, too. */
+/** Mark the picture under the pointer or with the focus in both lists. */
 function mark(event) {
   const id = event.target.closest?.("#results li")?.dataset.id;
   for (const one of at("results").querySelectorAll("li[data-id]")) {
@@ -401,7 +401,7 @@ addEventListener("popstate", () => {
 });
 
 const given = new URLSearchParams(location.search);
-if (given.has("token")) { // the cookie has it now; a shared address must not
+if (given.has("token")) { // the cookie has it now; a shared address must not contain it
   given.delete("token");
   history.replaceState(null, "", given.size ? `${location.pathname}?${given}` : location.pathname);
 }

@@ -133,11 +133,11 @@ def test_entries_without_image_or_caption_are_an_error_or_left_out(
     [
         ("a.json", "{", "not readable as JSON"),
         ("a.json", "[]", "no pairs found"),
-        ("a.json", "{}", "of no known layout"),
+        ("a.json", "{}", "has no known layout"),
         ("a.json", "[7]", "entry 0 is '7'"),
         ("a.json", '{"images": [], "annotations": [{"image_id": 1}]}', "no known layout"),
         ("a.csv", "image,text\na.jpg,red\n", "line 2, has no 'caption'"),
-        ("a.jsonl", '{"image": " ", "caption": "red"}', "line 1.*is no image with a caption"),
+        ("a.jsonl", '{"image": " ", "caption": "red"}', "line 1.*is not an image with a caption"),
         ("a.jsonl", "{", "line 1, is not readable"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_compressed_tar_and_another_file_are_no_tars(tmp_path: Path) -> None:
         pass
     (tmp_path / "b.tar").write_bytes(b"not a tar" * 200)
     for name in ("a.tar", "b.tar"):
-        with pytest.raises(EdjeError, match=rf"{name} is cut off, compressed or no tar"):
+        with pytest.raises(EdjeError, match=rf"{name} is cut off, compressed or not a tar"):
             table_of(TarPairs(root=str(tmp_path), shards=name), tmp_path)
 
 

@@ -62,4 +62,4 @@ def test_the_kernel_in_bf16_is_the_one_that_was_measured_clearly_faster(
         found = attention_for(CPU, torch.bfloat16)
     products_are_faster.cache_clear()
     assert found is (attend_by_products if kernel else attend)
-    assert f"1000.00 ms by two products, {1000 * theirs:.2f} by torch's kernel" in caplog.text
+    assert f"1000.00 ms with two products, {1000 * theirs:.2f} with torch's kernel" in caplog.text
