@@ -76,7 +76,10 @@ test-together: .venv/dev chromium  ## those of them that leave a core to others,
 
 $(SLOW:%=test-%): test-%: .venv/dev
 	@grep -E '^ *"$*: ' pyproject.toml
-	$(BIN)/python -m pytest -q -rs -m $*
+	$(BIN)/python -m pytest -q -rs $(BESIDE) -m $*
+
+# Runs of several processes wait for one another: two files of them fill two cores.
+test-clusters: BESIDE := --numprocesses 2 --dist loadfile
 
 test-slurm: slurm-programs
 

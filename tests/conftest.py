@@ -1,5 +1,6 @@
 """Offline, on the CPU, with the shapes of public tensor signatures checked at run time."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,12 @@ install_import_hook(
 
 import pytest
 import torch
-from tiny import tiny_language_model, tiny_pairs, tiny_reranker
 
 from edje.language_model import LanguageModel
 from edje.models.edje import EDJE
 from edje.records import PairBatch
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import tiny_pairs, tiny_reranker
 
 SLOW = (
     "kills",
@@ -62,6 +64,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if marker.name in SLOW:
                 reason = f"{marker.name}: slow by nature, run by `make test-{marker.name}`"
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay: no collection of garbage need look through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=[1, 2])

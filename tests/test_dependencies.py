@@ -10,10 +10,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from test_layers import MODULES, imports
 
 import edje
 from edje.tokens.remote import EXTRAS
+from tests.package_source import MODULES, imports
 
 ROOT = Path(__file__).parents[1]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from world import make_world, with_changes
 
 import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.cli import main
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.world import make_world, with_changes
 
 PACKAGE = str(Path(edje.__file__).parent)
 MOST = {"training_step": 5, "encode_images": 9}

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_checkpoint
-from tiny_stores import as_recorded, encode, make_store
 from transformers.image_utils import SizeDict
 
 from edje.backbones.huggingface import HuggingFaceBackbone
@@ -20,6 +18,8 @@ from edje.pipeline.evaluation import check_fit
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
+from tests.tiny.rerankers import tiny_checkpoint
+from tests.tiny.stores import as_recorded, encode, make_store
 
 SHAPES = "edje/assets/shapes/backbone"  # SigLIP at 96 pixels, resized bilinearly
 SHAPES_SETTINGS = (

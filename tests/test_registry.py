@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from own_package import make_package
-from tiny import LOCAL, tiny_checkpoint
 from torch import Tensor
 
 import edje
@@ -32,6 +30,8 @@ from edje.models.adapters import Adapter, LocalAdapter
 from edje.models.adapters.facts import AdapterFacts
 from edje.objectives.outputs import Objective
 from edje.part_kinds import OF_BACKBONE, PROJECTIONS, TEXT, VISION, lacking_when_built
+from tests.tiny.package import make_package
+from tests.tiny.rerankers import LOCAL, tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)

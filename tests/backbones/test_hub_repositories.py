@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_cache import put_into_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from tiny import tiny_language_model
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.sentence import SentenceEncoder
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
-from tests.backbones.tiny_models import save_clip, save_siglip
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.hub_cache import put_into_cache
+from tests.tiny.image_files import photo
+from tests.tiny.towers import save_clip, save_siglip
 
 DFN = "apple/DFN2B-CLIP-ViT-L-14-39B"
 COMPLETE = "openai/clip-vit-large-patch14"
@@ -39,11 +40,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _offline(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def photo() -> Image.Image:
-    values = np.random.default_rng(2).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    return Image.fromarray(values)
 
 
 def pixels_of_pil() -> torch.Tensor:

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
-from tests.backbones.tiny_models import save_clip, save_siglip
+from tests.tiny.encoders import encoder_config
+from tests.tiny.image_files import photo
+from tests.tiny.towers import save_clip, save_siglip
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
 CAPTIONS = ["a brown dog runs in the snow", "the dog"]
@@ -29,11 +29,6 @@ def siglip(tmp_path_factory) -> Path:
 
 def pixels(count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-
-
-def photo(width: int = 40, height: int = 30) -> Image.Image:
-    values = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(values)
 
 
 def test_siglip_tokens_are_after_the_final_norm(siglip):
@@ -175,9 +170,7 @@ def test_a_tokenizer_that_needs_another_package_names_the_extra(siglip, monkeypa
 
 
 def test_a_model_of_another_family_is_refused(tmp_path):
-    from transformers import BertConfig
-
-    BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
+    encoder_config().save_pretrained(tmp_path)
     with pytest.raises(EdjeError, match="'bert' model; expected one of clip, siglip"):
         HuggingFaceBackbone(pretrained=str(tmp_path))
 

@@ -20,7 +20,8 @@ from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.reranker import Reranker
 from edje.installed import conf_folder
-from tests.backbones.tiny_models import save_siglip
+from tests.tiny.encoders import tiny_encoder
+from tests.tiny.towers import save_siglip
 
 OPTIONS = sorted(file.stem for file in (conf_folder() / "backbone").glob("*.yaml"))
 TIMM = "edje.backbones.timm_backbone.TimmBackbone"
@@ -95,11 +96,12 @@ def test_a_checkpoints_configuration_gives_the_encoder_that_it_reads() -> None:
 
 
 def save_sentence_encoder(folder: Path, tokenizer_of: Path) -> Path:
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoTokenizer
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    BertModel(BertConfig(vocab_size=11, intermediate_size=16, **sizes)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    tiny_encoder(pooler=True, vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -7,19 +7,18 @@ class, of the published image and patch size, saved on the spot.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.config.locations import conf_folder, register_resolvers
-from tests.backbones.tiny_models import save_clip, save_siglip
+from tests.tiny.image_files import photo
+from tests.tiny.towers import save_clip, save_siglip
 
 # option: hub name, image side, patch side, tokens (METHOD: the counts of the paper's section 3)
 CLIP = {
@@ -51,11 +50,6 @@ def option(name: str) -> Any:
     register_resolvers()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("run", [f"backbone={name}"]).backbone
-
-
-def photo(width: int = 40, height: int = 30) -> Image.Image:
-    values = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(values)
 
 
 @pytest.fixture(params=[*CLIP, *SIGLIP], scope="module")

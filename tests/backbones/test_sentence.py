@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer
 
 from edje.backbones.sentence import SentenceEncoder
 from edje.errors import EdjeError
-from tests.backbones.tiny_models import WORDS, save_tokenizer
+from tests.tiny.encoders import tiny_encoder
+from tests.tiny.words import SENTENCE, tiny_tokenizer
 
 CAPTIONS = ["a brown dog runs in the snow", "the dog"]
 
@@ -15,16 +16,10 @@ CAPTIONS = ["a brown dog runs in the snow", "the dog"]
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-    )
-    BertModel(config).save_pretrained(path)
-    save_tokenizer(path, lower_case=True)
+    tokenizer = tiny_tokenizer(SENTENCE, lower_case=True)
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "max_position_embeddings": 16}
+    tiny_encoder(pooler=True, vocab_size=len(tokenizer), **sizes).save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return path
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from edje.backbones.timm_backbone import TimmBackbone
 from edje.errors import EdjeError
+from tests.tiny.towers import save_timm
 
 CONV = "mobilenetv2_050"
 VIT = "vit_tiny_patch16_224"
@@ -17,19 +18,13 @@ VIT_ARGS = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3}
 
 @pytest.fixture(scope="module")
 def conv_file(tmp_path_factory):
-    return _save(tmp_path_factory.mktemp("conv"), CONV)
+    return str(save_timm(tmp_path_factory.mktemp("conv") / "weights.safetensors", CONV))
 
 
 @pytest.fixture(scope="module")
 def vit_file(tmp_path_factory):
-    return _save(tmp_path_factory.mktemp("vit"), VIT, **VIT_ARGS)
-
-
-def _save(folder, model, **arguments):
-    torch.manual_seed(0)
-    file = folder / "weights.safetensors"
-    save_file(timm.create_model(model, pretrained=False, **arguments).state_dict(), file)
-    return str(file)
+    file = tmp_path_factory.mktemp("vit") / "weights.safetensors"
+    return str(save_timm(file, VIT, **VIT_ARGS))
 
 
 def conv(file, **arguments):

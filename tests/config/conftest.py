@@ -10,13 +10,13 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
-from sample_project import CONF, PARTS, write_yaml
 
 import edje
 from edje import cli
 from edje.config import continued as checkpoint
 from edje.config import root
 from edje.errors import EdjeError
+from tests.tiny.project import CONF, PARTS, write_yaml
 
 
 @pytest.fixture

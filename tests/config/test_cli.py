@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from sample_project import write_yaml
 
 from edje.config import root
 from edje.errors import TrainingInterrupted
 from edje.parallel.slurm import TimeLimit
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from sample_project import write_yaml
 
 from edje.config.defaults import fill_defaults
 from edje.config.signatures import signature_of
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_checkpoint
 
 from edje.config.of_published import composition_for
 from edje.errors import EdjeError
 from edje.inference.checkpoint import save_checkpoint
+from tests.tiny.rerankers import tiny_checkpoint
 
 
 @pytest.fixture

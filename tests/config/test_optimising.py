@@ -14,13 +14,13 @@ import yaml
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from sample_project import write_yaml
 
 from edje.config import root
 from edje.config.run_folder import figure_of
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.installed import conf_folder
 from edje.sweeps.optuna_sweeper import OptunaSweeper
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from sample_project import write_yaml
 
 from edje.config.overrides import readable
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

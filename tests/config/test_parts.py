@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from own_package import make_package
 
 import edje
 from edje import registry
@@ -18,6 +17,7 @@ from edje.config.saved import to_text
 from edje.errors import EdjeError
 from edje.models.adapters import LocalAdapter
 from edje.tasks.building import backbone_from, objectives_from
+from tests.tiny.package import make_package
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

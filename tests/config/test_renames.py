@@ -11,7 +11,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from sample_project import write_yaml
 
 from edje.config.continued import with_present
 from edje.config.locations import conf_folder, register_resolvers
@@ -31,6 +30,7 @@ from edje.renames import (
     present_override,
     present_target,
 )
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

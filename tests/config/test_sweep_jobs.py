@@ -13,14 +13,14 @@ import yaml
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
-from sample_project import write_yaml
-from world import make_world, with_changes
 
 from edje.analysis import load_runs
 from edje.cli import StoppedError
 from edje.config import root
 from edje.config.composition import PLUGINS
 from edje.errors import EdjeError, TrainingInterrupted
+from tests.tiny.project import write_yaml
+from tests.tiny.world import make_world, with_changes
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]

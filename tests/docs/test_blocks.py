@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import yaml
-from docs.blocks import BLOCKS, ROOT, Block, commands
 
 from edje import registry
 from edje.config.signatures import UNREAD, signature_of
 from edje.config.value_types import describe, fits
 from edje.index import index_commands
 from edje.serving import serve_command
+from tests.docs.blocks import BLOCKS, ROOT, Block, commands
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -12,17 +12,17 @@ import httpx
 import pytest
 import torch
 import yaml
-from analysis.conftest import write_run
-from docs.blocks import BLOCKS, ROOT
 from PIL import Image
-from serving.served import serving
 from transformers import SiglipImageProcessor
 
 from edje import ImageIndex, Reranker, TokenStore
 from edje.data.shapes.shapes_source import ShapesSource
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
+from tests.docs.blocks import BLOCKS, ROOT
 from tests.inference.straight_line import write_fixture
+from tests.serving.served import serving
+from tests.tiny.runs import write_run
 
 ELSEWHERE = {"docs/python.md": "tests/pipeline/test_from_python.py"}  # without Hydra
 SHIPPED = {'from_pretrained("photos")': 'from_pretrained("shapes", device="cpu")'}

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from docs.blocks import ROOT
 
 import edje
 from edje import analysis, pipeline
+from tests.docs.blocks import ROOT
 
 pytestmark = pytest.mark.docs
 CONF = ROOT / "conf"

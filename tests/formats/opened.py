@@ -14,6 +14,7 @@ from edje.tokens.codec import CodecName
 from edje.tokens.store import TokenStore
 from edje.tokens.text import EmbeddingTable
 
+VERSIONS = sorted(path for path in Path(__file__).parent.glob("*.*.*") if path.is_dir())
 CODECS = get_args(CodecName)
 KINDS = ("joint", "residual", "nested", "nested of 2 tokens", "local", "sum t2i", "sum i2t")
 DECODED = 2  # images whose tokens are kept as they were

@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from edje.analysis import load_runs
 from edje.cli import run
-from tests.formats.opened import CODECS, KINDS, decoded, scores
+from tests.formats.opened import CODECS, KINDS, VERSIONS, decoded, scores
 
-VERSIONS = sorted(path for path in Path(__file__).parent.glob("*.*.*") if path.is_dir())
 pytestmark = pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
 
 

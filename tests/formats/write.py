@@ -1,6 +1,6 @@
 """Write what the present version writes, for tests to open for good.
 
-    PYTHONPATH=.:tests python tests/formats/write.py <empty folder to work in>
+    PYTHONPATH=. python tests/formats/write.py <empty folder to work in>
 
 Makes tests/formats/<version>/, which isn't there yet: a raw store of each codec and a table of
 caption features over eight drawn scenes, a checkpoint of each kind, a run folder with score=sum,
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from world import make_siglip
 
 import edje
 from edje.tokens.store import TokenStore
 from tests.formats.opened import CODECS, KINDS, decoded, scores
+from tests.tiny.towers import make_siglip
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from tiny import WORDS, tiny_language_model, tiny_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel
 
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.inference.scorer import ScoringSet
@@ -23,6 +20,9 @@ from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
+from tests.tiny import rerankers
+from tests.tiny.encoders import tiny_encoder, tiny_language_model
+from tests.tiny.words import WORDS, tiny_tokenizer
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -30,30 +30,30 @@ ACCELERATOR = "gpu" if ON_GPU else "cpu"
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 
 # SigLIP2 L/16 at 384 pixels, MiniLM-L12 and 64 visual tokens, or the tiny pieces of all tests.
-FACTS = BackboneFacts(576, 1024, 16, 1e-6, 128) if ON_GPU else tiny.FACTS
+FACTS = BackboneFacts(576, 1024, 16, 1e-6, 128) if ON_GPU else rerankers.FACTS
 VISUAL, HIDDEN = (64, 8192) if ON_GPU else (4, 32)
 LAYERS, WIDTH, HEADS, VOCABULARY = (12, 384, 12, 30522) if ON_GPU else (3, 32, 2, 15)
 BATCH, IMAGES, LONGEST = (64, 512, 40) if ON_GPU else (6, 24, 8)  # pairs, images, words
 
 COMPRESSION = AdapterSpecification(
-    tiny.COMPRESSION.target, {"num_tokens": VISUAL, "hidden_width": HIDDEN}
+    rerankers.COMPRESSION.target, {"num_tokens": VISUAL, "hidden_width": HIDDEN}
 )
-LOCAL = AdapterSpecification(tiny.LOCAL.target, {"hidden_width": HIDDEN})
+LOCAL = AdapterSpecification(rerankers.LOCAL.target, {"hidden_width": HIDDEN})
 
 
 def reranker(
     adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **options: Any
 ) -> EDJE:
     """On the CPU; weights are drawn so wide that the scores of pairs differ."""
-    config = BertConfig(
+    encoder = tiny_encoder(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
+        max_position_embeddings=512,
         initializer_range=WIDTH**-0.5,
     )
-    encoder = BertModel(config, add_pooling_layer=False)
     read = replace(tiny_language_model(**options), encoder=encoder)
     return build_reranker(adapter, FACTS, read, residual)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import WORDS
-from world import make_siglip
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.pipeline.caption_features import caption_features
@@ -16,6 +14,8 @@ from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.similar_images import similar_images
 from tests.gpu.sizes import DEVICE, ON_GPU, embeddings, reranker
+from tests.tiny.towers import make_siglip
+from tests.tiny.words import WORDS
 
 pytestmark = pytest.mark.gpu
 IMAGES, WIDE = (20_000, 100) if ON_GPU else (60, 20)

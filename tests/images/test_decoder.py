@@ -1,6 +1,8 @@
 """Pictures of any size and of telephones, and files that are none."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +74,12 @@ def test_more_pixels_than_are_decoded_are_a_broken_image_with_its_reason(
 
 
 def test_pil_itself_refuses_what_claims_far_more(tmp_path: Path) -> None:
-    content = io.BytesIO()
-    Image.new("1", (60_000, 60_000)).save(content, "PNG")
-    (tmp_path / "bomb.png").write_bytes(content.getvalue())
+    file = io.BytesIO()
+    Image.new("1", (1, 1)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)  # width and height, as its header has them
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "bomb.png").write_bytes(content)
     assert "decompression bomb" in str(problem_of(tmp_path / "bomb.png"))
 
 

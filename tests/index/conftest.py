@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import make_world, with_changes
 
 from edje import ImageIndex, Reranker
 from edje.cli import run
 from edje.retrieval.calibration import Searches, fit_calibration
+from tests.tiny.world import make_world, with_changes
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,22 @@
 """What is in an index, to be compared."""
 
-import tarfile
-from collections.abc import Mapping
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
+import os
+import unicodedata
 
 from edje import ImageIndex
 
+ODD = [
+    "line\nbreak.png",
+    'quote\'s "and" `more`.png',
+    "back\\slash.png",
+    "percent%20 #?&;$*.png",
+    " space .png",
+    "\t\x01\x7f.png",
+    "emoji 🐕‍🦺.png",
+    "-- drop table.png",
+    os.fsdecode(b"not unicode \xff\xfe.png"),
+    unicodedata.normalize("NFD", "é.png"),
+]
 COLUMNS = ("id", "path", "hash", "width", "height", "problem", "embedding", "cell")
 
 
@@ -23,22 +31,3 @@ def contents(index: ImageIndex) -> dict[str, dict]:
             del row["_rowid"]
             found[row["id"]] = row
     return dict(sorted(found.items()))
-
-
-def make_picture(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
-    """A file of random pixels, no two alike."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def make_tar(path: Path, members: Mapping[str, int]) -> Path:
-    """A tar of pictures of random pixels, by name and seed, with a text beside each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, seed in members.items():
-            picture = make_picture(path.parent / f"of {path.stem}" / name, seed)
-            tar.add(picture, name)
-            tar.addfile(tarfile.TarInfo(f"{name}.txt"))
-    return path

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from index.indexed import contents, make_picture
-from index.test_given_pictures import ODD
 from PIL import Image
 
 from edje import ImageIndex, Reranker
@@ -17,6 +15,8 @@ from edje.errors import EdjeError
 from edje.index.additions import Added
 from edje.index.image_table import ImageTable, Row
 from edje.inference.picture_encoder import PictureEncoder
+from tests.index.indexed import ODD, contents
+from tests.tiny.image_files import make_picture
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from index.indexed import contents, make_picture
 
 from edje import ImageIndex, Reranker
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.image_table import EMBEDDING, ImageTable, TableFacts
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
 
 ROWS, WIDTH, K = 20_000, 32, 100
 

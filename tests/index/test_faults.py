@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from index.indexed import contents, make_picture
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
 from edje.tokens.lock import writer_lock
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
 
 HOLD = """
 import sys

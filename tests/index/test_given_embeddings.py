@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from index.indexed import contents
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
+from tests.index.indexed import contents
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
-import os
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from index.indexed import make_picture
 from PIL import Image
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import given_pictures, read_path, written_path
+from tests.index.indexed import ODD
+from tests.tiny.image_files import make_picture
 
 
 def ids(source: object, prefix: str | None = None) -> list[str]:
@@ -75,20 +75,6 @@ def test_two_pictures_of_one_id_are_both_named(tmp_path: Path) -> None:
     paths = [make_picture(tmp_path / name / "a.png", 0) for name in "xy"]
     with pytest.raises(EdjeError, match=r"x/a\.png and .*y/a\.png would both have the id 'a\.png'"):
         given_pictures(paths)
-
-
-ODD = [
-    "line\nbreak.png",
-    'quote\'s "and" `more`.png',
-    "back\\slash.png",
-    "percent%20 #?&;$*.png",
-    " space .png",
-    "\t\x01\x7f.png",
-    "emoji 🐕‍🦺.png",
-    "-- drop table.png",
-    os.fsdecode(b"not unicode \xff\xfe.png"),
-    unicodedata.normalize("NFD", "é.png"),
-]
 
 
 @pytest.mark.parametrize("name", ODD)

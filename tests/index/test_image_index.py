@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from index.indexed import contents, make_picture
 from PIL import Image
 
 from edje import ImageIndex, Reranker
@@ -19,6 +18,8 @@ from edje.errors import EdjeError
 from edje.index.answers import Question, UnknownPicture
 from edje.index.hits import Hit
 from edje.index.image_table import MAKING, TABLE
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
 
 
 def test_the_order_is_that_of_the_run_on_its_split_and_candidates(

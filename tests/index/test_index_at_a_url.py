@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from index.indexed import contents, make_picture
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
 
 
 def test_it_is_searched_as_in_its_folder(

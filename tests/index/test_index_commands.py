@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from index.indexed import make_picture
 
 from edje import ImageIndex, Reranker, command
 from edje.index import indexing
+from tests.tiny.image_files import make_picture
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from index.indexed import contents, make_picture
 
 from edje import ImageIndex, Reranker
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
 
 SCRIPT = Path(__file__).parent / "killed.py"
 NUMBERS = range(90)

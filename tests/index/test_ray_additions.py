@@ -10,14 +10,15 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from index.blocked import BlockedPicture
-from index.indexed import contents, make_picture, make_tar
 
 from edje import EdjeError, ImageIndex, Reranker
 from edje.index import ray_additions
 from edje.index.additions import Added
 from edje.index.image_table import KEY
 from edje.index.ray_engine import RayEngine, connected
+from tests.index.blocked import BlockedPicture
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture, make_tar
 
 pytestmark = pytest.mark.ray
 SCRIPT = Path(__file__).parent / "on_ray.py"

@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from index.indexed import contents, make_picture, make_tar
 
 from edje import EdjeError, ImageIndex, Reranker
 from edje.index.additions import Added
 from edje.index.shards import Shard
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture, make_tar
 
 
 def make_parquet(path: Path, rows: dict[str, list], group: int = 2) -> Path:

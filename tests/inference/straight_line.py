@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import WORDS, tiny_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
-from tests.backbones.tiny_models import save_siglip
+from tests.tiny.encoders import encoder_config
+from tests.tiny.towers import save_siglip
+from tests.tiny.words import CLS, MASK, SEP, WORDS, tiny_tokenizer
 
 CAPTIONS = [
     "red star",
@@ -23,15 +24,12 @@ CAPTIONS = [
     "small blue circle",
     "green",
 ]
-CLS, SEP, MASK = 2, 3, 4  # of the tiny tokenizer
 NUM_TOKENS, WIDTH, HEADS, EPSILON = 4, 32, 4, 0.05  # of the vision tower
 VOCABULARY, LANGUAGE_WIDTH, HIDDEN = 15, 24, 20
 COMPRESSED = 2
-BERT = BertConfig(
+BERT = encoder_config(
     vocab_size=VOCABULARY,
     hidden_size=LANGUAGE_WIDTH,
-    num_hidden_layers=2,
-    num_attention_heads=2,
     intermediate_size=48,
     max_position_embeddings=64 + COMPRESSED,
 )
@@ -63,7 +61,7 @@ def write_fixture(folder: Path) -> Path:
 def reference_state(num_compressed: int | None) -> dict[str, Tensor]:
     """Random weights by the reference's names; no two tensors alike but the tied ones."""
     tokens = num_compressed or NUM_TOKENS
-    config = BertConfig.from_dict(
+    config = type(BERT).from_dict(
         BERT.to_dict() | {"vocab_size": VOCABULARY + 1, "max_position_embeddings": 64 + tokens}
     )
     state = {f"language_model.{n}": t for n, t in BertForMaskedLM(config).state_dict().items()}
@@ -187,7 +185,7 @@ def language_model(state: dict[str, Tensor]) -> BertForMaskedLM:
     words = state[f"{prefix}bert.embeddings.word_embeddings.weight"]
     positions = state[f"{prefix}bert.embeddings.position_embeddings.weight"]
     sizes = {"vocab_size": len(words), "max_position_embeddings": len(positions)}
-    bert = BertForMaskedLM(BertConfig.from_dict(BERT.to_dict() | sizes))
+    bert = BertForMaskedLM(type(BERT).from_dict(BERT.to_dict() | sizes))
     bert.load_state_dict(
         {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
     )

@@ -9,7 +9,7 @@ from edje.inference import batch_size
 from edje.inference.batch_size import LARGEST, BatchSize, calibrated, free_bytes, sizes_within
 from edje.inference.cls_encoder import cls_encoder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from tests.inference.test_scorer import all_pairs, collection, reranker_of
+from tests.tiny.scoring import Reader, all_pairs, collection, reranker_of
 
 CPU = torch.device("cpu")
 
@@ -104,24 +104,6 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
                 self.bytes = max(self.bytes, leaf.numel() * leaf.element_size())
         return result
-
-
-class Reader:
-    """Stored tokens that are read by row, counting rows."""
-
-    def __init__(self, visual: torch.Tensor):
-        self.visual, self.rows = visual, []
-
-    @property
-    def num_tokens(self) -> int:
-        return self.visual.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.visual)
-
-    def read(self, rows, *, dtype, device):
-        self.rows.append(len(rows))
-        return self.visual[rows].to(device, dtype)
 
 
 def test_memory_is_bounded_by_the_batch_and_work_is_linear_in_pairs():

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import torch
-from tiny import COMPRESSION, tiny_checkpoint
 
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -12,6 +11,7 @@ from edje.inference.checkpoint import (
     save_checkpoint,
 )
 from edje.retrieval.calibration import Calibration, OperatingPoint
+from tests.tiny.rerankers import COMPRESSION, tiny_checkpoint
 
 NESTED = AdapterSpecification(COMPRESSION.target, {**COMPRESSION.choices, "budgets": [2, 4]})
 

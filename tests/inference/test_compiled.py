@@ -8,7 +8,7 @@ from edje.errors import EdjeError
 from edje.inference import compiled
 from edje.inference.compiled import CompiledLayers, static_size
 from edje.inference.scorer import StoredTokenScorer
-from tests.inference.test_scorer import collection, reranker_of
+from tests.tiny.scoring import collection, reranker_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

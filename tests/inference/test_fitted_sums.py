@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import COMPRESSION, tiny_checkpoint
 
 from edje.inference.checkpoint import (
     AdapterSpecification,
@@ -15,6 +14,7 @@ from edje.inference.checkpoint import (
 from edje.inference.fitted_sums import plain_sums, sums_of
 from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.training.gradient_checkpointing import checkpoint_layers
+from tests.tiny.rerankers import COMPRESSION, tiny_checkpoint
 
 NESTED = AdapterSpecification(COMPRESSION.target, {**COMPRESSION.choices, "budgets": [2, 4]})
 

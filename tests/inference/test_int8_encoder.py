@@ -11,7 +11,7 @@ from edje.inference import int8_encoder as int8
 from edje.inference.cpu import Int8Dense, has_int8_products
 from edje.inference.scorer import StoredTokenScorer
 from edje.pipeline.shares import ScoringWork, score, settled
-from tests.inference.test_scorer import all_pairs, collection, reranker_of
+from tests.tiny.scoring import all_pairs, collection, reranker_of
 
 pytestmark = pytest.mark.skipif(not has_int8_products(), reason="no exact products in int8 here")
 

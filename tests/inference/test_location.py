@@ -7,9 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from hub_cache import put_into_cache
 from safetensors.torch import save_file
-from tiny import tiny_checkpoint
 
 import edje
 from edje.errors import EdjeError
@@ -17,6 +15,8 @@ from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.inference.location import SHIPPED, find_checkpoint, hub_name
 from edje.inference.reranker import Reranker
 from edje.inference.saved_folder import save_folder
+from tests.tiny.hub_cache import put_into_cache
+from tests.tiny.rerankers import tiny_checkpoint
 
 NAME = "somebody/reranker"
 STATE = {"vision_projection.query": torch.zeros(1, 2, 3)}

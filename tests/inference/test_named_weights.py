@@ -9,10 +9,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from hub_cache import COMMIT, put_into_cache
 from safetensors.torch import load_file, save_file
-from tiny import COMPRESSION, FACTS, tiny_captions, tiny_tokenizer
-from transformers import BertConfig, BertModel
 
 import edje.packaged
 from edje.errors import EdjeError
@@ -23,6 +20,10 @@ from edje.inference.reranker import Reranker
 from edje.inference.saved_folder import save_folder
 from edje.language_model import pretrained_language_model
 from edje.packaged import Package
+from tests.tiny.encoders import tiny_encoder
+from tests.tiny.hub_cache import COMMIT, put_into_cache
+from tests.tiny.rerankers import COMPRESSION, FACTS, checkpoint_of
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 NAME = "somebody/words"
 LATER = "b" * 40
@@ -37,15 +38,8 @@ def _nothing_is_remembered() -> None:
 def words(tmp_path: Path) -> Path:
     """A language model in a folder, of 1.4 million numbers, most of them in its words."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=15,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=512,
-        max_position_embeddings=80,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "words")
+    encoder = tiny_encoder(hidden_size=128, num_hidden_layers=4, intermediate_size=512)
+    encoder.save_pretrained(tmp_path / "words")
     tiny_tokenizer().save_pretrained(tmp_path / "words")
     return tmp_path / "words"
 
@@ -59,7 +53,7 @@ def trained(pretrained: str) -> Checkpoint:
         for parameter in layer.parameters():
             parameter.data += 0.1 * torch.randn(parameter.shape)
     config = json.dumps({"name": "tiny", "joint": {"pretrained": pretrained}})
-    return Checkpoint(model, language_model, FACTS, COMPRESSION, config, {}, "", {}, {})
+    return checkpoint_of(model, language_model, config=config)
 
 
 def scores(checkpoint: Checkpoint) -> torch.Tensor:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import FACTS, tiny_checkpoint
 from torch import Tensor
 
 from edje.backbones.protocol import ImageEncoding
 from edje.errors import EdjeError
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.run_choices import RunChoices
+from tests.tiny.rerankers import FACTS, tiny_checkpoint
 
 
 class Tower(torch.nn.Module):

@@ -12,7 +12,7 @@ from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.inference.transfer import Transfer
 from edje.tokens.cells import CellMemory, TokenCells
 from edje.tokens.codec import make_codec
-from tests.inference.test_scorer import all_pairs, collection, reranker_of
+from tests.tiny.scoring import all_pairs, collection, reranker_of
 
 CPU = torch.device("cpu")
 

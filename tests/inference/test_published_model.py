@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_cache import COMMIT, put_into_cache
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import SiglipImageProcessor
-from world import make_siglip
 
 from edje.errors import EdjeError
 from edje.inference.reference import load_reference_checkpoint
 from edje.inference.reranker import Reranker
 from tests.inference.straight_line import write_fixture
+from tests.tiny.hub_cache import COMMIT, put_into_cache
+from tests.tiny.towers import make_siglip
 
 RECORDED = Path(__file__).parents[3] / "shared" / "parity"
 NAME = "shahafw/edje-vl-image-retrieval-reranker"

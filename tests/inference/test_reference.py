@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_checkpoint
 from torch import Tensor, nn
 
 from edje.captions import clean_caption
@@ -24,8 +23,9 @@ from edje.objectives.outputs import MaskedWords, StepOutputs
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import PairBatch
 from edje.training.step import forward_step
-from tests.backbones.tiny_models import save_siglip
 from tests.inference.straight_line import write_fixture
+from tests.tiny.rerankers import tiny_checkpoint
+from tests.tiny.towers import save_siglip
 
 RECORDED = Path(__file__).parents[3] / "shared" / "parity"
 KINDS = ("local", "compressed")

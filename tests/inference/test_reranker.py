@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
-from transformers import ModernBertConfig, ModernBertModel
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    Checkpoint,
     build_reranker,
     keep_first_tokens,
 )
@@ -20,6 +17,9 @@ from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.language_model import LanguageModel, tokenize
 from edje.retrieval.calibration import Calibration, OperatingPoint
+from tests.tiny.encoders import tiny_encoder, tiny_language_model
+from tests.tiny.rerankers import COMPRESSION, FACTS, checkpoint_of
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 
 def reranker(
@@ -30,7 +30,7 @@ def reranker(
     model = build_reranker(adapter, FACTS, language_model, residual).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    checkpoint = Checkpoint(model, language_model, FACTS, adapter, "", {}, "", {}, {})
+    checkpoint = checkpoint_of(model, language_model, adapter=adapter, label="folder train")
     return Reranker(checkpoint, precision)
 
 
@@ -62,7 +62,7 @@ def test_no_captions_have_no_scores_and_half_precision_is_near():
 
 
 def test_it_says_what_it_is():
-    shown = "Reranker(trained on ; 4 tokens per image, score=joint, float32 on cpu)"
+    shown = "Reranker(trained on folder train; 4 tokens per image, score=joint, float32 on cpu)"
     assert repr(reranker(False)) == shown
 
 
@@ -106,11 +106,9 @@ def test_int8_scores_hardly_hang_on_the_first_query(monkeypatch):
 def test_a_language_model_of_another_kind_reads_tokens_in_bf16():
     """As a run stores them, by the encoder that is general."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 15, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
-    sizes |= {"num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 80}
-    words = LanguageModel(ModernBertModel(ModernBertConfig(**sizes)), tiny_tokenizer())
+    words = LanguageModel(tiny_encoder("modernbert"), tiny_tokenizer())
     model = build_reranker(COMPRESSION, FACTS, words, False).eval()
-    served = Reranker(Checkpoint(model, words, FACTS, COMPRESSION, "", {}, "", {}, {}))
+    served = Reranker(checkpoint_of(model, words))
     images = gallery()
     half = EncodedImages(images.embeddings, images.tokens.bfloat16())
     hits = {hit["corpus_id"]: hit["score"] for hit in served.rank("red star", half)}

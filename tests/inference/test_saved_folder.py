@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, tiny_captions, tiny_checkpoint
-from world import make_siglip
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
@@ -18,7 +16,10 @@ from edje.inference.checkpoint import AdapterSpecification, Checkpoint, load_che
 from edje.inference.reranker import Reranker
 from edje.inference.run_choices import facts_of
 from edje.inference.saved_folder import save_folder
-from tests.formats.test_formats import VERSIONS
+from tests.formats.opened import VERSIONS
+from tests.tiny.rerankers import COMPRESSION, FACTS, tiny_checkpoint
+from tests.tiny.towers import make_siglip
+from tests.tiny.words import tiny_captions
 
 NESTED = AdapterSpecification(COMPRESSION.target, {**COMPRESSION.choices, "budgets": (2, 4)})
 

@@ -2,75 +2,20 @@
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    BertConfig,
-    BertModel,
-    ModernBertConfig,
-    ModernBertModel,
-    RobertaConfig,
-    RobertaModel,
-)
 
 from edje.inference.checkpoint import build_reranker
 from edje.inference.cls_encoder import BertClsEncoder, WholeClsEncoder, cls_encoder
 from edje.inference.cpu import Dense, operators
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.language_model import LanguageModel, tokenize
 from edje.models.edje import EDJE
-from edje.models.joint_options import JointOptions
 from edje.records import DIRECTIONS, TextBatch
 from edje.retrieval.rerank import share_of_ties
-
-SIZES = {
-    "vocab_size": 15,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 80,
-}
-
-
-def encoder_of(kind: str) -> nn.Module:
-    if kind == "bert":  # dropout on, which a scorer must switch off
-        return BertModel(BertConfig(**SIZES), add_pooling_layer=False)
-    if kind == "roberta":  # no segments: a learned type for the visual part
-        sizes = SIZES | {"type_vocab_size": 1, "pad_token_id": 0}
-        return RobertaModel(RobertaConfig(**sizes), add_pooling_layer=False)
-    return ModernBertModel(ModernBertConfig(**SIZES, pad_token_id=0))
-
-
-def reranker_of(
-    kind: str = "bert", fusion_layer: int = 0, residual: bool = False, evidence: bool = False
-) -> EDJE:
-    """A reranker whose every parameter is drawn, so that none can be left out unseen."""
-    earlier = tuple(range(1, fusion_layer)) if evidence else ()
-    options = JointOptions(fusion_layer, evidence=evidence, evidence_layers=earlier)
-    language_model = LanguageModel(encoder_of(kind), tiny_tokenizer(), options)
-    model = build_reranker(COMPRESSION, FACTS, language_model, residual)
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        drawn = torch.randn(parameter.shape, generator=generator) * 0.2
-        parameter.data = drawn + (parameter.data.ndim == 1) * parameter.data
-    model.set_first_stage_statistics("i2t", 0.2, 0.1)
-    return model
-
-
-def collection(texts: int = 12, images: int = 9) -> ScoringSet:
-    generator = torch.Generator().manual_seed(4)
-    visual = torch.randn(images, 4, 32, generator=generator)
-    return ScoringSet(tokenize(tiny_tokenizer(), tiny_captions(texts)), visual)
-
-
-def all_pairs(direction: str, stored: ScoringSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every caption with every image, in an order that mixes the lengths."""
-    captions, images = len(stored.text.input_ids), len(stored.visual)
-    pairs = torch.cartesian_prod(torch.arange(captions), torch.arange(images))
-    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(5))]
-    return (pairs[:, 0], pairs[:, 1]) if direction == "t2i" else (pairs[:, 1], pairs[:, 0])
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import COMPRESSION, FACTS
+from tests.tiny.scoring import all_pairs, collection, reranker_of
+from tests.tiny.words import tiny_tokenizer
 
 
 def as_trained(model: EDJE, stored: ScoringSet, direction, queries, candidates, first):

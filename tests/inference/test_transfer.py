@@ -8,7 +8,7 @@ from edje.inference.transfer import TokenReader, Transfer
 from edje.tokens.cells import CellMemory, CellReader, TokenCells
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
-from tests.inference.test_batch_size import Reader
+from tests.tiny.scoring import Reader
 
 
 def test_a_store_and_any_reader_by_row_are_token_readers():

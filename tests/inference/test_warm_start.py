@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import LOCAL, tiny_checkpoint, tiny_reranker
 
 from edje.inference.checkpoint import save_checkpoint, warm_start
+from tests.tiny.rerankers import LOCAL, tiny_checkpoint, tiny_reranker
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from learning import BROKEN, BY_HEART, eight_pairs, learned
 from omegaconf import OmegaConf
-from tiny import tiny_captions, tiny_checkpoint, tiny_language_model, tiny_pairs
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,6 +25,10 @@ from edje.inference.reranker import Reranker
 from edje.models import adapters
 from edje.models.adapters import Adapter, BackboneFacts
 from edje.models.adapters.kmeans import kmeans
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.learning import BROKEN, BY_HEART, eight_pairs, learned
+from tests.tiny.rerankers import tiny_checkpoint, tiny_pairs
+from tests.tiny.words import tiny_captions
 
 FACTS = BackboneFacts(  # a grid of 6 x 6
     num_tokens=36, token_width=16, num_heads=2, layer_norm_eps=1e-6, embedding_width=12

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, LOCAL, tiny_language_model, tiny_reranker
 from torch import nn
 
 from edje.errors import EdjeError
@@ -10,6 +9,8 @@ from edje.models.heads import late_interaction
 from edje.models.joint_encoder import JointEncoder
 from edje.models.joint_options import JointOptions
 from edje.records import TextBatch
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import COMPRESSION, FACTS, LOCAL, tiny_reranker
 
 
 def score(model, batch, rows=slice(None), length=None):

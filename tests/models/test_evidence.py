@@ -4,7 +4,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, tiny_captions, tiny_language_model, tiny_pairs, tiny_tokenizer
 from torch.nn import functional as F
 
 from edje.errors import EdjeError
@@ -21,6 +20,9 @@ from edje.models.joint_options import JointOptions
 from edje.models.standardise import Standardise
 from edje.objectives.alignment import Alignment
 from edje.training.step import forward_step
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import COMPRESSION, FACTS, tiny_pairs
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 
 def language_model(**options) -> LanguageModel:

@@ -13,18 +13,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from learning import BROKEN, BY_HEART, learned
-from tiny import (
-    COMPRESSION,
-    FACTS,
-    LOCAL,
-    tiny_checkpoint,
-    tiny_language_model,
-    tiny_pairs,
-    tiny_tokenizer,
-)
 from torch import nn
-from transformers import ModernBertConfig, ModernBertModel, RobertaConfig, RobertaModel
+from transformers import PreTrainedModel
 
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
@@ -36,6 +26,17 @@ from edje.models.joint_options import JointOptions
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.records import TextBatch
+from tests.tiny.encoders import tiny_encoder, tiny_language_model
+from tests.tiny.learning import BROKEN, BY_HEART, learned
+from tests.tiny.rerankers import (
+    COMPRESSION,
+    FACTS,
+    LOCAL,
+    checkpoint_of,
+    tiny_checkpoint,
+    tiny_pairs,
+)
+from tests.tiny.words import tiny_tokenizer
 
 PUBLISHED = {
     "minilm": "microsoft/MiniLM-L12-H384-uncased",
@@ -45,26 +46,11 @@ PUBLISHED = {
 }
 
 
-def modernbert(seed: int = 0) -> ModernBertModel:
+def modernbert(seed: int = 0) -> PreTrainedModel:
     """Three layers: the first sees everything, the others two tokens to either side."""
-    words = tiny_tokenizer()
     torch.manual_seed(seed)
-    return ModernBertModel(
-        ModernBertConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            local_attention=4,
-            pad_token_id=words.pad_token_id,
-            cls_token_id=words.cls_token_id,
-            sep_token_id=words.sep_token_id,
-            bos_token_id=None,
-            eos_token_id=None,
-            initializer_range=0.2,
-        )
-    ).eval()
+    drawn = {"num_hidden_layers": 3, "initializer_range": 0.2}
+    return tiny_encoder("modernbert", local_attention=4, **drawn).eval()
 
 
 def modernbert_reranker(adapter=COMPRESSION, seed=0):
@@ -184,8 +170,7 @@ def test_modernbert_is_cut_to_its_first_layers_with_dropout_as_asked(folders, tm
         encoder.eval()(words).last_hidden_state, full.final_norm(states), rtol=1e-4, atol=1e-5
     )
     model = build_reranker(COMPRESSION, FACTS, language_model, False).eval()
-    kept = replace(tiny_checkpoint(), model=model, language_model=language_model)
-    save_checkpoint(kept, tmp_path / "model.ckpt")
+    save_checkpoint(checkpoint_of(model, language_model), tmp_path / "model.ckpt")
     assert len(load_checkpoint(tmp_path / "model.ckpt").model.joint.language_model.layers) == 2
 
 
@@ -200,8 +185,7 @@ def test_layers_beyond_its_own_are_fresh_and_its_own_stay(kind, folders, tmp_pat
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert len(after) > len(before)
     model = build_reranker(COMPRESSION, FACTS, longer, False).eval()
-    kept = replace(tiny_checkpoint(), model=model, language_model=longer)
-    save_checkpoint(kept, tmp_path / "model.ckpt")
+    save_checkpoint(checkpoint_of(model, longer), tmp_path / "model.ckpt")
     again = load_checkpoint(tmp_path / "model.ckpt").model
     pairs = tiny_pairs(3)
     visual = model.compress(pairs.tokens)
@@ -226,23 +210,10 @@ def test_a_model_without_a_tokenizer_is_refused(kind, folders, tmp_path):
 PADDING = 1  # of RoBERTa's own vocabulary; here it stands for unknown words, which no caption has
 
 
-def roberta(max_positions: int = 80) -> RobertaModel:
-    words = tiny_tokenizer()
+def roberta(max_positions: int = 80) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=max_positions,
-        type_vocab_size=1,
-        pad_token_id=PADDING,
-        bos_token_id=words.cls_token_id,
-        eos_token_id=words.sep_token_id,
-        initializer_range=0.2,
-    )
-    return RobertaModel(config, add_pooling_layer=False).eval()
+    sizes = {"max_position_embeddings": max_positions, "initializer_range": 0.2}
+    return tiny_encoder("roberta", pad_token_id=PADDING, **sizes).eval()
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1])

@@ -6,18 +6,23 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
-from world import make_world, with_changes
 
+from edje.cli import run
+from edje.tokens import writer
 from tests.parallel.troubled import OVER
+from tests.tiny.world import make_world, with_changes
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 RUN = [sys.executable, str(ROOT / "run.py")]
-ALL_SHARED = [sys.executable, str(Path(__file__).with_name("all_shared.py"))]
-WITH_SMALL_SHARDS = [sys.executable, str(Path(__file__).with_name("small_shards.py"))]
+ALL_SHARED = [sys.executable, str(HERE / "all_shared.py")]
+WITH_SMALL_SHARDS = [sys.executable, str(HERE / "small_shards.py")]
 NODES = ("trainer.num_nodes=2", "trainer.devices=1")
 STEPS = 6
 
@@ -55,8 +60,8 @@ def lacks(programs: Sequence[str]) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a process that is to find the tests' modules, whatever its folder."""
-    paths = os.pathsep.join(map(str, [ROOT, ROOT / "tests", Path(__file__).parent]))
+    """Of a process that is to find the package and `troubled`, whatever its folder."""
+    paths = os.pathsep.join(map(str, [ROOT, HERE]))
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | more
 
 
@@ -86,20 +91,28 @@ def is_one_run(folder: Path, launcher: str, alone: dict[str, torch.Tensor]) -> N
     has_weights_of(folder, alone)
 
 
+def run_here(overrides: list[str]) -> None:
+    """A run in this process, which has imported all that it needs."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("ignore")
+        patched.syspath_prepend(HERE)
+        run(overrides)
+
+
 def made_alone(world: list[str], root: Path) -> dict[str, torch.Tensor]:
     """The weights of two processes that one process on one machine starts.
 
-    The stores are written before, by that one alone.
+    The stores are written before, by that one alone, in shards of one image.
     """
-    one_machine = ("trainer.num_nodes=1", "trainer.devices=2")
-    for number, more in enumerate((("task=cache", "trainer.devices=1"), ())):
-        changes = {line.split("=")[0]: line for line in (*one_machine, *more)}
-        folder = root / f"run-{number}"
-        arguments = with_changes(world, *changes.values(), f"hydra.run.dir={folder}")
-        command = [*WITH_SMALL_SHARDS, *arguments]
-        started = environment(BEGUN=str(root))
-        done = subprocess.run(command, env=started, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    one_machine = with_changes(world, "trainer.num_nodes=1", "trainer.devices=2")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(writer, "_SHARD_ROWS", 1)
+        own = ("task=cache", "trainer.devices=1", f"hydra.run.dir={root / 'cached'}")
+        run_here(with_changes(one_machine, *own))
+    folder = root / "run"
+    command = [*RUN, *with_changes(one_machine, f"hydra.run.dir={folder}")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     return weights(folder)
 
 

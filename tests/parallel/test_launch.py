@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import make_world, with_changes
 
 from edje.analysis import load_runs
 from edje.cli import main
 from edje.parallel import environment as ranks
+from tests.parallel.nodes import environment, run_here
+from tests.tiny.world import make_world, with_changes
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = "objective=[matching,text_recovery]"
@@ -22,17 +24,21 @@ OBJECTIVES = "objective=[matching,text_recovery]"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> list[str]:
+    """Two processes train, and fill the store of val; train's is there."""
     root = tmp_path_factory.mktemp("world")
-    return with_changes(make_world(root), OBJECTIVES, "trainer.devices=2")
+    overrides = with_changes(make_world(root), OBJECTIVES)
+    run_here(with_changes(overrides, "task=cache", f"hydra.run.dir={root / 'cached'}"))
+    (of_val,) = (root / "cache" / "folder-val").glob("raw-*")
+    shutil.rmtree(of_val)
+    return with_changes(overrides, "trainer.devices=2")
 
 
 def start(*arguments: str) -> tuple[int, str, str]:
     """Run the command line; exit status and what it said. No process of it may be left."""
-    paths = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     process = subprocess.Popen(
         [sys.executable, "run.py", *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,11 +105,8 @@ def test_stopped_on_one_rank_a_run_resumes_with_another_number_of_ranks(world, t
     assert not (folder / "checkpoints" / "model.ckpt").exists()
     named = "objective.matching._target_=troubled.Troubled"
     assert f"resume={folder} {named}" in complained, "a folder may not name code of others"
-    alone = "trainer.devices=1"
-    status, said, complained = start(
-        f"resume={folder}", named, "objective.matching.trouble=none", alone
-    )
-    assert status == 0, complained
+    run_here([f"resume={folder}", named, "objective.matching.trouble=none", "trainer.devices=1"])
+    said = (folder / "logs" / "run.log").read_text()
     assert said.count("ranks: 1 now, 2 before. Batches hold other sets of pairs") == 1
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert (folder / "checkpoints" / "model.ckpt").exists()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from world import with_changes
 
 from edje.errors import EdjeError
 from edje.parallel import agreement
@@ -31,10 +30,12 @@ from tests.parallel.nodes import (
     has_weights_of,
     is_one_run,
     made_alone,
+    run_here,
     steps_of,
     told,
     world_of_nodes,
 )
+from tests.tiny.world import with_changes
 
 OF_TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "mine",
@@ -286,11 +287,10 @@ def test_a_node_that_is_killed_ends_the_other_and_the_same_command_goes_on(world
 def test_both_nodes_score_what_is_evaluated_to_the_lists_of_one(world, alone, home, tmp_path):
     (tmp_path / "begun").mkdir()
     kept = ("cache_dir=", "data.root=", "objective.matching._target_=")
-    asked = ["task=evaluate", f"checkpoint={home / 'run-1'}", "trainer.devices=1"]
+    asked = ["task=evaluate", f"checkpoint={home / 'run'}", "trainer.devices=1"]
     asked += [line for line in world if line.startswith(kept)]
     folders = {number: f"hydra.run.dir={tmp_path / str(number)}" for number in (1, 2)}
-    single = [*RUN, *asked, folders[1]]
-    subprocess.run(single, env=environment(), capture_output=True, check=True)
+    run_here([*asked, folders[1]])
     both = [*asked, folders[2], "trainer.num_nodes=2"]
     processes = torchruns(both, free_port(), script=ALL_SHARED[1], BEGUN=str(tmp_path / "begun"))
     said = ended(processes, 240)

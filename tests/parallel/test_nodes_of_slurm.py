@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import make_world, with_changes
 
 from edje.analysis import load_runs
 from tests.parallel.nodes import (
@@ -25,6 +24,7 @@ from tests.parallel.nodes import (
 )
 from tests.parallel.slurm_nodes import asked, two_nodes
 from tests.parallel.troubled import OVER
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.slurm
 SRUN = ["srun", "-N2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]

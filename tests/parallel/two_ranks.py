@@ -6,15 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import (
-    COMPRESSION,
-    LOCAL,
-    WORDS,
-    tiny_checkpoint,
-    tiny_pairs,
-    tiny_reranker,
-    tiny_tokenizer,
-)
 from torch import Tensor, distributed, nn
 
 from edje.language_model import MAX_TRAINING_TOKENS, tokenize
@@ -30,6 +21,8 @@ from edje.records import PairBatch, TextBatch
 from edje.retrieval.recall_metric import recall_metrics
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.rerankers import COMPRESSION, LOCAL, tiny_checkpoint, tiny_pairs, tiny_reranker
+from tests.tiny.words import WORDS, tiny_tokenizer
 
 RANKS, PER_RANK = 2, 6
 SHARES = ([5, 0], [2, 3])  # of the queries of dev

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import normalize
-from world import make_images, make_world, with_changes
 
 from edje.cli import run
 from edje.inference.checkpoint import load_checkpoint
@@ -21,7 +20,8 @@ from edje.pipeline.sampled_searches import (
 )
 from edje.pipeline.shares import ScoringWork, score
 from edje.records import CandidateList
-from tests.inference.test_scorer import collection, reranker_of
+from tests.tiny.scoring import collection, reranker_of
+from tests.tiny.world import make_images, make_world, with_changes
 
 IMAGES, CAPTIONS = 520, 3  # of each image
 OWNER = torch.arange(IMAGES).repeat_interleave(CAPTIONS)

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import (
@@ -18,6 +17,9 @@ from edje.models.evidence import START_MEAN_SHARE
 from edje.models.heads import word_positions
 from edje.pipeline.canonical import canonical_start
 from edje.pipeline.start import ContrastiveStart
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import FACTS, checkpoint_of
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 POOLING = AdapterSpecification("edje.models.adapters.LinearPoolingAdapter", {"num_tokens": 4})
 WIDE = BackboneFacts(16, 48, 2, 1e-6, 12)
@@ -27,7 +29,7 @@ def checkpoint(adapter=POOLING, facts=WIDE, evidence=True) -> Checkpoint:
     torch.manual_seed(0)
     language_model = tiny_language_model(fusion_layer=1, evidence=evidence)
     model = build_reranker(adapter, facts, language_model, False)
-    return Checkpoint(model, language_model, facts, adapter, "", {}, "", {}, {})
+    return checkpoint_of(model, language_model, facts=facts, adapter=adapter)
 
 
 class Store:

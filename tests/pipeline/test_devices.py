@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny import tiny_checkpoint
 
 from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.errors import EdjeError
@@ -20,6 +19,7 @@ from edje.pipeline.trainer import trainer_devices
 from edje.retrieval.calibration import Calibration
 from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark
+from tests.tiny.rerankers import tiny_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny_stores
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_reranker
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +24,8 @@ from edje.records import DIRECTIONS, CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
+from tests.tiny.rerankers import tiny_reranker
+from tests.tiny.stores import locked_elsewhere, make_store
 
 CPU = torch.device("cpu")
 TEXTS = [f"{'a' * (row % 7)} {row}" for row in range(100)]  # two of each image
@@ -59,7 +59,7 @@ class Words(nn.Module):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
-    return TokenStore.open(tiny_stores.make_store(tmp_path_factory.mktemp("store") / "raw"))
+    return TokenStore.open(make_store(tmp_path_factory.mktemp("store") / "raw"))
 
 
 def collected(
@@ -197,7 +197,7 @@ def test_what_is_kept_is_computed_by_one_and_the_others_wait(tmp_path: Path) -> 
     assert len(calls) == 1
     other = tmp_path / "elsewhere" / "file.safetensors"
     other.parent.mkdir()
-    with tiny_stores.locked_elsewhere(other.parent) as process:
+    with locked_elsewhere(other.parent) as process:
         waiting = threading.Thread(target=kept, args=(other, compute))
         waiting.start()
         waiting.join(0.3)

@@ -6,10 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from world import make_world
 
 from edje.cli import run
 from edje.tokens.store import TokenStore
+from tests.tiny.world import make_world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertConfig, SiglipConfig
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification
@@ -12,6 +11,8 @@ from edje.models.joint_options import PLAIN
 from edje.pipeline.known_models import CLIPS, LANGUAGE_MODELS, SIGLIPS, known_configuration
 from edje.pipeline.model_sizes import WORDS, Towers, configuration, counted_sizes, kept_bytes
 from edje.pipeline.plan import Sizes, Work, plan
+from tests.tiny.encoders import encoder_config
+from tests.tiny.towers import siglip_config
 
 SIZES = Sizes(
     image_flops=1000,
@@ -132,19 +133,15 @@ def layer_flops(length: int, width: int, hidden: int) -> int:
 def test_models_are_counted_as_by_hand_and_hold_no_weights() -> None:
     width, hidden = 8, 32
     towers = Towers(
-        SiglipConfig(
-            vision_config=tower(16, 3) | {"image_size": 32, "patch_size": 8},
-            text_config=tower(16, 2) | {"max_position_embeddings": 16, "projection_size": 16},
+        siglip_config(
+            vision=tower(16, 3) | {"image_size": 32, "patch_size": 8},
+            text=tower(16, 2) | {"max_position_embeddings": 16, "projection_size": 16},
         )
     )
     assert {weight.device.type for weight in towers.model.parameters()} == {"meta"}
     assert (towers.facts.num_tokens, towers.facts.token_width) == (16, 16)
-    model = BertConfig(
-        vocab_size=50,
-        hidden_size=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=hidden,
+    model = encoder_config(
+        vocab_size=50, hidden_size=width, num_hidden_layers=2, intermediate_size=hidden
     )
     adapter = AdapterSpecification("edje.models.adapters.SubsamplingAdapter", {"num_tokens": 4})
     sizes = counted_sizes(towers, model, adapter, PLAIN, "bf16", "fp8")

@@ -5,7 +5,7 @@ import torch
 
 from edje.pipeline.shares import ScoringWork, score
 from edje.records import CandidateList
-from tests.inference.test_scorer import collection, reranker_of
+from tests.tiny.scoring import collection, reranker_of
 
 
 @pytest.mark.parametrize("share", [(0, 1), (0, 2), (1, 2), (3, 4)])

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from world import make_siglip, make_world, with_changes
 
 from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.records import DIRECTIONS
+from tests.tiny.towers import make_siglip
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -28,7 +28,9 @@ from edje.pipeline.training import progress
 from edje.quiet import quiet_libraries
 from edje.tasks.wiring import loggers_of, trainer_arguments
 from edje.training.callbacks import ResumableCheckpoint, StepProgress
-from tests.training.test_training import module, pytestmark, training_set  # noqa: F401
+from tests.tiny.training import WARNINGS, module, training_set
+
+pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 
 SIGNATURE = inspect.signature(L.Trainer).parameters
 OWN = {

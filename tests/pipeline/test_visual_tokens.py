@@ -10,7 +10,6 @@ from shutil import disk_usage
 import fsspec
 import pytest
 import torch
-from tiny import FACTS, tiny_captions, tiny_language_model, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edje.errors import EdjeError
@@ -28,6 +27,9 @@ from edje.tokens.codec import CodecName, make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import FACTS
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 STATM = Path("/proc/self/statm")
 MEGABYTE = 2**20

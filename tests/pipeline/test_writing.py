@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
-from tiny_work import TinyWork
-from world import make_images, make_siglip
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.sources.folder import FolderSource
@@ -20,6 +17,10 @@ from edje.pipeline.writing import fill_store
 from edje.retrieval.exact import products_in
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
+from tests.tiny.stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
+from tests.tiny.towers import make_siglip
+from tests.tiny.work import TinyWork
+from tests.tiny.world import make_images
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
+from edje.retrieval import candidates
 from edje.retrieval.candidates import candidate_lists, first_stage_candidates
 from edje.retrieval.exact import exact_products, similarities
 
@@ -143,10 +144,12 @@ def test_memory_does_not_grow_with_the_gallery(monkeypatch):
         widths.append(len(queries) * len(gallery) * 4)
         return queries @ gallery.T
 
-    monkeypatch.setattr("edje.retrieval.candidates.similarities", watched)
-    owner = torch.arange(40_000)
-    candidate_lists(torch.ones(40_000, 1), torch.ones(40_000, 1)[:1100], owner[:1100], "t2i", 2)
-    assert max(widths) == 64 << 20 and len(widths) == 2 * 4  # small ones first
+    assert candidates.SIMILARITY_BYTES == 64 << 20
+    monkeypatch.setattr(candidates, "SIMILARITY_BYTES", 2 << 20)
+    monkeypatch.setattr(candidates, "similarities", watched)
+    owner = torch.arange(1200)
+    candidate_lists(torch.ones(1200, 1), torch.ones(1100, 1), owner[:1100], "t2i", 2)
+    assert max(widths) == 2 << 20 and len(widths) == 2 * 4  # small ones first
 
 
 def test_similarities_are_in_full_float32_whatever_a_run_allows():

@@ -6,22 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving.served import Served, photograph, serving
 
 from edje import ImageIndex, Reranker
 from edje.data.shapes.shapes_source import ShapesSource
 from edje.records import RetrievalSplit
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
-
-ODD = (
-    "<img src=x onerror=alert(1)>.jpg",
-    'it\'s 100% "odd" & more?.jpg',
-    "émigré/写真 #1.jpg",
-    "a+b%2Fc.jpg",
-)
-
-TWIN = "twin.png"  # the first scene again
+from tests.serving.served import ODD, TWIN, Served, photograph, serving
 
 
 @pytest.fixture(scope="session")

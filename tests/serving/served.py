@@ -18,6 +18,14 @@ from edje.serving.serve_command import bound
 from edje.serving.web_app import WebApp
 
 SECONDS = 60
+ODD = (
+    "<img src=x onerror=alert(1)>.jpg",
+    'it\'s 100% "odd" & more?.jpg',
+    "émigré/写真 #1.jpg",
+    "a+b%2Fc.jpg",
+)
+
+TWIN = "twin.png"  # the first scene again
 
 
 @dataclass

@@ -10,13 +10,12 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
-from serving.conftest import ODD
-from serving.served import Served, serving
 
 from edje import ImageIndex, Reranker
 from edje.serving import gate
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
+from tests.serving.served import ODD, Served, serving
 
 TOKEN = "0123456789abcdef-token"
 PLANTED = "PLANTED beside the index"

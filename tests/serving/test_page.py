@@ -14,13 +14,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from PIL import Image
-from serving.served import serving
 
 from edje import ImageIndex, Reranker
 from edje.data.shapes.shapes_source import ShapesSource
 from edje.index.hits import Hit
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
+from tests.serving.served import serving
 
 pytest.importorskip("axe_playwright_python", reason="playwright and axe are not installed")
 from axe_playwright_python.sync_playwright import Axe

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from serving.conftest import ODD, TWIN
-from serving.served import Served
 
 from edje import ImageIndex, Reranker
+from tests.serving.served import ODD, TWIN, Served
 
 QUERY = "a red circle above a blue square"
 

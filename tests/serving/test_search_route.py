@@ -3,8 +3,6 @@
 from urllib.parse import quote, urlencode
 
 import pytest
-from serving.conftest import ODD
-from serving.served import Served, serving
 
 from edje import ImageIndex, Reranker
 from edje.index.hits import Hit
@@ -12,6 +10,7 @@ from edje.inference.encoded_images import EncodedImages
 from edje.records import RetrievalSplit
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp, matches_well
+from tests.serving.served import ODD, Served, serving
 
 QUERY = "a red circle above a blue square"
 

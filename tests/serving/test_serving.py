@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from serving.served import Reply, Served
 
 from edje import ImageIndex
 from edje.serving.gate import HEADERS
+from tests.serving.served import Reply, Served
 
 pytestmark = pytest.mark.serving
 QUERY = "a red circle above a blue square"

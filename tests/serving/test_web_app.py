@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving.served import Reply, Served, photograph, serving
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.serving.searcher import Job, Searcher
 from edje.serving.web_app import Limits, WebApp
+from tests.serving.served import Reply, Served, photograph, serving
 
 LIMITS = Limits(waiting=3, batch=16, seconds=20)
 

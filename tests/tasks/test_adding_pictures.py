@@ -6,10 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from index.indexed import make_picture
 
 from edje.cli import run
 from edje.errors import EdjeError
+from tests.tiny.image_files import make_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

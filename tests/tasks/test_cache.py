@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageOps
-from tiny_stores import contents, run_script
-from world import make_world, with_changes
 
 from edje.cli import run
 from edje.data.image_digest import former_images_digest
@@ -18,6 +16,8 @@ from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import read_manifest
+from tests.tiny.stores import contents, locked_elsewhere
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -38,14 +38,10 @@ def being_written(
     """A process that has just begun the training split's store in another cache."""
     store, overrides = world
     folder = tmp_path / "cache" / store.parent.name / store.name
-    other = run_script("lock", str(folder))
-    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    folder.mkdir(parents=True)
     moved = [f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    try:
+    with locked_elsewhere(folder) as other:
         yield other, folder, with_changes(overrides, *moved)
-    finally:
-        if other.poll() is None:
-            other.communicate()
 
 
 def test_a_store_that_is_being_written_is_an_error(being_written) -> None:

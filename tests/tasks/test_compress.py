@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import fsspec
 import pandas as pd
 import pytest
 import torch
-from tiny_stores import contents, run_script
-from world import make_world
 
 from edje.cli import run
 from edje.data.image_digest import former_images_digest
@@ -19,10 +16,11 @@ from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
 from edje.tokens.fingerprint import Fingerprint, store_folder
-from edje.tokens.lock import is_being_written
 from edje.tokens.manifest import read_manifest
 from edje.tokens.store import TokenStore
 from edje.tokens.verification import verify
+from tests.tiny.stores import contents, locked_elsewhere
+from tests.tiny.world import make_world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -204,16 +202,11 @@ def test_a_compressed_store_that_is_being_written_is_an_error(root: Path) -> Non
     folder = compress(root, "int8", "storage.compressed_codec=int8")
     shutil.rmtree(folder)
     folder.mkdir()
-    other = run_script("lead", str(folder))
-    try:
-        while not is_being_written(folder):
-            time.sleep(0.05)
-        with pytest.raises(EdjeError, match=rf"is being written by process {other.pid} on"):
+    with locked_elsewhere(folder) as other:
+        said = rf"is being written by process {other.pid} on"
+        with pytest.raises(EdjeError, match=said):
             compress(root, "int8_again", "storage.compressed_codec=int8")
-    finally:
-        other.kill()
-        other.communicate()
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 def test_without_the_raw_tier_there_is_nothing_to_compress(root: Path, tmp_path: Path) -> None:

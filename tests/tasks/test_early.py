@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from world import make_world, with_changes
 
 from edje.cli import run
 from edje.errors import EdjeError
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from own_package import make_package
-from world import make_world, with_changes
 
 from edje.analysis import load_runs
 from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
+from tests.tiny.package import make_package
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -62,12 +62,11 @@ def world(home: Path) -> list[str]:
     return overrides
 
 
-def fresh(code: str, *paths: Path) -> str:
+def fresh(code: str) -> str:
     """What a new process says."""
-    path = os.pathsep.join(map(str, (ROOT, *paths)))
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -87,16 +86,18 @@ def test_a_checkpoint_keeps_the_short_names_and_where_they_came_from(
     assert [*names, config["objective"]["small"]["_target_"]] == ["first_tokens", "seen", "shrink"]
 
 
-def test_a_fresh_process_loads_it_with_the_package_and_says_what_lacks_without(
+def test_a_fresh_process_says_what_lacks_without_the_package_and_loads_it_with_it(
     world: list[str], home: Path
 ) -> None:
     load = (
-        "from edje.inference.reranker import Reranker; from edje.errors import EdjeError\n"
-        f"try: print(type(Reranker.from_pretrained({str(home / 'run')!r}).model.adapter))\n"
-        "except EdjeError as error: print(error)"
+        "import sys; from edje import EdjeError, Reranker\n"
+        f"def load(): return Reranker.from_pretrained({str(home / 'run')!r}).model.adapter\n"
+        "try: load()\n"
+        "except EdjeError as error: print(error)\n"
+        f"sys.path.append({str(home / 'site')!r}); print(type(load()))"
     )
-    assert "house_parts.adapter.FirstTokens" in fresh(load, home / "site")
     said = fresh(load)
+    assert "house_parts.adapter.FirstTokens" in said
     assert 'it needs the adapter "first_tokens", which isn\'t registered here' in said
     assert "It came with the package house-parts: install that" in said
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from world import make_world, with_changes
 
 from edje import Reranker
 from edje.cli import run
 from edje.errors import EdjeError
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.saved_folder import METRICS
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]

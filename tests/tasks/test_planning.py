@@ -4,20 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
-from world import make_images, make_siglip
 
 from edje.cli import run
 from edje.errors import EdjeError
+from tests.tiny.encoders import encoder_config
+from tests.tiny.towers import make_siglip
+from tests.tiny.world import make_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
 def tiny(root: Path) -> list[str]:
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    config.save_pretrained(root / "bert")
+    encoder_config().save_pretrained(root / "bert")
     return [
         *("task=plan", f"backbone.pretrained={make_siglip(root / 'siglip')}"),
         *(f"joint.pretrained={root / 'bert'}", f"hydra.run.dir={root / 'run'}"),

@@ -5,28 +5,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
-from tiny import tiny_language_model
-from world import make_world, with_changes
 
 from edje import Reranker
 from edje.cli import run
 from edje.errors import EdjeError
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.towers import save_timm
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
 def make_towers(root: Path) -> tuple[Path, Path]:
     """A MobileNetV2 of random weights in a file, a sentence encoder of random ones in a folder."""
-    torch.manual_seed(0)
-    tower = timm.create_model("mobilenetv2_050", pad_type="same", num_classes=1001)
-    save_file(tower.state_dict(), root / "tower.safetensors")
+    weights = root / "tower.safetensors"
+    save_timm(weights, "mobilenetv2_050", pad_type="same", num_classes=1001)
     words = tiny_language_model()
     words.encoder.save_pretrained(root / "sentences")
     words.tokenizer.save_pretrained(root / "sentences")
-    return root / "tower.safetensors", root / "sentences"
+    return weights, root / "sentences"
 
 
 def test_it_is_read_where_the_files_of_its_towers_are_gone(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from world import make_siglip, make_world, with_changes
 
 from edje.analysis import candidate_curve, load_runs, recompute_metrics
 from edje.cli import run
@@ -23,6 +22,8 @@ from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
 from edje.pipeline import evaluation, fitted_sum, scoring
 from edje.records import DIRECTIONS
+from tests.tiny.towers import make_siglip
+from tests.tiny.world import make_world, with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def world(tmp_path_factory) -> list[str]:
     """A world whose stores are filled and whose `run` folder holds a finished run."""
     overrides = make_world(tmp_path_factory.mktemp("world"))
-    run(overrides)
+    run(with_changes(overrides, "scoring.examples=8"))
     return overrides
 
 

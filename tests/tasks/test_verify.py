@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_stores import make_store
 
 from edje.cli import run
 from edje.errors import EdjeError
+from tests.tiny.stores import make_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 SHARD = "shard-00002.arrow"

@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny_stores import make_store
 
 from edje.tokens.cells import CellFile, CellMemory, CellReader, TokenCells
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
+from tests.tiny.stores import make_store
 
 ROWS = np.array([49, 0, 7, 7, 30])
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_stores import IDS, PLAN, contents, features_of, make_store, run_script, tokens_of
 
 from edje.errors import EdjeError
 from edje.tokens.claims import CLAIMS_FILE, Claims
@@ -16,6 +15,7 @@ from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import is_being_written, writer_lock
 from edje.tokens.unfinished import UnfinishedStore
 from edje.tokens.writer import ShardWriter, make_plan
+from tests.tiny.stores import IDS, PLAN, contents, features_of, make_store, run_script, tokens_of
 
 
 @pytest.fixture

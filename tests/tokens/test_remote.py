@@ -12,13 +12,13 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from tiny_stores import FINGERPRINT, IDS, NUM_IMAGES, StoreRows, make_store
 from torch.utils.data import DataLoader
 
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.verification import verify
+from tests.tiny.stores import FINGERPRINT, IDS, NUM_IMAGES, StoreRows, make_store
 
 
 class RangeServer(SimpleHTTPRequestHandler):

@@ -9,7 +9,6 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import DatasetCard
-from tiny_stores import FINGERPRINT, IDS, NUM_IMAGES, make_store
 
 from edje.errors import EdjeError
 from edje.tokens import sharing as hub
@@ -17,6 +16,7 @@ from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.remote import RemoteFolder
 from edje.tokens.sharing import load_from_hub, push_to_hub
 from edje.tokens.store import TokenStore
+from tests.tiny.stores import FINGERPRINT, IDS, NUM_IMAGES, make_store
 
 REPO = "someone/tokens"
 

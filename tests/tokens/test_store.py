@@ -8,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tiny_stores import (
+from torch.utils.data import DataLoader
+
+from edje.benchmark.pages import drop_pages, share_in_memory
+from edje.errors import EdjeError
+from edje.tokens import reused_memory, spanned_map
+from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.store import TokenStore
+from edje.tokens.writer import write_store
+from tests.tiny.stores import (
     FINGERPRINT,
     IDS,
     NUM_IMAGES,
@@ -19,15 +28,6 @@ from tiny_stores import (
     make_store,
     tokens_of,
 )
-from torch.utils.data import DataLoader
-
-from edje.benchmark.pages import drop_pages, share_in_memory
-from edje.errors import EdjeError
-from edje.tokens import reused_memory, spanned_map
-from edje.tokens.codec import make_codec
-from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.store import TokenStore
-from edje.tokens.writer import write_store
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_stores import NUM_IMAGES, as_former_format, contents, make_store
 
 from edje.errors import EdjeError
 from edje.tokens.checksum import checksum_of, has_checksum
 from edje.tokens.store import TokenStore
 from edje.tokens.verification import verify
+from tests.tiny.stores import NUM_IMAGES, as_former_format, contents, make_store
 
 
 def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:

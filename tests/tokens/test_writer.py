@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_stores import (
+
+from edje.errors import EdjeError
+from edje.tokens.checksum import checksum_of
+from edje.tokens.fingerprint import Fingerprint
+from edje.tokens.shard import ShardFile, open_shard, shard_features
+from edje.tokens.store import TokenStore
+from edje.tokens.verification import verify
+from tests.tiny.stores import (
     FINGERPRINT,
     IDS,
     NUM_IMAGES,
@@ -23,13 +30,6 @@ from tiny_stores import (
     run_script,
     tokens_of,
 )
-
-from edje.errors import EdjeError
-from edje.tokens.checksum import checksum_of
-from edje.tokens.fingerprint import Fingerprint
-from edje.tokens.shard import ShardFile, open_shard, shard_features
-from edje.tokens.store import TokenStore
-from edje.tokens.verification import verify
 
 NUM_SHARDS = 7
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import tiny_pairs, tiny_reranker
 
 from edje.objectives.negatives import HardNegatives
 from edje.records import TextBatch
 from edje.training.counts import StepCounts, places_of
 from edje.training.step import masked_positions
+from tests.tiny.rerankers import tiny_pairs, tiny_reranker
 
 
 def text(lengths: list[int], longest: int) -> TextBatch:

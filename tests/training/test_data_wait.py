@@ -8,7 +8,7 @@ import pytest
 
 from edje.data.datamodules.stored_pairs import PairDataset
 from edje.training.data_wait import DataWait
-from tests.training.test_training import fit
+from tests.tiny.training import fit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*`isinstance.treespec, LeafSpec.`.*"

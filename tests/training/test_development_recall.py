@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from tiny import tiny_pairs, tiny_reranker
 from torch.utils.data import DataLoader
 
 from edje.objectives.matching import Matching
@@ -17,6 +16,7 @@ from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.development_recall import DevelopmentRecall
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.rerankers import tiny_pairs, tiny_reranker
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*",

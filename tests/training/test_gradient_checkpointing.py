@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, LOCAL, tiny_language_model, tiny_pairs, tiny_tokenizer
-from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+from transformers import PreTrainedModel
 
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
@@ -20,6 +19,9 @@ from edje.training import gradient_checkpointing
 from edje.training.gradient_checkpointing import checkpoint_layers
 from edje.training.optimisation import Optimisation, seed_step
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.encoders import tiny_encoder
+from tests.tiny.rerankers import COMPRESSION, FACTS, LOCAL, tiny_pairs
+from tests.tiny.words import tiny_tokenizer
 
 ADAPTERS = {
     "local": LOCAL,
@@ -38,29 +40,15 @@ ADAPTERS = {
 }
 
 
-def bert() -> BertModel:
+def bert() -> PreTrainedModel:
     """With dropout, which both passes must draw alike."""
-    config = BertConfig(**{**tiny_language_model().encoder.config.to_dict()})
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.3
-    config._attn_implementation = "sdpa"
-    return BertModel(config, add_pooling_layer=False)
+    dropout = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+    return tiny_encoder(attn_implementation="sdpa", **dropout)
 
 
-def modern_bert() -> ModernBertModel:
-    config = ModernBertConfig(
-        vocab_size=15,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        pad_token_id=0,
-        cls_token_id=2,
-        sep_token_id=3,
-        attention_dropout=0.3,
-        mlp_dropout=0.3,
-    )
-    config._attn_implementation = "eager"
-    return ModernBertModel(config)
+def modern_bert() -> PreTrainedModel:
+    dropout = {"attention_dropout": 0.3, "mlp_dropout": 0.3}
+    return tiny_encoder("modernbert", attn_implementation="eager", **dropout)
 
 
 def trained(adapter, language_model, recomputed, half=False):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FACTS, LOCAL, tiny_language_model, tiny_pairs, tiny_reranker
 from torch.nn import functional as F
 
 from edje.inference.checkpoint import build_reranker
@@ -17,6 +16,8 @@ from edje.objectives.negatives import HardNegatives
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
 from edje.training.step import forward_step
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import FACTS, LOCAL, tiny_pairs, tiny_reranker
 
 
 def half():

@@ -6,7 +6,7 @@ import torch
 
 from edje.training.optimisation import Optimisation
 from edje.training.step_figures import StepFigures
-from tests.training.test_training import GradientNorms, fit
+from tests.tiny.training import GradientNorms, fit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*`isinstance.treespec, LeafSpec.`.*"

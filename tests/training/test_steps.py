@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from tiny import COMPRESSION, tiny_pairs, tiny_reranker
 from torch.utils.data import DataLoader
 
 from edje.inference.checkpoint import AdapterSpecification
@@ -18,6 +17,7 @@ from edje.training import reranker_module as reranker
 from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.rerankers import COMPRESSION, tiny_pairs, tiny_reranker
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*`isinstance.treespec, LeafSpec.`.*"

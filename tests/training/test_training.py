@@ -8,37 +8,20 @@ import signal
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
-from learning import BROKEN, BY_HEART, learned
-from tiny import (
-    COMPRESSION,
-    FACTS,
-    LOCAL,
-    tiny_captions,
-    tiny_checkpoint,
-    tiny_language_model,
-    tiny_pairs,
-    tiny_reranker,
-    tiny_tokenizer,
-)
 from torch.nn import functional as F
 
 from edje.data.datamodules.cached_datamodule import (
-    CachedLoading,
-    CachedTokenDataModule,
     NeighbourhoodSampler,
 )
-from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import (
     AdapterSpecification,
     build_reranker,
-    checkpoint_fields,
     load_checkpoint,
     save_checkpoint,
     warm_start,
@@ -51,104 +34,26 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives, Negatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import TextBatch
-from edje.tokens.codec import FloatCodec
-from edje.training.callbacks import ResumableCheckpoint
 from edje.training.compilation import compile_layers
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
 from edje.training.step import forward_step, masked_positions
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers.*",
-    "ignore:.*`isinstance.treespec, LeafSpec.`.*",
-    "ignore:.*This process .* is multi-threaded, use of fork.*",
-    "ignore:.*use_reentrant.*",
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.learning import BROKEN, BY_HEART, learned
+from tests.tiny.rerankers import (
+    COMPRESSION,
+    FACTS,
+    LOCAL,
+    checkpoint_of,
+    tiny_checkpoint,
+    tiny_pairs,
+    tiny_reranker,
 )
+from tests.tiny.training import WARNINGS, GradientNorms, fit, module
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
-
+pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 COMPILING = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-
-
-class StoreInMemory:
-    """What the datamodule needs of a token store; exact."""
-
-    def __init__(self, tokens):
-        self.codec = FloatCodec("fp32", *tokens.shape[1:], torch.float32)
-        self.cells = self.codec.encode(tokens)
-
-    def read_cells(self, rows):
-        return self.cells[rows]
-
-
-def training_set(images=12) -> TrainingSet:
-    """Two captions per image."""
-    generator = torch.Generator().manual_seed(3)
-    return TrainingSet(
-        store=StoreInMemory(
-            torch.randn(images, FACTS.num_tokens, FACTS.token_width, generator=generator)
-        ),
-        store_rows=torch.arange(images),
-        text=tokenize(tiny_tokenizer(), tiny_captions(2 * images)),
-        image_of_caption=torch.arange(2 * images) // 2,
-        caption_keys=torch.arange(2 * images),
-        image_embeddings=F.normalize(torch.randn(images, 12, generator=generator), dim=1),
-        text_embeddings=F.normalize(torch.randn(2 * images, 12, generator=generator), dim=1),
-    )
-
-
-def module(steps, *, dropout=0.1, teacher=None, terms=None, lr=1e-3) -> RerankerModule:
-    torch.manual_seed(11)
-    checkpoint = tiny_checkpoint()
-    for part in checkpoint.model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = dropout
-    return RerankerModule(
-        checkpoint.model,
-        terms or {"matching": Matching(), "masked_language": MaskedLanguage()},
-        HardNegatives(count=2, pool=4),
-        Optimisation(lr=lr, warmup_steps=2),
-        mask_id=4,
-        steps_per_epoch=steps,
-        checkpoint_fields=checkpoint_fields(checkpoint),
-        teacher=teacher,
-        seed=5,
-    )
-
-
-def fit(
-    folder: Path,
-    steps,
-    *,
-    workers=0,
-    callbacks=(),
-    accumulate=1,
-    resume=None,
-    batch_size=6,
-    precision="32-true",
-    clip=1.0,
-    backend=None,
-    **choices,
-):
-    trained = module(steps, **choices)
-    if backend:
-        compile_layers(trained.model, backend)
-    loading = CachedLoading(batch_size=batch_size, num_workers=workers)
-    data = CachedTokenDataModule(training_set(), None, 5, loading)
-    trainer = L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip,
-        precision=precision,
-        default_root_dir=str(folder),
-        callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
-    )
-    trainer.fit(trained, data, ckpt_path=resume, weights_only=True)
-    return trained
 
 
 class StopAt(L.Callback):
@@ -232,8 +137,7 @@ def test_every_budget_is_drawn_by_the_step_alone(tmp_path):
 def test_a_checkpoint_keeps_the_layer_of_fusion(tmp_path):
     language_model = tiny_language_model(fusion_layer=1)
     model = build_reranker(LOCAL, FACTS, language_model, False)
-    kept = replace(tiny_checkpoint(LOCAL), model=model, language_model=language_model)
-    save_checkpoint(kept, tmp_path / "model.ckpt")
+    save_checkpoint(checkpoint_of(model, language_model, adapter=LOCAL), tmp_path / "model.ckpt")
     assert load_checkpoint(tmp_path / "model.ckpt").model.joint.fusion_layer == 1
 
 
@@ -504,18 +408,6 @@ def test_two_accumulated_halves_are_one_batch(tmp_path):
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(halves.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
     assert not torch.equal(start["text_recovery.weight"], whole.model.text_recovery.weight)
-
-
-class GradientNorms(L.Callback):
-    """The norm of all gradients as the optimiser used them."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_before_zero_grad(self, trainer, pl_module, optimizer):
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        if gradients:
-            self.seen.append(float(torch.nn.utils.get_total_norm(gradients)))
 
 
 def test_gradients_are_clipped(tmp_path):

@@ -4,8 +4,6 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from tiny import FACTS, LOCAL, tiny_language_model, tiny_pairs, tiny_reranker, tiny_tokenizer
-from transformers import BertModel
 
 from edje.inference.checkpoint import build_reranker
 from edje.language_model import LanguageModel
@@ -16,6 +14,9 @@ from edje.objectives.negatives import HardNegatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
+from tests.tiny.encoders import tiny_encoder
+from tests.tiny.rerankers import FACTS, LOCAL, tiny_pairs, tiny_reranker
+from tests.tiny.words import tiny_tokenizer
 
 TERMS = {
     "matching": Matching(),
@@ -50,7 +51,7 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else_could(names, fusion_la
 
 
 def test_a_pooler_that_nothing_reads_is_frozen():
-    encoder = BertModel(tiny_language_model().encoder.config, add_pooling_layer=True)
+    encoder = tiny_encoder(pooler=True)
     model = build_reranker(LOCAL, FACTS, LanguageModel(encoder, tiny_tokenizer()), False)
     trained(model, TERMS)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_captions, tiny_tokenizer
-from tiny_stores import IDS, make_store
 from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -17,6 +15,8 @@ from edje.data.datamodules.stored_pairs import PairDataset, StoredPairs, Trainin
 from edje.language_model import tokenize
 from edje.records import PairBatch
 from edje.tokens.store import TokenStore
+from tests.tiny.stores import IDS, make_store
+from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 IMAGES, BATCH = 12, 4
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import FACTS, WORDS, tiny_checkpoint, tiny_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +29,9 @@ from edje.records import PairBatch
 from edje.training.callbacks import ResumableCheckpoint
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
-from tests.data.mixture.test_pairs import jpeg, write_tar
+from tests.tiny.image_files import jpeg, write_tar
+from tests.tiny.rerankers import FACTS, tiny_checkpoint
+from tests.tiny.words import WORDS, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*",

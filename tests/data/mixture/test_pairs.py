@@ -9,42 +9,13 @@ from typing import Any, Literal
 from unicodedata import normalize
 
 import pytest
-from PIL import Image
 
 from edje.data.mixture.listed_pairs import ListedPairs
 from edje.data.mixture.pairs import PairTable
 from edje.data.mixture.streamed_pairs import opened
 from edje.data.mixture.tar_pairs import MANY_TARS, TarPairs
 from edje.errors import EdjeError
-
-COLOURS = {"a.jpg": (200, 0, 0), "b.jpg": (0, 200, 0), "c.jpg": (0, 0, 200)}
-
-
-def jpeg(colour: tuple[int, int, int], side: int = 8) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(content, "JPEG")
-    return content.getvalue()
-
-
-def write_images(folder: Path, names: list[str] | None = None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names or list(COLOURS):
-        (folder / name).write_bytes(jpeg(COLOURS.get(name, (90, 90, 90))))
-
-
-def write_tar(path: Path, members: dict[str, bytes | str], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in members.items():
-            content = content.encode() if isinstance(content, str) else content
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def rows(table: PairTable) -> list[tuple[str, tuple[str, ...]]]:
-    return [(pair.file, pair.captions) for pair in (table[row] for row in range(len(table)))]
+from tests.tiny.image_files import COLOURS, jpeg, rows, write_images, write_tar
 
 
 def listed(root: Path, file: str, content: Any, **options: Any) -> ListedPairs:

@@ -16,7 +16,7 @@ from edje.data.sources.folder import FolderSource
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.karpathy import KarpathySource
 from edje.errors import EdjeError
-from tests.data.mixture.test_pairs import write_images
+from tests.tiny.image_files import write_images
 
 SPLITS = {"train": 12, "restval": 4, "val": 3, "test": 3}
 

@@ -18,7 +18,7 @@ from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.karpathy import KarpathySource
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
-from tests.data.mixture.test_pairs import jpeg, rows, write_images, write_tar
+from tests.tiny.image_files import jpeg, rows, write_images, write_tar
 
 NAN = float("nan")
 SOUND = ["a dog", "None", "nan", "...", " ! "]

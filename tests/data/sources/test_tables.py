@@ -12,7 +12,7 @@ from edje.data.sources.assembly import require_json
 from edje.data.sources.folder import FolderSource
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
-from tests.data.mixture.test_pairs import write_images
+from tests.tiny.image_files import write_images
 
 ROWS = [{"image": "a.png", "caption": "a dog"}, {"image": "b.png", "caption": "a cat"}]
 

@@ -9,7 +9,7 @@ import torch
 from edje.errors import EdjeError
 from edje.inference.cpu import Dense, attention, operators
 from edje.inference.scorer import StoredTokenScorer
-from tests.inference.test_scorer import all_pairs, collection, reranker_of
+from tests.tiny.scoring import all_pairs, collection, reranker_of
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN"

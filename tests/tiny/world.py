@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tiny import WORDS, tiny_tokenizer
-from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+from tests.tiny.towers import make_siglip
+from tests.tiny.words import WORDS
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 
@@ -27,30 +28,6 @@ def make_images(root: Path, count: int = 24) -> Path:
             table.writerow([f"{number:03d}.png", f"{colour} {WORDS[number % 10]}", split])
             table.writerow([f"{number:03d}.png", f"large {colour} {WORDS[number % 7]}", split])
     return root
-
-
-def make_siglip(folder: Path, seed: int = 0, width: int = 32) -> Path:
-    """A random SigLIP that sees 16 patches of 8 pixels."""
-    import torch
-
-    torch.manual_seed(seed)
-    tower = {
-        "hidden_size": width,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    tokenizer = tiny_tokenizer()
-    config = SiglipConfig(
-        text_config=tower
-        | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": width},
-        vision_config=tower | {"image_size": 32, "patch_size": 8},
-    )
-    SiglipModel(config).save_pretrained(folder)
-    tokenizer.model_max_length = 16
-    tokenizer.save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def make_world(root: Path) -> list[str]:
@@ -83,6 +60,7 @@ def make_world(root: Path) -> list[str]:
         "trainer.enable_progress_bar=false",
         "trainer.log_every_n_steps=1",
         "scoring.candidates=5",
+        "scoring.examples=0",
         "teacher=null",
         "start=fresh",
         f"hydra.run.dir={root / 'run'}",

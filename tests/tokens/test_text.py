@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
-from tiny_stores import locked_elsewhere
 from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.text import EmbeddingTable
 from edje.tokens.text_filling import fill_table
+from tests.tiny.stores import locked_elsewhere
 
 FINGERPRINT = Fingerprint({"encoder": "tiny"})
 IDS = ["b#0", "a#0", "a#1"]

@@ -102,7 +102,7 @@ def as_recorded(record: Path, fields: dict[str, str | int | float], place: Path,
 
 def run_script(*arguments: str) -> subprocess.Popen[str]:
     """This file as a program; see its end."""
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, "-m", "tests.tiny.stores", *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(edje.__file__).parents[1])}
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -204,15 +204,6 @@ def hold(folder: Path, shard: int) -> None:
     sys.stdin.readline()
 
 
-def lock(folder: Path) -> None:
-    """Hold a store's lock until something comes from standard input."""
-    folder.mkdir(parents=True)
-    with writer_lock(folder):
-        sys.stdout.write("held\n")
-        sys.stdout.flush()
-        sys.stdin.readline()
-
-
 def leave_child(folder: Path) -> None:
     """Fork while holding a store's lock; the child says what it sees when this has been killed."""
     with writer_lock(folder):
@@ -234,8 +225,6 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["lead", folder]:
             lead(Path(folder))
-        case ["lock", folder]:
-            lock(Path(folder))
         case ["leave_child", folder]:
             leave_child(Path(folder))
         case ["hold", folder, shard]:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import WORDS, tiny_tokenizer
 
 from edje import language_model
 from edje.language_model import tokenize
+from tests.tiny.words import WORDS, tiny_tokenizer
 
 
 def test_texts_in_parts_are_tokenised_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

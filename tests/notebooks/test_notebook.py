@@ -13,17 +13,18 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from tiny import tiny_language_model
 
 from edje.backbones.option_values import option_values, resolved
 from edje.inference.checkpoint import (
     AdapterSpecification,
-    Checkpoint,
     build_reranker,
     save_checkpoint,
 )
 from edje.installed import asset
 from edje.models.adapters import BackboneFacts
+from tests.tiny.encoders import tiny_language_model
+from tests.tiny.rerankers import checkpoint_of
+from tests.tiny.runs import write_run
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 ALL = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
@@ -64,10 +65,10 @@ def executed(notebook):
 
 
 def test_a_tour_is_of_the_run_evaluated_last_and_counts_what_reranking_did(
-    tmp_path, make_run, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
-    make_run(tmp_path / "shapes" / "sweep" / "0")
-    make_run(tmp_path / "shapes" / "sweep" / "1", seed=1)
+    write_run(tmp_path / "shapes" / "sweep" / "0")
+    write_run(tmp_path / "shapes" / "sweep" / "1", seed=1)
     os.utime(tmp_path / "shapes" / "sweep" / "1" / "metrics.json", (1e9, 1e9))
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.yaml").write_text("seed: 0\n")
@@ -83,11 +84,11 @@ def test_a_tour_is_of_the_run_evaluated_last_and_counts_what_reranking_did(
 
 
 @pytest.fixture
-def sweep(tmp_path, make_run, monkeypatch):
+def sweep(tmp_path, monkeypatch):
     """4 and 8 tokens rank alike, 2 are far behind; a failed job has no configuration."""
     for job, (tokens, seed) in enumerate([(2, 0), (2, 1), (4, 0), (4, 1), (8, 0), (8, 1)]):
         run = tmp_path / str(job)
-        make_run(run, images=20, seed=seed)
+        write_run(run, images=20, seed=seed)
         config = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(config.replace("tokens: 8", f"tokens: {tokens}"))
         (run / "overrides.yaml").write_text(f"[adapter.num_tokens={tokens}, seed={seed}]")
@@ -136,16 +137,16 @@ def write_checkpoint(run):
     config = yaml.safe_dump({"backbone": values})
     (run / "checkpoints").mkdir()
     save_checkpoint(
-        Checkpoint(model, language_model, facts, adapter, config, {}, "", {}, {}),
+        checkpoint_of(model, language_model, facts=facts, adapter=adapter, config=config),
         run / "checkpoints" / "model.ckpt",
     )
 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="the backbone is not in this tree")
 def test_the_maps_of_any_trained_run_are_measured_and_of_shapes_against_their_places(
-    tmp_path, make_run, monkeypatch
+    tmp_path, monkeypatch
 ):
-    make_run(tmp_path / "photos")
+    write_run(tmp_path / "photos")
     write_checkpoint(tmp_path / "photos")
     metrics = json.loads((tmp_path / "photos" / "metrics.json").read_text())
     (tmp_path / "photos" / "metrics.json").write_text(json.dumps(metrics | {"dataset": "photos"}))

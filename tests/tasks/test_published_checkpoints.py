@@ -11,12 +11,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from hub_cache import put_into_cache
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 from transformers import SiglipImageProcessor
-from world import make_siglip, with_changes
 
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.cli import run
@@ -29,8 +27,10 @@ from edje.pipeline.trained import check_named, load_trained, trained_file
 from edje.tasks.wiring import backbone_builder, published_of
 from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
-from tests.backbones.tiny_models import save_siglip
 from tests.inference.straight_line import write_fixture
+from tests.tiny.hub_cache import put_into_cache
+from tests.tiny.towers import make_siglip, save_siglip
+from tests.tiny.world import with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 RECORDED = Path(__file__).parents[3] / "shared" / "parity"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from world import make_world
 
 from edje.cli import run
 from edje.data.datamodules.cached_datamodule import CachedLoading
@@ -24,7 +23,8 @@ from edje.pipeline.preparation import Prepared
 from edje.quiet import quiet_libraries
 from edje.records import PairBatch
 from edje.tasks.wiring import cache_of, training_of
-from tests.data.mixture.test_pairs import write_tar
+from tests.tiny.image_files import write_tar
+from tests.tiny.world import make_world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from tiny import FACTS, WORDS, tiny_pairs, tiny_tokenizer
 from torch import Tensor, nn
 
 from edje.language_model import tokenize
@@ -21,6 +20,8 @@ from edje.objectives.outputs import Objective
 from edje.records import PairBatch
 from edje.training.optimisation import Optimisation
 from edje.training.step import forward_step, masked_positions
+from tests.tiny.rerankers import FACTS, tiny_pairs
+from tests.tiny.words import WORDS, tiny_tokenizer
 
 Broken = Literal["frozen adapter", "shuffled pairs"]
 BROKEN: list[Broken] = ["frozen adapter", "shuffled pairs"]

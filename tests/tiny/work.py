@@ -1,11 +1,10 @@
-"""Work for `fill_store` without images or weights: the tokens of tests/tiny_stores.py."""
+"""Work for `fill_store` without images or weights: the tokens of tests/tiny/stores.py."""
 
 import os
 import signal
 from collections.abc import Sequence
 
 import torch
-from tiny_stores import FEATURE_WIDTH, IDS, features_of, tokens_of
 from torch.utils.data import Dataset
 
 from edje.backbones.protocol import ImageEncoding
@@ -13,6 +12,7 @@ from edje.data.datamodules.shard_datamodule import ShardBatch
 from edje.errors import EdjeError
 from edje.pipeline.encoding import Encoder
 from edje.pipeline.storage import TowerPrecision
+from tests.tiny.stores import FEATURE_WIDTH, IDS, features_of, tokens_of
 
 
 class TinyWork:

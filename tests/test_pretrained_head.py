@@ -1,69 +1,48 @@
 """Claims about a language model's own masked-language head: ours gives transformers' logits."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import COMPRESSION, FACTS, tiny_checkpoint, tiny_tokenizer
-from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
-    BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
-    DistilBertConfig,
     DistilBertForMaskedLM,
-    ModernBertConfig,
     ModernBertForMaskedLM,
     PreTrainedModel,
-    RobertaConfig,
     RobertaForMaskedLM,
 )
 
 from edje.inference.checkpoint import (
-    Checkpoint,
     build_reranker,
     load_checkpoint,
     save_checkpoint,
 )
 from edje.language_model import LanguageModel, pretrained_language_model
+from tests.tiny.encoders import encoder_config
+from tests.tiny.rerankers import COMPRESSION, FACTS, checkpoint_of
+from tests.tiny.words import tiny_tokenizer
 
 WORDS = tiny_tokenizer()
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 80,
-}
-ENDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
 def bert(kind: type[PreTrainedModel] = BertForMaskedLM, **changes) -> PreTrainedModel:
-    return kind(BertConfig(**SIZES, **changes))
+    return kind(encoder_config(**changes))
 
 
 def roberta() -> PreTrainedModel:
-    return RobertaForMaskedLM(
-        RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-3, **ENDS | {"pad_token_id": 1})
-    )
+    return RobertaForMaskedLM(encoder_config("roberta", layer_norm_eps=1e-3, pad_token_id=1))
 
 
 def modernbert() -> PreTrainedModel:
-    config = ModernBertConfig(**SIZES, **ENDS, cls_token_id=2, sep_token_id=3, norm_eps=1e-3)
-    return ModernBertForMaskedLM(config)
+    return ModernBertForMaskedLM(encoder_config("modernbert", norm_eps=1e-3))
 
 
 def distilbert() -> PreTrainedModel:
-    return DistilBertForMaskedLM(
-        DistilBertConfig(
-            vocab_size=len(WORDS), dim=32, hidden_dim=48, n_layers=2, n_heads=2, pad_token_id=0
-        )
-    )
+    return DistilBertForMaskedLM(encoder_config("distilbert"))
 
 
 MODELS = {
@@ -120,7 +99,7 @@ def test_the_head_comes_back_from_a_checkpoint_as_it_was_trained(folder, tmp_pat
     model = reranker(language_model)
     model.masked_language.bias.add_(1.0)  # as training would
     expected = logits(model, captions())
-    save_checkpoint(checkpoint(model, language_model), tmp_path / "model.ckpt")
+    save_checkpoint(checkpoint_of(model, language_model), tmp_path / "model.ckpt")
     again = load_checkpoint(tmp_path / "model.ckpt").model
     torch.testing.assert_close(logits(again, captions()), expected, rtol=0, atol=1e-6)
 
@@ -131,7 +110,7 @@ def test_a_checkpoint_of_before_keeps_its_head(tmp_path):
     language_model = pretrained_language_model(pretrained=str(saved(roberta(), tmp_path / "lm")))
     model = build_reranker(COMPRESSION, FACTS, without_head(language_model), False).eval()
     expected = logits(model, captions())
-    save_checkpoint(checkpoint(model, without_head(language_model)), tmp_path / "model.ckpt")
+    save_checkpoint(checkpoint_of(model, without_head(language_model)), tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     del content["edje"]["language_model"]["head_norm_eps"]
     torch.save(content, tmp_path / "model.ckpt")
@@ -176,7 +155,3 @@ def test_the_encoder_is_the_one_without_a_head(folder):
 
 def without_head(language_model: LanguageModel) -> LanguageModel:
     return LanguageModel(language_model.encoder, language_model.tokenizer)
-
-
-def checkpoint(model: nn.Module, language_model: LanguageModel) -> Checkpoint:
-    return replace(tiny_checkpoint(), model=model, language_model=language_model)

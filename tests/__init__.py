@@ -1,0 +1,1 @@
+"""The tests: a package of this checkout alone, also for the programs that they start."""
