@@ -299,7 +299,7 @@ class WebApp:
             self.pictures.jpeg, image_id, size, limiter=self._making
         )
         if made is None:
-            raise HTTPException(404, "there is no such picture, or its file is missing.")
+            raise HTTPException(404, "there is no such picture, or it has no file.")
         return Response(
             made, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"}
         )

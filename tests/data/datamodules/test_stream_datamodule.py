@@ -347,7 +347,7 @@ def test_bad_images_are_an_error_where_none_is_allowed_or_too_many_are(
     for workers in (0, 1):
         with pytest.raises(EdjeError, match=r"^image .* is not readable"):
             batches(datamodule(damaged, "error", num_workers=workers), tmp_path, 9)
-    with pytest.raises(EdjeError, match=r"^loader\.max_bad=2: there were 3 bad pairs"):
+    with pytest.raises(EdjeError, match=r"^loader\.max_bad=2: there have been 3 bad pairs"):
         batches(datamodule(damaged, max_bad=2), tmp_path, 9)
 
 

@@ -154,7 +154,7 @@ def test_equal_names_in_two_folders_are_two_images_with_paths_as_ids(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"images": []}, "no list"),
+        ({"images": []}, "not a list"),
         (["a.jpg"], "entry 0 is 'a.jpg'"),
         ([{"caption": "dog"}], "entry 0 has no 'image'"),
         ([{"image": "", "caption": "dog"}], "entry 0 has no 'image'"),
