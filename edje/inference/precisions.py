@@ -47,8 +47,8 @@ def precision_of(
         raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
     if found == torch.int8 and not computes_int8:
         raise EdjeError(
-            f"precision={asked}: needs a CPU that computes exact products in int8 (with VNNI), "
-            f"which this {device.type} doesn't. Use bf16."
+            f"precision={asked}: needs a CPU with exact int8 products (VNNI), and this "
+            f"{device.type} has none. Use bf16."
         )
     assert found is not None
     return found

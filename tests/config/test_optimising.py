@@ -271,7 +271,7 @@ def test_a_task_without_a_figure_is_told_at_its_first_job(
 ) -> None:
     monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", lambda cfg, folder: None)
     assert command(*ASKED, WIDE) == 1
-    assert "returned None, not a figure to optimise" in capsys.readouterr().err
+    assert "returned None, which is not a figure to optimise" in capsys.readouterr().err
 
 
 @needs_optuna

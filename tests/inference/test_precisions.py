@@ -50,7 +50,7 @@ def test_int8_of_a_run_is_bf16_where_there_are_no_products_in_it(
 def test_int8_that_is_asked_for_is_given_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     set_products(monkeypatch, True)
     assert precision_of("int8", torch.float32, CPU) == torch.int8
-    with pytest.raises(EdjeError, match=r"precision=int8: needs a CPU .* this cuda isn't"):
+    with pytest.raises(EdjeError, match=r"precision=int8: needs a CPU .* this cuda has none"):
         precision_of("int8", torch.float32, CUDA)
     set_products(monkeypatch, False)
     with pytest.raises(EdjeError, match=r"precision=torch\.int8: needs a CPU .*Use bf16"):

@@ -238,5 +238,5 @@ def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():
         few.score_images("red star", cut), loaded.score_images("red star", cut)
     )
     assert few._scorers is served._scorers and len(few._scorers) == 1  # weights laid out once
-    with pytest.raises(EdjeError, match="trained for all of its 4 tokens together"):
+    with pytest.raises(EdjeError, match="trained only with all of its 4 tokens"):
         reranker(False).with_first_tokens(2)

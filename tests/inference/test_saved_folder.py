@@ -236,7 +236,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "run": (lambda about: set_at(about, "run/backbone/layer", {}), "backbone can't be built"),
     "scoring": (lambda about: set_at(about, "run/scoring", {"num_tokens": "x"}), "num_tokens=x"),
     "codec": (lambda about: set_at(about, "run/storage", {"raw_codec": "zip"}), "raw_codec=zip"),
-    "format": (lambda about: set_at(about, "format", [1]), "is of format"),
+    "format": (lambda about: set_at(about, "format", [1]), "has format"),
 }
 
 

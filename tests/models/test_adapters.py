@@ -224,7 +224,9 @@ def test_pooling_averages_the_cells_of_the_grid():
 
 def test_pooling_needs_a_square_and_cells_that_fit_it():
     refused(
-        "GridPoolingAdapter", "37 tokens form no square", facts=BackboneFacts(37, 16, 2, 1e-6, 12)
+        "GridPoolingAdapter",
+        "37 tokens don't form a square",
+        facts=BackboneFacts(37, 16, 2, 1e-6, 12),
     )
     refused("GridPoolingAdapter", "num_tokens=7 is 1 x 7 cells at best", num_tokens=7)
 

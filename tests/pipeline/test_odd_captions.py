@@ -36,7 +36,7 @@ def test_odd_captions_are_trained_on_and_ranked(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["num_captions"] == 16
     log = (tmp_path / "run" / "logs" / "run.log").read_text()
-    assert "cleaning leaves nothing of 8 captions of split val" in log  # "..." and the mark
+    assert "after cleaning, 8 captions of split val are empty" in log  # "..." and the mark
     assert "captions of split train" not in log  # whose odd ones keep letters
     lists = pd.read_parquet(tmp_path / "run" / "candidates.parquet")
     assert lists.final.notna().all()

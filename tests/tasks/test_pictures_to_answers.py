@@ -299,6 +299,6 @@ def test_a_damaged_saved_folder_says_what_is_wrong(
     else:
         about = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**about, "format": 99}))
-    message = "is of format 99" if damage == "later" else "can't be read"
+    message = "has format 99" if damage == "later" else "can't be read"
     with pytest.raises(EdjeError, match=message):
         Reranker.from_pretrained(folder)

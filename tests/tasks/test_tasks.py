@@ -481,7 +481,7 @@ def test_a_checkpoint_or_store_of_another_backbone_is_refused(world, root, tmp_p
 def test_a_cut_off_checkpoint_gets_one_clear_message(root, tmp_path):
     whole = (root / "run" / "checkpoints" / "model.ckpt").read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EdjeError, match=r"cut\.ckpt.*cut off"):
+    with pytest.raises(EdjeError, match=r"cut\.ckpt.*truncated"):
         run(
             [
                 "task=evaluate",

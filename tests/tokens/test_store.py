@@ -241,7 +241,7 @@ def test_a_damaged_store_file_is_found_on_opening(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match="is damaged"):
         TokenStore.open(path.parent)
     path.write_text(text.replace("edje token store 2", "edje token store 9"))
-    with pytest.raises(EdjeError, match="is of format 'edje token store 9'"):
+    with pytest.raises(EdjeError, match="has format 'edje token store 9'"):
         TokenStore.open(path.parent)
 
 
