@@ -130,7 +130,7 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     if task == "run" and asked is not None:
         if not adapter.get("budgets"):
             what = (
-                f"={asked}: the adapter is trained for all of its tokens together. Take "
+                f"={asked}: the adapter is trained only with all of its tokens. Use "
                 "adapter=compression_nested, or scoring.num_tokens=null."
             )
             yield Problem("scoring.num_tokens", what)

@@ -54,12 +54,27 @@ def locate(name: str) -> ModuleSpec | None:
         except (ImportError, ValueError):
             return None
     path = top
+    folders = _folders(spec)
     for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
+        if folders is None:
             return None
         path = f"{path}.{part}"
-        spec = PathFinder.find_spec(path, list(spec.submodule_search_locations))
+        try:
+            spec = PathFinder.find_spec(path, folders)
+            inside = _folders(spec)
+        except KeyError:  # a namespace within a namespace looks for it in sys.modules
+            inside = [str(Path(folder, part)) for folder in folders]
+            spec = ModuleSpec(path, None, is_package=True)
+            spec.submodule_search_locations = inside
+        folders = inside
     return spec
+
+
+def _folders(spec: ModuleSpec | None) -> list[str] | None:
+    """Where a package's modules are; None for no package."""
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    return list(spec.submodule_search_locations)
 
 
 @cache

@@ -82,7 +82,10 @@ FOLDER = ["experiment=folder", "data.root=photos"]
             ["+scoring.patience=3"],
             "scoring.patience=3 counts scores on dev, and scoring.dev_every=0",
         ),
-        (["scoring.num_tokens=2"], "num_tokens=2: the adapter is trained for all of its tokens"),
+        (
+            ["scoring.num_tokens=2"],
+            "num_tokens=2: the adapter is trained only with all of its tokens",
+        ),
         (
             ["adapter=compression_nested", "scoring.num_tokens=65"],
             "scoring.num_tokens=65: the adapter has only 64 tokens",

@@ -91,3 +91,16 @@ def test_a_target_whose_source_cannot_tell_is_imported() -> None:
 def test_a_target_that_names_nothing_is_refused(target: str, message: str) -> None:
     with pytest.raises(UnknownTargetError, match=message):
         signature_of(target)
+
+
+def test_a_target_in_folders_without_init_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spaces" / "inner").mkdir(parents=True)
+    (tmp_path / "spaces" / "inner" / "part.py").write_text(
+        "class Part:\n    def __init__(self, *, size: int = 3) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(signature_of("spaces.inner.part.Part").settable()) == ["size"]
+    with pytest.raises(UnknownTargetError, match=r"spaces\.inner\.none"):
+        signature_of("spaces.inner.none.Part")
