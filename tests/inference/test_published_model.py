@@ -16,9 +16,9 @@ from edje.inference.reference import load_reference_checkpoint
 from edje.inference.reranker import Reranker
 from tests.inference.straight_line import write_fixture
 from tests.tiny.hub_cache import COMMIT, put_into_cache
+from tests.tiny.shared import PARITY
 from tests.tiny.towers import make_siglip
 
-RECORDED = Path(__file__).parents[3] / "shared" / "parity"
 NAME = "shahafw/edje-vl-image-retrieval-reranker"
 TOWER, WORDS = "google/siglip2-large-patch16-384", "microsoft/MiniLM-L12-H384-uncased"
 SIDES = {"own": 16, "recorded": 32}
@@ -32,8 +32,8 @@ def fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "own":
         folder.mkdir()
         write_fixture(folder)
-    elif RECORDED.is_dir():
-        shutil.copytree(RECORDED, folder, copy_function=shutil.copyfile)
+    elif PARITY.is_dir():
+        shutil.copytree(PARITY, folder, copy_function=shutil.copyfile)
         (folder / "vision_tower").chmod(0o755)
     else:
         pytest.skip("no recorded fixture beside the project")

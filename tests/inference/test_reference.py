@@ -25,9 +25,9 @@ from edje.records import PairBatch
 from edje.training.step import forward_step
 from tests.inference.straight_line import write_fixture
 from tests.tiny.rerankers import tiny_checkpoint
+from tests.tiny.shared import PARITY
 from tests.tiny.towers import save_siglip
 
-RECORDED = Path(__file__).parents[3] / "shared" / "parity"
 KINDS = ("local", "compressed")
 POSITIONS = "language_model.bert.embeddings.position_embeddings.weight"
 WORDS = "language_model.bert.embeddings.word_embeddings.weight"
@@ -47,9 +47,9 @@ def folder(request, own) -> Path:
     """The project's own fixture, and the one recorded with the reference where it is present."""
     if request.param == "own":
         return own
-    if not RECORDED.is_dir():
+    if not PARITY.is_dir():
         pytest.skip("no recorded fixture beside the project")
-    return RECORDED
+    return PARITY
 
 
 def load(folder: Path, kind: str = "compressed", **changes: Path) -> Reranker:

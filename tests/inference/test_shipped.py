@@ -18,9 +18,9 @@ from edje.errors import EdjeError
 from edje.inference.location import SHIPPED, shipped_folder
 from edje.packaged import PACKAGES
 from edje.records import RetrievalSplit
+from tests.tiny.shared import FLICKR8K
 
 ROOT = Path(__file__).parents[2]
-FLICKR8K = ROOT.parent / "shared" / "flickr8k"
 MOST_BYTES = {"photos": 12_000_000, "shapes": 5_000_000}
 
 

@@ -29,11 +29,11 @@ from edje.tokens.codec import make_codec
 from edje.tokens.store import TokenStore
 from tests.inference.straight_line import write_fixture
 from tests.tiny.hub_cache import put_into_cache
+from tests.tiny.shared import PARITY
 from tests.tiny.towers import make_siglip, save_siglip
 from tests.tiny.world import with_changes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-RECORDED = Path(__file__).parents[3] / "shared" / "parity"
 HUB_NAME = "shahafw/edje-vl-image-retrieval-reranker"
 KINDS = ("local", "compressed")
 
@@ -78,9 +78,9 @@ def root(request, own, tmp_path_factory) -> Path:
     """The project's own fixture, and the one recorded with the reference where it is present."""
     if request.param == "own":
         return own
-    if not RECORDED.is_dir():
+    if not PARITY.is_dir():
         pytest.skip("no recorded fixture beside the project")
-    return make(tmp_path_factory.mktemp("recorded"), RECORDED, 32)
+    return make(tmp_path_factory.mktemp("recorded"), PARITY, 32)
 
 
 @pytest.fixture(scope="module")

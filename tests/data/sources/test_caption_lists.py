@@ -10,9 +10,9 @@ import yaml
 from edje.data.sources.karpathy import KarpathySource
 from edje.data.sources.source import split_digest
 from edje.errors import EdjeError
+from tests.tiny.shared import FLICKR8K
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
-FLICKR8K = Path(__file__).parents[3] / "shared" / "flickr8k"
 LISTS = {split: f"{split}.json" for split in ("train", "val", "test")}
 
 

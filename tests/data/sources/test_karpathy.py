@@ -11,9 +11,9 @@ from PIL import Image
 from edje.data.sources.karpathy import KarpathySource
 from edje.data.sources.source import split_digest
 from edje.errors import EdjeError
+from tests.tiny.shared import FLICKR8K
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
-FLICKR8K = Path(__file__).parents[3] / "shared" / "flickr8k"
 
 
 def entry(filename: str, split: str, count: int = 2, **more: Any) -> dict[str, Any]:
