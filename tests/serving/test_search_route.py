@@ -1,5 +1,6 @@
 """Claims about GET /v1/search and what a page needs beside it."""
 
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -19,6 +20,18 @@ def asked(served: Served, **values: object) -> dict:
     reply = served.get(f"/v1/search?{urlencode(values)}")
     assert reply.status == 200, reply.body
     return reply.json
+
+
+def test_an_index_at_a_url_is_served_as_in_its_folder(
+    served: Served, index: ImageIndex, shapes: Reranker
+) -> None:
+    searcher = Searcher(ImageIndex.open(Path(index.folder).as_uri(), shapes))
+    searcher.warm()
+    with serving(WebApp(searcher)) as there:
+        found, expected = (asked(each, q=QUERY, k=8, top=5) for each in (there, served))
+        assert found["reranked"] == expected["reranked"]
+        image = found["reranked"][0]["image"]
+        assert there.get(image).body == served.get(image).body != b""
 
 
 def test_the_answer_is_that_of_the_index(served: Served, index: ImageIndex) -> None:
