@@ -52,7 +52,7 @@ def test_an_unreadable_image_of_the_evaluated_split(world: list[str], tmp_path: 
         ("data.dev_images=16", r"can't hold out 16 of the 16 images of split 'train'"),
         ("loader.batch_size=25", r"loader\.batch_size=25: folder has 24 captions to train on"),
         ("scoring.candidates=0", r"scoring\.candidates=0 \(int\): expected int above 0"),
-        ("scoring.num_tokens=2", r"scoring\.num_tokens=2: the adapter is trained for all"),
+        ("scoring.num_tokens=2", r"scoring\.num_tokens=2: the adapter is trained only with all"),
     ],
 )
 def test_numbers_that_the_data_or_the_model_can_t_meet(
