@@ -46,6 +46,8 @@ SLOW = (
     "docs",
 )
 
+LONGEST = ("assets", "notebooks", "ray")
+
 # The models are tiny: threads would only wait for each other. Others, to see that no test that
 # trains hangs on their number: EDJE_TEST_THREADS=4.
 torch.set_num_threads(int(os.environ.get("EDJE_TEST_THREADS", "1")))
@@ -54,10 +56,10 @@ torch.set_num_threads(int(os.environ.get("EDJE_TEST_THREADS", "1")))
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is slow by nature waits for `-m <its marker>`, as `make test-all` gives it.
 
-    There the recall of what is shipped comes first, which takes a core the longest.
+    There the longest come first, so that no core waits for another at the end.
     """
     if config.option.markexpr:
-        items.sort(key=lambda item: item.get_closest_marker("assets") is None)
+        items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in LONGEST])
         return
     for item in items:
         for marker in item.iter_markers():

@@ -163,7 +163,7 @@ def test_every_group_and_option_has_its_place(pages: dict[str, Page]) -> None:
 
 def test_a_key_stands_with_its_type_its_default_and_what_it_means(pages: dict[str, Page]) -> None:
     words = " ".join(pages["config/adapter.html"].words.split())
-    assert "adapter.num_tokens int above 0 8 m, the tokens given at inference" in words
+    assert "adapter.num_tokens int above 0 8 m, the number of tokens at inference" in words
     words = " ".join(pages["config/data.html"].words.split())
     assert "data.split_names mapping of str to str or null null" in words
     assert "{<its name>: train}" in words
