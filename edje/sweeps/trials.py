@@ -10,8 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edje.errors import EdjeError
 from edje.sweeps.search_space import Value
 
@@ -105,6 +103,8 @@ class Trials:
         return [Trial(one.number, dict(one.params), one.value) for one in found]
 
     def _sampler_of(self, number: int) -> Any:
+        import numpy as np  # here, so that a misspelt key is reported a tenth of a second sooner
+
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         name = SAMPLERS.get(self._sampler)
         if name is None:
