@@ -157,7 +157,8 @@ def kill_writers(folder: Path, pause: float, later: float) -> None:
     """Start writers and kill each at a random moment until the store is done.
 
     A writer pauses before each batch. A kill comes within `later` seconds, or, as long as no
-    shard gets finished, within a quarter more each time: a busy machine must get there too.
+    shard gets finished, within a quarter more each time: a busy machine must get there too. It
+    comes at once when a shard was finished, so that no writer finishes all that are left.
 
     Prints per kill how many shards were finished before, how many of these were written again
     (none should be), and whether the lock file was left.
@@ -167,22 +168,29 @@ def kill_writers(folder: Path, pause: float, later: float) -> None:
     for _ in range(200):
         if (folder / "store.json").exists():
             break
-        finished = {
-            path: path.stat().st_mtime_ns
-            for path in folder.glob("shard-*.arrow")
-            if path.with_suffix(".json").exists()
-        }
+        finished = finished_shards(folder)
         child = os.fork()
         if child == 0:
             make_store(folder, encode=slowly(pause))
             os._exit(0)
-        within = later if len(finished) > before else 1.25 * within
+        within = max(later, within / 2) if len(finished) > before else 1.25 * within
         before = len(finished)
-        time.sleep(moments.uniform(0.0, within))
+        end = time.monotonic() + moments.uniform(0.0, within)
+        while time.monotonic() < end and len(finished_shards(folder)) == before:
+            time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         redone = [path for path, at in finished.items() if path.stat().st_mtime_ns != at]
         sys.stdout.write(f"{len(finished)} {len(redone)} {(folder / 'writer.lock').exists()}\n")
+
+
+def finished_shards(folder: Path) -> dict[Path, int]:
+    """When each finished shard of an unfinished store was written, in nanoseconds."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.glob("shard-*.arrow")
+        if path.with_suffix(".json").exists()
+    }
 
 
 def lead(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_store_written_through_kills_equals_one_written_in_peace(
     assert len(finished) >= kills
     assert set(redone) == {"0"}
     assert "True" in locks, "no writer died with the lock in hand"
-    assert len(set(finished)) > min(kills // 2, 2), "the kills came at no different moments"
+    assert len(set(finished)) > 2, "the kills came at no different moments"
     make_store(tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(make_store(tmp_path / "peace"))
     assert verify(tmp_path / "killed") == []
