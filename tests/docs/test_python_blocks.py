@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,36 +21,13 @@ from edje.serving.web_app import WebApp
 from tests.docs.blocks import BLOCKS, ROOT
 from tests.inference.straight_line import write_fixture
 from tests.serving.served import serving
+from tests.tiny.folder_hub import FolderHub
 from tests.tiny.runs import write_run
 
 ELSEWHERE = {"docs/python.md": "tests/pipeline/test_from_python.py"}  # without Hydra
 SHIPPED = {'from_pretrained("photos")': 'from_pretrained("shapes", device="cpu")'}
 STORE = ROOT / "tests" / "formats" / "0.1.0" / "stores" / "bf16"
 QUERY = "a red circle to the left of a blue square"
-
-
-class FolderHub:
-    """A hub of a folder per repository, with the methods of `HfApi` that are used."""
-
-    def __init__(self, token: str | None = None) -> None:
-        self.root = Path("hub")
-
-    def create_repo(self, repo: str, *, private: bool, exist_ok: bool, **_: Any) -> None:
-        assert private and exist_ok
-        (self.root / repo).mkdir(parents=True)
-
-    def create_commit(self, repo: str, operations: list[Any], **_: Any) -> SimpleNamespace:
-        for operation in operations:
-            with operation.as_file() as file:
-                (self.root / repo / operation.path_in_repo).write_bytes(file.read())
-        return SimpleNamespace(commit_url=repo)
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> SimpleNamespace:
-        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
-        return SimpleNamespace(commit_url=repo_id)
-
-    def snapshot_download(self, repo: str, **_: Any) -> str:
-        return str(self.root / repo)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +46,13 @@ def here(scenes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Image.open(scene).save(tmp_path / place)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(FolderHub, "root", tmp_path / "hub", raising=False)
+    monkeypatch.setattr(FolderHub, "private", None)
     for module in ("edje.inference.reranker", "edje.tokens.sharing"):
         monkeypatch.setattr(f"{module}.HfApi", FolderHub)
     with ExitStack() as stack:
         yield stack
+    assert FolderHub.private is not False
 
 
 def of_reranker(scenes: list[str], _: ExitStack) -> tuple[dict[str, str], dict[str, Any]]:

@@ -1,6 +1,9 @@
 """A few steps of training over tiny pairs, by Lightning's loop."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -76,6 +79,32 @@ def module(steps, *, dropout=0.1, teacher=None, terms=None, lr=1e-3) -> Reranker
     )
 
 
+def quiet_trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """One that writes nothing but last.ckpt, and that when it is stopped."""
+    return L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+        callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
+        **options,
+    )
+
+
+class StopAt(L.Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, batch: int, number: int = signal.SIGTERM):
+        self.batch, self.number = batch, number
+
+    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.fit_loop.epoch_loop.batch_idx == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
 def fit(
     folder: Path,
     steps,
@@ -95,18 +124,13 @@ def fit(
         compile_layers(trained.model, backend)
     loading = CachedLoading(batch_size=batch_size, num_workers=workers)
     data = CachedTokenDataModule(training_set(), None, 5, loading)
-    trainer = L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
+    trainer = quiet_trainer(
+        folder,
+        steps,
+        *callbacks,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip,
         precision=precision,
-        default_root_dir=str(folder),
-        callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
     )
     trainer.fit(trained, data, ckpt_path=resume, weights_only=True)
     return trained

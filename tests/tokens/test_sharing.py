@@ -1,9 +1,6 @@
 """Claims about shared stores; the hub is a folder here, everything else is real."""
 
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import pytest
@@ -16,44 +13,10 @@ from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.remote import RemoteFolder
 from edje.tokens.sharing import load_from_hub, push_to_hub
 from edje.tokens.store import TokenStore
+from tests.tiny.folder_hub import FolderHub
 from tests.tiny.stores import FINGERPRINT, IDS, NUM_IMAGES, make_store
 
 REPO = "someone/tokens"
-
-
-class FolderHub:
-    """A hub of one folder per repository, with the methods of `HfApi` that are used."""
-
-    root: Path
-    private: bool | None = None
-
-    def __init__(self, token: str | None = None) -> None:
-        self.token = token
-
-    def create_repo(self, repo: str, *, repo_type: str, private: bool, exist_ok: bool) -> None:
-        assert repo_type == "dataset" and exist_ok
-        FolderHub.private = private
-        (self.root / repo).mkdir(parents=True, exist_ok=True)
-
-    def create_commit(
-        self, repo: str, operations: list[Any], *, commit_message: str, repo_type: str
-    ) -> SimpleNamespace:
-        for operation in operations:
-            with operation.as_file() as file:
-                (self.root / repo / operation.path_in_repo).write_bytes(file.read())
-        return SimpleNamespace(commit_url=f"hub://{repo}/1")
-
-    def snapshot_download(
-        self, repo: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]
-    ) -> str:
-        if not (self.root / repo).is_dir():
-            raise ConnectionError("404")
-        copy = self.root / "downloads" / repo
-        copy.mkdir(parents=True, exist_ok=True)
-        for pattern in allow_patterns:
-            for path in (self.root / repo).glob(pattern):
-                shutil.copy(path, copy)
-        return str(copy)
 
 
 @pytest.fixture
@@ -69,7 +32,7 @@ def test_what_was_pushed_is_loaded_with_equal_tokens(store: TokenStore) -> None:
     assert loaded.folder != store.folder
     rows = torch.arange(NUM_IMAGES)
     assert torch.equal(loaded.read(rows), store.read(rows))
-    assert FolderHub.private
+    assert FolderHub.private and FolderHub.repo_type == "dataset"
     with pytest.raises(EdjeError, match="layer: store has -1, run needs -2"):
         load_from_hub(REPO, Fingerprint({**FINGERPRINT.fields, "layer": -2}))
 
@@ -81,7 +44,7 @@ def test_the_repository_is_an_ordinary_data_set(store: TokenStore, tmp_path: Pat
     )
     assert table["image_id"][:] == IDS
     assert table[13]["tokens"] == store.read_cells(torch.tensor([13]).numpy()).tobytes()
-    assert not FolderHub.private
+    assert not FolderHub.private and FolderHub.repo_type == "dataset"
 
 
 def test_the_card_states_fingerprint_and_licence(store: TokenStore) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -10,7 +9,6 @@ from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 
-import lightning as L
 import pytest
 import torch
 from torch.nn import functional as F
@@ -49,22 +47,11 @@ from tests.tiny.rerankers import (
     tiny_pairs,
     tiny_reranker,
 )
-from tests.tiny.training import WARNINGS, GradientNorms, fit, module
+from tests.tiny.training import WARNINGS, GradientNorms, StopAt, fit, module
 from tests.tiny.words import tiny_captions, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 COMPILING = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-
-
-class StopAt(L.Callback):
-    """Sends this process a signal in the middle of a step."""
-
-    def __init__(self, batch, number):
-        self.batch, self.number = batch, number
-
-    def on_before_backward(self, trainer, pl_module, loss):
-        if trainer.fit_loop.epoch_loop.batch_idx == self.batch:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize(

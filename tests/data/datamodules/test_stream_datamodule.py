@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.records import PairBatch
-from edje.training.callbacks import ResumableCheckpoint
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
 from tests.tiny.image_files import jpeg, write_tar
 from tests.tiny.rerankers import FACTS, tiny_checkpoint
+from tests.tiny.training import StopAt, quiet_trainer
 from tests.tiny.words import WORDS, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -127,23 +126,9 @@ class Seen(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    return L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=str(folder),
-        callbacks=[ResumableCheckpoint(folder, 1000, "resume"), *callbacks],
-        **options,
-    )
-
-
 def batches(data: StreamDataModule, folder: Path, steps: int) -> list[PairBatch]:
     seen = Seen()
-    trainer(folder, steps).fit(seen, data)
+    quiet_trainer(folder, steps).fit(seen, data)
     return seen.batches
 
 
@@ -205,7 +190,7 @@ def test_two_ranks_see_what_one_sees_in_turns(
     for rank in (0, 1):
         monkeypatch.setattr(L.Trainer, "global_rank", rank)
         data = datamodule(mixture)
-        data.trainer = trainer(tmp_path, 6)
+        data.trainer = quiet_trainer(tmp_path, 6)
         own = [
             data.on_after_batch_transfer(
                 data.transfer_batch_to_device(batch, torch.device("cpu"), 0), 0
@@ -221,17 +206,6 @@ def test_half_precision_stays_near_and_gives_float32(mixture: Mixture, tmp_path:
     assert half.tokens.dtype == half.image_embeddings.dtype == torch.float32
     assert not torch.equal(half.tokens, exact.tokens)
     torch.testing.assert_close(half.tokens, exact.tokens, rtol=0.02, atol=0.02)
-
-
-class StopAt(L.Callback):
-    """Sends this process a signal in the middle of a step."""
-
-    def __init__(self, batch: int):
-        self.batch = batch
-
-    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.fit_loop.epoch_loop.batch_idx == self.batch:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def trained(
@@ -255,7 +229,7 @@ def trained(
         seed=5,
     )
     data = datamodule(mixture, num_workers=workers)
-    run = trainer(folder, 7, *callbacks, accumulate_grad_batches=2)
+    run = quiet_trainer(folder, 7, *callbacks, accumulate_grad_batches=2)
     last = folder / "last.ckpt" if resume else None
     run.fit(module, data, ckpt_path=last, weights_only=True)
     return module
@@ -333,10 +307,10 @@ def test_bad_images_are_replaced_and_counted(
 
 def test_the_count_of_bad_images_survives_an_interruption(damaged: Mixture, tmp_path: Path) -> None:
     straight, before, after = datamodule(damaged), datamodule(damaged), datamodule(damaged)
-    trainer(tmp_path / "straight", 16).fit(Seen(), straight)
+    quiet_trainer(tmp_path / "straight", 16).fit(Seen(), straight)
     with pytest.raises(TrainingInterrupted):
-        trainer(tmp_path / "cut", 16, StopAt(5)).fit(Seen(), before)
-    run = trainer(tmp_path / "cut", 16)
+        quiet_trainer(tmp_path / "cut", 16, StopAt(5)).fit(Seen(), before)
+    run = quiet_trainer(tmp_path / "cut", 16)
     run.fit(Seen(), after, ckpt_path=tmp_path / "cut" / "last.ckpt", weights_only=True)
     assert 0 < before.num_bad < after.num_bad == straight.num_bad
 
