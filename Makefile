@@ -14,24 +14,12 @@ TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
-.venv/product: pyproject.toml
+EXTRAS_OF_dev := [dev]
+EXTRAS_OF_search := [photos,serve]
+EXTRAS_OF_docs := [docs]
+.venv/product .venv/dev .venv/search .venv/docs: .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -e .
-	@touch $@
-
-.venv/dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
-	@touch $@ .venv/product
-
-.venv/search: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[photos,serve]'
-	@touch $@ .venv/product
-
-.venv/docs: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.$(EXTRAS_OF_$*)'
 	@touch $@ .venv/product
 
 .venv-oldest/dev: pyproject.toml

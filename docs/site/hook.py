@@ -8,8 +8,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from option_pages import LISTED, group_pages, pages
-from pymdownx.slugs import slugify
+from option_pages import LISTED, anchor_of, group_pages, pages
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent.name for path in ROOT.glob("experiments/*/README.md"))
@@ -29,16 +28,17 @@ def outside() -> dict[str, str]:
     return found
 
 
+OUTSIDE = outside()
 ADDRESSES = {
     "README.md": "index.md",
     "conf/run.yaml": "config/index.md",
-    **{file: address for address, file in outside().items()},
+    **{file: address for address, file in OUTSIDE.items()},
 }
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Headings have the addresses that repository browsers give them; the navigation is filled."""
-    config.mdx_configs["toc"]["slugify"] = slugify(case="lower")
+    config.mdx_configs["toc"]["slugify"] = anchor_of
     filled = {
         "Configuration": [*group_pages().values()],
         "Studies": [f"experiments/{study}.md" for study in STUDIES],
@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated and what lies elsewhere."""
     for address, content in pages().items():
         files.append(File.generated(config, address, content=content))
-    for address, file in outside().items():
+    for address, file in OUTSIDE.items():
         files.append(File.generated(config, address, abs_src_path=str(ROOT / file)))
     return files
 
@@ -62,7 +62,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links as they are written for a repository's browser, made those of the site."""
     address = page.file.src_uri
-    here = outside().get(address, f"docs/{address}")
+    here = OUTSIDE.get(address, f"docs/{address}")
     return LINKS.sub(lambda found: of_site(found, here, address), markdown)
 
 

@@ -57,6 +57,7 @@ def help_of(head: str) -> dict[str, str]:
     return found
 
 
+@cache
 def root_values() -> dict[str, Any]:
     """The keys of conf/run.yaml; `defaults` among them as a mapping of groups to options."""
     root = OmegaConf.to_container(OmegaConf.load(CONF / "run.yaml"), resolve=False)

@@ -22,6 +22,7 @@ from option_facts import (
     parameters,
     root_values,
 )
+from pymdownx.slugs import slugify
 
 from edje.config.locations import register_resolvers
 from edje.config.parts import mappings
@@ -29,6 +30,7 @@ from edje.config.root import RootConfig
 from edje.config.signatures import UNREAD
 from edje.config.value_types import describe, yaml_type
 
+anchor_of = slugify(case="lower")  # the address of a heading, as repository browsers give it
 LISTED = ("experiment", "paper", "sweep")  # they hold values for other groups: a line each
 SWEEPER = {"hydra/sweeper": "what chooses the jobs of a sweep: Hydra's own, or a study of Optuna"}
 TABLE = "| key | type | default | meaning |\n|---|---|---|---|\n"
@@ -165,8 +167,7 @@ def table(
             yield f"{told}\n\n"
     else:
         values = {k: v for k, v in values.items() if first.values.get(k, UNREAD) != v}
-        address = re.sub(r"[^\w -]", "", place).replace(" ", "-")
-        yield f"As [`{place}`](#{address})" + (", with\n\n" if values else ".\n\n")
+        yield f"As [`{place}`](#{anchor_of(place, '-')})" + (", with\n\n" if values else ".\n\n")
     if values:
         yield TABLE
     types, told_of = parameters(component), meanings(component.target)
