@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.precisions import has_bf16
+from edje.inference.precisions import precision_of
 from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
@@ -160,8 +160,4 @@ class Benchmark:
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The number format of every lane."""
-        if self.precision == "auto":
-            return torch.bfloat16 if has_bf16(device) else torch.float32
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
-            self.precision
-        ]
+        return precision_of(self.precision, None, device)

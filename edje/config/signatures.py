@@ -12,16 +12,17 @@ import builtins
 import importlib
 import inspect
 import sys
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from pkgutil import iter_modules
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from edje.config.source_code import Definition, Module, find, locate, module_named
 from edje.config.value_types import UNREAD, opaque, yaml_type
 from edje.renames import present_target
 
 OWN = "edje"
+RESOLVED = {"lightning.Trainer": {"precision": Literal["auto"]}}  # by a run, before it builds them
 LIGHT = ("edje.ranges", "typing_extensions", *sys.stdlib_module_names)  # cheap to import for types
 SYNTAX = (
     ast.Name,
@@ -80,7 +81,12 @@ def signature_of(target: str, *, imported: bool = False) -> Signature:
     own = target.split(".")[0] == OWN
     definition = defined(target)
     read = None if imported or definition is None else parameters_of(definition, own)
-    return Signature(target, *(read or imported_parameters(target, own)), own)
+    parameters, is_open = read or imported_parameters(target, own)
+    for name, values in RESOLVED.get(target, {}).items():
+        known = parameters[name]
+        if known.annotation is not UNREAD:
+            parameters[name] = replace(known, annotation=known.annotation | values)
+    return Signature(target, parameters, is_open, own)
 
 
 def defined(target: str) -> Definition | None:

@@ -15,11 +15,12 @@ from edje.errors import EdjeError
 from edje.inference.bert_layer import BertLayer
 from edje.inference.cls_encoder import BertClsEncoder
 from edje.inference.cpu import Int8Dense, Recorder, has_int8_products
+from edje.inference.precisions import NAMES
 from edje.inference.turns import Clock, seconds_in_one_thread
 from edje.models.joint_encoder import JointEncoder
 
 log = logging.getLogger(__name__)
-WORTH_IT = 1.05  # int8 rounds more than bf16, so it must be this much faster
+WORTH_IT = 1.05  # int8 rounds more than other formats, so it must be this much faster
 
 
 def int8_encoder(
@@ -34,7 +35,7 @@ def int8_encoder(
     if encoder.last.expand.weight.device.type != "cpu" or not has_int8_products():
         raise EdjeError(
             "precision int8: its products need a CPU that computes them exactly (with VNNI) and a "
-            "torch with oneDNN. Use bf16 here."
+            "torch with oneDNN. Use auto here."
         )
     slots = _slots(encoder)
     recorders = [Recorder(getattr(layer, name)) for layer, name in slots]
@@ -53,23 +54,24 @@ def int8_encoder(
 
 def is_worth_it(
     in_int8: BertClsEncoder,
-    in_bf16: BertClsEncoder,
+    plain: BertClsEncoder,
     pairs: int,
     sequence: int,
     clock: Clock = time.thread_time,
 ) -> bool:
-    """Whether a layer is faster in int8 than in bf16 here; logs both times.
+    """Whether a layer is faster in int8 than in the other's format here; logs both times.
 
     On a processor with tiles (AMX) it may not be.
     """
-    layers = [encoder.rehearsal(sequence) for encoder in (in_int8, in_bf16)]
+    layers = [encoder.rehearsal(sequence) for encoder in (in_int8, plain)]
     calls = [partial(layer, pairs) for layer in layers]
     ours, theirs = (1000 * seconds for seconds in seconds_in_one_thread(calls, clock))
-    figures = f"a layer of {pairs} pairs took {ours:.2f} ms in int8, {theirs:.2f} in bf16"
+    other = NAMES[plain.precision]
+    figures = f"a layer of {pairs} pairs took {ours:.2f} ms in int8, {theirs:.2f} in {other}"
     if WORTH_IT * ours < theirs:
         log.info("precision int8: %s (one thread)", figures)
         return True
-    log.warning("precision int8: %s (one thread): using bf16, which rounds less", figures)
+    log.warning("precision int8: %s (one thread): using %s, which rounds less", figures, other)
     return False
 
 

@@ -14,17 +14,12 @@ from edje.inference.cls_encoder import BertClsEncoder, ClsEncoder, cls_encoder, 
 from edje.inference.cpu import prefers_products
 from edje.inference.int8_encoder import int8_encoder, is_worth_it
 from edje.inference.pinned import sent
+from edje.inference.precisions import auto_precision
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
 from edje.records import Direction, TextBatch
 
 EXAMPLES = 64  # pairs for finding the ranges of int8
-PRECISIONS = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.int8,
-}
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,9 @@ class StoredTokenScorer:
     float32, whatever the encoder's `precision`. In float32 they are the model's own to 1e-5; in
     bf16 and fp16 about as close as the model's own under autocast. `torch.int8` is for CPUs
     with exact products in int8 (VNNI); its scales are found on pairs of the collection
-    (`edje.inference.int8_encoder`). If a short measurement of a layer finds bf16 as fast, bf16 is
-    used instead; `precision` says which. Memory is bounded by `batch_size` pairs and the texts
-    of a call.
+    (`edje.inference.int8_encoder`). If a short measurement of a layer finds bf16 as fast (float32
+    on a CPU without instructions for bf16), that is used instead; `precision` says which. Memory
+    is bounded by `batch_size` pairs and the texts of a call.
 
     Args:
         batch_size: pairs per run of the encoder; by default the fastest size that fits in memory,
@@ -99,7 +94,7 @@ class StoredTokenScorer:
         if (in_int8 or compiled) and not is_like_bert(joint):
             raise EdjeError(
                 f"{asked}: only supports BERT and similar models, not "
-                f"{type(joint.language_model).__name__}. Use bf16, not compiled."
+                f"{type(joint.language_model).__name__}. Use auto, not compiled."
             )
         if compiled and (in_int8 or prefers_products(self.device, precision)):
             raise EdjeError(
@@ -111,11 +106,11 @@ class StoredTokenScorer:
         small = int8_encoder(joint, self._read_examples)
         if as_given:
             return small
-        plain = BertClsEncoder(joint, torch.bfloat16)
+        plain = BertClsEncoder(joint, auto_precision(self.device))
         positions = int(self.text_lengths.median()) + self.transfer.num_tokens + 1
         if is_worth_it(small, plain, max(UNTRIED // positions, 1), positions):
             return small
-        self.precision = torch.bfloat16
+        self.precision = plain.precision
         return plain
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.pinned import sent
+from edje.inference.precisions import has_bf16
 from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.compressed import stored_tokens
@@ -144,7 +145,9 @@ def streamed_feed(
     mixture = source.mixture()
     encoder = FrozenEncoder(backbone, prepared.checkpoint.language_model)
     return Feed(
-        datamodule=loading(mixture, backbone.preprocess, encoder, source.bad_pairs, training.seed),
+        datamodule=loading(
+            mixture, backbone.preprocess, encoder, source.bad_pairs, training.seed, has_bf16
+        ),
         train=None,
         dev=dev,
         num_pairs=sum(block.visits for block in mixture.blocks),

@@ -97,7 +97,7 @@ class Mining:
             tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
         ):
             stored = ScoringSet(text, near(visual, device))
-            scorer = StoredTokenScorer(model, stored, self.scoring.precision)
+            scorer = StoredTokenScorer(model, stored, self.scoring.precision_on(device))
             scores = rerank(
                 first, scorer.launch, self.scoring.batch_size, bar.update, key=scorer.lengths
             ).joint

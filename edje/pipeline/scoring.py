@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
-from edje.inference.scorer import PRECISIONS, ScoringSet
+from edje.inference.precisions import precision_of
+from edje.inference.scorer import ScoringSet
 from edje.language_model import tokenize
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
@@ -33,8 +34,9 @@ class Scoring:
     Args:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
-        precision: of the joint encoder's matrix products; scores are float32. int8 needs a CPU
-            with exact int8 products (VNNI), and is only used if it is faster than bf16 there.
+        precision: of the joint encoder's matrix products; scores are float32. auto is bf16 if the
+            device has instructions for it, else fp32. int8 needs a CPU with exact int8 products
+            (VNNI), and is only used if it is faster there than auto.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         patience: training ends after this many dev scores without a new best; null: never.
         shuffle_tokens: a control: every image gets another image's tokens, so that the joint
@@ -51,7 +53,7 @@ class Scoring:
         *,
         candidates: PositiveInt = 20,
         batch_size: PositiveInt = 1024,
-        precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
+        precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
         dev_every: NonNegativeInt = 0,
         patience: PositiveInt | None = None,
         shuffle_tokens: bool = False,
@@ -75,10 +77,13 @@ class Scoring:
         other.shuffle_tokens = False
         return other
 
-    @property
-    def precision(self) -> torch.dtype:
-        """The requested number format of the products."""
-        return PRECISIONS[self.precision_name]
+    def precision_on(self, device: torch.device) -> torch.dtype:
+        """The number format of the products on this device.
+
+        Raises:
+            EdjeError: the device doesn't support the requested one.
+        """
+        return precision_of(self.precision_name, None, device)
 
 
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -123,7 +128,7 @@ def rerank_collection(
         asked = ScoringWork(
             model,
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
-            scoring.precision,
+            scoring.precision_on(next(model.parameters()).device),
             scoring.batch_size,
             first,
             stride,

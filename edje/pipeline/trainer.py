@@ -11,10 +11,11 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from edje.errors import EdjeError
+from edje.inference.precisions import AUTO, has_bf16, warn_if_slow
 from edje.parallel.cluster import cluster
 from edje.parallel.launch import check_processes
 from edje.pipeline.devices import devices_of
-from edje.pipeline.trainer_arguments import FLOAT16, check_arguments
+from edje.pipeline.trainer_arguments import BFLOAT16, FLOAT16, check_arguments
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
@@ -31,8 +32,10 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
     if device.type == "cpu" and precision in FLOAT16:
         raise EdjeError(
             f"trainer.precision={precision}: a CPU has no mixed training in float16. Use "
-            "trainer.precision=bf16-mixed."
+            "trainer.precision=auto."
         )
+    if precision in BFLOAT16:
+        warn_if_slow(f"trainer.precision={precision}", device)
     # With copies, because a strategy or profiler belongs to the first Trainer that gets it.
     tried = make_trainer(
         deepcopy(dict(arguments)), Path(), [], [], deterministic=None, benchmark=None
@@ -69,6 +72,7 @@ def make_trainer(
 ) -> L.Trainer:
     """A Trainer with these arguments, in a run folder; `other` replaces some of them.
 
+    `precision: auto` is mixed bf16 if the device has instructions for it, else float32.
     A profiler's report goes to logs/fit-profile.txt, unless it has its own place.
 
     Raises:
@@ -80,6 +84,9 @@ def make_trainer(
         "default_root_dir": str(folder),
         "plugins": [cluster()],
     }
+    if arguments.get("precision") == AUTO:
+        has_it = has_bf16(trainer_devices(arguments)[0])
+        own["precision"] = "bf16-mixed" if has_it else "32-true"
     try:
         trainer = L.Trainer(**{**REPLACED, **arguments, **own, **other})
     except Exception as error:  # of any kind: Lightning's message about an argument

@@ -21,7 +21,8 @@ DDP = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_tr
 DDP_STRATEGY = "DDPStrategy"
 RESOLVED_ELSEWHERE = ("accelerator", "parallel_devices", "cluster_environment", "precision_plugin")
 FLOAT16 = (16, "16", "16-mixed")
-PRECISIONS = (None, 32, "32", "32-true", "bf16", "bf16-mixed", *FLOAT16)
+BFLOAT16 = ("bf16", "bf16-mixed")
+PRECISIONS = ("auto", None, 32, "32", "32-true", *BFLOAT16, *FLOAT16)
 PROFILERS = (None, "simple", "advanced", "pytorch")
 NO_VALIDATION = (
     "a run has no validation or test loop of Lightning's: dev is scored every "
@@ -73,7 +74,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "precision": (
         only(*PRECISIONS),
         "weights and their updates stay in float32, because 16 bits lose small updates and 64 gain "
-        "nothing. Use 32-true, bf16-mixed or 16-mixed.",
+        "nothing. Use auto, 32-true, bf16-mixed or 16-mixed.",
     ),
     "logger": (only(None), "it has its own option group. Use logger=csv or logger=null."),
     "callbacks": (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edje.config.signatures import UnknownTargetError, imported_parameters, signature_of
+from edje.config.signatures import UnknownTargetError, signature_of
 from edje.config.value_types import UNREAD
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -34,13 +34,11 @@ TARGETS = sorted(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_source_and_import_give_the_same_signature(target: str) -> None:
-    own = target.startswith("edje.")
-    signature = signature_of(target)
-    parameters, is_open = imported_parameters(target, own)
-    assert signature.is_open == is_open
-    assert list(signature.parameters) == list(parameters)
+    signature, imported = signature_of(target), signature_of(target, imported=True)
+    assert signature.is_open == imported.is_open
+    assert list(signature.parameters) == list(imported.parameters)
     for name, read in signature.parameters.items():
-        seen = parameters[name]
+        seen = imported.parameters[name]
         assert (read.required, read.wired) == (seen.required, seen.wired), name
         if read.annotation is not UNREAD:
             assert read.annotation == seen.annotation, name

@@ -64,7 +64,7 @@ def test_int8_is_refused_where_it_can_not_be(monkeypatch):
     with pytest.raises(EdjeError, match=r"only supports BERT and similar .*not ModernBertModel"):
         StoredTokenScorer(reranker_of("modernbert"), collection(), torch.int8)
     monkeypatch.setattr(int8, "has_int8_products", lambda: False)
-    with pytest.raises(EdjeError, match=r"need a CPU that computes them exactly .* Use bf16"):
+    with pytest.raises(EdjeError, match=r"need a CPU that computes them exactly .* Use auto"):
         StoredTokenScorer(reranker_of(), collection(), torch.int8)
 
 
@@ -81,17 +81,19 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "precision", "line"),
+    ("here", "seconds", "precision", "line"),
     [
-        (0.9, torch.int8, "pairs took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
-        (0.97, torch.bfloat16, "970.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
-        (1.2, torch.bfloat16, "1200.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
+        (True, 0.9, torch.int8, "pairs took 900.00 ms in int8, 1000.00 in bf16 (one thread)"),
+        (True, 0.97, torch.bfloat16, "970.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
+        (True, 1.2, torch.bfloat16, "1200.00 ms in int8, 1000.00 in bf16 (one thread): using bf16"),
+        (False, 0.97, torch.float32, "970.00 ms in int8, 1000.00 in fp32 (one thread): using fp32"),
     ],
 )
 def test_int8_is_used_where_its_layer_is_measured_faster(
-    seconds, precision, line, monkeypatch, caplog
+    here, seconds, precision, line, monkeypatch, caplog
 ):
     """By a clock that says how long a layer takes; the scores are those of what is used."""
+    monkeypatch.setattr("edje.inference.precisions.has_bf16", lambda device: here)
     timed = partial(int8.is_worth_it, clock=Clock(seconds))
     monkeypatch.setattr("edje.inference.scorer.is_worth_it", timed)
     model, stored = reranker_of("bert"), collection()
@@ -107,6 +109,7 @@ def test_int8_is_used_where_its_layer_is_measured_faster(
 def test_an_evaluation_measures_int8_once_and_says_what_it_used(monkeypatch):
     """What several processes are given is decided; they don't decide anew."""
     asked = []
+    monkeypatch.setattr("edje.inference.precisions.has_bf16", lambda device: True)
     monkeypatch.setattr("edje.inference.scorer.is_worth_it", lambda *_: asked.append(1) or False)
     work = settled(ScoringWork(reranker_of("bert"), collection(), torch.int8, 8, []))
     assert work.precision == torch.bfloat16 and asked == [1]

@@ -99,9 +99,9 @@ def test_every_argument_has_a_decision():
         (
             "precision",
             ["bf16-true", "16-true", 64, "64", "64-true", "transformer-engine"],
-            "stay in float32.*Use 32-true, bf16-mixed",
+            "stay in float32.*Use auto, 32-true, bf16-mixed",
         ),
-        ("precision", ["transformer-engine-float16"], "Use 32-true, bf16-mixed"),
+        ("precision", ["transformer-engine-float16"], "Use auto, 32-true, bf16-mixed"),
         ("logger", [True, False, {"_target_": "CSVLogger"}], "logger=csv or logger=null"),
         ("callbacks", [{"_target_": "lightning.Callback"}, [1]], "a run has its own"),
         ("fast_dev_run", [True, 3], "trainer.max_steps=1"),
@@ -144,8 +144,8 @@ def test_what_a_run_cannot_follow_is_refused_with_what_to_take(name, values, sai
         ({"devices": 0}, "trainer.devices=0"),
         ({"accelerator": "cuda"}, "trainer.accelerator=cuda"),
         ({"accelerator": "gpu"}, "trainer.accelerator=gpu"),
-        ({"precision": "16-mixed"}, "Use trainer.precision=bf16-mixed"),
-        ({"precision": 16}, "Use trainer.precision=bf16-mixed"),
+        ({"precision": "16-mixed"}, "Use trainer.precision=auto"),
+        ({"precision": 16}, "Use trainer.precision=auto"),
         ({"max_time": {"seconds": 0}}, "expected more than 0"),
         ({"max_time": {"secs": 4}}, "'secs'"),
         ({"max_time": "4 seconds"}, "DD:HH:MM:SS"),
@@ -163,6 +163,21 @@ def test_a_run_without_a_number_of_steps_is_refused():
     del arguments["max_steps"]
     with pytest.raises(EdjeError, match=r"trainer\.max_steps is missing"):
         check_trainer(arguments)
+
+
+@pytest.mark.parametrize(("here", "right"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_is_bf16_where_the_device_has_instructions_for_it(monkeypatch, tmp_path, here, right):
+    monkeypatch.setattr("edje.pipeline.trainer.has_bf16", lambda device: here)
+    trainer, _ = trained(tmp_path, max_steps=1, precision="auto")
+    assert trainer.precision == right
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_bf16_without_instructions_for_it_is_warned_about(monkeypatch, caplog, here):
+    monkeypatch.setattr("edje.inference.precisions.has_bf16", lambda device: here)
+    check_trainer(configured(precision="bf16-mixed"))
+    said = "trainer.precision=bf16-mixed: this cpu has no instructions for products in bf16"
+    assert (said in caplog.text) == (not here)
 
 
 def test_steps_and_accumulation(tmp_path):

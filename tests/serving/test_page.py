@@ -533,6 +533,22 @@ def test_a_server_that_is_gone_at_first_can_be_tried_again(context: BrowserConte
     answered(page, PLAIN)
 
 
+def test_words_typed_while_the_page_loads_stay(context: BrowserContext) -> None:
+    page = context.new_page()
+    box = page.get_by_role("searchbox")
+
+    def typed_first(route: Route) -> None:
+        box.fill(PLAIN)
+        route.continue_()
+
+    page.route("**/v1/info", typed_first)
+    page.goto("/")
+    expect(page.locator("#size")).to_have_text("49 pictures")
+    expect(box).to_have_value(PLAIN)
+    page.keyboard.press("Enter")
+    answered(page, PLAIN)
+
+
 def test_a_picture_without_a_file_is_said_to_be_missing(page: Page) -> None:
     search(page, NO_FILE)
     item = hits(page, "Reranked").first

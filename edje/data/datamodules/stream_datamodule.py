@@ -1,6 +1,7 @@
 """The LightningDataModule over pairs that are encoded on the fly, for sets too large to cache."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -61,11 +62,13 @@ class StreamDataModule(L.LightningDataModule):
         encode: turns pixels and cleaned captions into training inputs.
         bad_pairs: whether an unreadable pair is an error, or is replaced and counted.
         seed: seeds the order.
+        has_bf16: whether a device has instructions for bf16.
         batch_size: pairs per optimiser micro-step and rank.
         num_workers: processes that read and decode; 0 does so in the training process.
         window: number of blocks (tars, or ten thousand pairs of a list) shuffled together.
         max_bad: number of bad pairs of one rank, from the run's start, above which it stops.
-        tower_precision: of the backbone's matrix products.
+        tower_precision: of the backbone's matrix products; auto is bf16 if the device has
+            instructions for it, else fp32.
 
     Raises:
         EdjeError: a window of no blocks, or a pass with fewer pairs than a batch.
@@ -78,12 +81,13 @@ class StreamDataModule(L.LightningDataModule):
         encode: PairEncoder,
         bad_pairs: BadImages,
         seed: int,
+        has_bf16: Callable[[torch.device], bool],
         *,
         batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt = 4,
         window: PositiveInt = 16,
         max_bad: NonNegativeInt = 10_000,
-        tower_precision: Literal["fp32", "bf16"] = "bf16",
+        tower_precision: Literal["auto", "fp32", "bf16"] = "auto",
     ):
         super().__init__()
         if window < 1:
@@ -97,10 +101,11 @@ class StreamDataModule(L.LightningDataModule):
         self.pairs = StreamedPairs(mixture, self.order, preprocess)
         self.encode = encode
         self.bad_pairs = bad_pairs
+        self.has_bf16 = has_bf16
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.max_bad = max_bad
-        self.half = tower_precision == "bf16"
+        self.tower_precision = tower_precision
         self.num_bad = 0
 
     def train_dataloader(self) -> ResumableLoader:
@@ -141,7 +146,9 @@ class StreamDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: DecodedPairs, dataloader_idx: int) -> PairBatch:
         """The batch in the form of a cached source's."""
         device = batch.pixels.device
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+        auto = self.tower_precision == "auto" and self.has_bf16(device)
+        half = auto or self.tower_precision == "bf16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             encoded = self.encode(batch.pixels, batch.texts)
         return PairBatch(
             sample_ids=batch.sample_ids,

@@ -15,6 +15,8 @@ let asking; // AbortController of the running request
 
 // ---- the query, in the address ----------------------------------------------------------------
 
+const inAddress = () => (new URLSearchParams(location.search).get("q") ?? "").trim();
+
 function asked() {
   const given = new URLSearchParams(location.search);
   const number = (name) => {
@@ -22,7 +24,7 @@ function asked() {
     return Number.isInteger(value) && value > 0 ? value : null;
   };
   return {
-    q: (given.get("q") ?? "").trim(),
+    q: inAddress(),
     k: Math.min(number("k") ?? CANDIDATES, info.max_k),
     tokens: info.token_budgets.includes(number("tokens")) ? number("tokens") : info.default_tokens,
     top: Math.min(number("top") ?? TOP, info.max_top),
@@ -109,7 +111,6 @@ const start = () =>
 
 function answer() {
   const wanted = asked();
-  at("query").value = wanted.q;
   choose(at("k"), wanted.k);
   choose(at("tokens"), wanted.tokens);
   at("fold").checked = wanted.fold;
@@ -397,6 +398,7 @@ for (const kind of ["pointerover", "pointerleave", "focusin"]) {
 }
 
 addEventListener("popstate", () => {
+  at("query").value = inAddress();
   if (info) answer();
 });
 
@@ -405,5 +407,7 @@ if (given.has("token")) { // the cookie has it now; a shared address must not co
   given.delete("token");
   history.replaceState(null, "", given.size ? `${location.pathname}?${given}` : location.pathname);
 }
-if (!given.get("q")) at("query").focus();
+// From now on the box is the reader's: what is typed while the page loads stays.
+if (inAddress()) at("query").value = inAddress();
+else at("query").focus();
 start();

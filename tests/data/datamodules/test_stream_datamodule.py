@@ -105,9 +105,13 @@ class Encoder:
         self.on_device = False
 
 
-def datamodule(mixture: Mixture, policy: str = "skip", **options: Any) -> StreamDataModule:
+def datamodule(
+    mixture: Mixture, policy: str = "skip", here: bool = True, **options: Any
+) -> StreamDataModule:
     options = {"batch_size": 6, "num_workers": 0, "window": 2, "tower_precision": "fp32"} | options
-    return StreamDataModule(mixture, preprocess, Encoder(), policy, 5, **options)
+    return StreamDataModule(
+        mixture, preprocess, Encoder(), policy, 5, lambda device: here, **options
+    )
 
 
 class Seen(L.LightningModule):
@@ -206,6 +210,15 @@ def test_half_precision_stays_near_and_gives_float32(mixture: Mixture, tmp_path:
     assert half.tokens.dtype == half.image_embeddings.dtype == torch.float32
     assert not torch.equal(half.tokens, exact.tokens)
     torch.testing.assert_close(half.tokens, exact.tokens, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("here", "same"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_half_precision_where_the_device_has_instructions_for_it(
+    mixture: Mixture, tmp_path: Path, here: bool, same: str
+) -> None:
+    (auto,) = batches(datamodule(mixture, here=here, tower_precision="auto"), tmp_path, 1)
+    (expected,) = batches(datamodule(mixture, tower_precision=same), tmp_path, 1)
+    assert torch.equal(auto.tokens, expected.tokens)
 
 
 def trained(
