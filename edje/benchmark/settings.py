@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.precisions import precision_of
+from edje.inference.precisions import PRECISIONS, fast_bf16
 from edje.ranges import NonNegativeInt, PositiveInt
 
 Lane = Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
@@ -160,4 +160,6 @@ class Benchmark:
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The number format of every lane."""
-        return precision_of(self.precision, None, device)
+        if self.precision == "auto":
+            return fast_bf16(device)
+        return PRECISIONS[self.precision]

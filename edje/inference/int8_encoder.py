@@ -35,7 +35,7 @@ def int8_encoder(
     if encoder.last.expand.weight.device.type != "cpu" or not has_int8_products():
         raise EdjeError(
             "precision int8: its products need a CPU that computes them exactly (with VNNI) and a "
-            "torch with oneDNN. Use auto here."
+            "torch with oneDNN. Use bf16 here."
         )
     slots = _slots(encoder)
     recorders = [Recorder(getattr(layer, name)) for layer, name in slots]

@@ -96,10 +96,9 @@ class Reranker:
                 published format; "photos" or "shapes", which come with edje; a repository on the
                 hub with a saved folder or a published checkpoint. The log says which was used.
             device: where it computes; by default a CUDA device if there is one, else the CPU.
-            precision: number format of the joint encoder: auto, fp32, bf16, fp16 or int8; by
-                default the one that its run scored with, or auto if the device has no
-                instructions for that. auto is bf16 if it has them for bf16, else fp32. Scores
-                are always float32.
+            precision: number format of the joint encoder: fp32, bf16 (fp32 if the device has no
+                instructions for bf16), fp16 or int8; by default the one that its run scored
+                with. Scores are always float32.
             num_tokens: use fewer of nested visual tokens; by default as in its run.
             revision: branch, tag or commit on the hub.
 

@@ -13,7 +13,7 @@ from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.checkpoint import Checkpoint, knows_its_backbone
-from edje.inference.precisions import AUTO, PRECISIONS
+from edje.inference.precisions import PRECISIONS
 from edje.models.adapters import BackboneFacts
 from edje.records import Direction
 from edje.renames import present_configuration
@@ -28,12 +28,11 @@ Score = Literal["joint", "residual", "sum"]
 class RunChoices:
     """How a run scored, with defaults for what its checkpoint doesn't say.
 
-    A published checkpoint says nothing about it, so it is read in float32. A `precision` of None
-    is auto.
+    A published checkpoint says nothing about it, so it is read in float32.
     """
 
     score: Score = "joint"
-    precision: torch.dtype | None = torch.float32
+    precision: torch.dtype = torch.float32
     raw_codec: CodecName = "bf16"
     compressed_codec: CodecName = "bf16"
     tower_precision: str = "tf32"
@@ -52,7 +51,7 @@ def choices_of(checkpoint: Checkpoint) -> RunChoices:
     score = config.get("score", plain.score)
     if checkpoint.model.residual is not None and score == "joint":
         score = "residual"
-    num_tokens, precision = scoring.get("num_tokens"), str(scoring.get("precision"))
+    num_tokens = scoring.get("num_tokens")
     codecs = {name: storage.get(name, getattr(plain, name)) for name in CODECS}
     wrong = {name: value for name, value in codecs.items() if value not in get_args(CodecName)}
     if not isinstance(num_tokens, int | None):
@@ -65,7 +64,7 @@ def choices_of(checkpoint: Checkpoint) -> RunChoices:
         )
     return RunChoices(
         score=score if score in get_args(Score) else plain.score,
-        precision=None if precision == AUTO else PRECISIONS.get(precision, plain.precision),
+        precision=PRECISIONS.get(str(scoring.get("precision")), plain.precision),
         tower_precision=storage.get("tower_precision", plain.tower_precision),
         num_tokens=num_tokens,
         **codecs,

@@ -14,7 +14,7 @@ from edje.inference.cls_encoder import BertClsEncoder, ClsEncoder, cls_encoder, 
 from edje.inference.cpu import prefers_products
 from edje.inference.int8_encoder import int8_encoder, is_worth_it
 from edje.inference.pinned import sent
-from edje.inference.precisions import auto_precision
+from edje.inference.precisions import fast_bf16
 from edje.inference.transfer import Transfer, VisualTokens
 from edje.models.edje import EDJE
 from edje.records import Direction, TextBatch
@@ -94,7 +94,7 @@ class StoredTokenScorer:
         if (in_int8 or compiled) and not is_like_bert(joint):
             raise EdjeError(
                 f"{asked}: only supports BERT and similar models, not "
-                f"{type(joint.language_model).__name__}. Use auto, not compiled."
+                f"{type(joint.language_model).__name__}. Use bf16, not compiled."
             )
         if compiled and (in_int8 or prefers_products(self.device, precision)):
             raise EdjeError(
@@ -106,7 +106,7 @@ class StoredTokenScorer:
         small = int8_encoder(joint, self._read_examples)
         if as_given:
             return small
-        plain = BertClsEncoder(joint, auto_precision(self.device))
+        plain = BertClsEncoder(joint, fast_bf16(self.device))
         positions = int(self.text_lengths.median()) + self.transfer.num_tokens + 1
         if is_worth_it(small, plain, max(UNTRIED // positions, 1), positions):
             return small

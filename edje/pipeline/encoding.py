@@ -15,6 +15,7 @@ from edje.backbones.protocol import ImageEncoding
 from edje.data.datamodules.shard_datamodule import ShardBatch, ShardDataModule
 from edje.data.datamodules.workers import share_of_cores
 from edje.errors import EdjeError
+from edje.inference.precisions import has_bf16
 from edje.parallel.processes import in_processes
 from edje.pipeline.devices import one_device_trainer
 from edje.pipeline.storage import Storage, TowerPrecision
@@ -110,12 +111,13 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     with ShardWriter(encoding.unfinished) as writer:
+        half = encoding.work.precision == "bf16" and has_bf16(device)
         trainer = one_device_trainer(
             device.type,
             1 if device.type == "cpu" else [device.index],
             callbacks=[_Writes(writer, progress)],
             # Not the trainer's precision: a store doesn't depend on how a run trains.
-            precision="bf16-mixed" if encoding.work.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if half else "32-true",
         )
         data = ShardDataModule(
             encoding.work.dataset(),

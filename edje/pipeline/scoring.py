@@ -34,9 +34,9 @@ class Scoring:
     Args:
         candidates: pool size k of the first stage, per query and direction.
         batch_size: pairs per call of the joint encoder.
-        precision: of the joint encoder's matrix products; scores are float32. auto is bf16 if the
-            device has instructions for it, else fp32. int8 needs a CPU with exact int8 products
-            (VNNI), and is only used if it is faster there than auto.
+        precision: of the joint encoder's matrix products; scores are float32. bf16 is fp32 if
+            the device has no instructions for bf16, which then is several times slower. int8
+            needs a CPU with exact int8 products (VNNI), and is only used if it is faster there.
         dev_every: optimiser steps between two scores on dev (0: never); the best are kept.
         patience: training ends after this many dev scores without a new best; null: never.
         shuffle_tokens: a control: every image gets another image's tokens, so that the joint
@@ -53,7 +53,7 @@ class Scoring:
         *,
         candidates: PositiveInt = 20,
         batch_size: PositiveInt = 1024,
-        precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+        precision: Literal["fp32", "bf16", "fp16", "int8"] = "bf16",
         dev_every: NonNegativeInt = 0,
         patience: PositiveInt | None = None,
         shuffle_tokens: bool = False,
@@ -83,7 +83,7 @@ class Scoring:
         Raises:
             EdjeError: the device doesn't support the requested one.
         """
-        return precision_of(self.precision_name, None, device)
+        return precision_of(self.precision_name, torch.float32, device)
 
 
 def visual_shape(checkpoint: Checkpoint) -> tuple[int, int]:

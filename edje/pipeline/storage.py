@@ -21,8 +21,8 @@ class Storage:
         join: help a run on another machine that writes the same store into a shared folder.
         tower_precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more
             than a bf16 cell's 8; elsewhere it is float32. fp32 is float32 everywhere. bf16 is
-            autocast, about twice as fast as tf32 on a GPU; its stores count as other stores than
-            those of tf32.
+            autocast, about twice as fast as tf32 on a GPU, and float32 if the device has no
+            instructions for bf16; its stores count as other stores than those of tf32.
     """
 
     def __init__(

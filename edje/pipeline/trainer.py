@@ -1,5 +1,6 @@
 """The Trainer of a run and its loggers."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -11,11 +12,13 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from edje.errors import EdjeError
-from edje.inference.precisions import AUTO, has_bf16, warn_if_slow
+from edje.inference.precisions import has_bf16
 from edje.parallel.cluster import cluster
 from edje.parallel.launch import check_processes
 from edje.pipeline.devices import devices_of
 from edje.pipeline.trainer_arguments import BFLOAT16, FLOAT16, check_arguments
+
+log = logging.getLogger(__name__)
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:
@@ -34,8 +37,13 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             f"trainer.precision={precision}: a CPU has no mixed training in float16. Use "
             "trainer.precision=auto."
         )
-    if precision in BFLOAT16:
-        warn_if_slow(f"trainer.precision={precision}", device)
+    if precision in BFLOAT16 and not has_bf16(device):
+        log.warning(
+            "trainer.precision=%s: this %s has no instructions for products in bf16, so they "
+            "are several times slower than in float32. Use trainer.precision=auto.",
+            precision,
+            device.type,
+        )
     # With copies, because a strategy or profiler belongs to the first Trainer that gets it.
     tried = make_trainer(
         deepcopy(dict(arguments)), Path(), [], [], deterministic=None, benchmark=None
@@ -84,7 +92,7 @@ def make_trainer(
         "default_root_dir": str(folder),
         "plugins": [cluster()],
     }
-    if arguments.get("precision") == AUTO:
+    if arguments.get("precision") == "auto":
         has_it = has_bf16(trainer_devices(arguments)[0])
         own["precision"] = "bf16-mixed" if has_it else "32-true"
     try:

@@ -61,7 +61,7 @@ def parser() -> ArgumentParser:
     command.add_argument("index", help="the index: photos.edje")
     command.add_argument("--reranker", help="name or path (by default the index's)")
     command.add_argument("--device", help="where it computes (by default CUDA, if there is one)")
-    command.add_argument("--precision", help="auto, fp32, bf16, fp16 or int8 (else its run's)")
+    command.add_argument("--precision", help="fp32, bf16, fp16 or int8 (by default as in its run)")
     command.add_argument("--host", help="address to bind (127.0.0.1)")
     command.add_argument("--port", type=int, help="8000; 0 takes a free one")
     command.add_argument(

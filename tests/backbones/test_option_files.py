@@ -124,6 +124,7 @@ def test_timm_tokens_are_timms_own_features(name, tmp_path):
     save_file(model.state_dict(), file)
     backbone = instantiate(vision, checkpoint=str(file), model_args=model_args)
     pixels = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)  # the backbone's, by one kernel
     with torch.no_grad():
         features = model.forward_features(pixels)
         pooled = model.forward_head(features, pre_logits=True)

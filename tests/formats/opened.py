@@ -48,6 +48,14 @@ def scores(folder: Path, kind: str) -> Tensor:
     return joint.view(len(captions), len(store)).float()
 
 
+def deviation(folder: Path, kind: str) -> float:
+    """The smallest number that `scores` divides by: rounding of its parts grows by it."""
+    if not kind.startswith("sum"):
+        return 1.0
+    fusion = fusion_of(Reranker.from_pretrained(folder / "run").checkpoint, kind.split()[1])
+    return min(fusion.first.std, fusion.joint.std)
+
+
 def _cosines(folder: Path, store: TokenStore, captions: int) -> Tensor:
     """First-stage scores of each image's first caption with all images."""
     table = EmbeddingTable.open(folder / "captions")

@@ -64,7 +64,7 @@ def test_int8_is_refused_where_it_can_not_be(monkeypatch):
     with pytest.raises(EdjeError, match=r"only supports BERT and similar .*not ModernBertModel"):
         StoredTokenScorer(reranker_of("modernbert"), collection(), torch.int8)
     monkeypatch.setattr(int8, "has_int8_products", lambda: False)
-    with pytest.raises(EdjeError, match=r"need a CPU that computes them exactly .* Use auto"):
+    with pytest.raises(EdjeError, match=r"need a CPU that computes them exactly .* Use bf16"):
         StoredTokenScorer(reranker_of(), collection(), torch.int8)
 
 

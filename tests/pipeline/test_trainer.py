@@ -174,7 +174,7 @@ def test_auto_is_bf16_where_the_device_has_instructions_for_it(monkeypatch, tmp_
 
 @pytest.mark.parametrize("here", [True, False])
 def test_bf16_without_instructions_for_it_is_warned_about(monkeypatch, caplog, here):
-    monkeypatch.setattr("edje.inference.precisions.has_bf16", lambda device: here)
+    monkeypatch.setattr("edje.pipeline.trainer.has_bf16", lambda device: here)
     check_trainer(configured(precision="bf16-mixed"))
     said = "trainer.precision=bf16-mixed: this cpu has no instructions for products in bf16"
     assert (said in caplog.text) == (not here)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 ROOT = Path(__file__).parents[2]
 RUNS = {
     "joint": ["score=joint", "scoring.precision=fp32"],
-    "residual": ["score=residual", "scoring.precision=auto"],
+    "residual": ["score=residual", "scoring.precision=bf16"],
     "sum": ["score=sum", "scoring.precision=fp32", "storage.compressed_codec=int8"],
     "fewer": ["scoring.precision=fp32", "adapter=compression_nested", "adapter.budgets=[2,4]"],
 }

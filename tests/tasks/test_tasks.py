@@ -52,7 +52,7 @@ def test_a_run_without_a_logger_trains_and_evaluates(world, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("trainer.precision=bf16-true", "Use 32-true"),
+        ("trainer.precision=bf16-true", "Use auto, 32-true"),
         ("trainer.max_epochs=2", "set trainer.max_steps"),
         ("trainer.devices=[2]", "Use trainer.accelerator=auto"),
         ("optim.lr=0", "expected more than 0"),

@@ -67,8 +67,8 @@ class StreamDataModule(L.LightningDataModule):
         num_workers: processes that read and decode; 0 does so in the training process.
         window: number of blocks (tars, or ten thousand pairs of a list) shuffled together.
         max_bad: number of bad pairs of one rank, from the run's start, above which it stops.
-        tower_precision: of the backbone's matrix products; auto is bf16 if the device has
-            instructions for it, else fp32.
+        tower_precision: of the backbone's matrix products. bf16 is fp32 if the device has no
+            instructions for bf16.
 
     Raises:
         EdjeError: a window of no blocks, or a pass with fewer pairs than a batch.
@@ -87,7 +87,7 @@ class StreamDataModule(L.LightningDataModule):
         num_workers: NonNegativeInt = 4,
         window: PositiveInt = 16,
         max_bad: NonNegativeInt = 10_000,
-        tower_precision: Literal["auto", "fp32", "bf16"] = "auto",
+        tower_precision: Literal["fp32", "bf16"] = "bf16",
     ):
         super().__init__()
         if window < 1:
@@ -105,7 +105,7 @@ class StreamDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.max_bad = max_bad
-        self.tower_precision = tower_precision
+        self.half = tower_precision == "bf16"
         self.num_bad = 0
 
     def train_dataloader(self) -> ResumableLoader:
@@ -146,8 +146,7 @@ class StreamDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: DecodedPairs, dataloader_idx: int) -> PairBatch:
         """The batch in the form of a cached source's."""
         device = batch.pixels.device
-        auto = self.tower_precision == "auto" and self.has_bf16(device)
-        half = auto or self.tower_precision == "bf16"
+        half = self.half and self.has_bf16(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             encoded = self.encode(batch.pixels, batch.texts)
         return PairBatch(

@@ -112,12 +112,12 @@ def test_an_operator_that_gives_other_results_is_not_used(change, caplog):
 
 @pytest.mark.parametrize("other", [None, takes_another])
 @pytest.mark.parametrize(("space", "name"), IN_INT8)
-def test_without_an_operator_of_int8_it_is_refused_and_auto_is_named(
+def test_without_an_operator_of_int8_it_is_refused_and_bf16_is_named(
     space, name, other, change, caplog
 ):
     change(space, name, other)
     for _ in range(2):
-        with pytest.raises(EdjeError, match="Use auto here"):
+        with pytest.raises(EdjeError, match="Use bf16 here"):
             scores(torch.int8)
     assert caplog.text.count("no linear layers in int8 as edje knows them") == 1
 
