@@ -17,10 +17,18 @@ NEEDED = re.compile(r"\$\{needed:\s*\}")
 
 def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> Any:
     """The tree as dicts and lists with interpolations resolved; failures become problems."""
+    return _plain(node, OmegaConf.to_container(node, resolve=False), key, problems)
+
+
+def _plain(
+    node: DictConfig | ListConfig, unresolved: Any, key: str, problems: list[Problem]
+) -> Any:
+    """The same with the node's unresolved values, which would take long to find at each value."""
 
     def value_at(name: Any) -> Any:
         at = f"{key}.{name}" if key else str(name)
-        text = str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[index]
+        raw = unresolved[name]
+        text = str(raw)
         if OmegaConf.is_missing(node, name) or NEEDED.fullmatch(text):
             what = f" has no value yet (???). Give it on the command line: {at}=<value>."
             problems.append(Problem(at, what))
@@ -37,7 +45,11 @@ def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> A
             return UNKNOWN
         if value == MISSING:
             return UNKNOWN  # copied from a missing value
-        return plain(value, at, problems) if isinstance(value, DictConfig | ListConfig) else value
+        if not isinstance(value, DictConfig | ListConfig):
+            return value
+        if isinstance(raw, dict | list):
+            return _plain(value, raw, at, problems)
+        return plain(value, at, problems)  # of another place
 
     if isinstance(node, DictConfig):
         return {name: value_at(name) for name in node}

@@ -21,6 +21,7 @@ from edje.retrieval.calibration import Calibration
 from edje.tokens.codec import CodecName
 
 CODECS = ("raw_codec", "compressed_codec")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first, in C, is ten times as fast
 Score = Literal["joint", "residual", "sum"]
 
 
@@ -84,7 +85,7 @@ def calibrations_for(checkpoint: Checkpoint, score: Score) -> Mapping[Direction,
 
 def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """A run's configuration as plain values, with present names; interpolations stay unresolved."""
-    config = yaml.safe_load(checkpoint.config)
+    config = yaml.load(checkpoint.config, Loader=LOADER)
     return present_configuration(config) if isinstance(config, Mapping) else {}
 
 
