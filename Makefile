@@ -28,7 +28,7 @@ EXTRAS_OF_docs := [docs]
 	$(OLDEST)/uv pip install -q --python $(OLDEST)/python --resolution lowest-direct -e '.[dev]'
 	@touch $@
 
-demo: .venv/product  ## install and run the embedded example (about 3 minutes on 2 cores)
+demo: .venv/product  ## install and run the embedded example (3 to 4 minutes on 2 cores)
 	$(BIN)/python run.py
 
 search: SHELL := /bin/bash
