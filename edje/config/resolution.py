@@ -15,15 +15,15 @@ LATER = "<later>"
 NEEDED = re.compile(r"\$\{needed:\s*\}")
 
 
-def plain(node: DictConfig | ListConfig, key: str, problems: list[Problem]) -> Any:
-    """The tree as dicts and lists with interpolations resolved; failures become problems."""
-    return _plain(node, OmegaConf.to_container(node, resolve=False), key, problems)
-
-
-def _plain(
-    node: DictConfig | ListConfig, unresolved: Any, key: str, problems: list[Problem]
+def plain(
+    node: DictConfig | ListConfig, key: str, problems: list[Problem], unresolved: Any = None
 ) -> Any:
-    """The same with the node's unresolved values, which would take long to find at each value."""
+    """The tree as dicts and lists with interpolations resolved; failures become problems.
+
+    `unresolved` are the node's own values, if known: to find them at each value takes long.
+    """
+    if unresolved is None:
+        unresolved = OmegaConf.to_container(node, resolve=False)
 
     def value_at(name: Any) -> Any:
         at = f"{key}.{name}" if key else str(name)
@@ -47,9 +47,8 @@ def _plain(
             return UNKNOWN  # copied from a missing value
         if not isinstance(value, DictConfig | ListConfig):
             return value
-        if isinstance(raw, dict | list):
-            return _plain(value, raw, at, problems)
-        return plain(value, at, problems)  # of another place
+        of_another_place = isinstance(raw, str)
+        return plain(value, at, problems, None if of_another_place else raw)
 
     if isinstance(node, DictConfig):
         return {name: value_at(name) for name in node}

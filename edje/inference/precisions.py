@@ -45,10 +45,10 @@ def precision_of(
         EdjeError: there is no such format, or the device doesn't support it.
     """
     computes_int8 = device.type == "cpu" and has_int8_products()
-    if asked is None and of_run == torch.int8 and not computes_int8:
-        log.info("its run scored in int8, which %s doesn't support here", device.type)
-        return fast_bf16(device)
     wanted = of_run if asked is None else asked
+    if asked is None and of_run == torch.int8 and not computes_int8:
+        log.info("its run scored in int8, which %s doesn't support here: bf16", device.type)
+        wanted = torch.bfloat16
     found = wanted if isinstance(wanted, torch.dtype) else PRECISIONS.get(wanted)
     if found not in PRECISIONS.values():
         raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
