@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 import edje
@@ -124,3 +125,10 @@ def command(
     yield run
     logger.handlers[:] = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture
+def launcher() -> type[Launcher]:
+    """Hydra's own launcher as Hydra builds it: its first look for plugins defines classes anew."""
+    by_name = {plugin.__name__: plugin for plugin in Plugins.instance().discover(Launcher)}
+    return by_name["BasicLauncher"]

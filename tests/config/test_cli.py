@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from edje.config import root
@@ -207,19 +208,17 @@ def test_a_run_folder_that_cannot_be_made_is_a_clear_message(
 
 
 def test_an_optimising_sweeper_gets_the_figure_or_nan(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, launcher: type[Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
     figures = []
-    launch = BasicLauncher.launch
+    launch = launcher.launch
 
     def noting(self, jobs, initial_job_idx):  # type: ignore[no-untyped-def]
         results = launch(self, jobs, initial_job_idx)
         figures.extend(result.return_value for result in results)
         return results
 
-    monkeypatch.setattr(BasicLauncher, "launch", noting)
+    monkeypatch.setattr(launcher, "launch", noting)
     command("-m", "seed=5,13")
     assert figures[0] == 5.0 and figures[1] != figures[1]
 

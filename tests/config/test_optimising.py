@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from edje.config import root
@@ -201,12 +202,14 @@ def test_a_study_killed_in_a_batch_goes_on_where_it_was(
 
 @needs_optuna
 def test_batches_go_to_the_launcher_whole_and_what_it_says_of_a_lost_job_is_raised_at_the_end(
-    command: Command, measured: Calls, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    command: Command,
+    measured: Calls,
+    launcher: type[Launcher],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
 ) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
     batches = []
-    launch = BasicLauncher.launch
+    launch = launcher.launch
 
     def losing(self, jobs, initial_job_idx):  # type: ignore[no-untyped-def]
         batches.append((initial_job_idx, len(jobs)))
@@ -215,7 +218,7 @@ def test_batches_go_to_the_launcher_whole_and_what_it_says_of_a_lost_job_is_rais
             results[0].status, results[0].return_value = JobStatus.FAILED, EdjeError("node lost")
         return results
 
-    monkeypatch.setattr(BasicLauncher, "launch", losing)
+    monkeypatch.setattr(launcher, "launch", losing)
     assert command(*ASKED, WIDE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2") == 1
     assert batches == [(0, 2), (2, 1)]
     captured = capsys.readouterr()
