@@ -1,6 +1,7 @@
 """Offline, on the CPU, with the shapes of public tensor signatures checked at run time."""
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
 # Shapes are types: checked here, in the tests only.
-install_import_hook(
+jaxtyping.install_import_hook(
     [
         "edje.models",
         "edje.objectives",
@@ -81,6 +82,16 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks of shapes, which are no part of what is compiled, nor torch's tracing log.
+
+    torch 2.11 follows the checks on Python 3.12 and finds every shape wrong.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # much, and slowly
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Claims about scoring on a device, from tokens in host memory and on the device."""
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -128,9 +127,8 @@ def test_nothing_waits_for_the_gpu_from_one_call_to_the_next(model, pairs, by_pl
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
-def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, monkeypatch):
+def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, compiling):
     """Lengths and numbers of pairs come and come back: no replay may read another's memory."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no part of what is compiled
     stored = collection(40, 64)
     plain, graphs = (
         StoredTokenScorer(model, stored, torch.bfloat16, compiled=compiled)

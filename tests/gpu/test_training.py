@@ -72,7 +72,7 @@ def test_late_fusion_with_evidence_and_residual_trains(raw: RawTokens, tmp_path)
 
 @pytest.mark.compilers
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
-def test_compiled_layers_train(raw: RawTokens, tmp_path):
+def test_compiled_layers_train(raw: RawTokens, tmp_path, compiling):
     model = reranker()
     compile_layers(model, "inductor" if ON_GPU else "eager")
     assert is_sound(fit(model, raw, tmp_path, steps=6 if ON_GPU else 1))

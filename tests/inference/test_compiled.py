@@ -1,6 +1,5 @@
 """Claims about the compiled scorer; on CUDA it replays graphs, which nothing here can run."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -13,14 +12,8 @@ from tests.tiny.scoring import collection, reranker_of
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The checks of shapes at run time are no part of what is compiled."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 @pytest.mark.compilers
-def test_compiled_layers_give_the_scores_of_the_others(unchecked):
+def test_compiled_layers_give_the_scores_of_the_others(compiling):
     """One text length, two batches of one static size, the second with pairs that are padding."""
     model, stored = reranker_of(), collection(texts=1, images=35)
     queries, images = torch.zeros(35, dtype=torch.long), torch.arange(35)
@@ -51,7 +44,7 @@ class Doubling:
         return states[:, :1] * 2 + 1
 
 
-def test_beyond_the_limit_of_shapes_the_layers_run_as_they_are(unchecked, caplog):
+def test_beyond_the_limit_of_shapes_the_layers_run_as_they_are(compiling, caplog):
     """Of six shapes the first four are compiled; every state is right, again and again."""
     run = Doubling()
     layers = CompiledLayers(run, torch.device("cpu"), most=4, backend="eager")
@@ -64,7 +57,7 @@ def test_beyond_the_limit_of_shapes_the_layers_run_as_they_are(unchecked, caplog
     assert said == ["4 shapes are compiled; all others run uncompiled"]
 
 
-def test_torch_s_own_limits_on_compiled_forms_are_never_met(unchecked, monkeypatch):
+def test_torch_s_own_limits_on_compiled_forms_are_never_met(compiling, monkeypatch):
     """Limits of 1 and 2: met by one's 2nd shape, and by the 3rd one of a single shape."""
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     monkeypatch.setattr(torch._dynamo.config, "accumulated_recompile_limit", 2)

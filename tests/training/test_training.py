@@ -1,6 +1,5 @@
 """A resumed run equals a straight one, bit by bit; few pairs can be learned by heart."""
 
-import logging
 import math
 import shutil
 import signal
@@ -418,8 +417,7 @@ def test_bf16_trains_float32_weights(tmp_path):
 @pytest.mark.compilers
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=COMPILING)])
-def test_compiled_layers_train_as_plain_ones_and_keep_the_names(tmp_path, backend, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # much, and slowly
+def test_compiled_layers_train_as_plain_ones_and_keep_the_names(tmp_path, backend, compiling):
     plain = fit(tmp_path / "plain", 3, dropout=0.0)
     compiled = fit(tmp_path / "compiled", 3, dropout=0.0, backend=backend)
     assert compiled.model.adapter._compiled_call_impl is not None
