@@ -119,7 +119,7 @@ class KarpathySource(AnnotatedSource):
         if "imgid" in entry and not owners <= {None, entry["imgid"]}:
             raise self._malformed(
                 f"captions without their image: {filename} (imgid {entry['imgid']}) holds "
-                f"captions of imgid {', '.join(map(str, owners - {entry['imgid']}))}"
+                f"captions of imgid {', '.join(sorted(map(str, owners - {None, entry['imgid']})))}"
             )
         filename = one_spelling(filename)
         path = one_spelling(f"{entry.get('filepath') or '.'}/{filename}")

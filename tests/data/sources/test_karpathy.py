@@ -180,7 +180,7 @@ def test_captions_of_another_image_are_refused(tmp_path: Path) -> None:
     item = entry("a.png", "train", imgid=1)
     item["sentences"][0]["imgid"] = 2
     write(tmp_path, [item])
-    with pytest.raises(EdjeError, match=r"captions without their image: a\.png.*imgid 2"):
+    with pytest.raises(EdjeError, match=r"their image: a\.png .* captions of imgid 2\."):
         source(tmp_path).read("train")
 
 
