@@ -3,11 +3,13 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -110,12 +112,17 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
         EdjeError: an image can't be encoded, or the folder can't be written.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
-    with ShardWriter(encoding.unfinished) as writer:
+    with ShardWriter(encoding.unfinished) as writer, ExitStack() as computing:
         half = encoding.work.precision == "bf16" and has_bf16(device)
+
+        def begin(*_: object) -> None:
+            """Not before Lightning has set up the device: it reads a setting that TF32 breaks."""
+            computing.enter_context(products_in(encoding.work.precision, device))
+
         trainer = one_device_trainer(
             device.type,
-            1 if device.type == "cpu" else [device.index],
-            callbacks=[_Writes(writer, progress)],
+            1 if device.type == "cpu" or device.index is None else [device.index],
+            callbacks=[_Writes(writer, progress), LambdaCallback(on_predict_start=begin)],
             # Not the trainer's precision: a store doesn't depend on how a run trains.
             precision="bf16-mixed" if half else "32-true",
         )
@@ -126,8 +133,7 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
         )
         before = signal.getsignal(signal.SIGINT)
         try:
-            with products_in(encoding.work.precision, device):
-                trainer.predict(encoding.work.encoder(), data, return_predictions=False)
+            trainer.predict(encoding.work.encoder(), data, return_predictions=False)
         except EdjeError as error:  # from a loading process, inside a traceback
             raise EdjeError(str(error).rpartition("EdjeError: ")[2].strip()) from error
         except SystemExit as stop:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The checks of tests/gpu and the figures of gpu.py: at real sizes on a GPU, tiny without one.
+# The checks of tests/gpu and the figures of gpu.py: at real sizes on a GPU; without one tiny, the
+# checks on a pretended GPU (tests/gpu/pretended.py).
 #
 #   bash experiments/speed/gpu.sh [folder for gpu.json and checks.xml, default: runs/gpu]
 #
@@ -19,7 +20,7 @@ fi
 mkdir -p "$folder"
 tiny=$("$python" -c 'import torch; print("" if torch.cuda.is_available() else "--tiny")') || exit 1
 limit=240 # seconds for each of the two parts
-test -z "$tiny" || limit=900
+test -z "$tiny" || { limit=900 && export EDJE_PRETENDED_GPU=1; }
 
 # Other versions warn about other things, so warnings are not errors here.
 timeout $limit "$python" -m pytest tests/gpu -m gpu -q -rs --durations=5 -p pytest_timeout -W default \

@@ -1,7 +1,18 @@
-"""One store for all checks of this folder."""
+"""One store for all checks of this folder, on a GPU, a CPU, or a pretended GPU.
+
+EDJE_PRETENDED_GPU=1 lets the whole process pretend (tests/gpu/pretended.py).
+"""
+
+import os
 
 import pytest
 import torch
+
+from tests.gpu.pretended import pretended_gpu
+
+if os.environ.get("EDJE_PRETENDED_GPU"):
+    PRETENCE = pretended_gpu()
+    PRETENCE.__enter__()  # before anything asks what there is
 
 from tests.gpu.sizes import RawTokens
 

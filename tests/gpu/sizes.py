@@ -1,5 +1,6 @@
-"""Real sizes where there is a GPU, tiny ones on a CPU: what the checks of this folder share."""
+"""Real sizes where there is a GPU, else tiny ones: what the checks of this folder share."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,20 @@ from tests.tiny import rerankers
 from tests.tiny.encoders import tiny_encoder, tiny_language_model
 from tests.tiny.words import WORDS, tiny_tokenizer
 
+PRETENDED = bool(os.environ.get("EDJE_PRETENDED_GPU"))
 ON_GPU = torch.cuda.is_available()
+IS_REAL = ON_GPU and not PRETENDED
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 ACCELERATOR = "gpu" if ON_GPU else "cpu"
-needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU, or EDJE_PRETENDED_GPU=1")
+needs_real_gpu = pytest.mark.skipif(not IS_REAL, reason="needs a GPU")
+not_pretended = pytest.mark.skipif(PRETENDED, reason="can't be pretended")
 
 # SigLIP2 L/16 at 384 pixels, MiniLM-L12 and 64 visual tokens, or the tiny pieces of all tests.
-FACTS = BackboneFacts(576, 1024, 16, 1e-6, 128) if ON_GPU else rerankers.FACTS
-VISUAL, HIDDEN = (64, 8192) if ON_GPU else (4, 32)
-LAYERS, WIDTH, HEADS, VOCABULARY = (12, 384, 12, 30522) if ON_GPU else (3, 32, 2, 15)
-BATCH, IMAGES, LONGEST = (64, 512, 40) if ON_GPU else (6, 24, 8)  # pairs, images, words
+FACTS = BackboneFacts(576, 1024, 16, 1e-6, 128) if IS_REAL else rerankers.FACTS
+VISUAL, HIDDEN = (64, 8192) if IS_REAL else (4, 32)
+LAYERS, WIDTH, HEADS, VOCABULARY = (12, 384, 12, 30522) if IS_REAL else (3, 32, 2, 15)
+BATCH, IMAGES, LONGEST = (64, 512, 40) if IS_REAL else (6, 24, 8)  # pairs, images, words
 
 COMPRESSION = AdapterSpecification(
     rerankers.COMPRESSION.target, {"num_tokens": VISUAL, "hidden_width": HIDDEN}

@@ -17,7 +17,7 @@ from edje.pipeline.writing import fill_store
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
-from tests.gpu.sizes import ACCELERATOR, DEVICE, ON_GPU
+from tests.gpu.sizes import ACCELERATOR, DEVICE, IS_REAL
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ pytestmark = [
         "ignore:.*`isinstance.treespec, LeafSpec.`.*",
     ),
 ]
-IMAGES, BATCH = (200, 64) if ON_GPU else (6, 4)
+IMAGES, BATCH = (200, 64) if IS_REAL else (6, 4)
 
 
 class Tower(Encoder):
@@ -39,8 +39,12 @@ class Tower(Encoder):
         return self.backbone.encode_images(batch.inputs)
 
 
-def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
-    """The device is in use before the loaders are forked. bf16 keeps 8 bits of each number."""
+@pytest.mark.parametrize("device", [*devices_of(ACCELERATOR), torch.device(DEVICE.type)])
+def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path, device):
+    """The device, with its number or without, is in use before the loaders are forked.
+
+    bf16 keeps 8 bits of each number.
+    """
     torch.zeros(1, device=DEVICE)
     backbone = HuggingFaceBackbone(
         pretrained=str(next(iter(edje.__path__)) + "/assets/shapes/backbone"), layer=-3
@@ -64,8 +68,8 @@ def test_a_store_filled_by_forked_loaders_holds_the_tokens_of_the_cpu(tmp_path):
         Fingerprint({"backbone": "shapes"}),
         codec,
         lambda: work,
-        Storage(batch_size=BATCH, num_workers=4 if ON_GPU else 1),
-        devices_of(ACCELERATOR),
+        Storage(batch_size=BATCH, num_workers=4 if IS_REAL else 1),
+        [device],
     )
     found = TokenStore.open(folder).read(torch.arange(4))
     pixels = torch.stack([backbone.preprocess(Image.open(path).convert("RGB")) for path in paths])

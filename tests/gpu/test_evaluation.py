@@ -10,10 +10,10 @@ from edje.records import CandidateList
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.report import retrieval_metrics
 from edje.retrieval.rerank import rerank
-from tests.gpu.sizes import DEVICE, ON_GPU, collection, embeddings, packed, reranker
+from tests.gpu.sizes import DEVICE, IS_REAL, collection, embeddings, not_pretended, packed, reranker
 
 pytestmark = pytest.mark.gpu
-IMAGES, K = (200, 10) if ON_GPU else (6, 3)
+IMAGES, K = (200, 10) if IS_REAL else (6, 3)
 
 
 def lists_on(device: torch.device | str) -> CandidateList:
@@ -52,13 +52,14 @@ def test_scores_are_those_of_tokens_in_memory_wherever_the_cells_are_kept(
 
 
 @pytest.mark.clusters
+@not_pretended
 def test_two_processes_on_one_device_give_the_scores_of_one():
     model, stored = reranker().to(DEVICE).eval(), collection(2 * IMAGES, IMAGES)
-    precision = torch.bfloat16 if ON_GPU else torch.float32
+    precision = torch.bfloat16 if IS_REAL else torch.float32
     work = ScoringWork(model, stored, precision, 64, [lists_on("cpu")])
     (alone,), _ = score(work, lambda _: None)
     (shared,), seconds = scored_in_shares(work, [torch.device(DEVICE.type, 0)] * 2, lambda _: None)
     # In bf16 a pair's last bits depend on how many are scored with it.
-    tolerance = 0.1 * float(alone.joint.std()) if ON_GPU else 1e-5
+    tolerance = 0.1 * float(alone.joint.std()) if IS_REAL else 1e-5
     torch.testing.assert_close(shared.joint, alone.joint, rtol=0, atol=tolerance)
     assert seconds > 0

@@ -13,12 +13,12 @@ from edje.pipeline.first_stage_statistics import fix_statistics
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
 from edje.retrieval.similar_images import similar_images
-from tests.gpu.sizes import DEVICE, ON_GPU, embeddings, reranker
+from tests.gpu.sizes import DEVICE, IS_REAL, embeddings, reranker
 from tests.tiny.towers import make_siglip
 from tests.tiny.words import WORDS
 
 pytestmark = pytest.mark.gpu
-IMAGES, WIDE = (20_000, 100) if ON_GPU else (60, 20)
+IMAGES, WIDE = (20_000, 100) if IS_REAL else (60, 20)
 OWNER = torch.arange(2 * IMAGES) // 2
 
 
@@ -54,7 +54,7 @@ def test_captions_are_read_on_the_device(tmp_path: Path, monkeypatch: pytest.Mon
     table = caption_features(split, texts, backbone, tmp_path / "cache", "tiny", DEVICE)
     assert places == [DEVICE.type] and backbone.model.device.type == "cpu"
     # In TF32, where it is allowed: ten bits of each product's factors.
-    tolerance = 1e-2 if ON_GPU else 1e-6
+    tolerance = 1e-2 if IS_REAL else 1e-6
     expected = encode(texts)
     error = (table.matrix - expected).norm() / expected.norm()
     assert error < tolerance

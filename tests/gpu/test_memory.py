@@ -14,14 +14,14 @@ from tests.gpu.sizes import (
     WIDTH,
     RawTokens,
     collection,
-    needs_gpu,
+    needs_real_gpu,
     packed,
     reranker,
 )
 
 pytestmark = [
     pytest.mark.gpu,
-    needs_gpu,
+    needs_real_gpu,
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
 ]
 

@@ -9,10 +9,10 @@ from edje.inference.device_cells import CellsOnDevice
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
 from edje.records import TextBatch
-from tests.gpu.sizes import DEVICE, ON_GPU, collection, needs_gpu, packed, reranker
+from tests.gpu.sizes import DEVICE, IS_REAL, ON_GPU, collection, needs_gpu, packed, reranker
 
 pytestmark = pytest.mark.gpu
-CAPTIONS, IMAGES, PAIRS = (64, 256, 600) if ON_GPU else (12, 9, 108)
+CAPTIONS, IMAGES, PAIRS = (64, 256, 600) if IS_REAL else (12, 9, 108)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,17 @@ from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
 from edje.training.compilation import compile_layers
 from edje.training.development_recall import DevelopmentRecall
 from tests.gpu.fitting import USUAL, Fitted, fit
-from tests.gpu.sizes import DEVICE, LOCAL, ON_GPU, RawTokens, needs_gpu, reranker, texts
+from tests.gpu.sizes import (
+    DEVICE,
+    IS_REAL,
+    LOCAL,
+    ON_GPU,
+    RawTokens,
+    needs_real_gpu,
+    not_pretended,
+    reranker,
+    texts,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,11 +40,11 @@ def is_sound(fitted: Fitted) -> bool:
 
 
 @pytest.mark.parametrize(
-    "precision", ["32-true", "bf16-mixed", pytest.param("16-mixed", marks=needs_gpu)]
+    "precision", ["32-true", "bf16-mixed", pytest.param("16-mixed", marks=needs_real_gpu)]
 )
 def test_every_precision_trains(precision, raw: RawTokens, tmp_path):
     """Ten steps, as the first ones in fp16 find the scale of the loss and move nothing."""
-    assert is_sound(fit(reranker(), raw, tmp_path, precision=precision, steps=10 if ON_GPU else 2))
+    assert is_sound(fit(reranker(), raw, tmp_path, precision=precision, steps=10 if IS_REAL else 2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -57,7 +67,7 @@ def test_batches_come_pinned_for_a_gpu_and_are_unpacked_where_they_are_trained_o
 
 def test_loaders_may_be_forked_after_the_device_is_in_use(raw: RawTokens, tmp_path):
     torch.zeros(1, device=DEVICE)
-    assert is_sound(fit(reranker(), raw, tmp_path, workers=4 if ON_GPU else 1))
+    assert is_sound(fit(reranker(), raw, tmp_path, workers=4 if IS_REAL else 1))
 
 
 def test_a_teacher_comes_to_the_device_of_the_model(raw: RawTokens, tmp_path):
@@ -71,13 +81,15 @@ def test_late_fusion_with_evidence_and_residual_trains(raw: RawTokens, tmp_path)
 
 
 @pytest.mark.compilers
+@not_pretended
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 def test_compiled_layers_train(raw: RawTokens, tmp_path, compiling):
     model = reranker()
-    compile_layers(model, "inductor" if ON_GPU else "eager")
-    assert is_sound(fit(model, raw, tmp_path, steps=6 if ON_GPU else 1))
+    compile_layers(model, "inductor" if IS_REAL else "eager")
+    assert is_sound(fit(model, raw, tmp_path, steps=6 if IS_REAL else 1))
 
 
+@not_pretended
 @pytest.mark.filterwarnings("ignore:.*(barrier|Guessing device ID).*")
 def test_one_process_trains_as_a_rank_of_ddp(raw: RawTokens, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # else Lightning gives this process all cores

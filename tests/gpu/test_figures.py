@@ -1,0 +1,34 @@
+"""Claims about the code of the figures: it runs where the figures are made."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edje.benchmark import ceiling
+from tests.gpu.sizes import DEVICE, IS_REAL, ON_GPU
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(IS_REAL, reason="the figures themselves are next"),
+    pytest.mark.filterwarnings("ignore"),  # those of the libraries
+]
+
+
+@pytest.mark.parametrize(("part", "lanes"), [("scoring", 6), ("training", 4), ("encoding", 4)])
+def test_every_part_has_its_figures(
+    part: str, lanes: int, monkeypatch: pytest.MonkeyPatch, compiling: None
+) -> None:
+    """In tiny sizes; a GPU's queries are measured as graphs as well."""
+    for name in ("SIDE", "COPIED_BYTES"):
+        monkeypatch.setattr(ceiling, name, {DEVICE.type: 64})
+    monkeypatch.setattr(ceiling, "SENT_BYTES", 64)
+    monkeypatch.setattr(sys, "path", [str(ROOT / "experiments/speed"), *sys.path])
+    from gpu import PARTS
+
+    torch.manual_seed(0)
+    figures = PARTS[part](DEVICE, tiny=True)
+    assert len(figures) == lanes + (2 if part == "scoring" and ON_GPU else 0)
+    assert all(figure.value > 0 and 0 < figure.share <= 1 for figure in figures)
