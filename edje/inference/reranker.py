@@ -315,7 +315,7 @@ class Reranker:
             torch.tensor(counts)
         )
         is_t2i = torch.ones_like(of_pairs, dtype=torch.bool)
-        pairs = Pairs(list(texts), images, of_pairs, torch.cat(list(rows)), is_t2i)
+        pairs = Pairs(list(texts), images, of_pairs, torch.cat(list(rows)).cpu(), is_t2i)
         first = None if first_stage is None else torch.cat(list(first_stage))
         return list(self._scores(pairs, len(images), False, first).split(counts))
 
@@ -373,13 +373,13 @@ class Reranker:
     def compress(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images tokens width"]:
-        """Visual tokens to store, from the backbone's tokens of each image.
+        """Visual tokens to store, from the backbone's tokens of each image, on their device.
 
         Raises:
             EdjeError: the tokens' width isn't the one that the model was trained on.
         """
         self._check_width(tokens, "compress")
-        return self.model.compress(tokens.float())
+        return self.model.compress(self._moved(tokens)).to(tokens.device)
 
     @torch.inference_mode()
     def attention_maps(
@@ -387,19 +387,24 @@ class Reranker:
     ) -> Float[Tensor, "images heads tokens vision_tokens"]:
         """Where `compress` looks: how much each visual token reads of each backbone token.
 
-        The softmax weights of the adapter's attention, head by head; each row sums to 1.
+        The softmax weights of the adapter's attention, head by head, on the tokens' device; each
+        row sums to 1.
 
         Raises:
             EdjeError: as `compress`, or the adapter has no attention of learned queries.
         """
         self._check_width(tokens, "attention_maps")
-        maps = self.model.adapter.attention_maps(tokens.float())
+        maps = self.model.adapter.attention_maps(self._moved(tokens))
         if maps is None:
             raise EdjeError(
                 f"attention_maps: {type(self.model.adapter).__name__} has no attention of learned "
                 "queries over vision tokens. Use a run with adapter=compression."
             )
-        return maps
+        return maps.to(tokens.device)
+
+    def _moved(self, tokens: Tensor) -> Tensor:
+        """Tokens in float32 on the model's device."""
+        return tokens.to(next(self.model.parameters()).device, torch.float32)
 
     @torch.inference_mode()
     def score(
@@ -450,11 +455,11 @@ class Reranker:
         self._check_visual(images)
         first = torch.zeros(len(pairs.text_rows))
         if first_stage is not None:
-            first = first_stage.float()
+            first = first_stage.float().cpu()
         elif self.choices.score != "joint":
             words = self.encode_text(pairs.texts)
             with exact_products():
-                pictures = images.embeddings.float()
+                pictures = images.embeddings.float().cpu()
                 if len(words) == 1:
                     first = (pictures @ words[0])[pairs.image_rows]
                 else:

@@ -9,7 +9,11 @@ from edje.inference.compiled import CompiledLayers, static_size
 from edje.inference.scorer import StoredTokenScorer
 from tests.tiny.scoring import collection, reranker_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::UserWarning",
+    "ignore:Guards may run slower:RuntimeWarning",  # on Python 3.13.0 alone
+)
 
 
 @pytest.mark.compilers
