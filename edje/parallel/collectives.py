@@ -60,6 +60,15 @@ def largest_of_ranks(value: int, device: torch.device) -> int:
     return int(largest)
 
 
+def of_every_rank(value: str) -> list[str]:
+    """The texts of all ranks, in rank order."""
+    if num_ranks() == 1:
+        return [value]
+    found = [""] * num_ranks()
+    distributed.all_gather_object(found, value)
+    return found
+
+
 def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 

@@ -36,6 +36,7 @@ from edje.tokens.codec import CodecName
 from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.data_wait import DataWait
 from edje.training.development_recall import DevelopmentRecall
+from edje.training.one_precision import OnePrecision
 from edje.training.reranker_module import RerankerModule
 from edje.training.step_figures import StepFigures
 from edje.training.throughput import Throughput
@@ -125,6 +126,7 @@ def callbacks_of(
         codec, best = cache.storage.compressed_codec, checkpoints / "best.ckpt"
         scored = [development_score(new, backbone, feed.dev, training.scoring, codec, best)]
     return [
+        OnePrecision(),
         Throughput(wait),
         StepFigures(training.optimisation.lr),
         *scored,

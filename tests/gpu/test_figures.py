@@ -1,5 +1,6 @@
 """Claims about the code of the figures: it runs where the figures are made."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -26,9 +27,8 @@ def test_every_part_has_its_figures(
         monkeypatch.setattr(ceiling, name, {DEVICE.type: 64})
     monkeypatch.setattr(ceiling, "SENT_BYTES", 64)
     monkeypatch.setattr(sys, "path", [str(ROOT / "experiments/speed"), *sys.path])
-    from gpu import PARTS
-
+    parts = importlib.import_module("gpu").PARTS
     torch.manual_seed(0)
-    figures = PARTS[part](DEVICE, tiny=True)
+    figures = parts[part](DEVICE, tiny=True)
     assert len(figures) == lanes + (2 if part == "scoring" and ON_GPU else 0)
     assert all(figure.value > 0 and 0 < figure.share <= 1 for figure in figures)

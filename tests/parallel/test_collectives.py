@@ -71,6 +71,11 @@ def test_every_rank_knows_the_recall_of_all_queries(shares, two_ranks):
         assert found[f"recall, {shares}"] == right
 
 
+@pytest.mark.clusters
+def test_every_rank_knows_the_texts_of_all(two_ranks):
+    assert [found["texts"] for found in two_ranks] == [["of rank 0", "of rank 1"]] * RANKS
+
+
 def test_no_trainable_parameter_is_without_a_gradient():
     """What DistributedDataParallel waits for; also where an objective is off."""
     for case in CASES:

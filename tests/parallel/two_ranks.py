@@ -16,6 +16,7 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
 from edje.objectives.text_recovery import TextRecovery
+from edje.parallel.collectives import of_every_rank
 from edje.parallel.collectives import rank as rank_of_process
 from edje.records import PairBatch, TextBatch
 from edje.retrieval.recall_metric import recall_metrics
@@ -164,7 +165,8 @@ if __name__ == "__main__":
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS
     )
-    found = {case: results(case, share(all_pairs(case), rank)) for case in CASES}
+    found: dict[str, Any] = {case: results(case, share(all_pairs(case), rank)) for case in CASES}
+    found["texts"] = of_every_rank(f"of rank {rank}")
     found |= {f"recall, {shares}": recalls(shares) for shares in SHARES}
     torch.save(found, folder / f"rank_{rank}.pt")
     distributed.destroy_process_group()
