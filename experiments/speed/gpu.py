@@ -2,8 +2,8 @@
 
 python experiments/speed/gpu.py <folder> [--tiny] [--parts scoring training encoding]
 
-Prints a table and writes <folder>/gpu.json, in under 4 minutes on a GPU. `--tiny` runs the same
-code in sizes for a CPU, in seconds: these figures mean nothing.
+Prints tables, with the busiest kernels, and writes <folder>/gpu.json, in under 4 minutes on a GPU.
+`--tiny` runs the same code in sizes for a CPU, in seconds: these figures mean nothing.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -19,6 +20,7 @@ import torch
 import transformers
 from gpu_encoding import encoding_figures
 from gpu_figures import Figure, as_rows, as_table
+from gpu_profile import Measured, Profile, as_profile_table
 from gpu_scoring import scoring_figures
 from gpu_training import training_figures
 from rich.console import Console
@@ -27,7 +29,7 @@ from edje.benchmark.measure import name_of
 from edje.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
-Part = Callable[[torch.device, bool], list[Figure]]
+Part = Callable[[torch.device, bool], Measured]
 PARTS: Mapping[str, Part] = {
     "scoring": scoring_figures,
     "training": training_figures,
@@ -53,14 +55,21 @@ def main(folder: Path, tiny: bool, names: list[str]) -> int:
     }
     title = ", ".join(f"{key} {value}" for key, value in versions.items())
     figures: list[Figure] = []
+    profiles: list[Profile] = []
     failed: list[str] = []
     spent: dict[str, float] = {}
+    console = Console(width=150)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         torch.manual_seed(0)
         started = time.perf_counter()
         try:
-            figures += PARTS[name](device, tiny)
+            found = PARTS[name](device, tiny)
+            figures += found.figures
+            profiles += found.profiles
+            console.print(as_table(found.figures, f"{name}: {title}"))
+            for one in found.profiles:
+                console.print(as_profile_table(one))
         except Exception:
             log.exception("%s failed", name)
             failed.append(name)
@@ -68,9 +77,8 @@ def main(folder: Path, tiny: bool, names: list[str]) -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         content = versions | {"seconds": spent, "failed": failed, "figures": as_rows(figures)}
+        content["profiles"] = [asdict(one) for one in profiles]
         (folder / "gpu.json").write_text(json.dumps(content, indent=1) + "\n")
-    console = Console(width=150)
-    console.print(as_table(figures, title))
     console.print({name: f"{seconds:.0f} s" for name, seconds in spent.items()})
     if failed:
         log.error("failed: %s", ", ".join(failed))

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from gpu_figures import Figure, Lane, Work, in_turns, of_a_run
+from gpu_figures import Lane, Work, in_turns, of_a_run
+from gpu_profile import Measured, profile_of
 from PIL import Image
 from torch import Tensor
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
@@ -39,7 +40,7 @@ class EncodingSizes:
     min_runs: int = 5
 
 
-def encoding_figures(device: torch.device, tiny: bool) -> list[Figure]:
+def encoding_figures(device: torch.device, tiny: bool) -> Measured:
     """Images per second of the vision tower and of filling a store."""
     sizes = EncodingSizes(32, 2, 16, 8, 2, 8, 2, 0.2, 2) if tiny else EncodingSizes()
     with tempfile.TemporaryDirectory() as name:
@@ -71,12 +72,13 @@ def encoding_figures(device: torch.device, tiny: bool) -> list[Figure]:
         }
         lanes[beside] = Lane(lean, sizes.batch, "images/s", work, torch.bfloat16)
         figures, ceilings = in_turns(lanes, device, sizes.seconds, sizes.min_runs)
+        profiles = [profile_of(key, call, device) for key, call in calls.items()]
         whole = Lane(
             plain, sizes.images, "images/s", [Work(float(flops * sizes.images))], torch.float32
         )
         seconds = _filled(sizes, backbone, Path(name), device)
         key = "image files into a store, with the start of the loaders"
-        return [*figures, of_a_run(key, whole, [seconds], ceilings)]
+        return Measured([*figures, of_a_run(key, whole, [seconds], ceilings)], profiles)
 
 
 def _backbone(sizes: EncodingSizes, folder: Path) -> HuggingFaceBackbone:

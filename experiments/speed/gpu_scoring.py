@@ -2,10 +2,12 @@
 
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from gpu_figures import Figure, Lane, Work, in_turns
+from gpu_figures import Lane, Work, in_turns
+from gpu_profile import Measured, profile_of
 
 from edje.benchmark.flops import count_flops
 from edje.benchmark.ours import STORED, OurLane, WholeQuery, score_query
@@ -49,7 +51,7 @@ class ScoringSizes:
         return Benchmark(tokens=[self.tokens], candidates=[k], batch_size=batch_size, **sizes)
 
 
-def scoring_figures(device: torch.device, tiny: bool) -> list[Figure]:
+def scoring_figures(device: torch.device, tiny: bool) -> Measured:
     """Figures of throughput, then of latency."""
     sizes = ScoringSizes()
     if tiny:
@@ -58,15 +60,11 @@ def scoring_figures(device: torch.device, tiny: bool) -> list[Figure]:
     scored = query.entry("scorer").call
     scored()  # calibrates its batch size, which must not be counted
     flops = count_flops(scored) / sizes.k
-    return [
-        *_throughput(sizes, device, tiny, flops),
-        *_latency(sizes, device, tiny, flops, query),
-    ]
+    many, few = _throughput(sizes, device, tiny, flops), _latency(sizes, device, flops, query)
+    return Measured([*many.figures, *few.figures], [*many.profiles, *few.profiles])
 
 
-def _throughput(
-    sizes: ScoringSizes, device: torch.device, tiny: bool, flops: float
-) -> list[Figure]:
+def _throughput(sizes: ScoringSizes, device: torch.device, tiny: bool, flops: float) -> Measured:
     pairs, tokens, goals = sizes.pairs, sizes.tokens, sizes.goals
     # More pairs than embeddings, which are not searched here: images repeat.
     lane = OurLane(sizes.benchmark(tiny, sizes.k), tokens, pairs, 0, device, Path())
@@ -77,37 +75,46 @@ def _throughput(
     lean_work = Work(count_flops(LeanRoad(lean_sizes, tokens, sizes.k, device)) / sizes.k * pairs)
     sent = Work(flops * pairs, read_bytes=cell * pairs, sent_bytes=cell * pairs)
     peer = "transformers' BertModel, tokens on the device"
+    near = lane.stored[torch.randint(len(lane.stored), (pairs,))].to(device, lane.dtype)
+    every = torch.arange(pairs)
     lanes = {
-        "scorer, tokens on the device": Lane(
-            lane.entry("scorer").call,
+        f"scorer, tokens on the device{how}": Lane(
+            partial(score_query, scorer, every),
             pairs,
             "pairs/s",
             [here],
             lane.dtype,
-            sizes.goals.device,
+            goals.device,
             peer,
-        ),
-        "scorer, tokens in host memory": Lane(
-            lane.entry("host").call, pairs, "pairs/s", [sent], lane.dtype, goals.host, peer
-        ),
-        peer: Lane(lean, pairs, "pairs/s", [lean_work], lane.dtype),
+        )
+        for how, scorer in _ways(lane, ScoringSet(lane.text, near), device).items()
     }
-    return in_turns(lanes, device, sizes.seconds, sizes.min_runs)[0]
+    calls = {name: own.call for name, own in lanes.items()}
+    lanes["scorer, tokens in host memory"] = Lane(
+        lane.entry("host").call, pairs, "pairs/s", [sent], lane.dtype, goals.host, peer
+    )
+    lanes[peer] = Lane(lean, pairs, "pairs/s", [lean_work], lane.dtype)
+    figures, _ = in_turns(lanes, device, sizes.seconds, sizes.min_runs)
+    return Measured(figures, [profile_of(name, call, device) for name, call in calls.items()])
 
 
-def _latency(
-    sizes: ScoringSizes, device: torch.device, tiny: bool, flops: float, lane: OurLane
-) -> list[Figure]:
-    """From word pieces to a ranking; on a GPU also with graphs."""
+def _ways(
+    lane: OurLane, collection: ScoringSet, device: torch.device
+) -> dict[str, StoredTokenScorer]:
+    """Plain layers, and on a GPU compiled ones, replayed as graphs."""
+    ways = {"": False, " as graphs": True} if device.type == "cuda" else {"": False}
+    return {
+        how: StoredTokenScorer(lane.model, collection, lane.precision, compiled=compiled)
+        for how, compiled in ways.items()
+    }
+
+
+def _latency(sizes: ScoringSizes, device: torch.device, flops: float, lane: OurLane) -> Measured:
+    """From word pieces to a ranking."""
     k, tokens, benchmark = sizes.k, sizes.tokens, lane.sizes
     collection = ScoringSet(lane.text, lane.stored)
-    plain = StoredTokenScorer(lane.model, collection, lane.precision)
-    scorers = {"": plain}
-    if device.type == "cuda":
-        scorers[" as graphs"] = StoredTokenScorer(
-            lane.model, collection, lane.precision, compiled=True
-        )
-    query = WholeQuery(benchmark, k, plain, device)
+    scorers = _ways(lane, collection, device)
+    query = WholeQuery(benchmark, k, scorers[""], device)
     corpus, width = query.corpus.shape
     with torch.inference_mode():
         ids = query.ids.to(device)
@@ -119,12 +126,13 @@ def _latency(
     lean = LeanRoad(benchmark, tokens, k, device)
     lanes = {peer: Lane(lean, k, "ms", [Work(float(count_flops(lean)))], lane.dtype)}
     images = len(lane.stored)
+    wholes = {}
     for how, scorer in scorers.items():
         whole = copy(query)
         whole.scorer = scorer
-        lanes[f"query over {corpus:,}, k={k}{how}"] = Lane(
-            whole, k, "ms", [text, search, rerank], lane.dtype, sizes.goals.query
-        )
+        name = f"query over {corpus:,}, k={k}{how}"
+        wholes[name] = whole
+        lanes[name] = Lane(whole, k, "ms", [text, search, rerank], lane.dtype, sizes.goals.query)
         lanes[f"rerank {k} from host memory{how}"] = Lane(
             lambda scorer=scorer: score_query(scorer, torch.randint(images, (k,))),
             k,
@@ -134,4 +142,5 @@ def _latency(
             sizes.goals.rerank,
             peer,
         )
-    return in_turns(lanes, device, sizes.seconds, sizes.min_runs)[0]
+    figures, _ = in_turns(lanes, device, sizes.seconds, sizes.min_runs)
+    return Measured(figures, [profile_of(*named, device) for named in wholes.items()])

@@ -11,7 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from gpu_figures import Figure, Lane, Work, in_turns, of_a_run
+from gpu_figures import Lane, Work, in_turns, of_a_run
+from gpu_profile import Measured, profile_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
@@ -68,7 +69,7 @@ TINY = TrainingSizes(8, 8, 6, 9, 16, 2, 32, 4, 32, 2, 50, 12, 4, (0,), 1, 3, 0.2
 SEPARATOR, MASK = 2, 3
 
 
-def training_figures(device: torch.device, tiny: bool) -> list[Figure]:
+def training_figures(device: torch.device, tiny: bool) -> Measured:
     """Image-caption pairs per second; the share is that of the arithmetic (MFU)."""
     sizes = TINY if tiny else TrainingSizes()
     batch, counted = _batch(sizes, sizes.batch, device), _batch(sizes, sizes.counted, device)
@@ -96,12 +97,13 @@ def training_figures(device: torch.device, tiny: bool) -> list[Figure]:
         for key, step in steps.items()
     }
     figures, ceilings = in_turns(lanes, device, sizes.seconds, sizes.min_runs)
+    profiles = [profile_of(name, steps[name], device)]
     with _training_set(sizes) as training:
         for workers in sizes.workers:
             windows = _loop(_module(sizes, usual), training, sizes, device, workers)
             key = f"training from a store, {workers} loaders, three objectives"
             figures.append(of_a_run(key, lanes[name], windows, ceilings))
-    return figures
+    return Measured(figures, profiles)
 
 
 def _batch(sizes: TrainingSizes, pairs: int, device: torch.device) -> PairBatch:

@@ -320,6 +320,7 @@ def pretended_gpu() -> Iterator[None]:
         (autocast, "__init__", _on_host(autocast.__init__)),
         (torch, "is_autocast_enabled", _on_host(torch.is_autocast_enabled)),
         (torch, "get_autocast_dtype", _on_host(torch.get_autocast_dtype)),
+        (torch.profiler, "supported_activities", lambda: {torch.profiler.ProfilerActivity.CPU}),
         (torch, "compile", lambda function, **_: function),
         (torch._C, "_group_tensors_by_device_and_dtype", grouped),
         (Tensor, "_make_subclass", staticmethod(made)),

@@ -29,6 +29,7 @@ def test_every_part_has_its_figures(
     monkeypatch.setattr(sys, "path", [str(ROOT / "experiments/speed"), *sys.path])
     parts = importlib.import_module("gpu").PARTS
     torch.manual_seed(0)
-    figures = parts[part](DEVICE, tiny=True)
-    assert len(figures) == lanes + (2 if part == "scoring" and ON_GPU else 0)
-    assert all(figure.value > 0 and 0 < figure.share <= 1 for figure in figures)
+    found = parts[part](DEVICE, tiny=True)
+    assert len(found.figures) == lanes + (3 if part == "scoring" and ON_GPU else 0)
+    assert all(figure.value > 0 and 0 < figure.share <= 1 for figure in found.figures)
+    assert all(one.kernels and 0 < one.busy_ms < one.ms for one in found.profiles)
