@@ -37,8 +37,13 @@ def devices_of(accelerator: str = "auto", devices: Any = 1) -> tuple[torch.devic
 
 
 def make_current(device: torch.device) -> torch.device:
-    """Make the device this process's current one, which graphs and kernels use; returns it."""
+    """Make the device this process's current one, which graphs and kernels use.
+
+    Returns it with its number: `cuda` is the GPU that is current already.
+    """
     if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.cuda.set_device(device)
     return device
 

@@ -19,7 +19,7 @@ from edje.data.datamodules.workers import share_of_cores
 from edje.errors import EdjeError
 from edje.inference.precisions import has_bf16
 from edje.parallel.processes import in_processes
-from edje.pipeline.devices import one_device_trainer
+from edje.pipeline.devices import make_current, one_device_trainer
 from edje.pipeline.storage import Storage, TowerPrecision
 from edje.retrieval.exact import products_in
 from edje.tokens.unfinished import UnfinishedStore
@@ -112,6 +112,7 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
         EdjeError: an image can't be encoded, or the folder can't be written.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
+    device = make_current(device)
     with ShardWriter(encoding.unfinished) as writer, ExitStack() as computing:
         half = encoding.work.precision == "bf16" and has_bf16(device)
 
@@ -121,7 +122,7 @@ def encode(encoding: Encoding, device: torch.device, progress: Callable[[int], o
 
         trainer = one_device_trainer(
             device.type,
-            1 if device.type == "cpu" or device.index is None else [device.index],
+            1 if device.type == "cpu" else [device.index],
             callbacks=[_Writes(writer, progress), LambdaCallback(on_predict_start=begin)],
             # Not the trainer's precision: a store doesn't depend on how a run trains.
             precision="bf16-mixed" if half else "32-true",

@@ -3,14 +3,12 @@
 EDJE_PRETENDED_GPU=1 lets the whole process pretend (tests/gpu/pretended.py).
 """
 
-import os
-
 import pytest
 import torch
 
-from tests.gpu.pretended import pretended_gpu
+from tests.gpu.pretended import PRETENDED, pretended_gpu
 
-if os.environ.get("EDJE_PRETENDED_GPU"):
+if PRETENDED:
     PRETENCE = pretended_gpu()
     PRETENCE.__enter__()  # before anything asks what there is
 

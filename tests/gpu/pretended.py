@@ -2,8 +2,8 @@
 
 Within `pretended_gpu()` torch sees one GPU. What runs there runs on the CPU, so it is slow and
 rounds as a CPU does. But nothing computes with tensors of both devices, NumPy can't have those of
-the GPU, a draw there needs a generator of its own, a forked process can't use it, and what a GPU
-would be waited for is counted in torch's debug mode for synchronisation.
+the GPU, a draw there needs a generator of its own, a forked process can't use it, and the usual
+waits for it (`WAITING`, masks, copies) are seen by torch's debug mode for synchronisation.
 
 CUDA's own code doesn't run: no kernels, streams, graphs, NCCL or memory, and no second process.
 """
@@ -22,6 +22,7 @@ import torch._dynamo  # looks through all of torch when it is imported, so not w
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+PRETENDED = bool(os.environ.get("EDJE_PRETENDED_GPU"))  # by this whole process
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 THERE, PINNED = "_on_pretended_gpu", "_pinned_for_pretended_gpu"  # marks of tensors
 
@@ -257,6 +258,11 @@ class Stream:
 def _nothing(*_: Any, **__: Any) -> None: ...
 
 
+def _set_device(device: torch.device) -> None:
+    if device.index is None:
+        raise ValueError(f"Expected a torch.device with a specified index, but got: {device}")
+
+
 def _always(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
@@ -278,7 +284,8 @@ CUDA: dict[str, Any] = {
     ),
     "mem_get_info": _always((6 << 30, 8 << 30)),
     **dict.fromkeys(("memory_allocated", "max_memory_allocated"), _always(0)),
-    **dict.fromkeys(("set_device", "synchronize", "empty_cache", "_lazy_init"), _nothing),
+    "set_device": _set_device,
+    **dict.fromkeys(("synchronize", "empty_cache", "_lazy_init"), _nothing),
     **dict.fromkeys(("reset_peak_memory_stats", "manual_seed", "manual_seed_all"), _nothing),
     **dict.fromkeys(("set_rng_state", "set_rng_state_all"), _nothing),
     "get_rng_state_all": lambda: [torch.zeros(16, dtype=torch.uint8)],

@@ -1,6 +1,5 @@
 """Real sizes where there is a GPU, else tiny ones: what the checks of this folder share."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
+from tests.gpu.pretended import PRETENDED
 from tests.tiny import rerankers
 from tests.tiny.encoders import tiny_encoder, tiny_language_model
 from tests.tiny.words import WORDS, tiny_tokenizer
 
-PRETENDED = bool(os.environ.get("EDJE_PRETENDED_GPU"))
 ON_GPU = torch.cuda.is_available()
 IS_REAL = ON_GPU and not PRETENDED
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -1,5 +1,6 @@
 """Claims about the whole road on a device: pictures, a store, training with dev, evaluation."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ CAPTIONS = 16 * 5
 
 
 @pytest.mark.parametrize("score", ["residual", "sum"])
-def test_a_run_trains_on_the_device_and_is_evaluated_there_as_on_the_cpu(score, tmp_path: Path):
+def test_a_run_trains_on_the_device_and_is_evaluated_there_as_on_the_cpu(
+    score, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The device is given without its number."""
     source = ShapesSource(
         cache_dir=str(tmp_path),
         **{"train_images": 96, "val_images": 8, "test_images": 16, "unique_among": 8},
         dev_images=SMALLEST,
     )
     backbone = edje.load_backbone("shapes")
-    cache, folder = Cache(tmp_path / "cache"), tmp_path / "run"
-    assert cache.device.type == DEVICE.type
+    cache, folder = Cache(tmp_path / "cache", devices=(DEVICE,)), tmp_path / "run"
     training = Training(
         language_model=partial(
             new_language_model, tokenizer=asset("shapes/backbone"), fusion_layer=2
@@ -67,7 +70,9 @@ def test_a_run_trains_on_the_device_and_is_evaluated_there_as_on_the_cpu(score, 
     )
     prepared = prepare(training, backbone, source, folder)
     feed = cached_feed(cache, source, backbone, training, prepared)
-    trained = train_reranker(training, prepared, feed, backbone, cache, folder)
+    with caplog.at_level(logging.INFO, "edje"):
+        trained = train_reranker(training, prepared, feed, backbone, cache, folder)
+    assert any(said.startswith("training in precision") for said in caplog.messages)
     assert trained is not None
     reranker = finish(training, trained, backbone, feed.dev, cache, folder)
     assert reranker.calibration and bool(reranker.fusion) == (score == "sum")
