@@ -62,7 +62,7 @@ class OurLane:
 
     def entry(self, tier: Tier) -> Entry:
         """One tier."""
-        visual = self._visual(tier)
+        visual = self.visual(tier)
         scorer = StoredTokenScorer(
             self.model,
             ScoringSet(self.text, visual),
@@ -91,7 +91,8 @@ class OurLane:
             prepare=visual.forget if isinstance(visual, StoredFile) and tier == "cold" else None,
         )
 
-    def _visual(self, tier: Tier) -> VisualTokens:
+    def visual(self, tier: Tier) -> VisualTokens:
+        """The tokens of a tier, where it keeps them."""
         if tier in ("host", "query"):
             return self.stored
         if tier == "scorer":

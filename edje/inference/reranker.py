@@ -72,12 +72,15 @@ class Reranker:
         self._scorers: dict[torch.device, StoredTokenScorer] = {}
 
     def __repr__(self) -> str:
-        device, tokens = next(self.model.parameters()).device, self.model.adapter.num_tokens
-        precision = str(self.precision).removeprefix("torch.")
+        tokens, precision = self.model.adapter.num_tokens, str(self.precision)
         return (
             f"Reranker(trained on {self.checkpoint.label}; {tokens} tokens per image, "
-            f"score={self.choices.score}, {precision} on {device})"
+            f"score={self.choices.score}, {precision.removeprefix('torch.')} on {self._device})"
         )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @classmethod
     def from_pretrained(
@@ -404,7 +407,7 @@ class Reranker:
 
     def _moved(self, tokens: Tensor) -> Tensor:
         """Tokens in float32 on the model's device."""
-        return tokens.to(next(self.model.parameters()).device, torch.float32)
+        return tokens.to(self._device, torch.float32)
 
     @torch.inference_mode()
     def score(
@@ -524,7 +527,7 @@ class Reranker:
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device; its weights are laid out on first use."""
-        device = next(self.model.parameters()).device
+        device = self._device
         if device not in self._scorers:
             examples = collection
             if self.precision == torch.int8:  # its ranges must also fit later queries

@@ -55,7 +55,11 @@ def profile_of(name: str, call: Callable[[], object], device: torch.device) -> P
         synchronise(device)
         seconds = time.perf_counter() - started
     events = seen.key_averages()
-    on_device = [event for event in events if event.device_type == DeviceType.CUDA]
+    on_device = [  # without annotations, which hold kernels that are listed too
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
     kernels = [
         Kernel(event.key, event.count, event.self_device_time_total / 1000) for event in on_device
     ] or [Kernel(event.key, event.count, event.self_cpu_time_total / 1000) for event in events]

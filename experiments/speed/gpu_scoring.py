@@ -75,7 +75,7 @@ def _throughput(sizes: ScoringSizes, device: torch.device, tiny: bool, flops: fl
     lean_work = Work(count_flops(LeanRoad(lean_sizes, tokens, sizes.k, device)) / sizes.k * pairs)
     sent = Work(flops * pairs, read_bytes=cell * pairs, sent_bytes=cell * pairs)
     peer = "transformers' BertModel, tokens on the device"
-    near = lane.stored[torch.randint(len(lane.stored), (pairs,))].to(device, lane.dtype)
+    near = ScoringSet(lane.text, lane.visual("scorer"))
     every = torch.arange(pairs)
     lanes = {
         f"scorer, tokens on the device{how}": Lane(
@@ -87,7 +87,7 @@ def _throughput(sizes: ScoringSizes, device: torch.device, tiny: bool, flops: fl
             goals.device,
             peer,
         )
-        for how, scorer in _ways(lane, ScoringSet(lane.text, near), device).items()
+        for how, scorer in _ways(lane, near, device).items()
     }
     calls = {name: own.call for name, own in lanes.items()}
     lanes["scorer, tokens in host memory"] = Lane(

@@ -9,7 +9,16 @@ from edje.inference.device_cells import CellsOnDevice
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.models.edje import EDJE
 from edje.records import TextBatch
-from tests.gpu.sizes import DEVICE, IS_REAL, ON_GPU, collection, needs_gpu, packed, reranker
+from tests.gpu.sizes import (
+    DEVICE,
+    IS_REAL,
+    ON_GPU,
+    collection,
+    needs_gpu,
+    needs_real_gpu,
+    packed,
+    reranker,
+)
 
 pytestmark = pytest.mark.gpu
 CAPTIONS, IMAGES, PAIRS = (64, 256, 600) if IS_REAL else (12, 9, 108)
@@ -125,7 +134,7 @@ def test_nothing_waits_for_the_gpu_from_one_call_to_the_next(model, pairs, by_pl
         torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
 
 
-@needs_gpu
+@needs_real_gpu
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, compiling):
     """Lengths and numbers of pairs come and come back: no replay may read another's memory."""
