@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.index.given_embeddings import Numbers
 from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
 
 CANDIDATES = 100  # of the first stage, by default
@@ -33,9 +33,9 @@ class Question:
     query: str
     k: int = CANDIDATES
     where: str | None = None
-    query_embedding: Any = None
+    query_embedding: Numbers | None = None
     ids: Sequence[str] | None = None
-    first_stage: Sequence[float] | None = None
+    first_stage: Numbers | None = None
     num_tokens: int | None = None
 
 

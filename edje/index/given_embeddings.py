@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float32
+from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import GivenPicture, given_pictures, valid_id
 from edje.index.image_table import EMBEDDING, GIVEN, ID, PATH, READABLE, ImageTable
 
+Numbers = np.ndarray | Tensor | Sequence[Any]  # as users have them
 SAME = 1e-5  # largest difference between numbers of one embedding when read again
 
 
@@ -63,8 +66,39 @@ class GivenEmbeddings:
                     )
 
 
+def given_numbers(values: Numbers, what: str) -> Float32[np.ndarray, "..."]:
+    """A user's array, list, or tensor of any device and number format, in float32.
+
+    Raises:
+        EdjeError: they aren't numbers.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu", torch.float32).numpy()
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise EdjeError(
+            f"{what}: got a {type(values).__name__} ({error}), expected numbers in an array, a "
+            "list or a tensor."
+        ) from error
+
+
+def finite_numbers(values: Numbers, what: str) -> Float32[np.ndarray, "..."]:
+    """`given_numbers` that are all finite.
+
+    Raises:
+        EdjeError: also if one isn't.
+    """
+    found = given_numbers(values, what)
+    if not np.isfinite(found).all():
+        raise EdjeError(f"{what}: some of the numbers are not finite. Compute them again.")
+    return found
+
+
 def given_embeddings(
-    source: str | Path | np.ndarray, paths: Sequence[str | Path] | None, ids: Sequence[str] | None
+    source: str | Path | Numbers,
+    paths: Sequence[str | Path] | None,
+    ids: Sequence[str] | None,
 ) -> GivenEmbeddings:
     """Embeddings from a `.npy` file or an array with separate paths, or from a `.parquet`.
 
@@ -80,8 +114,10 @@ def given_embeddings(
             raise EdjeError(f"{source}: paths and ids are in its columns. Leave them out.")
         matrix, columns = _of_parquet(Path(source).expanduser())
         paths, ids = columns.pop(PATH), columns.pop(ID, None)
+    elif isinstance(source, str | Path):
+        matrix = _of_numpy(Path(source).expanduser())
     else:
-        matrix = source if isinstance(source, np.ndarray) else _of_numpy(Path(source).expanduser())
+        matrix = source if isinstance(source, np.ndarray) else given_numbers(source, "embeddings")
     if paths is None or (ids is not None and len(ids) != len(paths)):
         raise EdjeError(
             "embeddings need paths, the pictures' files in their order; ids, if any, likewise."

@@ -8,13 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
 from edje.index.answers import CANDIDATES, Answer, Question
 from edje.index.built_with import check_reranker, new_facts
-from edje.index.given_embeddings import given_embeddings
+from edje.index.given_embeddings import Numbers, given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
 from edje.index.hits import Hit
 from edje.index.image_table import (
@@ -99,7 +97,7 @@ class ImageIndex:
         cls,
         path: str | Path,
         reranker: Reranker,
-        embeddings: str | Path | np.ndarray,
+        embeddings: str | Path | Numbers,
         paths: Sequence[str | Path] | None = None,
         *,
         ids: Sequence[str] | None = None,
@@ -119,9 +117,9 @@ class ImageIndex:
         Args:
             path: the index's folder.
             reranker: what reranks.
-            embeddings: a `.npy` file (nothing pickled is read), an array of shape (pictures,
-                width), or a `.parquet` with the columns `path` and `embedding`, optionally `id`,
-                and others for `where`.
+            embeddings: a `.npy` file (nothing pickled is read), an array, tensor or list of shape
+                (pictures, width), or a `.parquet` with the columns `path` and `embedding`,
+                optionally `id`, and others for `where`.
             paths: the pictures' files, in the order of the embeddings.
             ids: in the same order; by default the files' names.
             wait: as in `open`.
@@ -285,7 +283,7 @@ class ImageIndex:
         min_probability: float | None = None,
         group_duplicates: bool | float = False,
         *,
-        query_embedding: Any = None,
+        query_embedding: Numbers | None = None,
     ) -> list[Hit]:
         """The best pictures for a text, best first.
 
@@ -298,7 +296,8 @@ class ImageIndex:
             min_probability: leaves out hits with a smaller probability.
             group_duplicates: one hit for near duplicates, which it then lists. Two pictures are
                 near duplicates if the cosine of their tokens is at least 0.8, or this number.
-            query_embedding: the query's embedding, for an index of your own embeddings.
+            query_embedding: the query's embedding, for an index of your own embeddings; an array,
+                a list, or a tensor of any device.
 
         Raises:
             EdjeError: there is no index yet, `where` is not a valid filter, a probability is
@@ -323,7 +322,7 @@ class ImageIndex:
         min_probability: float | None = None,
         group_duplicates: bool | float = False,
         *,
-        query_embeddings: Sequence[Any] | None = None,
+        query_embeddings: Numbers | None = None,
     ) -> list[list[Hit]]:
         """The best pictures for each of several texts, which go through each stage together.
 
@@ -372,7 +371,7 @@ class ImageIndex:
         self,
         query: str,
         ids: Sequence[str],
-        first_stage: Sequence[float] | None = None,
+        first_stage: Numbers | None = None,
         *,
         min_probability: float | None = None,
     ) -> list[Hit]:

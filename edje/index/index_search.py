@@ -16,6 +16,7 @@ from edje.errors import EdjeError
 from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
+from edje.index.given_embeddings import finite_numbers
 from edje.index.given_pictures import read_path
 from edje.index.hits import Hit
 from edje.index.image_table import (
@@ -36,6 +37,7 @@ from edje.inference.reranker import Reranker
 from edje.tokens.codec import Codec, make_codec
 
 OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
+FIRST_STAGE = "rerank: first_stage"  # in messages
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class IndexSearch:
         for question in questions:
             if question.ids is not None:
                 given = question.first_stage
-                known = None if given is None else torch.tensor(np.asarray(given, np.float32))
+                known = None if given is None else torch.tensor(finite_numbers(given, FIRST_STAGE))
                 chosen.append(Candidates(next(named), known, known, self._size))
                 continue
             found = next(best)
@@ -263,11 +265,12 @@ class IndexSearch:
 
     def _own_query(self, given: Any) -> Tensor:
         width = self.table.facts.given_width
-        query = torch.as_tensor(np.asarray(() if given is None else given, dtype=np.float32))
-        if query.shape != (width,):
+        query = torch.tensor(finite_numbers(() if given is None else given, "query_embedding"))
+        if query.shape != (width,) or not query.any():
             raise EdjeError(
                 f"search: this index has your own embeddings: pass query_embedding, the query's "
-                f"{width} numbers by the same model; got shape {tuple(query.shape)}."
+                f"{width} numbers by the same model; got shape {tuple(query.shape)}"
+                f"{'' if query.any() else ', all zero'}."
             )
         return torch.nn.functional.normalize(query, dim=0)
 

@@ -52,9 +52,9 @@ class EncodedImages:
     def __getitem__(
         self, rows: int | np.integer | slice | Sequence[int] | np.ndarray | Tensor
     ) -> "EncodedImage | EncodedImages":
-        """One image by its row, or several by a slice, rows, or a mask."""
+        """One image by its row, or several by a slice, rows, or a mask, on any device."""
         if not isinstance(rows, slice | int):
-            rows = torch.as_tensor(rows)
+            rows = torch.as_tensor(rows).cpu()  # the host's rows pick from every device
             rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
             rows = rows if rows.ndim else int(rows)
         if isinstance(rows, int):
@@ -66,8 +66,15 @@ class EncodedImages:
 
 
 def stacked(images: Sequence[EncodedImage]) -> EncodedImages:
-    """Single images stacked in their order."""
+    """Single images stacked in their order; those of several devices on the CPU."""
     return EncodedImages(
-        torch.stack([image.embedding for image in images]),
-        torch.stack([image.tokens for image in images]),
+        torch.stack(on_one_device([image.embedding for image in images])),
+        torch.stack(on_one_device([image.tokens for image in images])),
     )
+
+
+def on_one_device(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one device as they are, those of several on the CPU."""
+    if len({tensor.device for tensor in tensors}) <= 1:
+        return list(tensors)
+    return [tensor.cpu() for tensor in tensors]

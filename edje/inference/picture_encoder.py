@@ -28,18 +28,13 @@ class PictureEncoder:
     """Computes a picture's embedding and visual tokens, and a text's embedding.
 
     The numbers are those of the run's stores: the tower's tokens pass through the raw tier's
-    codec, the adapter's output through the compressed tier's.
+    codec, the adapter's output through the compressed tier's. It computes where the model is.
     """
 
     def __init__(self, backbone: Backbone, model: EDJE, choices: RunChoices):
         self.backbone = backbone
         self.model = model
-        self.device = next(model.parameters()).device
-        if isinstance(backbone, torch.nn.Module):
-            backbone.to(self.device)
         self.precision = choices.tower_precision
-        # Without bf16 instructions, bf16 is many times slower than float32, hardly differing.
-        self.in_half = self.precision == "bf16" and has_bf16(self.device)
         self.raw = make_codec(choices.raw_codec, backbone.num_tokens, backbone.token_width)
         self.compressed = make_codec(
             choices.compressed_codec, int(model.adapter.num_tokens), model.joint.width
@@ -72,10 +67,11 @@ class PictureEncoder:
         """L2-normalised embeddings of texts, on the CPU; the texts are cleaned here."""
         cleaned = [clean_caption(text) for text in texts]
         embeddings = torch.empty(len(cleaned), self.backbone.embedding_width)
+        device = self._device()
         for first in range(0, len(cleaned), TEXTS_AT_ONCE):
             some = slice(first, first + TEXTS_AT_ONCE)
             with torch.inference_mode():
-                with products_in("tf32", self.device):
+                with products_in("tf32", device):
                     features = self.backbone.encode_texts(cleaned[some])
                 embeddings[some] = self.backbone.project_texts(features).float().cpu()
         return embeddings
@@ -89,13 +85,25 @@ class PictureEncoder:
         Raises:
             EdjeError: a token is not finite, or too large for the codec.
         """
-        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_half)
-        with products_in(self.precision, self.device), half:
-            encoding = self.backbone.encode_images(pixels.to(self.device))
+        device = self._device()
+        # Without bf16 instructions, bf16 is many times slower than float32, hardly differing.
+        in_half = self.precision == "bf16" and has_bf16(device)
+        half = torch.autocast(device.type, torch.bfloat16, enabled=in_half)
+        with products_in(self.precision, device), half:
+            encoding = self.backbone.encode_images(pixels.to(device))
         embeddings = self.backbone.project_images(encoding.features.float())
         stored = torch.from_numpy(self.raw.encode(encoding.tokens))
-        visual = self.model.compress(self.raw.decode(stored, torch.float32, self.device))
+        visual = self.model.compress(self.raw.decode(stored, torch.float32, device))
         return embeddings.float().cpu(), self.compressed.encode(visual.float())
+
+    def _device(self) -> torch.device:
+        """The model's device, where the backbone is brought, too."""
+        device = next(self.model.parameters()).device
+        if isinstance(self.backbone, torch.nn.Module):
+            own = next(self.backbone.parameters(), None)
+            if own is not None and own.device != device:
+                self.backbone.to(device)
+        return device
 
     def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
         """Batches of pixels; the next batch is prepared while one is used."""

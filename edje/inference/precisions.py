@@ -75,5 +75,6 @@ def fast_bf16(device: torch.device) -> torch.dtype:
 def has_bf16(device: torch.device) -> bool:
     """Whether this device has instructions for matrix products in bf16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return has_bf16_instructions()

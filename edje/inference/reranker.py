@@ -4,6 +4,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from huggingface_hub import HfApi
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edje.backbones.protocol import Backbone
 from edje.captions import clean_caption
 from edje.errors import EdjeError
 from edje.images.pictures import Picture
@@ -23,7 +25,12 @@ from edje.inference.checkpoint import (
     keep_first_tokens,
     load_checkpoint,
 )
-from edje.inference.encoded_images import EncodedImage, EncodedImages, stacked
+from edje.inference.encoded_images import (
+    EncodedImage,
+    EncodedImages,
+    on_one_device,
+    stacked,
+)
 from edje.inference.example_texts import example_texts
 from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
@@ -41,6 +48,14 @@ from edje.retrieval.exact import exact_products
 from edje.tokens.sharing import reaching_hub
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Built:
+    """What rerankers with the same weights share, each built on first use."""
+
+    scorers: dict[torch.device, StoredTokenScorer] = field(default_factory=dict)
+    backbone: Backbone | None = None
 
 
 class Reranker:
@@ -69,7 +84,7 @@ class Reranker:
         self.model = checkpoint.model.eval()
         self.precision = precision
         self.choices: RunChoices = choices_of(checkpoint)
-        self._scorers: dict[torch.device, StoredTokenScorer] = {}
+        self._built = _Built()
 
     def __repr__(self) -> str:
         tokens, precision = self.model.adapter.num_tokens, str(self.precision)
@@ -318,8 +333,8 @@ class Reranker:
             torch.tensor(counts)
         )
         is_t2i = torch.ones_like(of_pairs, dtype=torch.bool)
-        pairs = Pairs(list(texts), images, of_pairs, torch.cat(list(rows)).cpu(), is_t2i)
-        first = None if first_stage is None else torch.cat(list(first_stage))
+        pairs = Pairs(list(texts), images, of_pairs, torch.cat(on_one_device(rows)).cpu(), is_t2i)
+        first = None if first_stage is None else torch.cat(on_one_device(first_stage))
         return list(self._scores(pairs, len(images), False, first).split(counts))
 
     @property
@@ -336,7 +351,7 @@ class Reranker:
         few = Reranker(
             keep_first_tokens(self.checkpoint, num_tokens), self.precision, self.metrics, self.name
         )
-        few._scorers = self._scorers
+        few._built = self._built
         return few
 
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
@@ -528,13 +543,14 @@ class Reranker:
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device; its weights are laid out on first use."""
         device = self._device
-        if device not in self._scorers:
+        scorers = self._built.scorers
+        if device not in scorers:
             examples = collection
             if self.precision == torch.int8:  # its ranges must also fit later queries
                 words = example_texts(self.checkpoint.language_model.tokenizer)
                 examples = ScoringSet(words, collection.visual)
-            self._scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
-        return self._scorers[device].on(collection)
+            scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
+        return scorers[device].on(collection)
 
     @cached_property
     def picture_encoder(self) -> PictureEncoder:
@@ -543,9 +559,10 @@ class Reranker:
         Raises:
             EdjeError: the backbone can't be built here.
         """
-        with quiet_transformers():
-            backbone = backbone_of(self.checkpoint)
-        return PictureEncoder(backbone, self.model, self.choices)
+        if self._built.backbone is None:
+            with quiet_transformers():
+                self._built.backbone = backbone_of(self.checkpoint)
+        return PictureEncoder(self._built.backbone, self.model, self.choices)
 
     def _encoded(
         self,

@@ -37,7 +37,7 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             f"trainer.precision={precision}: a CPU has no mixed training in float16. Use "
             "trainer.precision=auto."
         )
-    if precision in BFLOAT16 and not has_bf16(device):
+    if precision in BFLOAT16 and not all(map(has_bf16, devices)):
         log.warning(
             "trainer.precision=%s: this %s has no instructions for products in bf16, so they "
             "are several times slower than in float32. Use trainer.precision=auto.",
@@ -80,7 +80,7 @@ def make_trainer(
 ) -> L.Trainer:
     """A Trainer with these arguments, in a run folder; `other` replaces some of them.
 
-    `precision: auto` is mixed bf16 if the device has instructions for it, else float32.
+    `precision: auto` is mixed bf16 if all devices have instructions for it, else float32.
     A profiler's report goes to logs/fit-profile.txt, unless it has its own place.
 
     Raises:
@@ -93,7 +93,7 @@ def make_trainer(
         "plugins": [cluster()],
     }
     if arguments.get("precision") == "auto":
-        has_it = has_bf16(trainer_devices(arguments)[0])
+        has_it = all(map(has_bf16, trainer_devices(arguments)))
         own["precision"] = "bf16-mixed" if has_it else "32-true"
     try:
         trainer = L.Trainer(**{**REPLACED, **arguments, **own, **other})

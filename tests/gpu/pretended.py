@@ -46,7 +46,9 @@ WAITING = {  # for values on the GPU
     *(Tensor.__index__, Tensor.__contains__, Tensor.equal, torch.equal),
     *(Tensor.nonzero, torch.nonzero, Tensor.masked_select, torch.masked_select),
     *(Tensor.unique, torch.unique, Tensor.unique_consecutive, torch.unique_consecutive),
+    *(Tensor.argwhere, torch.argwhere, Tensor.bincount, torch.bincount, Tensor.__repr__),
 }
+REPEATING = {Tensor.repeat_interleave, torch.repeat_interleave}
 HOLDING = {torch.tensor, torch.as_tensor}  # values of the host
 
 
@@ -105,14 +107,14 @@ class Places(TorchFunctionMode):
         device, pin = named.pop("device", None), named.pop("pin_memory", False)
         if any(map(is_there, given)):
             self._check(func, args, given)
-            if func in WAITING or (func is Tensor.__getitem__ and _has_mask(args[1])):
+            if func in WAITING or _waits_by_arguments(func, args, named):
                 self._wait(func)
         if func is Tensor.copy_ and isinstance(args[1], Tensor):
             waits = not named.get("non_blocking", args[2] if len(args) > 2 else False)
             if waits and is_there(args[0]) != is_there(args[1]):
                 self._wait(func)
         if device is None:
-            in_place = args and isinstance(args[0], Tensor) and _is_in_place(func)
+            in_place = _is_in_place(func, args)
             there = is_there(args[0]) if in_place else any(map(is_there, given))
         else:
             there = torch.device(device).type == "cuda"
@@ -146,7 +148,9 @@ class Places(TorchFunctionMode):
             if not picks:  # a copy
                 return
             given = [args[0], *tensors_in(args[2:])]
-        alone = func in (torch.cat, torch.stack)
+        alone = func in (torch.cat, torch.stack) or (
+            _is_in_place(func, args) and not is_there(args[0])
+        )
         if any(map(is_there, given)) and any(
             not is_there(one) and (one.dim() > 0 or alone) for one in given
         ):
@@ -220,9 +224,21 @@ class Places(TorchFunctionMode):
         self.on_wait = mode
 
 
-def _has_mask(picks: Any) -> bool:
-    """Whether the number of values that are picked is known on the GPU alone."""
-    return any(one.dtype == torch.bool and is_there(one) for one in tensors_in((picks,)))
+def _waits_by_arguments(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    """Whether a size is known on the GPU alone, or rows are brought there first."""
+    if func in (Tensor.__getitem__, Tensor.__setitem__) and is_there(args[0]):
+        picks = list(tensors_in((args[1],)))
+        fills = func is Tensor.__setitem__ and not isinstance(args[2], Tensor)
+        has_mask = any(one.dtype == torch.bool and is_there(one) for one in picks)
+        return (has_mask and not fills) or any(not is_there(one) for one in picks)
+    if func is torch.where:
+        return len(args) + len(named) == 1
+    return func in REPEATING and named.get("output_size") is None and _counts_there(args, named)
+
+
+def _counts_there(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    counts = named.get("repeats", args[1] if len(args) > 1 else args[0])
+    return isinstance(counts, Tensor) and is_there(counts)
 
 
 def _all_there(values: Any) -> bool:
@@ -230,9 +246,12 @@ def _all_there(values: Any) -> bool:
     return bool(found) and all(map(is_there, found))
 
 
-def _is_in_place(func: Any) -> bool:
+def _is_in_place(func: Any, args: tuple[Any, ...]) -> bool:
     name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__")
+    is_of_tensor = bool(args) and isinstance(args[0], Tensor)
+    return is_of_tensor and (
+        name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+    )
 
 
 class Stream:
@@ -284,7 +303,7 @@ CUDA: dict[str, Any] = {
     ),
     "mem_get_info": _always((6 << 30, 8 << 30)),
     **dict.fromkeys(("memory_allocated", "max_memory_allocated"), _always(0)),
-    "set_device": _set_device,
+    **{"set_device": _set_device, "device": _always(nullcontext())},
     **dict.fromkeys(("synchronize", "empty_cache", "_lazy_init"), _nothing),
     **dict.fromkeys(("reset_peak_memory_stats", "manual_seed", "manual_seed_all"), _nothing),
     **dict.fromkeys(("set_rng_state", "set_rng_state_all"), _nothing),

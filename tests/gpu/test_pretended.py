@@ -38,6 +38,8 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "lists": ("same device", lambda: torch.cat([there(1), torch.ones(1)])),
     "stacked numbers": ("same device", lambda: torch.stack([there(), torch.ones(())])),
     "numbers of the GPU": ("same device", lambda: torch.ones(3) * there()),
+    "sums on the host": ("same device", lambda: torch.ones(3).add_(there())),
+    "numbers of the host": ("same device", lambda: torch.ones(()).add_(there())),
     "rows of the host": ("indices", lambda: torch.ones(3)[ROWS.cuda()]),
     "gathered rows": ("same device", lambda: there(3).gather(0, ROWS)),
     "values for rows": ("same device", lambda: there(3).__setitem__(ROWS, torch.ones(2))),
@@ -96,6 +98,11 @@ WAITS: dict[str, Callable[[], object]] = {
     "a copy": lambda: there(1).cpu(),
     "a copy to the GPU": lambda: torch.ones(3).to("cuda"),
     "a mask": lambda: there(3)[there(3) > 0],
+    "a mask's values": lambda: there(3).__setitem__(there(3) > 0, there(3)),
+    "rows": lambda: there(3)[ROWS],
+    "places": lambda: torch.where(there(3) > 0),
+    "counts": lambda: there(3).repeat_interleave(ROWS.cuda().sum().expand(3)),
+    "a picture of it": lambda: repr(there(3)),
     "values": lambda: torch.tensor([1.0], device="cuda"),
 }
 

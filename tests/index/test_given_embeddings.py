@@ -1,10 +1,12 @@
 """Claims about an index whose first stage are embeddings of the user's own."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
@@ -98,6 +100,10 @@ def test_other_embeddings_and_additions_without_are_refused(
         (lambda m, p: (m.astype(int), p), r"type int64 for 12 paths; expected floats"),
         (lambda m, p: (m, [p[0]] * 12), "12 pictures and 1 different ids"),
         (lambda m, p: (m * 0, p), r"the embedding of '\d+\.png' is zero or has numbers"),
+        (
+            lambda m, p: ([[1.0], [1.0, 2.0]], p),
+            "embeddings: got a list .*expected numbers in an array",
+        ),
         (lambda m, p: ("absent.npy", p), r"absent\.npy can't be read as a NumPy array"),
         (lambda m, p: ("absent.parquet", None), r"absent\.parquet can't be read as Parquet"),
     ],
@@ -107,6 +113,35 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(EdjeError, match=message):
         ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, *make(matrix, paths))
+
+
+def test_numbers_may_be_tensors_or_lists_and_are_checked(
+    ranker: Reranker, paths: list[Path], matrix: np.ndarray, tmp_path: Path
+) -> None:
+    """As models return them: in bf16, with a gradient."""
+    rounded = torch.tensor(matrix, requires_grad=True).bfloat16()
+    index = ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, rounded, paths)
+    values = rounded.detach().double()
+    for given in (rounded[3], values[3].numpy(), values[3].tolist()):
+        first = min(index.search("red", query_embedding=given), key=lambda hit: hit.rank)
+        assert first.path == str(paths[3]) and first.first_stage == pytest.approx(1, abs=1e-6)
+    many = index.search_many(["red", "blue"], query_embeddings=rounded[:2])
+    assert [min(hits, key=lambda hit: hit.rank).path for hits in many] == [*map(str, paths[:2])]
+    ids = index.ids()[:2]
+    scores = torch.tensor([0.5, 0.25], requires_grad=True).bfloat16()
+    assert {hit.id: hit.first_stage for hit in index.rerank("red", ids, scores)} == dict(
+        zip(ids, (0.5, 0.25), strict=True)
+    )
+    wrong: dict[str, Any] = {
+        "expected numbers": "a red star",
+        "not finite": matrix[3] * np.nan,
+        "shape \\(7,\\), all zero": matrix[3] * 0,
+    }
+    for message, given in wrong.items():
+        with pytest.raises(EdjeError, match=f"query_embedding.*{message}"):
+            index.search("red", query_embedding=given)
+    with pytest.raises(EdjeError, match="first_stage: some of the numbers are not finite"):
+        index.rerank("red", ids, [0.5, float("nan")])
 
 
 def test_pickled_arrays_are_not_read(ranker: Reranker, paths: list[Path], tmp_path: Path) -> None:

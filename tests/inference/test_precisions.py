@@ -1,10 +1,13 @@
 """Where and in which number format a reranker computes: what is asked for, what is there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.precisions import device_of, precision_of
+from edje.inference.precisions import device_of, has_bf16, precision_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -28,6 +31,20 @@ def test_without_a_gpu_it_is_the_cpu(
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert device_of(None) == CUDA
+
+
+def test_each_gpu_is_asked_for_its_own_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def made_current(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr("torch.cuda.device", made_current)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: current[-1] == 1)
+    assert [has_bf16(torch.device("cuda", number)) for number in range(3)] == [False, True, False]
 
 
 @pytest.mark.parametrize("asked", ["cuda:77", "xpu", "gpu", "", "cpu:x"])

@@ -46,9 +46,9 @@ def test_scores_equal_the_training_modules_pair_by_pair(residual, direction):
         expected = served.model.score(text, visual, direction, first)
     found = served.score(captions, visual, first if residual else None, direction)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    (scorer,) = served._scorers.values()
+    (scorer,) = served._built.scorers.values()
     served.score(captions[:2], visual[:2], first[:2], direction)
-    assert list(served._scorers.values()) == [scorer]  # weights are copied once, not per call
+    assert list(served._built.scorers.values()) == [scorer]  # weights are copied once, not per call
 
 
 def test_no_captions_have_no_scores_and_half_precision_is_near():
@@ -99,7 +99,7 @@ def test_int8_scores_hardly_hang_on_the_first_query(monkeypatch):
         served = reranker(False, torch.int8)
         served.score(first, visual[: len(first)])
         errors = (served.score(texts, visual) - expected).abs() / expected.std()
-        (scorer,) = served._scorers.values()
+        (scorer,) = served._built.scorers.values()
         assert scorer.precision == torch.int8 and errors.max() < 0.34, errors.max()
 
 
@@ -237,6 +237,6 @@ def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():
     torch.testing.assert_close(
         few.score_images("red star", cut), loaded.score_images("red star", cut)
     )
-    assert few._scorers is served._scorers and len(few._scorers) == 1  # weights laid out once
+    assert few._built is served._built and len(few._built.scorers) == 1  # weights laid out once
     with pytest.raises(EdjeError, match="trained only with all of its 4 tokens"):
         reranker(False).with_first_tokens(2)

@@ -172,6 +172,17 @@ def test_auto_is_bf16_where_the_device_has_instructions_for_it(monkeypatch, tmp_
     assert trainer.precision == right
 
 
+def test_auto_is_bf16_only_where_all_devices_of_a_machine_have_instructions_for_it(
+    monkeypatch, tmp_path, caplog
+):
+    unlike = (torch.device("cpu", 0), torch.device("cpu", 1))
+    monkeypatch.setattr("edje.pipeline.trainer.trainer_devices", lambda arguments: unlike)
+    monkeypatch.setattr("edje.pipeline.trainer.has_bf16", lambda device: device.index == 0)
+    assert make_trainer(configured(precision="auto"), tmp_path, [], []).precision == "32-true"
+    check_trainer(configured(precision="bf16-mixed"))
+    assert "has no instructions for products in bf16" in caplog.text
+
+
 @pytest.mark.parametrize("here", [True, False])
 def test_bf16_without_instructions_for_it_is_warned_about(monkeypatch, caplog, here):
     monkeypatch.setattr("edje.pipeline.trainer.has_bf16", lambda device: here)
