@@ -5,11 +5,14 @@ OLDEST := .venv-oldest/bin
 PORT ?= 8000
 INDEX = $(if $(IMAGES),photos,shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
-SLOW := kills clusters slurm compilers packaging assets serving browser notebooks ray docs# what they are and how long they take: pyproject.toml
+SLOW := kills clusters slurm compilers packaging assets serving browser notebooks sweeps ray docs# what they are and how long they take: pyproject.toml
 OR := $(subst ,, or )
 TOGETHER := $(subst $(subst ,, ),$(OR),$(filter-out clusters slurm,$(SLOW)))
 
 .PHONY: help demo search docs test test-all test-together $(SLOW:%=test-%) slurm-programs chromium test-gpu gpu-wheels test-oldest lint clean
+
+# Processes that tests start load the modules' bytecode, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

@@ -24,6 +24,10 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
+from edje.garbage import collect_rarely
+
+collect_rarely()
+
 import pytest
 import torch
 
@@ -43,6 +47,7 @@ SLOW = (
     "serving",
     "browser",
     "notebooks",
+    "sweeps",
     "ray",
     "docs",
 )

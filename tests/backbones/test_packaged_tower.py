@@ -82,6 +82,7 @@ def test_logits_are_those_of_the_network_by_its_own_names(tower):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.assets
 def test_photographs_of_dogs_are_classified_as_dogs(tower):
     annotations = FLICKR8K / "dataset_flickr8k.json"
     if not annotations.is_file():

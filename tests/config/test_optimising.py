@@ -86,6 +86,7 @@ def test_the_best_values_and_their_job_are_named_at_the_end(
     assert said.endswith(f"(runs/found/{best})")
 
 
+@pytest.mark.sweeps
 @needs_optuna
 def test_choices_ranges_and_groups_are_tried_with_values_of_their_type(
     command: Command, tasks: Calls
@@ -124,6 +125,7 @@ def test_values_can_stand_in_a_file_and_the_command_line_wins(
     assert all(1e-3 <= rate <= 1e-2 for rate in rates(measured)) and len(set(rates(measured))) == 3
 
 
+@pytest.mark.sweeps
 @needs_optuna
 def test_a_repeated_command_runs_nothing_and_a_greater_number_of_trials_goes_on(
     command: Command, measured: Calls, capsys: Output
@@ -136,6 +138,7 @@ def test_a_repeated_command_runs_nothing_and_a_greater_number_of_trials_goes_on(
     assert [folder.name for _, folder in measured] == ["0", "1", "2"]
 
 
+@pytest.mark.sweeps
 @needs_optuna
 def test_failed_jobs_are_told_as_failed_and_made_up_for_by_the_next_call(
     command: Command, tasks: Calls, capsys: Output
@@ -152,6 +155,7 @@ def test_failed_jobs_are_told_as_failed_and_made_up_for_by_the_next_call(
     assert len({folder for _, folder in tasks}) == len(tasks)
 
 
+@pytest.mark.sweeps
 @needs_optuna
 def test_an_interrupted_job_goes_on_first_in_its_own_folder(
     command: Command, measured: Calls, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +178,7 @@ def test_an_interrupted_job_goes_on_first_in_its_own_folder(
     assert (FOLDER / "1" / "environment.1.json").exists()  # of the second go
 
 
+@pytest.mark.sweeps
 @needs_optuna
 def test_a_study_killed_in_a_batch_goes_on_where_it_was(
     command: Command, measured: Calls, monkeypatch: pytest.MonkeyPatch

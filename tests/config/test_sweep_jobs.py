@@ -82,6 +82,7 @@ def test_a_job_that_was_refused_can_be_mended_in_its_place(
     assert OmegaConf.load("runs/seeds/1/overrides.yaml") == ["seed=2"]
 
 
+@pytest.mark.sweeps
 def test_what_failed_under_an_earlier_command_is_not_this_ones(
     command: Command, tasks: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_what_failed_under_an_earlier_command_is_not_this_ones(
     assert not Path("runs/seeds/1/error.txt").exists()
 
 
+@pytest.mark.sweeps
 def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_differs(
     command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_diffe
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
 
 
+@pytest.mark.sweeps
 def test_what_the_command_line_sweeps_takes_the_place_of_a_files_values(
     command: Command, conf: Path, tasks: Calls
 ) -> None:

@@ -369,6 +369,7 @@ def last_table(said: str) -> list[str]:
     return said[said.rindex("\njob ") :].splitlines()[1:]
 
 
+@pytest.mark.sweeps
 def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
     world, tmp_path, monkeypatch, capsys
 ):
@@ -388,6 +389,7 @@ def test_a_sweep_of_a_file_goes_on_by_its_command_and_with_more_seeds(
     assert sum(line.startswith("mean") for line in summed_up) == 2
 
 
+@pytest.mark.sweeps
 def test_a_sweep_given_again_continues_the_job_that_was_killed(world, tmp_path):
     sweep = ["-m", *with_changes(world, "trainer.max_steps=1,2", f"hydra.sweep.dir={tmp_path}")]
     run(sweep)
