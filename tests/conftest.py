@@ -80,6 +80,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Calls as a user's program makes them: nothing checks their types first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Torch's threads during a test; `parametrize("threads", […], indirect=True)` for others."""

@@ -11,7 +11,7 @@ from tests.package_source import MODULES, PACKAGE, dotted, imports
 # What each layer may import of edje, besides itself. Nothing reaches back.
 MAY_IMPORT = {
     "records": set(),
-    "ranges": set(),
+    "ranges": {"errors"},
     "errors": set(),
     "identity": set(),
     "captions": set(),
@@ -37,15 +37,15 @@ MAY_IMPORT = {
     "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
-        "records", "errors", "captions", "durable", "identity", "images", "installed", "renames",
-        "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact",
+        "ranges", "records", "errors", "captions", "durable", "identity", "images", "installed",
+        "renames", "backbones", "language_model", "models", "retrieval.fusion", "retrieval.exact",
         "retrieval.calibration", "tokens", "packaged", "quiet", "registry", "part_kinds",
     },
     "index": {
-        "errors", "identity", "images", "inference", "backbones.pretrained", "registry",
+        "ranges", "errors", "identity", "images", "inference", "backbones.pretrained", "registry",
         "retrieval.exact", "tokens.codec", "tokens.lock",
     },
-    "serving": {"errors", "images", "index", "inference"},
+    "serving": {"errors", "captions", "images", "index", "inference"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
     "analysis": {"records", "errors", "durable", "retrieval", "images", "renames"},
     "config": {

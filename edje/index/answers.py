@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.index.given_embeddings import Numbers
 from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
+from edje.inference.given_numbers import Numbers
+from edje.ranges import check_count, check_probability
 
 CANDIDATES = 100  # of the first stage, by default
 
@@ -66,10 +69,12 @@ class Answer:
         """The `top` best, as `ImageIndex.search` gives them.
 
         Raises:
-            EdjeError: a probability is requested, but the reranker has no calibration.
+            EdjeError: a probability is requested, but the reranker has no calibration; or `top`,
+                `group_duplicates` or `min_probability` is out of its range.
         """
         rows = list(range(len(self.hits)))
         if min_probability is not None:
+            check_probability("min_probability", min_probability)
             rows = [row for row in rows if _probability(self.hits[row], min_probability)]
         return self._shown(rows, top, group_duplicates)
 
@@ -81,12 +86,26 @@ class Answer:
         return self._shown(rows, top, group_duplicates)
 
     def _shown(self, rows: list[int], top: int | None, group_duplicates: bool | float) -> list[Hit]:
+        if top is not None:
+            check_count("top", top, 1)
         hits = [self.hits[row] for row in rows]
-        if group_duplicates is False:
+        least = _least_cosine(group_duplicates)
+        if least is None:
             return hits[:top]
-        least = NEAR_DUPLICATE if group_duplicates is True else group_duplicates
         tokens = self.tokens[torch.tensor(rows, dtype=torch.long)]
         return grouped(hits, tokens, len(hits) if top is None else top, least)
+
+
+def _least_cosine(group_duplicates: bool | float) -> float | None:
+    """Of near duplicates, if they are grouped."""
+    if isinstance(group_duplicates, bool | np.bool_):
+        return NEAR_DUPLICATE if group_duplicates else None
+    if not isinstance(group_duplicates, Real) or not 0 < group_duplicates <= 1:
+        raise EdjeError(
+            f"group_duplicates={group_duplicates!r}: expected True, False, or the least cosine of "
+            f"near duplicates, above 0 and at most 1. True is {NEAR_DUPLICATE}."
+        )
+    return float(group_duplicates)
 
 
 def _probability(hit: Hit, least: float) -> bool:

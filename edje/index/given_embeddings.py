@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float32
-from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.index.given_pictures import GivenPicture, given_pictures, valid_id
 from edje.index.image_table import EMBEDDING, GIVEN, ID, PATH, READABLE, ImageTable
+from edje.inference.given_numbers import Numbers, given_numbers
 
-Numbers = np.ndarray | Tensor | Sequence[Any]  # as users have them
 SAME = 1e-5  # largest difference between numbers of one embedding when read again
 
 
@@ -64,35 +62,6 @@ class GivenEmbeddings:
                         f"the index {table.folder} has another embedding of {name!r}. Name a new "
                         "folder for embeddings of another model."
                     )
-
-
-def given_numbers(values: Numbers, what: str) -> Float32[np.ndarray, "..."]:
-    """A user's array, list, or tensor of any device and number format, in float32.
-
-    Raises:
-        EdjeError: they aren't numbers.
-    """
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float32).numpy()
-    try:
-        return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise EdjeError(
-            f"{what}: got a {type(values).__name__} ({error}), expected numbers in an array, a "
-            "list or a tensor."
-        ) from error
-
-
-def finite_numbers(values: Numbers, what: str) -> Float32[np.ndarray, "..."]:
-    """`given_numbers` that are all finite.
-
-    Raises:
-        EdjeError: also if one isn't.
-    """
-    found = given_numbers(values, what)
-    if not np.isfinite(found).all():
-        raise EdjeError(f"{what}: some of the numbers are not finite. Compute them again.")
-    return found
 
 
 def given_embeddings(

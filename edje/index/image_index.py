@@ -12,7 +12,7 @@ from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
 from edje.index.answers import CANDIDATES, Answer, Question
 from edje.index.built_with import check_reranker, new_facts
-from edje.index.given_embeddings import Numbers, given_embeddings
+from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
 from edje.index.hits import Hit
 from edje.index.image_table import (
@@ -31,6 +31,7 @@ from edje.index.ray_engine import Engine, RayEngine
 from edje.index.shards import with_shards
 from edje.index.user_columns import UserColumns
 from edje.inference.encoded_images import EncodedImages
+from edje.inference.given_numbers import Numbers
 from edje.inference.reranker import Reranker
 from edje.tokens.lock import writer_lock
 
@@ -295,7 +296,8 @@ class ImageIndex:
                 only pictures that pass it are searched.
             min_probability: leaves out hits with a smaller probability.
             group_duplicates: one hit for near duplicates, which it then lists. Two pictures are
-                near duplicates if the cosine of their tokens is at least 0.8, or this number.
+                near duplicates if the cosine of their tokens is at least 0.8, or this number,
+                above 0 and at most 1.
             query_embedding: the query's embedding, for an index of your own embeddings; an array,
                 a list, or a tensor of any device.
 
@@ -334,8 +336,6 @@ class ImageIndex:
         """
         if isinstance(queries, str):
             raise EdjeError(f"search_many: got the text {queries!r}, expected a list of texts.")
-        if top < 1:
-            raise EdjeError(f"search: top={top}, expected 1 or more.")
         given = [None] * len(queries) if query_embeddings is None else query_embeddings
         if len(given) != len(queries):
             raise EdjeError(
@@ -420,17 +420,20 @@ class ImageIndex:
         """Switch to the present version, with what other processes have written.
 
         Raises:
-            EdjeError: it can't be read.
+            EdjeError: it can't be read, or it was made anew with another reranker.
         """
-        before = None if self._table is None else self._table.version
-        if self._table is None:
+        table = self._table
+        made, version = (None, 0) if table is None else (table.facts.made, table.version)
+        if table is None:
             if (table := ImageTable.open(self.folder)) is None:
                 return
+        else:
+            table.refresh()
+        if table.facts.made != made:
+            self._table = self._searching = None
             check_reranker(table, self.reranker)
             self._table = table
-        else:
-            self._table.refresh()
-        if self._table.version != before:
+        if table.version != version:
             self._searching = None
 
     @property

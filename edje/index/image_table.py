@@ -7,10 +7,11 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +48,8 @@ class TableFacts:
     """The facts stored with a table: what it was built with, and the shapes of its cells.
 
     `given_width` is the width of the user's own first-stage embeddings, 0 if there are none.
-    `reranker` is the name or path of the default reranker.
+    `reranker` is the name or path of the default reranker. `made` differs for each table, also
+    for those made one after another in the same folder.
     """
 
     built_with: Mapping[str, Value]
@@ -56,6 +58,7 @@ class TableFacts:
     given_width: int = 0
     reranker: str = ""
     format: int = FORMAT
+    made: str = ""
 
     def schema(self) -> pa.Schema:
         """Columns of the table, with the facts as metadata."""
@@ -120,7 +123,9 @@ class ImageTable:
         library = lancedb()
         with lance(folder, TO_WRITE):
             shutil.rmtree(folder / MAKING, ignore_errors=True)
-            library.connect(folder / MAKING).create_table(TABLE, schema=facts.schema())
+            library.connect(folder / MAKING).create_table(
+                TABLE, schema=replace(facts, made=uuid4().hex).schema()
+            )
             (folder / MAKING / f"{TABLE}.lance").rename(folder / f"{TABLE}.lance")
             shutil.rmtree(folder / MAKING)
         table = cls.open(folder)
@@ -133,13 +138,14 @@ class ImageTable:
         return int(self._table.version)
 
     def refresh(self) -> None:
-        """Switch to the present version.
+        """Switch to the present version, also of a table that was made anew in the folder.
 
         Raises:
-            EdjeError: it can't be read.
+            EdjeError: it can't be read, or a later version of edje wrote it.
         """
         with lance(self.folder):
             self._table.checkout_latest()
+        self.facts = _facts(self.folder, self._table)
 
     @property
     def schema(self) -> pa.Schema:

@@ -16,7 +16,6 @@ from edje.errors import EdjeError
 from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
-from edje.index.given_embeddings import finite_numbers
 from edje.index.given_pictures import read_path
 from edje.index.hits import Hit
 from edje.index.image_table import (
@@ -32,8 +31,11 @@ from edje.index.image_table import (
     ImageTable,
 )
 from edje.inference.encoded_images import EncodedImages
+from edje.inference.given_numbers import finite_numbers, number_per
 from edje.inference.picture_encoder import stored_type
 from edje.inference.reranker import Reranker
+from edje.inference.text_image_pairs import check_query
+from edje.ranges import check_count
 from edje.tokens.codec import Codec, make_codec
 
 OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
@@ -170,7 +172,9 @@ class IndexSearch:
         for question in questions:
             if question.ids is not None:
                 given = question.first_stage
-                known = None if given is None else torch.tensor(finite_numbers(given, FIRST_STAGE))
+                known = None
+                if given is not None:
+                    known = number_per(len(question.ids), given, FIRST_STAGE)
                 chosen.append(Candidates(next(named), known, known, self._size))
                 continue
             found = next(best)
@@ -275,12 +279,10 @@ class IndexSearch:
         return torch.nn.functional.normalize(query, dim=0)
 
     def _check(self, question: Question) -> None:
-        query, ids, first = question.query, question.ids, question.first_stage
-        if not isinstance(query, str) or not query.strip():
-            raise EdjeError(f"got {query!r} as query, expected a text.")
+        query, ids = question.query, question.ids
+        check_query(query)
         if ids is None:
-            if question.k < 1:
-                raise EdjeError(f"search: k={question.k}, expected 1 or more.")
+            check_count("k", question.k, 1)
             if question.query_embedding is not None and not self.is_given:
                 raise EdjeError(
                     "search: query_embedding is for an index of your own embeddings "
@@ -291,11 +293,8 @@ class IndexSearch:
             raise EdjeError(f"rerank: got the text {ids!r}, expected a list of ids.")
         if len(set(ids)) < len(ids):
             raise EdjeError("rerank: an id occurs twice. Give each once.")
-        if first is not None and len(first) != len(ids):
-            raise EdjeError(
-                f"rerank: got {len(ids)} ids and {len(first)} first-stage scores, expected one "
-                "for each."
-            )
+        if question.first_stage is not None:
+            number_per(len(ids), question.first_stage, FIRST_STAGE)
 
 
 def _known(chosen: Candidates) -> Tensor:

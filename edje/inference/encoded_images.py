@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -36,6 +36,12 @@ class EncodedImages:
     tokens: Float[Tensor, "images tokens width"]
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, Tensor):
+                raise EdjeError(
+                    f"EncodedImages: got a {type(value).__name__} as {name}, expected a tensor: "
+                    "torch.from_numpy makes one of an array."
+                )
         if len(self.embeddings) != len(self.tokens):
             raise EdjeError(
                 f"EncodedImages: got {len(self.embeddings)} embeddings and {len(self.tokens)} "
@@ -52,10 +58,15 @@ class EncodedImages:
     def __getitem__(
         self, rows: int | np.integer | slice | Sequence[int] | np.ndarray | Tensor
     ) -> "EncodedImage | EncodedImages":
-        """One image by its row, or several by a slice, rows, or a mask, on any device."""
+        """One image by its row, or several by a slice, rows, or a mask, on any device.
+
+        Raises:
+            EdjeError: rows that aren't whole numbers.
+        """
+        if isinstance(rows, slice) and (rows.step or 1) < 0:  # which tensors don't have
+            rows = range(*rows.indices(len(self)))
         if not isinstance(rows, slice | int):
-            rows = torch.as_tensor(rows).cpu()  # the host's rows pick from every device
-            rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
+            rows = _as_rows(rows)
             rows = rows if rows.ndim else int(rows)
         if isinstance(rows, int):
             return EncodedImage(self.embeddings[rows], self.tokens[rows])
@@ -63,6 +74,14 @@ class EncodedImages:
 
     def __iter__(self) -> Iterator[EncodedImage]:
         return (self[row] for row in range(len(self)))
+
+
+def _as_rows(given: Any) -> Tensor:
+    """Rows, or a mask, on the host, from where they pick from every device."""
+    rows = torch.as_tensor(given).cpu()
+    if rows.numel() and (rows.is_floating_point() or rows.is_complex()):
+        raise EdjeError(f"EncodedImages: got rows of type {rows.dtype}, expected whole numbers.")
+    return rows if rows.dtype == torch.bool else rows.long()
 
 
 def stacked(images: Sequence[EncodedImage]) -> EncodedImages:

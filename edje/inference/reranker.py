@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from edje.inference.encoded_images import (
     stacked,
 )
 from edje.inference.example_texts import example_texts
+from edje.inference.given_numbers import Numbers, number_per
 from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
@@ -39,9 +40,10 @@ from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import RunChoices, backbone_of, calibrations_for, choices_of
 from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several
+from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several, texts_of
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
+from edje.ranges import check_count, check_probability
 from edje.records import Direction
 from edje.retrieval.calibration import Calibration
 from edje.retrieval.exact import exact_products
@@ -178,7 +180,7 @@ class Reranker:
             EdjeError: a picture can't be read (the message names it), or the backbone can't be
                 built here.
         """
-        _check_count("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size, 1)
         return self.picture_encoder.images(
             several(images, "pictures"), batch_size, show_progress_bar
         )
@@ -189,7 +191,8 @@ class Reranker:
         Raises:
             EdjeError: the backbone can't be built here.
         """
-        return self.picture_encoder.texts(several(texts, "texts"))
+        wanted = texts_of(texts, "texts")
+        return self.picture_encoder.texts(wanted)
 
     def rank(
         self,
@@ -223,13 +226,14 @@ class Reranker:
                 a picture and texts; or `min_probability` is set and there is no calibration.
         """
         if top_k is not None:
-            _check_count("top_k", top_k, 0)
+            check_count("top_k", top_k, 0)
         candidates = several(documents, "documents")
         pairs = pairs_of_query(query, candidates)
         scores = self._scores(pairs, batch_size, show_progress_bar)
         order = scores.argsort(descending=True, stable=True)
         direction: Direction = "t2i" if isinstance(query, str) else "i2t"
         if min_probability is not None:
+            check_probability("min_probability", min_probability)
             self._calibration(direction)  # raises if there is none
         probability = self.probability(scores, len(candidates), direction)
         if probability is not None and min_probability is not None:
@@ -301,7 +305,7 @@ class Reranker:
         self,
         query: str,
         images: EncodedImages,
-        first_stage: Float[Tensor, "images"] | None = None,
+        first_stage: Numbers | None = None,
     ) -> Float[Tensor, "images"]:
         """The scores of a text with encoded images by which `rank` orders them, on the CPU.
 
@@ -327,6 +331,8 @@ class Reranker:
         Raises:
             EdjeError: as `rank`.
         """
+        if not len(queries):
+            return []
         texts = {text: row for row, text in enumerate(dict.fromkeys(queries))}
         counts = [len(some) for some in rows]
         of_pairs = torch.tensor([texts[text] for text in queries]).repeat_interleave(
@@ -365,7 +371,9 @@ class Reranker:
         Raises:
             EdjeError: the folder holds something else, or can't be written.
         """
-        save_folder(self.checkpoint, Path(folder), self.metrics, with_backbone=with_backbone)
+        save_folder(
+            self.checkpoint, Path(folder).expanduser(), self.metrics, with_backbone=with_backbone
+        )
 
     def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes, in one commit; returns the commit's URL.
@@ -429,15 +437,19 @@ class Reranker:
         self,
         captions: Sequence[str],
         visual: Float[Tensor, "pairs tokens width"],
-        first_stage: Float[Tensor, "pairs"] | None = None,
+        first_stage: Numbers | None = None,
         direction: Direction = "t2i",
     ) -> Float[Tensor, "pairs"]:
         """Match logits in float32 of caption i with image i; captions are cleaned here, once.
 
         Raises:
-            EdjeError: the numbers of captions and images differ, or the model was trained with
-                the first-stage score (score=residual) and `first_stage` is missing.
+            EdjeError: the numbers of captions and images differ, the tokens' shape isn't the
+                reranker's, the direction isn't t2i or i2t, or the model was trained with the
+                first-stage score (score=residual) and `first_stage` is missing.
         """
+        captions = texts_of(captions, "captions")
+        if direction not in get_args(Direction):
+            raise EdjeError(f"score: direction={direction!r}, expected t2i or i2t.")
         if len(captions) != len(visual):
             raise EdjeError(
                 f"score: got {len(captions)} captions and {len(visual)} images, expected pairs. "
@@ -450,19 +462,21 @@ class Reranker:
             )
         if not captions:
             return torch.empty(0)
+        self._check_visual(visual)
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         texts = torch.tensor([different[caption] for caption in captions])
         images = torch.arange(len(visual))
-        if first_stage is None:
-            first_stage = torch.zeros(len(captions))
-        return self._logits(list(different), visual, texts, images, first_stage, direction)
+        first = torch.zeros(len(captions))
+        if first_stage is not None:
+            first = number_per(len(captions), first_stage, "first_stage")
+        return self._logits(list(different), visual, texts, images, first, direction)
 
     def _scores(
         self,
         pairs: Pairs,
         batch_size: int,
         show_progress_bar: bool | None,
-        first_stage: Float[Tensor, "pairs"] | None = None,
+        first_stage: Numbers | None = None,
     ) -> Float[Tensor, "pairs"]:
         """Final scores of the pairs; in float64 if both stages are summed."""
         if not len(pairs.text_rows):
@@ -470,10 +484,10 @@ class Reranker:
         images = pairs.images
         if not isinstance(images, EncodedImages):
             images = self._encoded(images, batch_size, show_progress_bar)
-        self._check_visual(images)
+        self._check_visual(images.tokens)
         first = torch.zeros(len(pairs.text_rows))
         if first_stage is not None:
-            first = first_stage.float().cpu()
+            first = number_per(len(first), first_stage, "first_stage")
         elif self.choices.score != "joint":
             words = self.encode_text(pairs.texts)
             with exact_products():
@@ -573,7 +587,7 @@ class Reranker:
         """Pictures and encoded images as encoded images, in the same order."""
         for image in images:
             if isinstance(image, EncodedImage):
-                self._check_visual(image)
+                self._check_visual(image.tokens)
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
         if fresh:
@@ -583,9 +597,14 @@ class Reranker:
         rows = iter(made)
         return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
 
-    def _check_visual(self, images: EncodedImages | EncodedImage) -> None:
+    def _check_visual(self, visual: Tensor) -> None:
         expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
-        given = tuple(images.tokens.shape[-2:])
+        if not isinstance(visual, Tensor):
+            raise EdjeError(
+                f"got a {type(visual).__name__} as visual tokens, expected a tensor of shape "
+                f"(images, {expected[0]}, {expected[1]})."
+            )
+        given = tuple(visual.shape[-2:])
         if given != expected:
             raise EdjeError(
                 f"got images encoded to {given} numbers each (tokens, width), but this reranker "
@@ -599,11 +618,6 @@ class Reranker:
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, but this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
-
-
-def _check_count(name: str, given: int, least: int) -> None:
-    if given < least:
-        raise EdjeError(f"{name}={given}: expected a whole number of {least} or more.")
 
 
 def _origin(given: str | Path, file: Path) -> str:

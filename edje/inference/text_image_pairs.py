@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from edje.captions import clean_caption
 from edje.errors import EdjeError
 from edje.images.pictures import Picture, name_of, same_picture
 from edje.inference.encoded_images import EncodedImage, EncodedImages
@@ -69,6 +70,8 @@ def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pair
     Raises:
         EdjeError: as `pairs_of`.
     """
+    if isinstance(query, str):
+        check_query(query)
     if not isinstance(documents, EncodedImages):
         return pairs_of((query, document) for document in documents)
     if not isinstance(query, str):
@@ -79,6 +82,28 @@ def pairs_of_query(query: Any, documents: EncodedImages | Iterable[Any]) -> Pair
     every = torch.arange(len(documents))
     same = torch.zeros_like(every)
     return Pairs([query], documents, same, every, torch.ones_like(every, dtype=torch.bool))
+
+
+def check_query(query: Any) -> None:
+    """Refuse a query of which the encoders would read nothing.
+
+    Raises:
+        EdjeError: it isn't a text, or is empty or punctuation alone.
+    """
+    if not isinstance(query, str) or not clean_caption(query):
+        raise EdjeError(f"got {query!r} as query, expected a text with words.")
+
+
+def texts_of(given: Any, what: str) -> list[str]:
+    """Several texts as a list.
+
+    Raises:
+        EdjeError: it is a single text, not iterable, or something in it isn't a text.
+    """
+    texts = several(given, what)
+    if other := [one for one in texts if not isinstance(one, str)]:
+        raise EdjeError(f"got {_shown(other[0])} among {what}; expected texts.")
+    return list(texts)
 
 
 def several(given: Any, what: str) -> Any:

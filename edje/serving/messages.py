@@ -14,6 +14,8 @@ from pydantic import (
     Tag,
 )
 
+from edje.captions import clean_caption
+
 LONGEST_QUERY = 1000  # characters
 LONGEST_ID = 4096
 MOST_DOCUMENTS = 1000  # of one request
@@ -30,6 +32,8 @@ def _is_text(value: str) -> str:
         raise ValueError("it has half of a surrogate pair") from error
     if not value.strip():
         raise ValueError("it is empty")
+    if not clean_caption(value):
+        raise ValueError("it has no words")
     return value
 
 

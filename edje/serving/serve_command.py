@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,19 @@ def parser() -> ArgumentParser:
     )
     command.add_argument("--queue", type=positive, help="requests that may wait (64)")
     command.add_argument("--batch", type=positive, help="requests scored together (16)")
-    command.add_argument("--timeout", type=float, help="seconds per request (30)")
+    command.add_argument("--timeout", type=positive_seconds, help="seconds per request (30)")
     return both
+
+
+def positive_seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return found
 
 
 def serve(chosen: ServeChoices) -> None:

@@ -1,10 +1,12 @@
 """Claims about opening an index and searching it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,7 +117,8 @@ def test_ids_of_another_search_are_reranked_without_a_picture(
     for wrong, scores, message in (
         (["absent", ids[0]], None, "1 of 2 ids are not in the index, such as 'absent'"),
         ([ids[0], ids[0]], None, "an id occurs twice"),
-        (ids[:2], [1.0], "got 2 ids and 1 first-stage scores"),
+        (ids[:2], [1.0], r"first_stage: got numbers of shape \(1,\), expected 2"),
+        (ids[:2], np.zeros((2, 1)), r"first_stage: got numbers of shape \(2, 1\), expected 2"),
         ("000.png", None, "expected a list of ids"),
     ):
         with pytest.raises(EdjeError, match=message):
@@ -214,6 +217,73 @@ def test_optimising_changes_nothing_but_pieces_and_bytes(index: ImageIndex, pict
     assert (after.images, after.problems, after.first_stage) == (11, 0, "exact")
     assert after.bytes_per_image == 4 * 32 * 2 + 4 * 32  # 4 tokens of width 32 in bf16; float32
     assert after.built_with["codec"] == "bf16"
+
+
+def test_a_reader_follows_an_index_that_was_made_anew_in_its_folder(
+    index: ImageIndex, ranker: Reranker, run_folder: Path, pictures: Path
+) -> None:
+    """Its versions have the same numbers."""
+    files = sorted(pictures.rglob("*.png"))
+    index.add({f"old{row}": file for row, file in enumerate(files)})
+    reader = ImageIndex.open(index.folder, ranker)
+    reader.search("a red star")
+    shutil.rmtree(index.folder)
+    anew = ImageIndex.open(index.folder, ranker)
+    anew.add({f"new{row}": file for row, file in enumerate(reversed(files))})
+    reader.refresh()
+    assert reader.search("a red star", k=3) == anew.search("a red star", k=3)
+    shutil.rmtree(index.folder)
+    other = Reranker.from_pretrained(run_folder, device="cpu")
+    next(other.model.adapter.parameters()).data += 1
+    ImageIndex.open(index.folder, other).add(files[:3])
+    with pytest.raises(EdjeError, match="was built with another reranker: adapter_weights"):
+        reader.refresh()
+    with pytest.raises(EdjeError, match="there is no index"):
+        reader.search("a red star")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("off", [False, np.False_])
+def test_what_groups_near_duplicates_is_a_truth_or_a_cosine(
+    index: ImageIndex, pictures: Path, off: Any
+) -> None:
+    index.add(pictures)
+    assert len(index.search("red", group_duplicates=off)) == 10
+    assert index.search("red", group_duplicates=True) == index.search(
+        "red", group_duplicates=np.True_
+    )
+    for wrong in (0, 80, None, float("nan"), "yes"):
+        with pytest.raises(EdjeError, match=r"group_duplicates=.*expected True, False, or the"):
+            index.search("red", group_duplicates=wrong)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"min_probability": 90}, "min_probability=90: .* Write 90% as 0.9"),
+        ({"min_probability": "0.5"}, "min_probability='0.5': expected a number from 0 to 1"),
+        ({"top": 2.5}, r"top=2\.5: expected a whole number of 1 or more"),
+        ({"k": 2.0}, r"k=2\.0: expected a whole number of 1 or more"),
+        ({"k": 0}, "k=0: expected a whole number of 1 or more"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_number_out_of_its_range_is_named(
+    index: ImageIndex, pictures: Path, choices: dict[str, Any], said: str
+) -> None:
+    index.add(pictures)
+    with pytest.raises(EdjeError, match=said):
+        index.search("red", **choices)
+
+
+@pytest.mark.parametrize("query", ["", " ", "...", "?!"])
+def test_a_query_without_words_is_refused(
+    index: ImageIndex, ranker: Reranker, pictures: Path, query: str
+) -> None:
+    index.add(pictures)
+    for call in (index.search, lambda text: ranker.rank(text, index.encoded(index.ids()))):
+        with pytest.raises(EdjeError, match="expected a text with words"):
+            call(query)
 
 
 def test_a_reader_whose_version_was_removed_is_told_to_refresh(

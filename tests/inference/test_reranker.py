@@ -1,7 +1,9 @@
 """The Reranker runs on the fast scorer and gives the scores of the training module."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -203,6 +205,56 @@ def test_a_row_of_another_reranker_is_named_among_the_documents():
     for documents in ([gallery()[0], row], [row]):
         with pytest.raises(EdjeError, match=r"encoded to \(2, 32\) .*reads \(4, 32\)"):
             reranker(False).rank("red star", documents)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda one: one.score("abcd", gallery(4).tokens), "the text 'abcd' as captions"),
+        (lambda one: one.score(["a", None], gallery(2).tokens), "a NoneType among captions"),
+        (lambda one: one.score(["a"], gallery(1).tokens, None, "x"), "direction='x', expected t2i"),
+        (lambda one: one.score(["a"], torch.zeros(1, 4, 7)), r"encoded to \(4, 7\)"),
+        (lambda one: one.score(["a"], gallery(1)), "a EncodedImages as visual tokens"),
+        (lambda one: one.score(["a"], np.zeros((1, 4, 32))), "a ndarray as visual tokens"),
+        (lambda one: one.score(["a"], gallery(1).tokens, [1, 2]), r"shape \(2,\), expected 1"),
+        (lambda one: one.score_images("a", gallery(3), torch.rand(3, 1)), r"\(3, 1\), expected 3"),
+        (lambda one: one.score_images("a", gallery(3), torch.rand(4)), r"\(4,\), expected 3"),
+        (lambda one: one.score_images("a", gallery(1), [math.nan]), "first_stage: some .* not fin"),
+        (lambda one: one.score_images("?!", gallery(1)), r"'\?!' as query, expected a text with"),
+        (lambda one: one.encode_text([None]), "a NoneType among texts; expected texts"),
+        (lambda one: one.rank("a", gallery(1), top_k="2"), "top_k='2': expected a whole number"),
+        (
+            lambda one: one.encode(["a.png"], batch_size=-1),
+            "batch_size=-1: expected a whole number",
+        ),
+        (lambda one: EncodedImages(np.zeros((1, 2)), gallery(1).tokens), "a ndarray as embeddings"),
+    ],
+)
+def test_what_can_not_be_scored_is_named(call, said):
+    with pytest.raises(EdjeError, match=said):
+        call(reranker(False))
+
+
+def test_first_stage_scores_may_be_arrays_or_lists_and_no_texts_have_none():
+    served, images = reranker(True), gallery(3)
+    expected = served.score_images("red star", images, torch.tensor([0.5, 0.25, 0.125]))
+    for given in ([0.5, 0.25, 0.125], np.array([0.5, 0.25, 0.125])):
+        assert torch.equal(served.score_images("red star", images, given), expected)
+    assert served.score_several([], images, []) == []
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rows_of_any_whole_numbers_pick_images():
+    images = gallery(4)
+    for kind in (np.uint8, np.int16, np.uint64, np.int64):
+        picked = images[np.array([0, 1, 2, 3], kind)]
+        assert torch.equal(picked.tokens, images.tokens)
+    assert torch.equal(images[::-1].tokens, images.tokens.flip(0))
+    assert torch.equal(images[np.array([False, True, False, True])].tokens, images.tokens[1::2])
+    assert images[1:3].tokens.data_ptr() == images.tokens[1].data_ptr()  # no copy
+    with pytest.raises(EdjeError, match=r"rows of type torch\.float64, expected whole numbers"):
+        images[np.array([0.0, 1.0])]
 
 
 def test_encoded_images_are_ranked_without_a_copy_of_their_tokens(monkeypatch):

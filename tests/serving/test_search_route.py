@@ -118,6 +118,7 @@ def test_a_picture_is_found_by_the_address_in_its_hit(served: Served, index: Ima
         ("", "q"),
         ("q=", "q"),
         ("q=%20%09", "empty"),
+        ("q=%3F%21", "no words"),
         ("q=a%00b", "NUL"),
         ("q=a&k=0", "k"),
         ("q=a&k=many", "k"),

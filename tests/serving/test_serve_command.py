@@ -43,6 +43,13 @@ def test_a_port_that_is_taken_is_said(serve, index: ImageIndex) -> None:
     assert status == 1 and "can't listen" in err and "--port" in err
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_time_for_requests_is_above_zero(seconds: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        command.on_index(["serve", "photos.edje", f"--timeout={seconds}"])
+    assert f"{seconds!r} is not a number of seconds above 0" in capsys.readouterr().err
+
+
 def test_what_is_no_index_is_said(serve, tmp_path: Path, shapes: Reranker) -> None:
     status, err = serve(tmp_path / "none.edje", "--port", 0)
     assert status == 1 and "edje index" in err
