@@ -1,6 +1,6 @@
 """The ranked lists of a run, read back, and its metrics recomputed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,19 @@ def recompute_metrics(
         direction: image_rows(lists.queries["image_id"]) for direction, lists in stored.items()
     }
     reranked = {direction: lists.reranked for direction, lists in stored.items()}
-    return retrieval_metrics(reranked, images, ks=ks, seed=seed, resamples=resamples)
+    kinds = _equal_captions(stored)
+    return retrieval_metrics(reranked, images, kinds=kinds, ks=ks, seed=seed, resamples=resamples)
+
+
+def _equal_captions(
+    stored: Mapping[Direction, StoredLists],
+) -> dict[Direction, Int[Tensor, "gallery"]]:
+    """Equal numbers for the captions of an image query's lists that have the same text."""
+    if "i2t" not in stored or "t2i" not in stored or "text" not in stored["t2i"].queries:
+        return {}
+    texts = stored["t2i"].queries.set_index("query_id")["text"]
+    ids = pd.Series(stored["i2t"].candidate_ids)
+    return {"i2t": torch.from_numpy(pd.factorize(ids.map(texts).fillna(ids))[0].copy())}
 
 
 def read_lists(run_folder: str | Path) -> dict[Direction, StoredLists]:

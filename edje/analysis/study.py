@@ -171,11 +171,15 @@ def _choice(axis: str, name: str, runs: list[tuple[int, Path]]) -> Choice:
 
 
 def recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
-    """R@1 of every image's queries in percent, by image id."""
+    """R@1 of every image's queries in percent, by image id.
+
+    Weighted by the number of queries, so that the mean over images is the mean over queries.
+    """
     lists = read_lists(folder)[direction]
     ranks = first_hit_ranks(lists.reranked.final, lists.reranked.first.relevant)
     hits = pd.Series(100.0 * (ranks <= 1).numpy(), index=lists.queries["image_id"])
-    return hits.groupby(level=0).mean().to_numpy()
+    sums = hits.groupby(level=0).sum().to_numpy()
+    return sums * (len(sums) / len(hits))
 
 
 def _overrides(run: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """What may change when a run is resumed; changes without effect are refused, not recorded."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ OF_TRAINING = (
     *("trainer.precision", "trainer.gradient_clip_", "trainer.accumulate_grad_batches"),
     *("trainer.max_", "trainer.min_"),
 )
-OF_WEIGHTS = ("adapter.", "joint.")
+OF_WEIGHTS = ("adapter.", "joint.", "trainer.accumulate_grad_batches")
 PLACES = ("pretrained", "tokenizer")  # paths of weights: the same weights may be elsewhere
 
 
@@ -43,6 +44,7 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
                 f"{key}{shown(after[key])}: this run's weights were made with {was}. Leave it out, "
                 "or start a new run with it."
             )
+    _check_terms(before, after)
     done, asked = steps_trained(folder), after.get("trainer.max_steps")
     if done is None or not isinstance(asked, int):
         return
@@ -59,6 +61,24 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
             f"{idle[0]}{shown(after[idle[0]])}: the training of this run is finished, so nothing "
             f"would be trained with it. Train on with {on}, or start a new run."
         )
+
+
+def _check_terms(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse terms of the loss, or a residual, that come or go."""
+    had, has = _terms(before), _terms(after)
+    if other := sorted(had ^ has):
+        raise EdjeError(
+            f"{other[0]}: this run began {'with' if other[0] in had else 'without'} it, and its "
+            "optimiser holds what it trains. Leave the change out, or start a new run from its "
+            "weights: start=checkpoint start.path=<its folder>."
+        )
+
+
+def _terms(values: Mapping[str, Any]) -> set[str]:
+    """The terms of the loss, and whether the first stage's score is one of the inputs."""
+    terms = {".".join(key.split(".")[:2]) for key in values if key.startswith("objective.")}
+    found = {term for term in terms if values.get(term, "") is not None}
+    return found | ({"score=residual"} if values.get("score") == "residual" else set())
 
 
 def is_finished(folder: Path) -> bool:

@@ -157,15 +157,21 @@ def check_identity(checkpoint: Checkpoint, backbone: Backbone) -> None:
     Raises:
         EdjeError: it differs; the message says in what.
     """
-    given = {key: str(value) for key, value in canonical_identity(backbone.identity()).items()}
-    trained = {key: str(value) for key, value in canonical_identity(checkpoint.backbone).items()}
-    differing = [
-        f"{key}: trained on {trained.get(key)}, given {given.get(key)}"
-        for key in sorted(given.keys() | trained.keys())
-        if given.get(key) != trained.get(key)
-    ]
-    if differing:
+    if differing := differing_identity(checkpoint.backbone, backbone.identity()):
         raise EdjeError(
             f"the checkpoint was trained on another backbone's tokens ({'; '.join(differing)}). "
             "Evaluate with the backbone of its run."
         )
+
+
+def differing_identity(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs between the backbones of a training and of now, a phrase per fact."""
+    before, now = (
+        {key: str(value) for key, value in canonical_identity(identity).items()}
+        for identity in (trained, given)
+    )
+    return [
+        f"{key}: trained on {before.get(key)}, given {now.get(key)}"
+        for key in sorted(now.keys() | before.keys())
+        if now.get(key) != before.get(key)
+    ]

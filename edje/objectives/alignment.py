@@ -1,5 +1,6 @@
 """Alignment: words and visual tokens in one space before the joint encoder compares them."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,7 @@ class Alignment(Objective):
 
     def __init__(self, *, weight: float = 1.0, temperature: float = 0.05):
         super().__init__(weight=weight)
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"objective.alignment.temperature must be above 0, got {temperature}")
         self.temperature = temperature
 

@@ -79,6 +79,8 @@ class HardNegatives:
     def __init__(self, *, count: int = 3, pool: int = 3, easy_steps: int = 0):
         if not 1 <= count <= pool:
             raise ValueError(f"negatives: need 1 <= count <= pool, got count={count}, pool={pool}")
+        if easy_steps < 0:
+            raise ValueError(f"negatives: need easy_steps >= 0, got easy_steps={easy_steps}")
         self.count = count
         self.pool = pool
         self.easy_steps = easy_steps

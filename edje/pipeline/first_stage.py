@@ -1,6 +1,5 @@
 """The first stage of a run: the backbone with its projections, which are fitted once and shared."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -12,7 +11,7 @@ from torch import Tensor
 from edje.backbones.protocol import Backbone
 from edje.data.datamodules.batches import each_tensor
 from edje.pipeline.collection import Collection
-from edje.pipeline.kept import kept
+from edje.pipeline.kept import Facts, kept
 from edje.pipeline.token_cache import Cache
 from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.candidates import candidate_lists
@@ -52,12 +51,13 @@ def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> Non
     """
     if not isinstance(backbone, FittedProjections):
         return
-    facts = [*map(str, sorted(backbone.identity().items()))]
-    facts += map(str, sorted(backbone.text_identity().items()))
-    facts += map(str, sorted(backbone.recipe().items()))
-    facts += [f"seed {seed}", *(item.caption_id for item in train.split.captions), *train.texts]
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    path = cache.split_folder(train.split.dataset, "train") / f"aligned-{digest}.safetensors"
+    facts = Facts()
+    for named in (backbone.identity(), backbone.text_identity(), backbone.recipe()):
+        facts.text(f"{sorted(named.items())}")
+    facts.text(f"seed {seed}")
+    for tensor in (train.image_features, *train.text_chunks(), train.image_of_caption):
+        facts.tensor(tensor)
+    path = cache.split_folder(train.split.dataset, "train") / f"aligned-{facts}.safetensors"
 
     def fitted() -> dict[str, Tensor]:
         report = backbone.fit(

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
+from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     Checkpoint,
     checkpoint_fields,
     load_checkpoint,
     save_checkpoint,
 )
+from edje.inference.run_choices import differing_identity
 from edje.parallel.launch import other_ranks
 from edje.pipeline.calibrating import fitted_calibrations
 from edje.pipeline.collection import Collection
@@ -36,6 +39,7 @@ from edje.tokens.codec import CodecName
 from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.data_wait import DataWait
 from edje.training.development_recall import DevelopmentRecall
+from edje.training.gradient_checkpointing import keep_all
 from edje.training.one_precision import OnePrecision
 from edje.training.reranker_module import RerankerModule
 from edje.training.step_figures import StepFigures
@@ -60,11 +64,14 @@ def train_reranker(
     it, the other ranks return None.
 
     Raises:
-        EdjeError: another rank failed, or nothing can be written.
+        EdjeError: another rank failed, nothing can be written, or the run to continue has another
+            backbone.
         TrainingInterrupted: a signal ended the training; the last step is kept.
     """
     new = replace(prepared.checkpoint, first_stage=first_stage_state(backbone))
     last = last_checkpoint(folder)
+    if last is not None:
+        check_continued(last, new)
     fit_start(training, new, feed, cache, resumed=last is not None)
     module = RerankerModule(
         new.model,
@@ -100,6 +107,21 @@ def fit_start(
         training.start.fit(new, feed.train, training.seed, cache.device)
 
 
+def check_continued(last: Path, new: Checkpoint) -> None:
+    """Refuse to continue a training on the tokens of another backbone.
+
+    Raises:
+        EdjeError: the backbone differs; the message says in what.
+    """
+    stored = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["edje"]
+    if differing := differing_identity(stored["backbone"], new.backbone):
+        raise EdjeError(
+            f"{last} was trained on another backbone's tokens ({'; '.join(differing)}). Resume it "
+            "with the backbone of its run, or start a new run: start=checkpoint "
+            f"start.path={last}."
+        )
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint from which a training in this folder continues; None for a new one."""
     last = folder / "checkpoints" / "last.ckpt"
@@ -124,7 +146,8 @@ def callbacks_of(
     wait, scored = DataWait(), []
     if feed.dev is not None and training.scoring.dev_every:
         codec, best = cache.storage.compressed_codec, checkpoints / "best.ckpt"
-        scored = [development_score(new, backbone, feed.dev, training.scoring, codec, best)]
+        scoring = training.scoring.unshuffled()
+        scored = [development_score(new, backbone, feed.dev, scoring, codec, best)]
     return [
         OnePrecision(),
         Throughput(wait),
@@ -192,15 +215,17 @@ def finish(
     gc.collect()  # a Trainer is in reference cycles and holds the training set
     checkpoints = folder / "checkpoints"
     best = checkpoints / "best.ckpt"
-    if best.is_file():
+    has_best = best.is_file() and training.scoring.dev_every > 0
+    if has_best:
         trained = load_checkpoint(best)
+    keep_all(trained.model)
     trained.model.eval()
     if dev is not None:
         trained.model.to(make_current(cache.devices[0]))  # Lightning moved it back to the CPU
         trained = fitted_on(dev, training, trained, backbone, cache)
         trained.model.cpu()
     save_checkpoint(trained, checkpoints / "model.ckpt")
-    if best.is_file():
+    if has_best:
         shutil.copyfile(checkpoints / "model.ckpt", best)
     return trained
 
@@ -209,7 +234,7 @@ def fitted_on(
     dev: Collection, training: Training, trained: Checkpoint, backbone: Backbone, cache: Cache
 ) -> Checkpoint:
     """Fit what is fitted after the last step: the weights of score=sum, and the calibration."""
-    scoring, codec = training.scoring, cache.storage.compressed_codec
+    scoring, codec = training.scoring.unshuffled(), cache.storage.compressed_codec
     if training.score == "sum":
         sums = fitted_sums(trained, backbone, dev, scoring, codec, cache.devices)
         trained = replace(trained, fusion=sums)

@@ -73,6 +73,7 @@ class RerankerModule(L.LightningModule):
         self.dev_recall = recall_metrics("dev/t2i_")
         self.missing_negatives = 0  # since the start of the run
         self._short_batches = 0
+        self._stops = False
         self._teacher = [frozen]  # in a list, so that it isn't a submodule
 
     def on_fit_start(self) -> None:
@@ -159,6 +160,15 @@ class RerankerModule(L.LightningModule):
                 asked,
                 pairs,
             )
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """Let `max_time` and others stop the training only after whole optimiser steps.
+
+        From there a resumed run goes on as if it had not stopped.
+        """
+        self._stops |= self.trainer.should_stop
+        is_whole = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        self.trainer.should_stop = self._stops and is_whole
 
     def on_train_end(self) -> None:
         """Log how many negatives were missing."""

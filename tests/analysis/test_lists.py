@@ -54,3 +54,18 @@ def test_files_that_are_missing_or_do_not_belong_together_are_refused(tmp_path, 
     candidates.to_parquet(run / "candidates.parquet")
     with pytest.raises(EdjeError, match=r"No queries\.parquet"):
         read_lists(run)
+
+
+def test_captions_with_equal_texts_are_no_ties(tmp_path, make_run):
+    """The evaluation knows them by their texts."""
+    run = tmp_path / "run"
+    make_run(run)
+    queries = pd.read_parquet(run / "queries.parquet")
+    candidates = pd.read_parquet(run / "candidates.parquet")
+    candidates["final"] = 0.0
+    candidates.to_parquet(run / "candidates.parquet")
+    assert recompute_metrics(run)["share_of_ties"]["i2t"] > 0.5
+    queries["text"] = "the same"
+    queries.to_parquet(run / "queries.parquet")
+    shares = recompute_metrics(run)["share_of_ties"]
+    assert shares["i2t"] == 0 and shares["t2i"] > 0.5

@@ -1,13 +1,22 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from edje.analysis import read_metrics
-from edje.analysis.study import bracketed, choices_of, resampled, study_plot, study_table
+from edje.analysis.study import (
+    bracketed,
+    choices_of,
+    recall_of_images,
+    resampled,
+    study_plot,
+    study_table,
+)
 from edje.errors import EdjeError
 
 
@@ -122,3 +131,16 @@ def test_runs_of_earlier_versions_are_the_same_choices(
     choices = choices_of(tmp_path / "sweep")
     assert [choice.name for choice in choices] == ["scoring.num_tokens=2", "scoring.num_tokens=4"]
     assert [choice.seeds for choice in choices] == [(0, 1), (0, 1)]
+
+
+def test_the_mean_over_images_is_the_mean_over_their_queries(monkeypatch) -> None:
+    """One image with a query that is right, and one with nine that are wrong."""
+    final = torch.tensor([[1.0, 0.0]] * 10)
+    relevant = torch.tensor([[True, False]] + [[False, True]] * 9)
+    lists = SimpleNamespace(
+        reranked=SimpleNamespace(final=final, first=SimpleNamespace(relevant=relevant)),
+        queries={"image_id": ["b"] + ["a"] * 9},
+    )
+    monkeypatch.setattr("edje.analysis.study.read_lists", lambda folder: {"t2i": lists})
+    found = recall_of_images(Path(), "t2i")
+    assert found.tolist() == pytest.approx([0, 20]) and found.mean() == pytest.approx(10)

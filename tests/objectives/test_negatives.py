@@ -155,3 +155,8 @@ def test_a_caption_is_true_of_an_image_where_any_pair_of_the_batch_says_so(seed)
     assert matching_pairs(image_ids, keys).tolist() == expected
     with torch.autocast("cpu", torch.bfloat16):
         assert matching_pairs(image_ids, keys).tolist() == expected
+
+
+def test_a_curriculum_of_negative_length_is_refused():
+    with pytest.raises(ValueError, match="need easy_steps >= 0, got easy_steps=-10"):
+        HardNegatives(count=2, pool=8, easy_steps=-10)

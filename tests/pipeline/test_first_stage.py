@@ -16,7 +16,7 @@ from edje.pipeline import caption_features, first_stage
 from edje.pipeline import collection as collections
 from edje.pipeline import first_stage_statistics as fixed
 from edje.pipeline.collection import Collection, collection_of
-from edje.pipeline.first_stage import embeddings
+from edje.pipeline.first_stage import align, embeddings
 from edje.pipeline.first_stage_statistics import evenly, fix_statistics
 from edje.pipeline.kept import kept
 from edje.pipeline.token_cache import Cache
@@ -205,3 +205,37 @@ def test_what_is_kept_is_computed_by_one_and_the_others_wait(tmp_path: Path) -> 
         process.communicate()
         waiting.join(20)
     assert len(calls) == 2 and other.is_file()
+
+
+class Aligned(Words):
+    """Notes the features on which it is fitted."""
+
+    def identity(self) -> dict[str, str]:
+        return {"tower": "Aligned"}
+
+    recipe = identity
+
+    def fit(self, image_features: Tensor, *_: Tensor, seed: int) -> dict[str, float]:
+        self.state = {"image": image_features.mean(0)}
+        return {}
+
+    def first_stage_state(self) -> dict[str, Tensor]:
+        return self.state
+
+    def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+
+def test_projections_are_fitted_again_on_other_images_under_the_same_names(tmp_path: Path) -> None:
+    cache = SimpleNamespace(split_folder=lambda *_: tmp_path)
+    for value, files in ((0.0, 1), (1.0, 2), (0.0, 2)):
+        train = SimpleNamespace(
+            split=SimpleNamespace(dataset="pictures", captions=[]),
+            image_features=torch.full((4, 3), value),
+            text_features=torch.ones(4, 3),
+            text_chunks=lambda: [torch.ones(4, 3)],
+            image_of_caption=torch.arange(4),
+        )
+        align(backbone := Aligned(), train, cache, seed=0)
+        assert torch.equal(backbone.state["image"], torch.full((3,), value))
+        assert len([*tmp_path.glob("aligned-*.safetensors")]) == files

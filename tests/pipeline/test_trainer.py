@@ -196,6 +196,27 @@ def test_steps_and_accumulation(tmp_path):
     assert (trainer.global_step, trainer.fit_loop.total_batch_idx + 1) == (3, 6)
 
 
+class StopsWithin(L.Callback):
+    """Asks for the end after a batch, as a timer does; once, or from then on."""
+
+    def __init__(self, batch: int, once: bool):
+        self.batch, self.once = batch, once
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        asks = batch_idx == self.batch if self.once else batch_idx >= self.batch
+        trainer.should_stop = trainer.should_stop or asks
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("batch", [4, 5, 6, 7])
+def test_a_run_is_ended_only_after_a_whole_step(tmp_path, batch, once):
+    """From where its data, seeds and gradients go on as if it had not been ended."""
+    trainer, _ = trained(
+        tmp_path, StopsWithin(batch, once), max_steps=10, accumulate_grad_batches=4
+    )
+    assert (trainer.global_step, trainer.fit_loop.total_batch_idx + 1) == (2, 8)
+
+
 def test_time_ends_a_run_before_its_steps_and_leaves_its_last_state(tmp_path):
     trainer, _ = trained(tmp_path, max_steps=10**6, max_time={"milliseconds": 50})
     assert 0 < trainer.global_step < 10**5

@@ -1,5 +1,6 @@
 """Gradient checkpointing keeps less and changes nothing."""
 
+import io
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.training import gradient_checkpointing
-from edje.training.gradient_checkpointing import checkpoint_layers
+from edje.training.gradient_checkpointing import checkpoint_layers, keep_all
 from edje.training.optimisation import Optimisation, seed_step
 from edje.training.reranker_module import RerankerModule
 from tests.tiny.encoders import tiny_encoder
@@ -130,6 +131,18 @@ def test_nothing_is_recomputed_where_nothing_is_trained(reranker, pairs, monkeyp
     with torch.no_grad():
         assert torch.equal(reranker.train().compress(pairs.tokens), expected)
         reranker.score(pairs.text, expected, "t2i")
+
+
+def test_a_model_that_keeps_all_again_can_be_sent_to_other_processes(reranker, pairs):
+    expected = reranker.compress(pairs.tokens)
+    checkpoint_layers(reranker)
+    with pytest.raises(AttributeError, match="local object"):
+        torch.save(reranker, io.BytesIO())
+    keep_all(reranker)
+    torch.save(reranker, sent := io.BytesIO())
+    sent.seek(0)
+    again = torch.load(sent, weights_only=False)
+    assert torch.equal(again.compress(pairs.tokens), expected)
 
 
 def test_names_of_weights_stay(reranker):

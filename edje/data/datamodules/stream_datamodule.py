@@ -66,7 +66,8 @@ class StreamDataModule(L.LightningDataModule):
         batch_size: pairs per optimiser micro-step and rank.
         num_workers: processes that read and decode; 0 does so in the training process.
         window: number of blocks (tars, or ten thousand pairs of a list) shuffled together.
-        max_bad: number of bad pairs of one rank, from the run's start, above which it stops.
+        max_bad: number of bad pairs of one rank, from the run's start, above which it stops; a
+            resumed run continues the first rank's count on each.
         tower_precision: of the backbone's matrix products. bf16 is fp32 if the device has no
             instructions for bf16.
 

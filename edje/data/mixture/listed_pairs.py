@@ -25,7 +25,6 @@ class ListedPairs:
     `region_descriptions.json` (an image with all its phrases is a pair; each visit draws one of
     them). The content shows the layout. Images are found as by a `KarpathySource`: in each of the
     folders `images`, under the annotated path and every tail of it.
-    of the folders `images`, under the annotated path and every tail of it.
 
     Args:
         root: the folder of annotations and images.

@@ -10,7 +10,7 @@ from edje.data.sources.annotated import AnnotatedSource
 from edje.data.sources.assembly import require_root
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling
+from edje.data.sources.spelling import one_spelling, valid_text
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
@@ -131,6 +131,11 @@ class FolderSource(AnnotatedSource):
         image = one_spelling(str(row[self.image_column] or "").strip())
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
+        if not valid_text(image):
+            raise EdjeError(
+                f"{self.name}: {self.captions}, {place}: the name {image!a} is not valid "
+                "UTF-8, which tables of results need. Rename the file, and write the table again."
+            )
         split = str(row.get(self.split_column) or "").strip()
         return image, self.our_name(split) or None, row[self.caption_column]
 

@@ -205,3 +205,11 @@ def test_a_split_that_is_not_there_is_answered_with_what_helps(tmp_path: Path) -
     write(tmp_path, "image,caption,split\na.png,dog,val\n")
     with pytest.raises(EdjeError, match=r"it has val \(1 images\)\. Add the images to train on"):
         source(tmp_path).read("train")
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_its_place(tmp_path: Path) -> None:
+    """As Python gives the names of such files, and JSON keeps them."""
+    row = {"image": b"caf\xe9.png".decode(errors="surrogateescape"), "caption": "a dog"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    with pytest.raises(EdjeError, match=r"line 1: the name 'caf.udce9\.png' is not valid UTF-8"):
+        source(tmp_path, captions="captions.jsonl").read("train")
