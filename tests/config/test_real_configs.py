@@ -13,14 +13,17 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from edje.backbones.loading import load_backbone
 from edje.config.choices import misfits
 from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.resolution import plain
 from edje.config.root import PaperKey, RootConfig
 from edje.config.validate import problems_of
+from edje.inference.run_choices import facts_of
 
 CONF = conf_folder()
 ROOT = Path(__file__).parents[2]
@@ -87,23 +90,45 @@ def test_a_misspelt_figure_of_a_label_is_told() -> None:
     assert "paper" in str(problem) and "t2i_r1" in str(problem)
 
 
-@pytest.mark.parametrize("sweep", [option for group, option in OPTIONS if group == "sweep"])
-def test_the_jobs_of_a_sweep_file_compose_with_the_shapes_and_lie_in_a_folder_of_its_name(
-    sweep: str,
-) -> None:
+SWEEPS = [option for group, option in OPTIONS if group == "sweep"]
+
+
+def jobs_of(chosen: list[str]) -> tuple[DictConfig, list[DictConfig]]:
+    """What Hydra is told by a sweep file, and the configurations of its jobs."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = ["experiment=shapes", f"+sweep={sweep}"]
         hydra = compose("run", chosen, return_hydra_config=True).hydra
-        assert (hydra.mode, hydra.sweep.dir) == (RunMode.MULTIRUN, f"runs/shapes/{sweep}")
-        assert next(iter(hydra.sweeper.params)) == "++seed"  # the outermost
         params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
         parsed = OverridesParser.create().parse_overrides(params)
         ((first, second, *others),) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        jobs = [compose("run", [*chosen, *job]) for job in (first, second, *others)]
+        return hydra, [compose("run", [*chosen, *job]) for job in (first, second, *others)]
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_jobs_of_a_sweep_file_compose_with_the_shapes_and_lie_in_a_folder_of_its_name(
+    sweep: str,
+) -> None:
+    hydra, jobs = jobs_of(["experiment=shapes", f"+sweep={sweep}"])
+    assert (hydra.mode, hydra.sweep.dir) == (RunMode.MULTIRUN, f"runs/shapes/{sweep}")
+    assert next(iter(hydra.sweeper.params)) == "++seed"  # the outermost
     assert len({OmegaConf.to_yaml(cfg) for cfg in jobs}) == len(jobs)
     for cfg in jobs:
         assert not problems_of(cfg), "\n".join(map(str, problems_of(cfg)))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_jobs_of_a_sweep_files_own_command_fit_their_backbones(sweep: str) -> None:
+    file = (CONF / "sweep" / f"{sweep}.yaml").read_text()
+    ((command, seeds),) = re.findall(r"^#   python run\.py -m (.*) (seed=.*)$", file, re.MULTILINE)
+    assert seeds == "seed=0,1,2"
+    jobs = jobs_of(command.replace("<folder>", "there").split())[1]
+    facts = facts_of(load_backbone("shapes")).beside(width=8)
+    for cfg in jobs:
+        assert not problems_of(cfg), "\n".join(map(str, problems_of(cfg)))
+        if cfg.backbone.pretrained == composed("shapes").backbone.pretrained:
+            instantiate(cfg.adapter, facts)  # an error if it makes more tokens than there are
+        else:  # the shipped teacher reads the tokens of its own
+            assert cfg.teacher is None and cfg.start.get("path") is None
 
 
 def test_every_group_is_a_root_key_and_explained_by_help() -> None:

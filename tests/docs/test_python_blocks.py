@@ -92,7 +92,7 @@ def of_stores(_: list[str], __: ExitStack) -> tuple[dict[str, str], dict[str, An
     """The store that an earlier version wrote."""
     shutil.copytree(STORE, "cache/store", copy_function=shutil.copyfile)
     ids = TokenStore.open("cache/store").image_ids[:2]
-    return {"cache/folder-test/compressed-<fingerprint>": "cache/store"}, {"image_ids": ids}
+    return {"cache/folder-val/compressed-<12 digits>": "cache/store"}, {"image_ids": ids}
 
 
 def of_sweeps(_: list[str], __: ExitStack) -> tuple[dict[str, str], dict[str, Any]]:
