@@ -18,8 +18,13 @@ log = logging.getLogger(__name__)
 VERSION = 2  # raise it if pixels of some file change; version 1 refused large JPEGs
 LARGE_JPEG = 40_000_000  # pixels; a larger one is reduced by 2, 4 or 8 during decoding
 MOST_PIXELS = 178_956_970  # of other formats: twice PIL's own limit for suspicious files
+
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _opening = threading.Lock()  # warning filters are shared by all threads
+
+
+class MissingDecoder(ValueError):
+    """Raised for a picture that another installed package would read."""
 
 
 def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
@@ -101,7 +106,7 @@ def _opened(content: bytes) -> Image.Image:
     if content.startswith(b"\xff\xd8\xff"):
         return JpegImageFile(io.BytesIO(content))
     if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and not reads_heif():
-        raise ValueError("a HEIF image: pip install 'edje[heif]'")
+        raise MissingDecoder("a HEIF image: pip install 'edje[heif]'")
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(content))

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from edje.errors import EdjeError
-from edje.images.decoder import brief, decoded
+from edje.images.decoder import MissingDecoder, brief, decoded
 from edje.images.pictures import rgb_of
 from edje.index.given_pictures import GivenPicture, written_path
 from edje.index.image_table import (
@@ -257,7 +257,9 @@ class Addition:
             content = _content(given, facts)
         except FileNotFoundError:
             return Reading(given, "gone")
-        except Exception as error:  # from the disk, or from a data set's decoder
+        except (OSError, MemoryError) as error:
+            return Reading(given, "problems", known, {**facts, **_passing(error)})
+        except Exception as error:  # from a data set's decoder
             return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
         if known is not None and known.hash == facts[HASH]:
             is_same = (known.path, known.size) == (given.file, facts[SIZE])
@@ -275,6 +277,8 @@ class Addition:
             image = _rgb(given, content)
             facts[WIDTH], facts[HEIGHT] = image.size
             pixels = self.encoder.backbone.preprocess(image)
+        except (MissingDecoder, MemoryError) as error:
+            return Reading(given, "problems", known, {**facts, **_passing(error)})
         except Exception as error:  # decoders raise anything
             return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
         return Reading(given, kind, known, facts, pixels)
@@ -325,6 +329,11 @@ class Addition:
             return reading.known.key
         self.next_key += 1
         return self.next_key - 1
+
+
+def _passing(error: Exception) -> dict[str, Any]:
+    """The facts of a problem outside the file: nothing by which it would be known next time."""
+    return {**dict.fromkeys((SIZE, MODIFIED, HASH)), PROBLEM: brief(error)}
 
 
 def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | Image.Image:

@@ -87,6 +87,10 @@ def given_embeddings(
         matrix = _of_numpy(Path(source).expanduser())
     else:
         matrix = source if isinstance(source, np.ndarray) else given_numbers(source, "embeddings")
+    if isinstance(paths, str) or isinstance(ids, str):
+        raise EdjeError("embeddings: got a text as paths or ids, expected a list of texts.")
+    if any(None in some for some in (paths, ids) if some is not None):
+        raise EdjeError("embeddings: a path or an id is missing (null). Give each picture both.")
     if paths is None or (ids is not None and len(ids) != len(paths)):
         raise EdjeError(
             "embeddings need paths, the pictures' files in their order; ids, if any, likewise."

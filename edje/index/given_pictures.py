@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +67,7 @@ def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]
             the source is of an unsupported kind.
     """
     found = list(_of(source))
-    if prefix is not None:
+    if prefix is not None and prefix.strip("/"):
         lead = valid_id(prefix.strip("/"))
         found = [replace(one, id=f"{lead}/{one.id}") for one in found]
     found.sort(key=lambda one: one.id)
@@ -99,7 +100,9 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 def absolute(path: str | Path) -> Path:
     """The absolute path, with links resolved in all but its last name."""
-    path = Path(path).expanduser()
+    with suppress(RuntimeError):  # a name with ~ that is no user's home
+        path = Path(path).expanduser()
+    path = Path(path)
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
@@ -144,7 +147,10 @@ def _of(source: Any) -> Iterator[GivenPicture]:
                     f"got {name!r}: {type(picture).__name__}; expected ids with pictures."
                 )
             if isinstance(picture, str | Path):
-                yield GivenPicture(valid_id(name), str(absolute(picture)))
+                path = absolute(picture)
+                if not path.is_file():
+                    raise EdjeError(f"{name!r}: there is no file {picture}. Check the spelling.")
+                yield GivenPicture(valid_id(name), str(path))
             else:
                 yield GivenPicture(valid_id(name), data=picture)
     elif hasattr(source, "column_names") and hasattr(source, "features"):

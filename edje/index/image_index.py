@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
@@ -25,7 +25,7 @@ from edje.index.image_table import (
     TableFacts,
     place_of,
 )
-from edje.index.index_search import IndexSearch
+from edje.index.index_search import IndexSearch, list_of_ids
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.ray_engine import Engine, RayEngine
 from edje.index.shards import with_shards
@@ -33,6 +33,7 @@ from edje.index.user_columns import UserColumns
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.given_numbers import Numbers
 from edje.inference.reranker import Reranker
+from edje.ranges import check_count
 from edje.tokens.lock import writer_lock
 
 KEPT = timedelta(hours=1)  # age up to which optimize keeps versions for readers
@@ -133,7 +134,12 @@ class ImageIndex:
             EdjeError: the embeddings can't be read or don't fit the pictures, the index has other
                 ones, or as `open` and `add`.
         """
+        _check_choices(on_error, batch_size)
         given = given_embeddings(embeddings, paths, ids)
+        if shards := with_shards(given.pictures)[1]:
+            raise EdjeError(
+                f"from_embeddings: {shards[0].path} holds many pictures. Give files of one each."
+            )
         index = cls.open(path, reranker, wait=wait, exact_up_to=exact_up_to)
         columns = UserColumns(given.columns)
 
@@ -186,7 +192,8 @@ class ImageIndex:
 
         A file is recognised by size and modification time, then by its content. A moved file
         keeps its tokens under its new id; the id of a file that is gone can be used for another.
-        Files that can't be read are listed by `problems()`, and not tried again until they change.
+        Files that can't be read are listed by `problems()`, and not tried again until they change,
+        unless the cause lay outside the file: a missing package, the disk, or memory.
 
         Args:
             source: a folder (with its subfolders; hidden files and linked folders are left out), a
@@ -213,6 +220,9 @@ class ImageIndex:
                 failed. What was finished is kept.
         """
         self._refuse_given("add")
+        _check_choices(on_error, batch_size)
+        if not isinstance(engine, RayEngine) and engine not in ("local", "ray"):
+            raise EdjeError(f"engine={engine!r}: expected local, ray, or a RayEngine.")
         given = given_pictures(source, prefix)
         chosen = UserColumns(columns)
         with self._writing(new_facts(self.reranker)) as after:
@@ -237,6 +247,7 @@ class ImageIndex:
                 has some of it, which looks like a disk that isn't mounted.
         """
         self._refuse_given("sync")
+        _check_choices(on_error, batch_size)
         root = absolute(folder)
         if not root.is_dir():
             raise EdjeError(f"sync: {folder} is not a folder. Nothing was removed.")
@@ -263,8 +274,7 @@ class ImageIndex:
         Raises:
             EdjeError: an id isn't in the index (nothing is removed then), or it can't be written.
         """
-        if isinstance(ids, str):
-            raise EdjeError(f"remove: got the text {ids!r}, expected a list of ids.")
+        ids = list_of_ids("remove", ids)
         self._existing("remove from")
         with self._writing(None) as after:
             keys = self._keys(ids)
@@ -336,6 +346,7 @@ class ImageIndex:
         """
         if isinstance(queries, str):
             raise EdjeError(f"search_many: got the text {queries!r}, expected a list of texts.")
+        queries = list(queries)
         given = [None] * len(queries) if query_embeddings is None else query_embeddings
         if len(given) != len(queries):
             raise EdjeError(
@@ -365,7 +376,7 @@ class ImageIndex:
         Raises:
             EdjeError: an id isn't in the index, or as `search`.
         """
-        return self._search.encoded(ids)
+        return self._search.encoded(list_of_ids("encoded", ids))
 
     def rerank(
         self,
@@ -385,7 +396,7 @@ class ImageIndex:
             EdjeError: an id isn't in the index or occurs twice, the numbers of scores and ids
                 differ, or as `search`.
         """
-        question = Question(query, ids=ids, first_stage=first_stage)
+        question = Question(query, ids=list_of_ids("rerank", ids), first_stage=first_stage)
         return self.answers([question])[0].best(min_probability=min_probability)
 
     def stats(self, queries: Sequence[str] | None = None) -> IndexStats:
@@ -548,3 +559,9 @@ class ImageIndex:
         column = table.first_stage_column
         if table.count(READABLE) > self.exact_up_to and not table.has_index(column):
             table.make_index(column)
+
+
+def _check_choices(on_error: str, batch_size: int) -> None:
+    check_count("batch_size", batch_size, 1)
+    if on_error not in get_args(OnError):
+        raise EdjeError(f"on_error={on_error!r}: expected record or raise.")

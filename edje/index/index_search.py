@@ -1,7 +1,7 @@
 """Searching one version of an index: first stage, the candidates' cells, the reranker's scores."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -289,12 +289,25 @@ class IndexSearch:
                     "(ImageIndex.from_embeddings); this one has the reranker's."
                 )
             return
-        if isinstance(ids, str):
-            raise EdjeError(f"rerank: got the text {ids!r}, expected a list of ids.")
+        ids = list_of_ids("rerank", ids)
         if len(set(ids)) < len(ids):
             raise EdjeError("rerank: an id occurs twice. Give each once.")
         if question.first_stage is not None:
             number_per(len(ids), question.first_stage, FIRST_STAGE)
+
+
+def list_of_ids(caller: str, ids: Any) -> list[str]:
+    """Ids of pictures as a list.
+
+    Raises:
+        EdjeError: it is a single text, or something in it isn't a text.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise EdjeError(f"{caller}: got {ids!r}, expected a list of ids.")
+    found = list(ids)
+    if other := [one for one in found if not isinstance(one, str)]:
+        raise EdjeError(f"{caller}: got {other[0]!r} among the ids, expected texts.")
+    return found
 
 
 def _known(chosen: Candidates) -> Tensor:

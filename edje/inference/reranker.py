@@ -462,7 +462,13 @@ class Reranker:
             )
         if not captions:
             return torch.empty(0)
-        self._check_visual(visual)
+        width = self.model.joint.width
+        if not isinstance(visual, Tensor) or visual.ndim != 3 or visual.shape[2] != width:
+            shape = tuple(visual.shape) if isinstance(visual, Tensor) else type(visual).__name__
+            raise EdjeError(
+                f"score: got {shape} as visual tokens, expected a tensor of shape (pairs, tokens, "
+                f"{width}). Encode the images with this reranker."
+            )
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         texts = torch.tensor([different[caption] for caption in captions])
         images = torch.arange(len(visual))
@@ -599,11 +605,6 @@ class Reranker:
 
     def _check_visual(self, visual: Tensor) -> None:
         expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
-        if not isinstance(visual, Tensor):
-            raise EdjeError(
-                f"got a {type(visual).__name__} as visual tokens, expected a tensor of shape "
-                f"(images, {expected[0]}, {expected[1]})."
-            )
         given = tuple(visual.shape[-2:])
         if given != expected:
             raise EdjeError(

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
+from edje.images.decoder import MissingDecoder
 from edje.index.additions import Added
 from edje.index.image_table import ImageTable, Row
 from edje.inference.picture_encoder import PictureEncoder
@@ -182,6 +184,92 @@ def test_what_cannot_be_read_is_listed_and_not_tried_again_until_it_changes(
     (pictures / "004.png").write_bytes(b"broken since")
     assert index.add(pictures) == Added(problems=1, unchanged=12)
     assert len(index) == 11
+
+
+@pytest.mark.parametrize("cause", [MissingDecoder("pip install it"), MemoryError()])
+def test_a_picture_that_failed_for_a_cause_outside_it_is_tried_again(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    def failing(*_: object) -> None:
+        raise cause
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.index.additions.decoded", failing)
+        assert index.add(pictures / "000.png") == Added(problems=1)
+        assert index.add(pictures / "000.png") == Added(problems=1)
+    assert index.add(pictures / "000.png") == Added(changed=1)
+    assert index.problems() == [] and index.ids() == ["000.png"]
+
+
+def test_a_picture_that_the_disk_did_not_give_is_tried_again(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures / "000.png")
+    touch(pictures / "000.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.index.additions._hash", raising(OSError("the disk")))
+        assert index.add(pictures / "000.png") == Added(problems=1)
+    assert index.problems()[0].reason == "the disk"
+    assert index.add(pictures / "000.png") == Added(changed=1)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"batch_size": -1}, "batch_size=-1: expected a whole number of 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: expected a whole number of 1 or more"),
+        ({"on_error": "ignore"}, "on_error='ignore': expected record or raise"),
+        ({"engine": "Local"}, "engine='Local': expected local, ray, or a RayEngine"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_choice_that_is_none_is_refused_before_anything_is_written(
+    index: ImageIndex, pictures: Path, choices: dict[str, Any], said: str
+) -> None:
+    index.sync(pictures)
+    (pictures / "000.png").rename(pictures / "moved.png")
+    for call in (index.add, *([] if "engine" in choices else [index.sync])):
+        with pytest.raises(EdjeError, match=said):
+            call(pictures, **choices)
+    assert "000.png" in index.ids()
+
+
+def test_a_file_that_was_never_there_is_named(index: ImageIndex, pictures: Path) -> None:
+    with pytest.raises(EdjeError, match=r"'zz': there is no file nope\.png"):
+        index.add({"aa": pictures / "000.png", "zz": "nope.png"})
+    assert len(index) == 0
+
+
+def test_an_empty_prefix_is_none_and_a_name_may_begin_with_a_tilde(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures, prefix="")
+    assert "000.png" in index.ids()
+    monkeypatch.chdir(pictures)
+    (pictures / "000.png").rename("~nobody.png")
+    assert index.add("~nobody.png") == Added(moved=1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ids_are_a_list_of_texts(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    ids = index.ids()
+    assert index.rerank("red", iter(ids[:2])) == index.rerank("red", ids[:2])
+    assert len(index.search_many(iter(["red", "blue"]))) == 2
+    for name in ("encoded", "remove", "rerank"):
+        call = getattr(index, name) if name != "rerank" else lambda ids: index.rerank("red", ids)
+        with pytest.raises(EdjeError, match=f"{name}: got 1 among the ids, expected texts"):
+            call([1])
+        with pytest.raises(EdjeError, match=f"{name}: got '000.png', expected a list of ids"):
+            call("000.png")
+    assert index.remove(iter(ids[:2])) == 2
 
 
 def test_with_raise_the_first_unreadable_picture_ends_it_and_what_came_before_is_kept(

@@ -208,7 +208,7 @@ def test_a_run_s_sum_and_calibration_are_fitted_on_its_devices_and_saved_from_th
     (tmp_path / "checkpoints").mkdir()
     cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
     both = (torch.device("cuda:2"), torch.device("cuda:3"))
-    chosen = SimpleNamespace(score="sum", scoring=None, seed=0)
+    chosen = SimpleNamespace(score="sum", scoring=Scoring(), seed=0)
     done = training.finish(chosen, trained, None, dev, cache, tmp_path)
     assert moves == ["cuda:2", "cpu"] and done.fusion == sums and done.calibration == calibration
     assert asked == [("sums", both), ("of 1 sums", both)]
