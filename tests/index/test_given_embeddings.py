@@ -92,6 +92,7 @@ def test_other_embeddings_and_additions_without_are_refused(
         ImageIndex.from_embeddings(own.folder, ranker, matrix, paths)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
