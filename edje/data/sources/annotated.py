@@ -7,7 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from edje.data.sources.assembly import assemble_split, require_size, require_unique
+from edje.data.sources.assembly import (
+    assemble_split,
+    require_size,
+    require_text,
+    require_unique,
+)
 from edje.data.sources.source import AnnotatedImage, BadImages, split_counts, unknown_split
 from edje.records import RetrievalSplit
 
@@ -108,6 +113,7 @@ class AnnotatedSource(ABC):
     def _annotated(self) -> tuple[AnnotatedImage, ...]:
         images = tuple(self.annotate())
         require_unique(images, self.name, self.place())
+        require_text(images, self.name, self.place())
         names = self._synonyms({image.split for image in images})
         if not names:
             return images

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling
+from edje.data.sources.spelling import one_spelling, valid_text
 from edje.data.sources.text_file import not_utf8, open_text
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
@@ -93,6 +93,20 @@ def possible_locations(
     tails = [PurePosixPath(*parts[start:]) for start in range(len(parts) if tails_too else 1)]
     found = ((PurePosixPath(folder) / tail).as_posix() for folder in folders for tail in tails)
     return tuple(dict.fromkeys(found))
+
+
+def require_text(images: Sequence[AnnotatedImage], dataset: str, annotations: Path) -> None:
+    """Check that all images have names that tables of results can hold.
+
+    Raises:
+        EdjeError: some have bytes that aren't UTF-8, as file systems allow and JSON keeps.
+    """
+    odd = [image.image_id for image in images if not valid_text(image.image_id)]
+    if odd:
+        raise EdjeError(
+            f"{dataset}: {len(odd)} image name(s) in {annotations} are not valid UTF-8, such as "
+            f"{odd[0]!a}. Rename the files, and write the annotations again."
+        )
 
 
 def require_unique(images: Sequence[AnnotatedImage], dataset: str, annotations: Path) -> None:

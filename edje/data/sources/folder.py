@@ -10,7 +10,7 @@ from edje.data.sources.annotated import AnnotatedSource
 from edje.data.sources.assembly import require_root
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling, valid_text
+from edje.data.sources.spelling import one_spelling
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
@@ -131,17 +131,13 @@ class FolderSource(AnnotatedSource):
         image = one_spelling(str(row[self.image_column] or "").strip())
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
-        if not valid_text(image):
-            raise EdjeError(
-                f"{self.name}: {self.captions}, {place}: the name {image!a} is not valid "
-                "UTF-8, which tables of results need. Rename the file, and write the table again."
-            )
         split = str(row.get(self.split_column) or "").strip()
         return image, self.our_name(split) or None, row[self.caption_column]
 
     def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:
         def place(image_id: str) -> bytes:
-            return hashlib.sha256(f"val {self.dev_seed} {image_id}".encode()).digest()
+            name = f"val {self.dev_seed} {image_id}".encode(errors="surrogatepass")
+            return hashlib.sha256(name).digest()
 
         count = round(self.val_share * len(image_ids))
         if 0 < self.val_share < 1:

@@ -280,3 +280,9 @@ def test_the_real_flickr8k_has_its_published_sizes() -> None:
     assert not {i.image_id for i in train.images} & {i.image_id for i in val.images}
     with pytest.raises(EdjeError, match="no split 'test'"):
         flickr8k.read("test")
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [entry(b"caf\xe9.jpg".decode(errors="surrogateescape"), "test")])
+    with pytest.raises(EdjeError, match=r"1 image name.* not valid UTF-8, such as 'caf.udce9"):
+        source(tmp_path).read("test")
