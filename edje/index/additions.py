@@ -257,10 +257,12 @@ class Addition:
             content = _content(given, facts)
         except FileNotFoundError:
             return Reading(given, "gone")
-        except (OSError, MemoryError) as error:
-            return Reading(given, "problems", known, {**facts, **_passing(error)})
-        except Exception as error:  # from a data set's decoder
-            return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
+        except Exception as error:  # from the disk, a broken tar, or a data set's decoder
+            is_passing = isinstance(error, MemoryError) or (
+                isinstance(error, OSError) and given.shard is None
+            )
+            said = _passing(error) if is_passing else {PROBLEM: brief(error)}
+            return Reading(given, "problems", known, {**facts, **said})
         if known is not None and known.hash == facts[HASH]:
             is_same = (known.path, known.size) == (given.file, facts[SIZE])
             if is_same and known.modified == facts[MODIFIED]:

@@ -148,7 +148,7 @@ def _of(source: Any) -> Iterator[GivenPicture]:
                 )
             if isinstance(picture, str | Path):
                 path = absolute(picture)
-                if not path.is_file():
+                if not path.exists():
                     raise EdjeError(f"{name!r}: there is no file {picture}. Check the spelling.")
                 yield GivenPicture(valid_id(name), str(path))
             else:
