@@ -52,11 +52,11 @@ def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> Non
     if not isinstance(backbone, FittedProjections):
         return
     facts = Facts()
-    for named in (backbone.identity(), backbone.text_identity(), backbone.recipe()):
+    facts.text(train.store.manifest.fingerprint.digest)  # backbone, number format, images
+    for named in (backbone.text_identity(), backbone.recipe(), {"seed": seed}):
         facts.text(f"{sorted(named.items())}")
-    facts.text(f"seed {seed}")
-    for tensor in (train.image_features, *train.text_chunks(), train.image_of_caption):
-        facts.tensor(tensor)
+    for text in (*(item.caption_id for item in train.split.captions), *train.texts):
+        facts.text(f"{text}\n")
     path = cache.split_folder(train.split.dataset, "train") / f"aligned-{facts}.safetensors"
 
     def fitted() -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from edje.pipeline.kept import kept
 from edje.pipeline.token_cache import Cache
 from edje.records import DIRECTIONS, CaptionRecord, ImageRecord, RetrievalSplit
 from edje.retrieval.candidates import candidate_lists
+from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
 from tests.tiny.rerankers import tiny_reranker
@@ -231,9 +232,12 @@ def test_projections_are_fitted_again_on_other_images_under_the_same_names(tmp_p
     for value, files in ((0.0, 1), (1.0, 2), (0.0, 2)):
         train = SimpleNamespace(
             split=SimpleNamespace(dataset="pictures", captions=[]),
+            texts=(),
+            store=SimpleNamespace(
+                manifest=SimpleNamespace(fingerprint=Fingerprint({"images": value}))
+            ),
             image_features=torch.full((4, 3), value),
             text_features=torch.ones(4, 3),
-            text_chunks=lambda: [torch.ones(4, 3)],
             image_of_caption=torch.arange(4),
         )
         align(backbone := Aligned(), train, cache, seed=0)
