@@ -64,6 +64,15 @@ def name_of(picture: Any) -> str:
     return f"an array of shape {getattr(picture, 'shape', '?')}"
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a name can be written as UTF-8; file systems allow, and JSON keeps, others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _of_array(pixels: np.ndarray) -> Image.Image:
     shape = pixels.shape
     fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))

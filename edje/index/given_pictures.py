@@ -11,7 +11,7 @@ from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from edje.errors import EdjeError
-from edje.images.pictures import Picture
+from edje.images.pictures import Picture, is_unicode
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
@@ -114,11 +114,7 @@ def valid_id(name: str) -> str:
 
 def written_path(path: str) -> str:
     """A path as stored in the table: unchanged, or a file:// URL if it isn't all Unicode."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return Path(path).as_uri()
-    return path
+    return path if is_unicode(path) else Path(path).as_uri()
 
 
 def read_path(written: str | None) -> str | None:

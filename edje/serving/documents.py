@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from edje.errors import EdjeError
 from edje.images.decoder import size_of
+from edje.images.pictures import is_unicode
 from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
 
 MOST_UPLOADS = 32  # pictures in a request
@@ -62,7 +63,7 @@ def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
                 "image, a picture in base64."
             )
         image, name = given.image, named[0] if named else None
-    if name is not None and (len(name) > LONGEST_ID or "\0" in name or not _is_unicode(name)):
+    if name is not None and (len(name) > LONGEST_ID or "\0" in name or not is_unicode(name)):
         raise BadDocument(f"document {number}: {shown(name)} can't be the id of a picture.")
     return image, name
 
@@ -87,12 +88,4 @@ def _picture(number: int, given: str) -> bytes:
 
 def shown(name: str) -> str:
     """An id in a message: quoted, with unprintable characters escaped, cut if too long."""
-    return ascii(name[:SHOWN]) if not _is_unicode(name) else repr(name[:SHOWN])
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return ascii(name[:SHOWN]) if not is_unicode(name) else repr(name[:SHOWN])

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from edje.captions import clean_caption
+from edje.images.pictures import is_unicode
 
 LONGEST_QUERY = 1000  # characters
 LONGEST_ID = 4096
@@ -26,10 +27,8 @@ DATA = "data:image/"  # how a picture sent as text begins
 def _is_text(value: str) -> str:
     if "\0" in value:
         raise ValueError("it has a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("it has half of a surrogate pair") from error
+    if not is_unicode(value):
+        raise ValueError("it has half of a surrogate pair")
     if not value.strip():
         raise ValueError("it is empty")
     if not clean_caption(value):

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling, valid_text
+from edje.data.sources.spelling import one_spelling
 from edje.data.sources.text_file import not_utf8, open_text
 from edje.errors import EdjeError
+from edje.images.pictures import is_unicode
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def require_text(images: Sequence[AnnotatedImage], dataset: str, annotations: Pa
     Raises:
         EdjeError: some have bytes that aren't UTF-8, as file systems allow and JSON keeps.
     """
-    odd = [image.image_id for image in images if not valid_text(image.image_id)]
+    odd = [image.image_id for image in images if not is_unicode(image.image_id)]
     if odd:
         raise EdjeError(
             f"{dataset}: {len(odd)} image name(s) in {annotations} are not valid UTF-8, such as "

@@ -15,12 +15,3 @@ def one_spelling(path: str) -> str:
         return path
     path = posixpath.normpath(path.replace("\\", "/"))
     return "/" + path.lstrip("/") if path.startswith("/") else path
-
-
-def valid_text(text: str) -> bool:
-    """Whether it can be written as UTF-8; names of files may have bytes that can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
