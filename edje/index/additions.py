@@ -258,11 +258,8 @@ class Addition:
         except FileNotFoundError:
             return Reading(given, "gone")
         except Exception as error:  # from the disk, a broken tar, or a data set's decoder
-            is_passing = isinstance(error, MemoryError) or (
-                isinstance(error, OSError) and given.shard is None
-            )
-            said = _passing(error) if is_passing else {PROBLEM: brief(error)}
-            return Reading(given, "problems", known, {**facts, **said})
+            outside = () if given.shard else (OSError,)
+            return Reading(given, "problems", known, {**facts, **_problem(error, *outside)})
         if known is not None and known.hash == facts[HASH]:
             is_same = (known.path, known.size) == (given.file, facts[SIZE])
             if is_same and known.modified == facts[MODIFIED]:
@@ -279,10 +276,8 @@ class Addition:
             image = _rgb(given, content)
             facts[WIDTH], facts[HEIGHT] = image.size
             pixels = self.encoder.backbone.preprocess(image)
-        except (MissingDecoder, MemoryError) as error:
-            return Reading(given, "problems", known, {**facts, **_passing(error)})
         except Exception as error:  # decoders raise anything
-            return Reading(given, "problems", known, {**facts, PROBLEM: brief(error)})
+            return Reading(given, "problems", known, {**facts, **_problem(error)})
         return Reading(given, kind, known, facts, pixels)
 
     def _rows(self, group: Sequence[Reading]) -> list[Row]:
@@ -333,9 +328,10 @@ class Addition:
         return self.next_key - 1
 
 
-def _passing(error: Exception) -> dict[str, Any]:
-    """The facts of a problem outside the file: nothing by which it would be known next time."""
-    return {**dict.fromkeys((SIZE, MODIFIED, HASH)), PROBLEM: brief(error)}
+def _problem(error: Exception, *outside: type[Exception]) -> dict[str, Any]:
+    """The facts of a problem; outside the file, with nothing by which it is known next time."""
+    is_outside = isinstance(error, (MissingDecoder, MemoryError, *outside))
+    return (dict.fromkeys((SIZE, MODIFIED, HASH)) if is_outside else {}) | {PROBLEM: brief(error)}
 
 
 def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | Image.Image:

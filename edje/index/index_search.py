@@ -39,7 +39,6 @@ from edje.ranges import check_count
 from edje.tokens.codec import Codec, make_codec
 
 OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
-FIRST_STAGE = "rerank: first_stage"  # in messages
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class IndexSearch:
                 given = question.first_stage
                 known = None
                 if given is not None:
-                    known = number_per(len(question.ids), given, FIRST_STAGE)
+                    known = number_per(len(question.ids), given, "rerank: first_stage")
                 chosen.append(Candidates(next(named), known, known, self._size))
                 continue
             found = next(best)
@@ -292,8 +291,6 @@ class IndexSearch:
         ids = list_of_ids("rerank", ids)
         if len(set(ids)) < len(ids):
             raise EdjeError("rerank: an id occurs twice. Give each once.")
-        if question.first_stage is not None:
-            number_per(len(ids), question.first_stage, FIRST_STAGE)
 
 
 def list_of_ids(caller: str, ids: Any) -> list[str]:

@@ -190,11 +190,8 @@ def test_what_cannot_be_read_is_listed_and_not_tried_again_until_it_changes(
 def test_a_picture_that_failed_for_a_cause_outside_it_is_tried_again(
     index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
 ) -> None:
-    def failing(*_: object) -> None:
-        raise cause
-
     with monkeypatch.context() as patch:
-        patch.setattr("edje.index.additions.decoded", failing)
+        patch.setattr("edje.index.additions.decoded", raising(cause))
         assert index.add(pictures / "000.png") == Added(problems=1)
         assert index.add(pictures / "000.png") == Added(problems=1)
     assert index.add(pictures / "000.png") == Added(changed=1)
