@@ -1,11 +1,12 @@
-"""Our CPU kernels compared with torch.compile and torchao: the same scorer with other layers.
+"""Our CPU kernels compared with compilers and runtimes: the same scorer with other layers.
 
     python experiments/speed/cpu_kernels.py [--clock cpu] [--seconds 60] [--formats bf16 fp32]
 
 MiniLM-L12's size, random weights, 18 word pieces, 64 visual tokens, k = 20 and 100, 20 pairs at
 once in every lane (method), so that all shapes are static. A lane's scores are compared with
 float32's before it is timed; a wrong one is left out. The lanes of a number format and a k take
-turns. torchao's run if it is installed. `--clock cpu` counts CPU seconds, for a busy machine (with
+turns. torchao's, OpenVINO's (openvino, nncf) and ONNX Runtime's (onnxruntime, onnx, onnxscript) run
+if they are installed. `--clock cpu` counts CPU seconds, for a busy machine (with
 OMP_NUM_THREADS=1).
 """
 
@@ -20,6 +21,7 @@ import torch
 from plain_layers import plain_layers
 from rich.console import Console
 from rich.table import Table
+from runtimes import ONNXLayers, OpenVINOLayers
 from torch import Tensor, nn
 
 from edje.benchmark.measure import name_of
@@ -108,8 +110,12 @@ class Scorers:
             "torch.compile": (name, lambda: self.compiled(plain_layers(self.stack, dtype), name)),
             "torch.compile, frozen": (name, lambda: self.frozen(name)),
             "torchao int8, torch.compile": ("int8", lambda: self.torchao(name)),
+            "OpenVINO": (name, lambda: self.openvino(name)),
+            "OpenVINO, NNCF's int8": ("int8", lambda: self.openvino(name, calibrated=True)),
         }
-        if name == "bf16" and has_int8_products():
+        if name == "fp32":
+            made["ONNX Runtime"] = (name, self.onnx_runtime)
+        if has_int8_products():
             made["ours, int8"] = ("int8", lambda: self.ours("int8"))
         return made
 
@@ -149,6 +155,32 @@ class Scorers:
         with torch._inductor.config.patch(freezing=True):
             scores(PAIRS_AT_ONCE)
         return scores
+
+    def openvino(self, name: str, *, calibrated: bool = False) -> Score:
+        """OpenVINO; in int8, calibrated on the states of the images that are scored."""
+        dtype = FORMATS[name]
+        states = self._states()
+        layers = plain_layers(self.stack, torch.float32)
+        return self.of(
+            OpenVINOLayers(layers, states[0], dtype, states if calibrated else None), name
+        )
+
+    def onnx_runtime(self) -> Score:
+        """ONNX Runtime."""
+        layers = plain_layers(self.stack, torch.float32)
+        return self.of(ONNXLayers(layers, self._states()[0]), "fp32")
+
+    def _states(self) -> list[Tensor]:
+        """The layers' inputs for all images, float32, a tensor `(pairs, rows, width)` a batch."""
+        seen: list[Tensor] = []
+        layers = plain_layers(self.stack, torch.float32)
+
+        def noted(states: Tensor) -> Tensor:
+            seen.append(states.float().clone())
+            return layers(states)
+
+        self.of(noted, "fp32")(max(CANDIDATES))
+        return seen
 
     def _scorer(self, dtype: torch.dtype) -> StoredTokenScorer:
         return StoredTokenScorer(self.model, self.stored, dtype, PAIRS_AT_ONCE, as_given=True)
