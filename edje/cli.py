@@ -48,7 +48,7 @@ from edje.config.run_folder import (
 )
 from edje.config.saved import from_text
 from edje.config.sweep_jobs import SweepJobs, SweepStart, one_line, record_job
-from edje.config.terminal import stop_talking, use_plain_characters
+from edje.config.terminal import draw_bars_rarely, stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.parallel.environment import RUN_FOLDER, Launched, joined_run, launched, own_rank
@@ -69,6 +69,7 @@ def main() -> int:
         asking.append("HYDRA_FULL_ERROR")
     debug = "1" in map(os.environ.get, asking)
     use_plain_characters()
+    draw_bars_rarely()
     TimeLimit.heed(own_rank())
     try:
         folder, process = joined_run(), launched()

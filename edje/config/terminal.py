@@ -8,6 +8,7 @@ import unicodedata
 from contextlib import suppress
 
 PLAIN = "edje.plain"  # the name of a codec error handler
+BAR_INTERVAL = "30"  # seconds between two states of a progress bar in a file
 # One character for one where possible, so that tables stay aligned.
 LOOKALIKES = {"→": ">", "·": "-", "×": "x", "−": "-", "–": "-", "…": "...", "≥": ">=", "≤": "<="}
 
@@ -41,6 +42,16 @@ def use_plain_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=PLAIN)
+
+
+def draw_bars_rarely() -> None:
+    """Make progress bars write only now and then into a file or a pipe, for short logs.
+
+    tqdm reads the variable when it is imported, here and in child processes. A value that is
+    already set remains.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", BAR_INTERVAL)
 
 
 def stop_talking() -> None:

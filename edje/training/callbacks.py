@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from edje.errors import TrainingInterrupted
@@ -119,8 +121,10 @@ class ResumableCheckpoint(Callback):
 class StepProgress(TQDMProgressBar):
     """A bar over the run's optimiser steps; Lightning's epoch is the whole run, so it isn't shown.
 
-    Logged figures are shown beside it. Reading them waits for the device, so they are read once a
-    second, and not once a step, as Lightning does for what is logged with `prog_bar`.
+    It is written to the standard error, like all other bars, and as often as they are: Lightning
+    would write a line for every step, which fills the log files of long runs. Logged figures are
+    shown beside it. Reading them waits for the device, so they are read once a second, and not
+    once a step, as Lightning does for what is logged with `prog_bar`.
 
     Args:
         figures: names in the log.
@@ -135,7 +139,25 @@ class StepProgress(TQDMProgressBar):
         self.figures = figures
         self.clock = clock
         self._shown: dict[str, Any] = {}
-        self._looked = -math.inf
+        self._looked = self._drawn = -math.inf
+
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar."""
+        return Tqdm(
+            desc="train",
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = self.clock()
+        if current != total and now - self._drawn < self.train_progress_bar.mininterval:
+            return False
+        self._drawn = now
+        return bool(super()._should_update(current, total))
 
     @property
     def total_train_batches(self) -> int | float:
@@ -171,8 +193,9 @@ class StepProgress(TQDMProgressBar):
         return self._shown
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the final figures."""
+        """Show the final step and figures."""
         self._looked = -math.inf
+        self.train_progress_bar.n = trainer.global_step
         super().on_train_epoch_end(trainer, pl_module)
 
 

@@ -1,5 +1,6 @@
 """Claims about what a console shows that can't show everything, and one whose reader has gone."""
 
+import io
 import logging
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edje.analysis.table import metrics_table
-from edje.config.terminal import ConsoleHandler, use_plain_characters
+from edje.config.terminal import ConsoleHandler, draw_bars_rarely, use_plain_characters
 from edje.tasks.console import show
 
 ROOT = Path(__file__).parents[2]
@@ -71,3 +72,36 @@ def test_help_is_shown_in_any_encoding_and_to_a_reader_that_leaves(encoding: str
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert len(ended.stdout.decode(encoding).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("is_watched", "given", "right"),
+    [(False, None, "30"), (True, None, None), (False, "5", "5")],
+    ids=["file", "terminal", "chosen"],
+)
+def test_bars_are_drawn_rarely_unless_somebody_watches(monkeypatch, is_watched, given, right):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_watched
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(os, "environ", {} if given is None else {"TQDM_MININTERVAL": given})
+    draw_bars_rarely()
+    assert os.environ.get("TQDM_MININTERVAL") == right
+
+
+def test_the_command_line_draws_bars_rarely_in_a_file(tmp_path: Path) -> None:
+    script = """
+import io, sys
+from contextlib import suppress
+from edje import cli
+sys.argv = ["edje", "--help"]
+with suppress(SystemExit):
+    cli.main()
+from tqdm import tqdm
+sys.stderr.write(str(tqdm([], file=io.StringIO()).mininterval))
+"""
+    environment = {name: value for name, value in os.environ.items() if "TQDM" not in name}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stderr == "30.0"

@@ -205,3 +205,49 @@ def test_the_bar_looks_at_its_figures_once_a_second():
         shown.append(progress.get_metrics(trainer, None))
     assert [figures["train/loss"] for figures in shown] == [0.0, 0.0, 0.0, 1.1, 1.1, 2.2]
     assert looks == [0.0, 1.1, 2.2] and set(shown[-1]) == {"train/loss"}
+
+
+def test_the_bar_is_drawn_as_often_as_any_bar_and_shows_the_last_step(tmp_path, capsys):
+    """Its output would fill the log of a long run."""
+    clock, drawn = SimpleNamespace(now=0.0), []
+
+    class Drawn(StepProgress):
+        def init_train_tqdm(self):
+            bar = super().init_train_tqdm()
+            bar.mininterval = 30.0
+            refresh = bar.refresh
+            bar.refresh = lambda *given, **options: (
+                drawn.append(bar.n),
+                refresh(*given, **options),
+            )
+            return bar
+
+        def on_train_batch_end(self, trainer, *given):
+            clock.now = 10.0 * trainer.global_step
+            super().on_train_batch_end(trainer, *given)
+
+    trainer = L.Trainer(
+        max_steps=8,
+        accelerator="cpu",
+        logger=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=str(tmp_path),
+        callbacks=[Drawn(clock=lambda: clock.now)],
+    )
+    trainer.fit(OneWeight(), DataLoader(torch.ones(8, 1)))
+    assert sorted(set(drawn)) == [0, 1, 4, 7, 8]
+    written = capsys.readouterr()
+    assert "8/8" in written.err and "8/8" not in written.out
+
+
+class OneWeight(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, index):
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
