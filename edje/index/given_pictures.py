@@ -64,8 +64,10 @@ def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]
 
     Raises:
         EdjeError: a path doesn't exist, a folder can't be listed, two pictures have one id, or
-            the source is of an unsupported kind.
+            the source is of an unsupported kind, or the prefix is no text.
     """
+    if not isinstance(prefix, str | None):
+        raise EdjeError(f"prefix={prefix!r}: expected a text, which is put before the ids.")
     found = list(_of(source))
     if prefix is not None and prefix.strip("/"):
         lead = valid_id(prefix.strip("/"))

@@ -1,7 +1,8 @@
 """The results of a search: hits, with near duplicates grouped."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,8 @@ class Hit:
     `score` is the reranker's; `probability` is that of the picture being right (None if the
     reranker has no calibration); `first_stage` and `rank` are the score and place (from 1) in the
     first stage. `duplicates` are the ids of near duplicates grouped under this hit. `path` is
-    None if the picture was no file. `width` and `height` are its pixels, upright.
+    None if the picture was no file. `width` and `height` are its pixels, upright. `columns` are the
+    values of your own columns, None where it has none.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Hit:
     duplicates: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         """A line: probability or score, id, and how many near duplicates it has."""

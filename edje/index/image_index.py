@@ -67,6 +67,7 @@ class ImageIndex:
         wait: bool = True,
         exact_up_to: int = EXACT_UP_TO,
     ):
+        check_count("exact_up_to", exact_up_to, 0)
         self.folder = folder
         self.reranker = reranker
         self.wait = wait
@@ -207,8 +208,9 @@ class ImageIndex:
                 tar's.
             prefix: put before the ids, with a slash.
             on_error: "raise" ends the addition at the first picture that can't be read.
-            columns: your own columns, for `where`: for each name one value, or a mapping of ids
-                to values, for the pictures that this call adds or changes.
+            columns: your own columns, for `where` and `Hit.columns`: for each name one value, or
+                a mapping of ids to values, for the pictures that this call adds or changes;
+                `set_columns` gives them to others.
             batch_size: pictures through the tower at once.
             show_progress_bar: by default if there is more than one batch.
             engine: "local", this process; "ray", the processes of a Ray cluster; or a
@@ -277,9 +279,40 @@ class ImageIndex:
         ids = list_of_ids("remove", ids)
         self._existing("remove from")
         with self._writing(None) as after:
-            keys = self._keys(ids)
+            keys = self._keys(ids, "remove", "removed")
             after.delete(keys)
         return len(keys)
+
+    def set_columns(self, columns: Mapping[str, Any], where: str | None = None) -> int:
+        """Give pictures that are in the index values of your own columns; returns how many.
+
+        Other columns stay. Lance writes these rows anew, with their tokens; `optimize` frees the
+        space of the former ones.
+
+        Args:
+            columns: for each name one value, or a mapping of ids to values.
+            where: only pictures that pass this filter, as in `search`.
+
+        Raises:
+            EdjeError: an id isn't in the index, a value doesn't fit its column, `where` is not a
+                valid filter (nothing is changed then), or the index can't be written.
+        """
+        chosen = UserColumns(columns)
+        ids = list({one for values in chosen.by_id.values() for one in values})
+        self._existing("set columns of")
+        with self._writing(None) as after:
+            self._keys(ids, "set_columns", "changed")
+            after.count(where)  # is refused before a column is added
+            if missing := chosen.missing(after.schema):
+                after.add_columns(missing)
+            rows = [
+                {**row, **values}
+                for batch in after.scan([KEY, ID, *chosen.given], where)
+                for row in batch.to_pylist()
+                if (values := chosen.of(row.pop(ID)))
+            ]
+            after.change(rows)
+        return len(rows)
 
     def problems(self) -> list[Problem]:
         """Files that couldn't be read, sorted by id."""
@@ -476,12 +509,12 @@ class ImageIndex:
                 "pictures together with the others: ImageIndex.from_embeddings."
             )
 
-    def _keys(self, ids: Sequence[str]) -> list[int]:
-        found = self._existing("remove from").named(ids, [KEY])
+    def _keys(self, ids: Sequence[str], caller: str, done: str) -> list[int]:
+        found = self._existing(caller).named(ids, [KEY])
         if missing := [one for one in ids if one not in found]:
             raise EdjeError(
-                f"remove: {len(missing)} of {len(ids)} ids are not in the index, such as "
-                f"{missing[0]!r}. Nothing was removed; index.ids() lists them."
+                f"{caller}: {len(missing)} of {len(ids)} ids are not in the index, such as "
+                f"{missing[0]!r}. Nothing was {done}; index.ids() lists them."
             )
         return [row[KEY] for row in found.values()]
 
@@ -530,10 +563,12 @@ class ImageIndex:
         show_progress_bar: bool | None,
         engine: Engine = "local",
     ) -> Added:
+        files, shards = with_shards(given)
+        if not shards:
+            columns.check_ids([one.id for one in files])
         if missing := columns.missing(after.schema):
             after.add_columns(missing)
             self.refresh()
-        files, shards = with_shards(given)
         work = ToAdd(
             before=self._existing("add to"),
             after=after,

@@ -153,6 +153,11 @@ class ImageTable:
         return self._table.schema
 
     @property
+    def user_columns(self) -> list[str]:
+        """Names of the user's columns."""
+        return [name for name in self.schema.names if name not in OURS]
+
+    @property
     def first_stage_column(self) -> str:
         """The embeddings that a search compares with the query's."""
         return GIVEN if self.facts.given_width else EMBEDDING
@@ -238,6 +243,18 @@ class ImageTable:
             merge = self._table.merge_insert(KEY).when_matched_update_all()
             merge.when_not_matched_insert_all().execute(made)
 
+    def change(self, rows: Sequence[Row]) -> None:
+        """Change rows by their keys in one step; all give the same columns, the others stay.
+
+        Raises:
+            EdjeError: they can't be written; then none of them is.
+        """
+        if not rows:
+            return
+        made = self.columns_of(rows, [name for name in rows[0] if name != ROW])
+        with lance(self.folder, TO_WRITE):
+            self._table.merge_insert(KEY).when_matched_update_all().execute(made)
+
     def append_pieces(self, pieces: Sequence[str]) -> None:
         """Add pieces that others have written (`ray_units.Made`) to the table, in one step.
 
@@ -254,9 +271,11 @@ class ImageTable:
             library.LanceDataset.commit(str(self.place), append, read_version=self.version)
             self._table.checkout_latest()
 
-    def columns_of(self, rows: Sequence[Row]) -> pa.Table:
-        """Rows as columns of this table."""
+    def columns_of(self, rows: Sequence[Row], names: Sequence[str] | None = None) -> pa.Table:
+        """Rows as columns of this table, all or these."""
         schema = self.schema
+        if names is not None:
+            schema = pa.schema([schema.field(name) for name in names])
         return pa.table({field.name: _column(rows, field) for field in schema}, schema=schema)
 
     @property

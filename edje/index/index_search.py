@@ -187,8 +187,9 @@ class IndexSearch:
             width = self.reranker.checkpoint.facts.embedding_width
             tokens = torch.empty(0, self._codec.num_tokens, self._codec.width)
             return EncodedImages(torch.empty(0, width), tokens), {}
-        rows = self.table.take(row_ids, [*OF_A_PICTURE, EMBEDDING, CELL])
-        facts = {name: rows.column(name).to_pylist() for name in OF_A_PICTURE}
+        shown = [*OF_A_PICTURE, *self.table.user_columns]
+        rows = self.table.take(row_ids, [*shown, EMBEDDING, CELL])
+        facts = {name: rows.column(name).to_pylist() for name in shown}
         return encoded_images(rows, self._codec), facts
 
     def _scores(
@@ -236,6 +237,7 @@ class IndexSearch:
                 rank=place + 1,
                 width=facts[WIDTH][row],
                 height=facts[HEIGHT][row],
+                columns={name: facts[name][row] for name in self.table.user_columns},
             )
             for place, row in zip(order.tolist(), rows[order].tolist(), strict=True)
         ]

@@ -1,7 +1,7 @@
 """The user's columns beside an index's own: names, types, and a picture's values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,10 +16,14 @@ class UserColumns:
     """The value of `add(columns=…)`: for each name one value for all, or a mapping of ids.
 
     Raises:
-        EdjeError: a name is taken or invalid, or values have no common type.
+        EdjeError: it is no mapping, a name is taken or invalid, or values have no common type.
     """
 
     def __init__(self, given: Mapping[str, Any] | None):
+        if given is not None and not isinstance(given, Mapping):
+            raise EdjeError(
+                f"columns: got {given!r}, expected names with their values: {{'album': 'Rome'}}."
+            )
         self.given = dict(given or {})
         self._fields = [pa.field(name, _type(name, value)) for name, value in self.given.items()]
 
@@ -40,6 +44,24 @@ class UserColumns:
                         "values of that type, or another name."
                     ) from error
         return [field for field in self._fields if field.name not in schema.names]
+
+    @property
+    def by_id(self) -> dict[str, Mapping[str, Any]]:
+        """The columns whose values are given by ids."""
+        return {name: value for name, value in self.given.items() if isinstance(value, Mapping)}
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Check that values by ids are for pictures of an addition.
+
+        Raises:
+            EdjeError: none of a column's ids is one of them.
+        """
+        for name, values in self.by_id.items():
+            if values and ids and values.keys().isdisjoint(ids):
+                raise EdjeError(
+                    f"columns: {name!r} has a value for {next(iter(values))!r} and the like, but "
+                    f"the pictures have ids such as {ids[0]!r}. Give values by those ids."
+                )
 
     def of(self, image_id: str) -> dict[str, Any]:
         """A picture's values; columns without a value for it stay unchanged."""

@@ -10,6 +10,7 @@ import torch
 
 from edje import ImageIndex, Reranker
 from edje.cli import run
+from edje.inference.picture_encoder import PictureEncoder
 from edje.retrieval.calibration import Searches, fit_calibration
 from tests.tiny.world import make_world, with_changes
 
@@ -58,3 +59,17 @@ def pictures(scenes: Path, tmp_path: Path) -> Path:
 def index(ranker: Reranker, tmp_path: Path) -> ImageIndex:
     """An index without pictures."""
     return ImageIndex.open(tmp_path / "photos.edje", ranker)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of pictures that went through the tower together."""
+    seen: list[int] = []
+    encode = PictureEncoder.encoded
+
+    def counting(self: PictureEncoder, pixels: torch.Tensor) -> object:
+        seen.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(PictureEncoder, "encoded", counting)
+    return seen

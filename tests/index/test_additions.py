@@ -16,23 +16,8 @@ from edje.errors import EdjeError
 from edje.images.decoder import MissingDecoder
 from edje.index.additions import Added
 from edje.index.image_table import ImageTable, Row
-from edje.inference.picture_encoder import PictureEncoder
 from tests.index.indexed import ODD, contents
 from tests.tiny.image_files import make_picture
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of pictures that went through the tower together."""
-    seen: list[int] = []
-    encode = PictureEncoder.encoded
-
-    def counting(self: PictureEncoder, pixels: torch.Tensor) -> object:
-        seen.append(len(pixels))
-        return encode(self, pixels)
-
-    monkeypatch.setattr(PictureEncoder, "encoded", counting)
-    return seen
 
 
 def touch(path: Path) -> None:
@@ -224,6 +209,7 @@ def raising(error: Exception) -> Callable[..., None]:
         ({"batch_size": 0}, "batch_size=0: expected a whole number of 1 or more"),
         ({"on_error": "ignore"}, "on_error='ignore': expected record or raise"),
         ({"engine": "Local"}, "engine='Local': expected local, ray, or a RayEngine"),
+        ({"prefix": Path("home")}, r"prefix=PosixPath\('home'\): expected a text"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -391,26 +377,6 @@ def test_a_file_that_changes_while_it_is_read_is_read_again_next_time(
     monkeypatch.undo()
     assert index.add(pictures / "000.png") == Added(touched=1)
     assert index.add(pictures / "000.png") == Added(unchanged=1)
-
-
-def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -> None:
-    index.add(pictures / "more", columns={"year": 1999, "place": {"008.png": "Rome"}})
-    index.add(pictures, prefix="all", columns={"stars": 2.5})
-    assert len(index.search("red", where="year = 1999 AND width = 32", top=50)) == 4
-    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
-    assert len(index.search("red", where="stars > 2", top=50)) == 12
-    make_picture(pictures / "more" / "008.png", 5)
-    index.add(pictures / "more")  # a changed file keeps its own
-    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
-    for columns, message in (
-        ({"hash": 1}, "'hash' is a column of the index's own"),
-        ({"my place": 1}, "'my place' can't be the name"),
-        ({"year": None}, "'year' has no value"),
-        ({"mixed": {"a": 1, "b": "x"}}, "'mixed' have no common type"),
-        ({"year": "late"}, r"'year' has type int64 in the index \(Could not convert 'late'"),
-    ):
-        with pytest.raises(EdjeError, match=message):
-            index.add(pictures, columns=columns)
 
 
 def test_sync_removes_what_came_from_the_folder_and_is_gone(

@@ -274,6 +274,8 @@ def test_a_number_out_of_its_range_is_named(
     index.add(pictures)
     with pytest.raises(EdjeError, match=said):
         index.search("red", **choices)
+    with pytest.raises(EdjeError, match="exact_up_to='5': expected a whole number of 0 or more"):
+        ImageIndex.open(index.folder, index.reranker, exact_up_to="5")
 
 
 @pytest.mark.parametrize("query", ["", " ", "...", "?!"])

@@ -1,0 +1,120 @@
+"""Claims about the user's columns of an index: given, changed, found and shown."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edje import ImageIndex
+from edje.errors import EdjeError
+from edje.index.additions import Added
+from tests.index.indexed import contents
+from tests.tiny.image_files import make_picture
+
+
+def columns_of(index: ImageIndex, **search: Any) -> dict[str, dict[str, Any]]:
+    """The user's columns of all pictures that are found, by id."""
+    found = index.search("red", k=50, top=50, **search)
+    return {hit.id: dict(hit.columns) for hit in sorted(found, key=lambda hit: hit.id)}
+
+
+def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures / "more", columns={"year": 1999, "place": {"008.png": "Rome"}})
+    index.add(pictures, prefix="all", columns={"stars": 2.5})
+    assert len(index.search("red", where="year = 1999 AND width = 32", top=50)) == 4
+    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
+    assert len(index.search("red", where="stars > 2", top=50)) == 12
+    make_picture(pictures / "more" / "008.png", 5)
+    index.add(pictures / "more")  # a changed file keeps its own
+    assert [hit.id for hit in index.search("red", where="place = 'Rome'")] == ["008.png"]
+    for columns, message in (
+        ({"hash": 1}, "'hash' is a column of the index's own"),
+        ({"my place": 1}, "'my place' can't be the name"),
+        ({"year": None}, "'year' has no value"),
+        ({"mixed": {"a": 1, "b": "x"}}, "'mixed' have no common type"),
+        ({"year": "late"}, r"'year' has type int64 in the index \(Could not convert 'late'"),
+    ):
+        with pytest.raises(EdjeError, match=message):
+            index.add(pictures, columns=columns)
+
+
+def test_hits_show_the_columns(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures / "more")
+    assert set(map(str, columns_of(index).values())) == {"{}"}
+    index.add(pictures, prefix="all", columns={"year": 1999, "tags": {"all/000.png": ["a", "b"]}})
+    found = columns_of(index)
+    assert found["008.png"] == {"year": None, "tags": None}
+    assert found["all/000.png"] == {"year": 1999, "tags": ["a", "b"]}
+    assert found["all/001.png"] == {"year": 1999, "tags": None}
+    assert index.rerank("red", ["all/000.png"])[0].columns == found["all/000.png"]
+    assert len(set(index.search("red"))) == 10  # hits stay hashable
+
+
+def test_columns_of_pictures_that_are_there_are_set(
+    index: ImageIndex, pictures: Path, encoded: list[int]
+) -> None:
+    (pictures / "broken.png").write_bytes(b"broken")
+    index.add(pictures, columns={"year": {"000.png": 1999, "001.png": 2000}})
+    before, hits = contents(index), index.search("red")
+    encoded.clear()
+    assert index.set_columns({"album": "Rome"}) == 13  # with the one that can't be read
+    assert index.set_columns({"year": {"001.png": 2001, "002.png": 2002}}) == 2
+    assert index.set_columns({"album": "Oslo", "stars": {"003.png": 5}}, "id LIKE 'more/%'") == 4
+    assert index.set_columns({"album": "none"}, "id = 'no such'") == 0
+    found = columns_of(index)
+    years = {"000.png": 1999, "001.png": 2001, "002.png": 2002}
+    assert {name: one["year"] for name, one in found.items() if one["year"]} == years
+    assert {one["album"] for name, one in found.items() if "more" in name} == {"Oslo"}
+    assert {one["album"] for name, one in found.items() if "more" not in name} == {"Rome"}
+    assert {one["stars"] for one in found.values()} == {None}  # 003.png isn't in more/
+    assert contents(index) == before and encoded == []
+    assert [(hit.id, hit.score) for hit in index.search("red")] == [
+        (hit.id, hit.score) for hit in hits
+    ]
+    assert len(columns_of(index, where="album = 'Oslo' AND width > 10")) == 4
+    make_picture(pictures / "broken.png", 1)
+    assert index.add(pictures) == Added(changed=1, unchanged=12)
+    assert columns_of(index)["broken.png"]["album"] == "Rome"
+
+
+def test_what_columns_cannot_be_set_changes_nothing(index: ImageIndex, pictures: Path) -> None:
+    with pytest.raises(EdjeError, match=r"no index to set columns of at .* yet"):
+        index.set_columns({"year": 1999})
+    index.add(pictures, columns={"year": 1999})
+    version = index.stats().version
+    for columns, where, message in (
+        ({"new": {"000.png": 1, "x.png": 2}}, None, r"set_columns: 1 of 2 ids .* 'x.png'. Nothing"),
+        ({"new": 1, "year": "late"}, None, "'year' has type int64 in the index"),
+        ({"new": 1}, "yeer = 1999", "invalid filter of the index"),
+        ({"new": 1, "width": 7}, None, "'width' is a column of the index's own"),
+    ):
+        with pytest.raises(EdjeError, match=message):
+            index.set_columns(columns, where)
+    index.refresh()
+    assert index.stats().version == version
+
+
+def test_values_by_other_ids_than_those_of_the_pictures_are_refused(
+    index: ImageIndex, pictures: Path, unchecked: None
+) -> None:
+    place = {str(pictures / "000.png"): "Rome"}
+    message = r"'place' has a value for '/.*/000.png' .* ids such as 'home/0.*Give values by"
+    with pytest.raises(EdjeError, match=message):
+        index.add(pictures, prefix="home", columns={"place": place})
+    with pytest.raises(EdjeError, match="columns: got \\['place'\\], expected names"):
+        index.add(pictures, columns=["place"])
+    assert len(index) == 0
+    index.add(pictures, prefix="home", columns={"place": {**place, "home/000.png": "Rome"}})
+    assert len(columns_of(index, where="place = 'Rome'")) == 1
+
+
+def test_an_approximate_first_stage_finds_pictures_whose_columns_were_set(
+    ranker, pictures: Path, tmp_path: Path
+) -> None:
+    index = ImageIndex.open(tmp_path / "photos.edje", ranker, exact_up_to=3)
+    index.add(pictures)
+    assert index.stats().first_stage == "approximate"
+    before = columns_of(index)
+    index.set_columns({"year": {"000.png": 1999, "more/008.png": 2000}})
+    assert columns_of(index).keys() == before.keys()
+    assert columns_of(index, where="year > 0").keys() == {"000.png", "more/008.png"}
