@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from edje.analysis.comparison import finished_runs, grouped_by
-from edje.analysis.study import recall_of_images, resampled
+from edje.analysis.paired_hits import check_one_split, paired_hits
+from edje.analysis.pooled import pooled_recall
 from edje.analysis.style import AFTER, GOOD, INK, QUIET, RC
 from edje.errors import EdjeError
 from edje.records import DIRECTIONS
@@ -27,11 +28,11 @@ def budget_table(
     """Recall, bytes and speed by number of tokens: a row each, fewest tokens first.
 
     Columns: `tokens`; `runs`, their number; `bytes` stored per image; for t2i and i2t, recall@1
-    after reranking in percent with its 95% bootstrap interval over images and runs (`t2i`,
-    `t2i.low`, `t2i.high`) and the first stage's (`t2i.first_stage`); pairs scored per second
-    during evaluation: the median run, the slowest and the fastest (`speed`, `speed.low`,
-    `speed.high`), and the device (`device`). The speed of a single run depends on what else the
-    machine did; `task=benchmark` measures speed with care.
+    after reranking in percent with its 95% interval over images and runs (`t2i`, `t2i.low`,
+    `t2i.high`; see `edje.analysis.pooled`) and the first stage's (`t2i.first_stage`); pairs
+    scored per second during evaluation: the median run, the slowest and the fastest (`speed`,
+    `speed.low`, `speed.high`), and the device (`device`). The speed of a single run depends on
+    what else the machine did; `task=benchmark` measures speed with care.
 
     Args:
         runs: as for `compare`.
@@ -39,11 +40,13 @@ def budget_table(
             budgets that was evaluated several times: "scoring.num_tokens".
 
     Raises:
-        EdjeError: no finished run, no such column, or a run without bytes or speed.
+        EdjeError: no finished run, no such column, runs on different images, a run without bytes
+            or speed, or runs of one budget that store different numbers of bytes.
     """
     table = finished_runs(runs)
     if table.empty:
         raise EdjeError("There is no finished run among these: nothing to compare.")
+    check_one_split(list(table.index))
     rows = []
     for group in grouped_by(table, [by]):
         own = table.loc[list(group.folders)]
@@ -53,13 +56,18 @@ def budget_table(
                 f"Some runs of {group.name} lack {', '.join(missing)}: evaluate them "
                 "again with python run.py task=evaluate checkpoint=<run folder>."
             )
+        if own[BYTES].nunique() > 1:
+            stored = " and ".join(f"{number:,.0f}" for number in own[BYTES].unique())
+            raise EdjeError(
+                f"Runs of {group.name} store {stored} bytes per image: choose the runs of one "
+                "codec and width."
+            )
         speed = own[SPEED]
         row: dict[str, Any] = {"tokens": int(own[by].iloc[0]), "runs": len(own)}
         row["bytes"] = int(own[BYTES].iloc[0])
         for way in DIRECTIONS:
-            recall = np.stack([recall_of_images(folder, way) for folder in group.folders])
-            ends = resampled(recall, np.random.default_rng(0))
-            row |= dict(zip((way, f"{way}.low", f"{way}.high"), ends, strict=True))
+            found = pooled_recall(*paired_hits(group.folders, way, 1))
+            row |= {way: found.value, f"{way}.low": found.low, f"{way}.high": found.high}
             row[f"{way}.first_stage"] = own[f"{way}.first_stage.recall@1"].mean()
         row |= {"speed": speed.median(), "speed.low": speed.min(), "speed.high": speed.max()}
         row["device"] = " and ".join(dict.fromkeys(own["device"] + ", " + own["dtype"]))

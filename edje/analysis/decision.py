@@ -16,8 +16,6 @@ def decide(
     by: str,
     cost: str = "storage_bytes_per_image",
     direction: Direction = "t2i",
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The choices of a sweep, cheapest first, each compared with the best, and which to take.
 
@@ -32,14 +30,12 @@ def decide(
         by: the column of `load_runs` that was swept.
         cost: a column of `load_runs` where less is better; averaged over a choice's runs.
         direction: t2i or i2t.
-        resamples: as for `compare`.
-        seed: of the resampling.
 
     Raises:
         EdjeError: as `compare`, or a run lacks the cost.
     """
     table = finished_runs(runs)
-    pairs = compare(runs, by=by, direction=direction, resamples=resamples, seed=seed)
+    pairs = compare(runs, by=by, direction=direction)
     recall = {pair[side]: pair[f"{side}.recall"] for _, pair in pairs.iterrows() for side in "ab"}
     best = max(recall, key=recall.__getitem__)
     rows = []

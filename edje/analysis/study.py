@@ -11,27 +11,27 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from edje.analysis.lists import read_lists
+from edje.analysis.paired_hits import check_one_split, paired_hits
+from edje.analysis.pooled import Pooled, paired_difference, pooled_recall
 from edje.analysis.runs import folders_of, load_runs
 from edje.analysis.style import AFTER, INK, QUIET, RC
 from edje.errors import EdjeError
-from edje.records import DIRECTIONS, Direction
+from edje.records import DIRECTIONS
 from edje.renames import present_override
-from edje.retrieval.metrics import first_hit_ranks
 
-NOT_A_CHOICE = ("seed", "checkpoint", "cache_dir", "resume")
-RESAMPLES = 2000
+SEED, CHECKPOINT = "seed=", "checkpoint="
+NOT_A_CHOICE = (SEED, CHECKPOINT, "cache_dir=", "resume=", "task=", "hydra")
+Seed = tuple[int, str]  # of the training, and the checkpoint if its run isn't there
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The finished runs of one choice, and R@1 of each image in them, in percent."""
+    """The finished runs of one choice."""
 
     axis: str  # name of the sweep's folder
     name: str  # what distinguishes it from the other choices of its sweep
     folders: tuple[Path, ...]
-    seeds: tuple[int, ...]
-    recall: dict[Direction, np.ndarray]  # (seeds, images)
+    seeds: tuple[Seed, ...]
 
 
 def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> pd.DataFrame:
@@ -40,55 +40,80 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
     Columns: `axis`, `choice`, `seeds` (their number) and, for t2i and i2t, R@1 in percent after
     reranking (`t2i`), `t2i.low`, `t2i.high`, the R@1 of each seed as text (`t2i.each`), and the
     difference from the reference's runs of the same seeds (`t2i.diff`, …; nan for the reference
-    itself and if no seed is shared). All intervals are 95% bootstraps over images and seeds
-    together (images alone if there is one seed); those of differences are paired by both.
+    itself and if no seed is shared). All intervals are of 95%, over images and seeds together
+    (see `edje.analysis.pooled`; over images alone if there is one seed); those of differences are
+    paired by both. An evaluation's seed is that of the run that it evaluated.
 
     Args:
         sweeps: folders of run folders, or run folders.
         reference: name of a choice; by default the choice of the first row.
 
     Raises:
-        EdjeError: no finished run, no such reference, or runs on different images.
+        EdjeError: no finished run, no such reference, a seed twice in a choice, or runs on
+            different images.
     """
     choices = [choice for sweep in sweeps for choice in choices_of(Path(sweep))]
     if not choices:
         raise EdjeError(f"No finished run in {', '.join(map(str, sweeps))}.")
-    sizes = {tuple(len(c.recall[way][0]) for way in DIRECTIONS) for c in choices}
-    if len(sizes) > 1:
-        raise EdjeError(f"These runs measured different splits: numbers of images {sorted(sizes)}.")
     named = [choice for choice in choices if reference in (None, choice.name)]
     if not named:
         known = ", ".join(choice.name for choice in choices)
         raise EdjeError(f"reference={reference!r}: no such choice among {known}.")
-    return pd.DataFrame([_row(choice, named[0]) for choice in choices])
+    folders = [folder for choice in choices for folder in choice.folders]
+    check_one_split(folders)
+    rows: list[dict[str, object]] = [
+        {"axis": choice.axis, "choice": choice.name, "seeds": len(choice.seeds)}
+        for choice in choices
+    ]
+    against = next(number for number, choice in enumerate(choices) if choice is named[0])
+    for way in DIRECTIONS:
+        hits, images = paired_hits(folders, way, 1)
+        sides = hits.split([len(choice.folders) for choice in choices], dim=1)
+        for number, (choice, side, row) in enumerate(zip(choices, sides, rows, strict=True)):
+            row |= _figures(way, pooled_recall(side, images))
+            pairs = [
+                (own, named[0].seeds.index(seed))
+                for own, seed in enumerate(choice.seeds)
+                if number != against and seed in named[0].seeds
+            ]
+            if pairs:
+                own, others = map(list, zip(*pairs, strict=True))
+                pair = side[:, own], sides[against][:, others]
+                row |= _figures(f"{way}.diff", paired_difference(*pair, images))
+            row[f"{way}.each"] = " ".join(f"{one:.2f}" for one in side.mean(dim=0).tolist())
+    return pd.DataFrame(rows)
 
 
 def choices_of(sweep: Path) -> list[Choice]:
-    """The choices of one sweep, named by the overrides that its runs don't share."""
+    """The choices of one sweep, named by the overrides that its runs don't share.
+
+    An evaluated run folder's own overrides count too.
+
+    Raises:
+        EdjeError: a seed occurs twice in a choice.
+    """
     runs = load_runs(sweep)
     done = runs[runs["status"] == "done"]
     if done.empty:
         return []
     folders = folders_of(done)
     given = [_overrides(folder) for folder in folders]
-    shared = set.intersection(*map(set, given))
-    grouped: dict[str, list[tuple[int, Path]]] = {}
-    for folder, own, seed in zip(folders, given, done["seed"], strict=True):
-        name = " ".join(text for text in own if text not in shared) or sweep.name
-        grouped.setdefault(name, []).append((int(seed), folder))
-    return [_choice(sweep.name, name, sorted(runs)) for name, runs in grouped.items()]
-
-
-def resampled(
-    recall: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> tuple[float, float, float]:
-    """Mean of (seeds, images) and the ends of its 95% bootstrap interval over both."""
-    seeds, images = recall.shape
-    of_images = rng.multinomial(images, np.full(images, 1 / images), resamples) / images
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
-    means = ((of_images @ recall.T) * of_seeds).sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(recall.mean()), float(low), float(high)
+    chosen = [[text for text in own if not text.startswith(NOT_A_CHOICE)] for own in given]
+    shared = set.intersection(*map(set, chosen))
+    grouped: dict[str, dict[Seed, Path]] = {}
+    for folder, own, texts, measured in zip(folders, given, chosen, done["seed"], strict=True):
+        name = " ".join(text for text in texts if text not in shared) or sweep.name
+        seed = _seed(own, int(measured))
+        there = grouped.setdefault(name, {}).setdefault(seed, folder)
+        if there != folder:
+            raise EdjeError(
+                f"{name}: {there} and {folder} are of the same seed, {seed[0]}, and count once. "
+                "Move one of them out of the sweep's folder."
+            )
+    return [
+        Choice(sweep.name, name, tuple(of[seed] for seed in sorted(of)), tuple(sorted(of)))
+        for name, of in grouped.items()
+    ]
 
 
 def bracketed(row: pd.Series, name: str, sign: str = "") -> str:
@@ -139,53 +164,32 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _row(choice: Choice, reference: Choice) -> dict[str, object]:
-    row: dict[str, object] = {
-        "axis": choice.axis,
-        "choice": choice.name,
-        "seeds": len(choice.seeds),
-    }
-    common = [seed for seed in choice.seeds if seed in reference.seeds]
-    for way in DIRECTIONS:
-        figures: dict[str, tuple[float, float, float]] = {
-            way: resampled(choice.recall[way], np.random.default_rng(0))
-        }
-        if choice is not reference and common:
-            own, other = (
-                one.recall[way][[one.seeds.index(seed) for seed in common]]
-                for one in (choice, reference)
-            )
-            figures[f"{way}.diff"] = resampled(own - other, np.random.default_rng(0))
-        for name, ends in figures.items():
-            row |= dict(zip((name, f"{name}.low", f"{name}.high"), ends, strict=True))
-        row[f"{way}.each"] = " ".join(f"{of_seed.mean():.2f}" for of_seed in choice.recall[way])
-    return row
-
-
-def _choice(axis: str, name: str, runs: list[tuple[int, Path]]) -> Choice:
-    recall: dict[Direction, np.ndarray] = {
-        way: np.stack([recall_of_images(folder, way) for _, folder in runs]) for way in DIRECTIONS
-    }
-    seeds, folders = zip(*runs, strict=True)
-    return Choice(axis, name, folders, seeds, recall)
-
-
-def recall_of_images(folder: Path, direction: Direction) -> np.ndarray:
-    """R@1 of every image's queries in percent, by image id.
-
-    Weighted by the number of queries, so that the mean over images is the mean over queries.
-    """
-    lists = read_lists(folder)[direction]
-    ranks = first_hit_ranks(lists.reranked.final, lists.reranked.first.relevant)
-    hits = pd.Series(100.0 * (ranks <= 1).numpy(), index=lists.queries["image_id"])
-    sums = hits.groupby(level=0).sum().to_numpy()
-    return sums * (len(sums) / len(hits))
+def _figures(name: str, found: Pooled) -> dict[str, object]:
+    return {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
 
 
 def _overrides(run: Path) -> list[str]:
-    texts = yaml.safe_load((run / "overrides.yaml").read_text(encoding="utf-8")) or []
-    return [
-        present_override(text)
-        for text in texts
-        if not text.startswith((*(f"{k}=" for k in NOT_A_CHOICE), "hydra"))
-    ]
+    """A run's overrides by their present names, after those of the run that it evaluated.
+
+    Raises:
+        EdjeError: they can't be read.
+    """
+    path = run / "overrides.yaml"
+    try:
+        texts = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EdjeError(f"{path} can't be read ({error}): move {run} out of the study.") from error
+    given = [present_override(text) for text in texts]
+    trained = _value(given, CHECKPOINT)
+    if trained and (Path(trained) / path.name).is_file():
+        return _overrides(Path(trained)) + [text for text in given if text != CHECKPOINT + trained]
+    return given
+
+
+def _seed(overrides: list[str], measured: int) -> Seed:
+    """A run's seed by its overrides, those of the training first, or else the measured one."""
+    return int(_value(overrides, SEED) or measured), _value(overrides, CHECKPOINT)
+
+
+def _value(overrides: list[str], key: str) -> str:
+    return next((text.removeprefix(key) for text in overrides if text.startswith(key)), "")

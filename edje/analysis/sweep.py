@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edje.analysis.paired_hits import paired_hits
+from edje.analysis.pooled import pooled_recall
 from edje.analysis.runs import JOB_FILE, RUN_FILES, load_runs
-from edje.analysis.study import recall_of_images, resampled, study_plot
+from edje.analysis.study import study_plot
 from edje.analysis.table import DIRECTIONS as NAMES
 from edje.errors import EdjeError
 from edje.records import DIRECTIONS
@@ -23,7 +26,8 @@ from edje.renames import present_override
 POOLED = "mean"  # the job of a pooled row
 ENDS = ("", ".low", ".high")
 FIRST = ".first_stage"
-OF_MEASUREMENT = ("dataset", "split", "num_images")  # figures compare only if these are equal
+# Figures compare only if these are equal.
+OF_MEASUREMENT = ("dataset", "split", "num_images", "split_digest")
 
 
 def sweep_table(folder: str | Path) -> pd.DataFrame:
@@ -35,9 +39,9 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
     `t2i.first_stage` and likewise `i2t`: R@1 in percent, after reranking if the job reranks;
     `best`; and `message`, one line that says why a job failed. The swept keys are those whose
     overrides differ between the jobs. A job's interval is the one in its metrics.json; a pooled
-    row's is a 95% bootstrap over images and seeds together. `best` marks the highest `t2i` of all
-    choices; a choice of several seeds counts by its pooled row. Jobs that measured on different
-    images have a best each.
+    row's is of 95% over images and seeds together (see `edje.analysis.pooled`). `best` marks the
+    highest `t2i` of all choices; a choice of several seeds counts by its pooled row. Jobs that
+    measured on different images have a best each.
 
     Raises:
         EdjeError: `folder` does not exist, or is a run folder itself.
@@ -73,7 +77,9 @@ def table_of_jobs(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
     for number, row in enumerate(rows):
         if pd.notna(row.get("t2i")):
             choice = tuple(row[key] for key in swept if key != "seed")
-            chosen.setdefault((*row["measured"], *choice), []).append(number)
+            of = chosen.setdefault((*row["measured"], *choice), [])
+            if all(rows[other].get("seed") != row.get("seed") for other in of):
+                of.append(number)  # a repeated seed is no other seed
     pooled = {c: _pooled(root, [rows[n] for n in of]) for c, of in chosen.items() if len(of) > 1}
     table = pd.DataFrame([*rows, *pooled.values()]).reindex(columns=columns)
     table["best"] = False
@@ -139,7 +145,7 @@ def sweep_summary(table: pd.DataFrame) -> Group:
         shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
     means = " (and seeds)" if pooled_before else ""
     units = "percent · bytes per image" if has_bytes else "percent"
-    feet = [f"{units} · brackets: 95% bootstrap over images{means}"]
+    feet = [f"{units} · brackets: 95% over images{means}"]
     first = table[[f"{way}{FIRST}" for way in DIRECTIONS]].dropna().drop_duplicates()
     if len(first) == 1:
         feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))
@@ -157,11 +163,11 @@ def swept_keys(table: pd.DataFrame) -> list[str]:
 def _job(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     """A job's row, with its overrides and what it was measured on."""
     state, overrides, message = run["status"], None, run["message"]
-    if (folder / JOB_FILE).is_file():
+    if (folder / "overrides.yaml").is_file():
+        overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
         told = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
         state, overrides, message = told["state"], told["overrides"], told.get("message", "")
-    elif (folder / "overrides.yaml").is_file():
-        overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
     row = {"job": run["run"], "status": state, "message": " ".join(message.split())}
     row["overrides"] = _by_key(overrides or [])
     if state != "done":
@@ -189,11 +195,10 @@ def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if "seed" in row:
         row["seed"] = ""
     for way in DIRECTIONS:
-        try:
-            recall = np.stack([recall_of_images(root / one["job"], way) for one in rows])
-            ends = resampled(recall, np.random.default_rng(0))
-        except EdjeError:  # the lists were not kept: the mean alone
-            ends = (float(np.mean([one[way] for one in rows])), np.nan, np.nan)
+        ends = (float(np.mean([one[way] for one in rows])), np.nan, np.nan)
+        with suppress(EdjeError):  # the lists were not kept: the mean alone
+            found = pooled_recall(*paired_hits([root / one["job"] for one in rows], way, 1))
+            ends = (found.value, found.low, found.high)
         row |= {f"{way}{end}": value for end, value in zip(ENDS, ends, strict=True)}
     return row
 

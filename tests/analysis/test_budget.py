@@ -61,6 +61,10 @@ def test_runs_that_lack_what_is_laid_out_are_refused(sweep: Path, tmp_path: Path
     runs.loc[0, "scored_pairs_per_second"] = np.nan
     with pytest.raises(EdjeError, match=r"num_tokens=16 lack scored_pairs_per_second"):
         budget_table(runs)
+    mixed = load_runs(sweep)
+    mixed.loc[0, "storage_bytes_per_image"] = 1
+    with pytest.raises(EdjeError, match="num_tokens=16 store 1 and 4,096 bytes per image: choose"):
+        budget_table(mixed)
     with pytest.raises(EdjeError, match="no finished run"):
         budget_table(runs[runs["status"] == "failed"])
 

@@ -42,8 +42,8 @@ def test_the_cheapest_that_is_not_shown_to_be_worse_is_taken(sweep: Path) -> Non
 
 def test_it_is_what_the_comparison_of_every_pair_says(sweep: Path) -> None:
     runs = load_runs(sweep)
-    pairs = compare(runs, by="adapter.num_tokens", direction="i2t", seed=3)
-    table = decide(runs, by="adapter.num_tokens", direction="i2t", seed=3).set_index("choice")
+    pairs = compare(runs, by="adapter.num_tokens", direction="i2t")
+    table = decide(runs, by="adapter.num_tokens", direction="i2t").set_index("choice")
     (best,) = table.index[table["best"]]
     for _, pair in pairs.iterrows():
         assert table.loc[pair["a"], "recall"] == pair["a.recall"]

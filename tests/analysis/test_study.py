@@ -1,19 +1,16 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from edje.analysis import read_metrics
 from edje.analysis.study import (
     bracketed,
     choices_of,
-    recall_of_images,
-    resampled,
     study_plot,
     study_table,
 )
@@ -37,9 +34,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., dict
 def test_choices_are_told_apart_by_what_their_overrides_do_not_share(sweep: Path) -> None:
     choices = choices_of(sweep)
     assert [(choice.name, choice.seeds) for choice in choices] == [
-        ("adapter=local", (0, 1)),
-        ("adapter=kmeans", (0, 1)),
-        ("adapter=pruning", (0,)),
+        ("adapter=local", ((0, ""), (1, ""))),
+        ("adapter=kmeans", ((0, ""), (1, ""))),
+        ("adapter=pruning", ((0, ""),)),
     ]
     assert {choice.axis for choice in choices} == {"kinds"}
 
@@ -79,26 +76,13 @@ def test_runs_of_different_splits_are_not_put_into_one_table(
 ) -> None:
     make_run(tmp_path / "small", images=8)
     (tmp_path / "small" / "overrides.yaml").write_text("[]")
-    with pytest.raises(EdjeError, match="measured different splits"):
+    with pytest.raises(EdjeError, match="evaluated on different images or captions"):
         study_table([sweep, tmp_path / "small"])
 
 
 def test_without_a_finished_run_there_is_no_table(sweep: Path) -> None:
     with pytest.raises(EdjeError, match="No finished run"):
         study_table([sweep / "5"])
-
-
-def test_the_interval_counts_what_varies_between_seeds_and_between_images() -> None:
-    rng = np.random.default_rng
-    of_seeds = np.repeat([[40.0], [50.0], [60.0]], 200, axis=1)
-    mean, low, high = resampled(of_seeds, rng(0))
-    assert mean == pytest.approx(50) and low == pytest.approx(40) and high == pytest.approx(60)
-    of_images = np.repeat([0.0, 100.0], 200)[None]
-    mean, low, high = resampled(of_images, rng(0))
-    # 1.96 standard errors of 400 images, half of them hits: 4.9 points
-    assert (
-        mean == 50 and low == pytest.approx(45.1, abs=0.6) and high == pytest.approx(54.9, abs=0.6)
-    )
 
 
 def test_a_figure_is_bracketed_and_a_missing_one_is_empty(sweep: Path) -> None:
@@ -130,17 +114,54 @@ def test_runs_of_earlier_versions_are_the_same_choices(
             (folder / "overrides.yaml").write_text(yaml.safe_dump(given))
     choices = choices_of(tmp_path / "sweep")
     assert [choice.name for choice in choices] == ["scoring.num_tokens=2", "scoring.num_tokens=4"]
-    assert [choice.seeds for choice in choices] == [(0, 1), (0, 1)]
+    assert [choice.seeds for choice in choices] == [((0, ""), (1, ""))] * 2
 
 
-def test_the_mean_over_images_is_the_mean_over_their_queries(monkeypatch) -> None:
-    """One image with a query that is right, and one with nine that are wrong."""
-    final = torch.tensor([[1.0, 0.0]] * 10)
-    relevant = torch.tensor([[True, False]] + [[False, True]] * 9)
-    lists = SimpleNamespace(
-        reranked=SimpleNamespace(final=final, first=SimpleNamespace(relevant=relevant)),
-        queries={"image_id": ["b"] + ["a"] * 9},
-    )
-    monkeypatch.setattr("edje.analysis.study.read_lists", lambda folder: {"t2i": lists})
-    found = recall_of_images(Path(), "t2i")
-    assert found.tolist() == pytest.approx([0, 20]) and found.mean() == pytest.approx(10)
+def evaluated(folder: Path, make_run: Callable[..., dict], *overrides: str) -> None:
+    """An evaluation of a checkpoint, whose own seed is 0."""
+    make_run(folder, seed=0)
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(["task=evaluate", *overrides]))
+
+
+def test_evaluations_are_paired_by_what_they_evaluated(
+    sweep: Path, tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    trained = [sweep / str(job) for job in range(4)]  # two adapters with seeds 0 and 1
+    for number, folder in enumerate(trained):
+        evaluated(tmp_path / "all" / str(number), make_run, f"checkpoint={folder}", "score=sum")
+    choices = choices_of(tmp_path / "all")
+    assert [(choice.name, choice.seeds) for choice in choices] == [
+        ("adapter=local", ((0, ""), (1, ""))), ("adapter=kmeans", ((0, ""), (1, ""))),
+    ]  # fmt: skip
+    for number, score in enumerate(("joint", "joint", "sum", "sum")):  # whose runs are gone
+        away = f"checkpoint=gone/{number % 2}"
+        evaluated(tmp_path / "gone" / str(number), make_run, away, f"score={score}")
+    choices = choices_of(tmp_path / "gone")
+    assert [(choice.name, choice.seeds) for choice in choices] == [
+        (f"score={score}", ((0, "gone/0"), (0, "gone/1"))) for score in ("joint", "sum")
+    ]
+    assert study_table([tmp_path / "gone"])["t2i.diff"].notna().to_list() == [False, True]
+
+
+def test_a_seed_that_occurs_twice_and_a_run_without_overrides_are_refused(
+    sweep: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sweep, tmp_path / "kinds")
+    shutil.copytree(sweep / "1", tmp_path / "kinds" / "again")
+    with pytest.raises(EdjeError, match=r"adapter=local: .*1 and .*again are of the same seed, 1"):
+        study_table([tmp_path / "kinds"])
+    (tmp_path / "kinds" / "again" / "overrides.yaml").unlink()
+    with pytest.raises(EdjeError, match=r"again/overrides\.yaml can't be read .* move .*again out"):
+        study_table([tmp_path / "kinds"])
+
+
+def test_runs_of_other_images_with_as_many_are_refused(
+    sweep: Path, tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    for name, digest in (("a", "ab"), ("b", "cd")):
+        make_run(tmp_path / name)
+        path = tmp_path / name / "metrics.json"
+        path.write_text(json.dumps(read_metrics(tmp_path / name) | {"split_digest": digest * 32}))
+        (tmp_path / name / "overrides.yaml").write_text("[]")
+    with pytest.raises(EdjeError, match="evaluated on different images"):
+        study_table([tmp_path / "a", tmp_path / "b"])

@@ -91,6 +91,27 @@ def test_jobs_that_measured_different_images_have_a_best_each(
         (tmp_path / "sweep" / str(number) / "overrides.yaml").write_text(given)
     table = sweep_table(tmp_path / "sweep")
     assert table["best"][:2].sum() == 1 and table["best"][2]
+    for number, digest in enumerate(("ab", "ab", "cd")):  # as many images, but other ones
+        path = tmp_path / "sweep" / str(number) / "metrics.json"
+        told = json.loads(path.read_text()) | {"num_images": 12, "split_digest": digest * 32}
+        path.write_text(json.dumps(told))
+    table = sweep_table(tmp_path / "sweep")
+    assert table["best"][:2].sum() == 1 and table["best"][2]
+
+
+def test_a_seed_that_is_repeated_is_no_second_seed_and_a_damaged_record_is_no_error(
+    tmp_path: Path, make_run: Callable[..., dict]
+) -> None:
+    for number, (tokens, seed) in enumerate([("4", 0), ("4", 0), ("8", 0), ("8", 1), ("8", 1)]):
+        folder = tmp_path / "sweep" / str(number)
+        make_run(folder, seed=seed)
+        given = yaml.safe_dump([f"adapter.num_tokens={tokens}", f"seed={seed}"])
+        (folder / "overrides.yaml").write_text(given)
+        (folder / "job.json").write_text('{"state": "do')
+    table = sweep_table(tmp_path / "sweep")
+    assert table["status"].to_list() == ["done"] * 6
+    assert table["seeds"].to_list() == [1] * 5 + [2]
+    assert table["t2i"][5] == pytest.approx(table["t2i"][2:4].mean())
 
 
 def test_the_summary_fits_eighty_columns_and_says_what_is_best(table: pd.DataFrame) -> None:
