@@ -22,6 +22,7 @@ PARTS = {"pydantic_core"}  # of pydantic, which fixes its version
 OPTIONAL = {
     "sentence_transformers": "benchmark",
     "optuna": "sweep",
+    "eccv_caption": "coco",
     "pillow_heif": "heif",
     "lancedb": "index",
     "ray": "ray",

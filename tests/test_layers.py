@@ -47,7 +47,9 @@ MAY_IMPORT = {
     },
     "serving": {"errors", "captions", "images", "index", "inference"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "ranges", "durable", "retrieval", "images", "renames"},
+    "analysis": {
+        "records", "errors", "ranges", "captions", "durable", "retrieval", "images", "renames",
+    },
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",

@@ -3,6 +3,7 @@
 from edje.analysis.attention_sheet import attention_sheet
 from edje.analysis.budget import budget_plot, budget_table
 from edje.analysis.candidate_curves import candidate_curve, candidate_curve_plot
+from edje.analysis.coco_relevance import coco_relevance
 from edje.analysis.comparison import compare
 from edje.analysis.curves import loss_curves
 from edje.analysis.decision import decide
@@ -30,6 +31,7 @@ __all__ = [
     "budget_table",
     "candidate_curve",
     "candidate_curve_plot",
+    "coco_relevance",
     "compare",
     "decide",
     "failure_bars",
