@@ -4,6 +4,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
@@ -123,7 +124,7 @@ class PretrainSource:
                 without = tuple(
                     row
                     for row, file in enumerate(table.files(number) if judged else ())
-                    if _true_place(f"{source.root}/{file}") in judged
+                    if _true_place(os.path.join(source.root, file)) in judged
                 )
                 blocks.append(Block(first, rows, source.passes, without))
                 first += rows
@@ -167,11 +168,16 @@ def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
 
 
 def _true_place(path: str) -> str:
-    """An image file's path with the links to its folder resolved."""
+    """An image file's path with all links resolved, those to its folder once."""
     folder, _, name = path.rpartition("/")
-    return f"{_true_folder(folder)}/{name}"
+    place, links = _true_folder(folder)
+    return os.path.realpath(path) if name in links else f"{place}/{name}"
 
 
 @cache
-def _true_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+def _true_folder(folder: str) -> tuple[str, frozenset[str]]:
+    """A folder's path with all links resolved, and which of its files are links."""
+    links: frozenset[str] = frozenset()
+    with suppress(OSError), os.scandir(folder) as entries:  # without it, there are no images
+        links = frozenset(entry.name for entry in entries if entry.is_symlink())
+    return os.path.realpath(folder), links

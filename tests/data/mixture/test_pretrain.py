@@ -80,6 +80,27 @@ def test_dev_of_a_later_stage_s_set_is_not_trained_on_where_another_is_evaluated
     assert trained == {*names("train"), *names("restval")} - held
 
 
+@pytest.mark.parametrize("linked", ["evaluated", "mixture"])
+def test_an_evaluated_image_is_held_back_where_one_of_its_files_is_a_link(
+    tmp_path: Path, linked: str
+) -> None:
+    names = ["0.jpg", "1.jpg", "2.jpg"]
+    real, links = tmp_path / "real", tmp_path / "links"
+    write_images(real, names)
+    links.mkdir()
+    for name in names:
+        (links / name).symlink_to(f"../real/{name}")
+    evaluated, mixture = (links, real) if linked == "evaluated" else (real, links)
+    (evaluated / "captions.csv").write_text("image,caption,split\n0.jpg,a,val\n2.jpg,c,val\n")
+    (mixture / "list.csv").write_text("image,caption\n" + "".join(f"{n},x\n" for n in names))
+    source = PretrainSource(
+        sources={"a": ListedPairs(root=str(mixture), annotations="list.csv", images=["."])},
+        evaluated=FolderSource(name="a", root=str(evaluated), dev_images=0),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert source.mixture().blocks[0].without == (0, 2)
+
+
 def test_without_a_set_that_is_held_back_all_is_trained_on(root: Path, tmp_path: Path) -> None:
     assert trained_on(root, tmp_path, None) == everything()
 
