@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
+from math import inf
 from pathlib import Path
 
 from edje.data.mixture.order import Block
@@ -59,7 +60,7 @@ class PretrainSource:
         bad_images: error, or skip what can't be read, in annotations and while training.
 
     Raises:
-        EdjeError: a source's passes is not above 0.
+        EdjeError: a source's passes is not above 0, or the evaluated split is called dev.
     """
 
     def __init__(
@@ -72,11 +73,17 @@ class PretrainSource:
     ):
         self.sources = {name: source for name, source in sources.items() if source is not None}
         for name, source in self.sources.items():
-            if not source.passes > 0:
+            if not (isinstance(source.passes, int | float) and 0 < source.passes < inf):
                 raise EdjeError(
                     f"data.sources.{name}.passes={source.passes}: expected a number above 0. "
                     f"Leave the source out with data.sources.{name}=null."
                 )
+        if evaluated is not None and evaluated.dev_images and evaluated.split == DEV:
+            raise EdjeError(
+                f"data.evaluated.split={DEV}: this is the name of the training images held back. "
+                f"Call it val, with 'data.evaluated.split_names={{{DEV}: val}}', or hold none "
+                "back, with data.evaluated.dev_images=0."
+            )
         self.evaluated = evaluated
         self.cache_dir = Path(cache_dir)
         self.bad_pairs: BadImages = bad_images
@@ -90,7 +97,7 @@ class PretrainSource:
     def splits(self) -> list[str]:
         """Names of the splits of the evaluated source, and dev."""
         others = [] if self.evaluated is None else self.evaluated.splits()
-        return sorted([*others, *([DEV] if self.dev_images else [])])
+        return sorted({*others, *([DEV] if self.dev_images else [])})
 
     def read(self, split: str) -> RetrievalSplit:
         """A split of the evaluated source, or its held-out training images.
@@ -120,13 +127,16 @@ class PretrainSource:
         blocks, first = [], 0
         left_out = 0
         for table, (_, source) in zip(tables, sources, strict=True):
+            seen = 0  # rows to visit in the blocks so far
             for number, rows in enumerate(table.blocks):
                 without = tuple(
                     row
                     for row, file in enumerate(table.files(number) if judged else ())
-                    if _true_place(os.path.join(source.root, file)) in judged
+                    if _true_place(str(source.root / file)) in judged
                 )
-                blocks.append(Block(first, rows, source.passes, without))
+                seen += (own := rows - len(without))
+                ends = [round(source.passes * end) for end in (seen - own, seen)]
+                blocks.append(Block(first, rows, (ends[1] - ends[0]) / max(own, 1), without))
                 first += rows
                 left_out += len(without)
         if judged:
