@@ -10,7 +10,7 @@ from edje.data.sources.assembly import FolderListing, possible_locations, requir
 from edje.data.sources.caption_lists import caption_list_entry
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import BadImages, Source
-from edje.data.sources.spelling import one_spelling
+from edje.data.sources.spelling import as_text, one_spelling
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
@@ -65,7 +65,7 @@ class ListedPairs:
             EdjeError: the annotations are missing or of no known layout, or images are missing.
         """
         dataset = f"data.sources.{name}"
-        require_root(self.root, dataset)
+        require_root(self.root, dataset, key=dataset)
         if not self.annotations.is_file():
             raise EdjeError(
                 f"{dataset}: no annotations at {self.annotations}. Set {dataset}.annotations=<path "
@@ -183,7 +183,7 @@ class ListedPairs:
                     f"set {dataset}.image_column and {dataset}.caption_column."
                 )
             image, value = (row[key] for key in self.columns)
-            image = str(image or "").strip()
+            image = as_text(image).strip()
             if not image:
                 raise EdjeError(
                     f"{dataset}: {self.annotations}, {place}: {str(row)[:60]} is not an image with "
