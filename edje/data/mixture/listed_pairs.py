@@ -10,6 +10,7 @@ from edje.data.sources.assembly import FolderListing, possible_locations, requir
 from edje.data.sources.caption_lists import caption_list_entry
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import BadImages, Source
+from edje.data.sources.spelling import as_text, one_spelling
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
@@ -64,7 +65,7 @@ class ListedPairs:
             EdjeError: the annotations are missing or of no known layout, or images are missing.
         """
         dataset = f"data.sources.{name}"
-        require_root(self.root, dataset)
+        require_root(self.root, dataset, key=dataset)
         if not self.annotations.is_file():
             raise EdjeError(
                 f"{dataset}: no annotations at {self.annotations}. Set {dataset}.annotations=<path "
@@ -73,29 +74,56 @@ class ListedPairs:
         status = self.annotations.stat()
         facts = [str(self.annotations.resolve()), f"{status.st_size} {status.st_mtime_ns}"]
         facts += [*self.images, *self.columns, *sorted(self.splits)]
-        return cached_table(name, facts, lambda: self._blocks(dataset), cache_dir, bad_images)
+        listing = FolderListing(self.root)
+        return cached_table(
+            name,
+            facts,
+            lambda: self._blocks(dataset, listing),
+            cache_dir,
+            bad_images,
+            has_file=lambda image: self._find(image, listing) is not None,
+        )
 
-    def _blocks(self, dataset: str) -> Iterator[list[Entry]]:
-        entries = self._entries(dataset)
+    def _find(self, image: str, listing: FolderListing) -> str | None:
+        return listing.find(possible_locations(self.images, image))
+
+    def _blocks(self, dataset: str, listing: FolderListing) -> Iterator[list[Entry]]:
+        entries = self._entries(dataset, listing)
         while block := list(islice(entries, BLOCK_ROWS)):
             yield block
 
-    def _entries(self, dataset: str) -> Iterator[Entry]:
-        listing = FolderListing(self.root)
+    def _entries(self, dataset: str, listing: FolderListing) -> Iterator[Entry]:
+        paths: dict[str, str] = {}  # by file: the longest of the paths annotated for it
         for image, place, value in self._annotated(dataset):
-            locations = possible_locations(self.images, image)
-            found = listing.find(locations)
+            found = self._find(image, listing)
             if found is None:
-                yield LeftOut(f"image {image} has no file under {self.root} ({locations[0]}, …)")
+                tried = possible_locations(self.images, image)[0]
+                problem = f"image {image} has no file under {self.root} ({tried}, …)"
+                yield LeftOut(problem, missing=image)
                 continue
+            path = one_spelling(image)
+            tail, whole = sorted((path, paths.get(found, path)), key=len)
+            if not f"/{whole}".endswith(f"/{tail}"):
+                raise EdjeError(
+                    f"{dataset}: {self.annotations}, {place}: {path} and {paths[found]} are both "
+                    f"found as {found}. If they are two images, keep each in its own folder below "
+                    f"{self.root}; if they are one, give it one path."
+                )
+            paths[found] = whole
             said = ImageCaptions(image)
             said.add(value, f"{self.annotations}, {place}")
             if said.texts:
-                yield Pair(str(Path(found).relative_to(self.root)), tuple(said.texts))
+                yield Pair(self._within(Path(found)), tuple(said.texts))
                 yield from map(LeftOut, said.bad)
             else:
                 told = said.bad[0] if said.bad else f"none in {self.annotations}, {place}"
                 yield LeftOut(f"image {image} has no caption ({told})")
+
+    def _within(self, path: Path) -> str:
+        """A file's path relative to the root; that of one elsewhere stays absolute."""
+        roots = (self.root, self.root.absolute())
+        inside = [path.relative_to(root) for root in roots if path.is_relative_to(root)]
+        return str([*inside, path][0])
 
     def _annotated(self, dataset: str) -> Iterator[Annotation]:
         """Images and captions in the file's order."""
@@ -155,7 +183,7 @@ class ListedPairs:
                     f"set {dataset}.image_column and {dataset}.caption_column."
                 )
             image, value = (row[key] for key in self.columns)
-            image = str(image or "").strip()
+            image = as_text(image).strip()
             if not image:
                 raise EdjeError(
                     f"{dataset}: {self.annotations}, {place}: {str(row)[:60]} is not an image with "

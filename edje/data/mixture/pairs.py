@@ -14,15 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from ftfy.fixes import fix_surrogates
 
 from edje.data.sources.source import BadImages, Source
 from edje.durable import new_file, replace_file, writing_to
 from edje.errors import EdjeError
+from edje.images.pictures import is_unicode
 from edje.tokens.lock import writer_lock
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the tables' content and of how annotations are read
+VERSION = 3  # of the tables' content and of how annotations are read
 BLOCK_ROWS = 10_000
 LISTED = 1_000  # entries left out that are listed one by one
 _SCHEMA = pa.schema(
@@ -55,9 +57,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An entry that can't become a pair, and why."""
+    """An entry that can't become a pair, and why; `missing` is its image if that has no file."""
 
     problem: str
+    missing: str | None = None
 
 
 Entry = Pair | LeftOut
@@ -126,31 +129,40 @@ def cached_table(
     blocks: Callable[[], Iterable[Iterable[Entry]]],
     cache_dir: Path,
     bad_images: BadImages,
+    has_file: Callable[[str], bool] = lambda image: False,
 ) -> PairTable:
     """The table of a source, from the cache if its facts match, otherwise read from `blocks`.
 
-    Entries that can't become pairs are an error or, with `skip`, left out and counted. A second
-    process that needs a table waits for the first.
+    Entries that can't become pairs are an error or, with `skip`, left out and counted. If images
+    that were missing have a file now, the blocks are read again, into another table: a run may be
+    reading this one. A second process that needs a table waits for the first.
 
     Raises:
         EdjeError: an entry is bad and the policy is `error`; no pair is left; the cache can't be
             written.
     """
-    digest = hashlib.sha256("\n".join([f"version {VERSION}", *facts]).encode()).hexdigest()[:12]
+    facts = [f"version {VERSION}", *facts]
     folder = cache_dir / f"{name}-pairs"
-    path, notes = folder / f"{digest}.arrow", folder / f"{digest}.json"  # the notes come last
-    if not notes.is_file():
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with writer_lock(folder):
-            if not notes.is_file():
-                log.info("%s: reading its list of pairs", name)
-                found = _Sound(name, bad_images)
-                with writing_to(folder), new_file(path) as temporary:
-                    found.write(blocks(), temporary)
-                left = {"left_out": found.left_out, "problems": found.problems}
-                replace_file(notes, json.dumps(left, indent=1).encode())
-    noted = json.loads(notes.read_text())
+    while True:
+        content = "\n".join(facts).encode(errors="surrogatepass")
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        path, notes = folder / f"{digest}.arrow", folder / f"{digest}.json"  # the notes come last
+        if not notes.is_file():
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            with writer_lock(folder):
+                if not notes.is_file():
+                    log.info("%s: reading its list of pairs", name)
+                    found = _Sound(name, bad_images)
+                    with writing_to(folder), new_file(path) as temporary:
+                        found.write(blocks(), temporary)
+                    replace_file(notes, json.dumps(found.notes, indent=1).encode())
+        noted = json.loads(notes.read_text())
+        there = [image for image in noted["missing"] if has_file(image)]
+        if not there:
+            break
+        log.info("%s: %d images that were missing are there now", name, len(there))
+        facts += there
     if noted["left_out"]:
         left_out = f"{noted['left_out']:,} entries left out, such as: {noted['problems'][0]}"
         if bad_images == "error":
@@ -170,13 +182,22 @@ class _Sound:
         self.bad_images = bad_images
         self.left_out = 0
         self.problems: list[str] = []  # of the first of these
+        self.missing: list[str] = []  # the first images without a file
+
+    @property
+    def notes(self) -> dict[str, int | list[str]]:
+        """What was left out."""
+        return {"left_out": self.left_out, "problems": self.problems, "missing": self.missing}
 
     def write(self, blocks: Iterable[Iterable[Entry]], path: Path) -> None:
         """Write a batch for each block; none for a block without sound entries."""
         rows = 0
         with pa.ipc.new_file(str(path), _SCHEMA) as file:
             for entries in blocks:
-                pairs = [vars(pair) for pair in self._pairs(entries)]
+                pairs = [
+                    vars(pair) | {"captions": [fix_surrogates(text) for text in pair.captions]}
+                    for pair in self._pairs(entries)
+                ]
                 columns = [
                     pa.array([pair[key.name] for pair in pairs], key.type) for key in _SCHEMA
                 ]
@@ -192,6 +213,8 @@ class _Sound:
 
     def _pairs(self, entries: Iterable[Entry]) -> Iterator[Pair]:
         for entry in entries:
+            if isinstance(entry, Pair) and not is_unicode(str(entry)):
+                entry = LeftOut(f"the name of image {str(entry)!a} is not valid UTF-8")
             if isinstance(entry, Pair):
                 yield entry
             elif self.bad_images == "error":
@@ -202,3 +225,5 @@ class _Sound:
             else:
                 self.left_out += 1
                 self.problems += [entry.problem] if self.left_out <= LISTED else []
+                if entry.missing is not None and len(self.missing) < LISTED:
+                    self.missing.append(entry.missing)

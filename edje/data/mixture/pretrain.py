@@ -4,9 +4,11 @@ import logging
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
+from math import inf
 from pathlib import Path
 
 from edje.data.mixture.order import Block
@@ -58,7 +60,7 @@ class PretrainSource:
         bad_images: error, or skip what can't be read, in annotations and while training.
 
     Raises:
-        EdjeError: a source's passes is not above 0.
+        EdjeError: a source's passes is not above 0, or the evaluated split is called dev.
     """
 
     def __init__(
@@ -71,11 +73,17 @@ class PretrainSource:
     ):
         self.sources = {name: source for name, source in sources.items() if source is not None}
         for name, source in self.sources.items():
-            if not source.passes > 0:
+            if not (isinstance(source.passes, int | float) and 0 < source.passes < inf):
                 raise EdjeError(
                     f"data.sources.{name}.passes={source.passes}: expected a number above 0. "
                     f"Leave the source out with data.sources.{name}=null."
                 )
+        if evaluated is not None and evaluated.dev_images and evaluated.split == DEV:
+            raise EdjeError(
+                f"data.evaluated.split={DEV}: this is the name of the training images held back. "
+                f"Call it val, with 'data.evaluated.split_names={{{DEV}: val}}', or hold none "
+                "back, with data.evaluated.dev_images=0."
+            )
         self.evaluated = evaluated
         self.cache_dir = Path(cache_dir)
         self.bad_pairs: BadImages = bad_images
@@ -89,7 +97,7 @@ class PretrainSource:
     def splits(self) -> list[str]:
         """Names of the splits of the evaluated source, and dev."""
         others = [] if self.evaluated is None else self.evaluated.splits()
-        return sorted([*others, *([DEV] if self.dev_images else [])])
+        return sorted({*others, *([DEV] if self.dev_images else [])})
 
     def read(self, split: str) -> RetrievalSplit:
         """A split of the evaluated source, or its held-out training images.
@@ -119,13 +127,16 @@ class PretrainSource:
         blocks, first = [], 0
         left_out = 0
         for table, (_, source) in zip(tables, sources, strict=True):
+            seen = 0  # rows to visit in the blocks so far
             for number, rows in enumerate(table.blocks):
                 without = tuple(
                     row
                     for row, file in enumerate(table.files(number) if judged else ())
-                    if _true_place(f"{source.root}/{file}") in judged
+                    if _true_place(str(source.root / file)) in judged
                 )
-                blocks.append(Block(first, rows, source.passes, without))
+                seen += (own := rows - len(without))
+                ends = [round(source.passes * end) for end in (seen - own, seen)]
+                blocks.append(Block(first, rows, (ends[1] - ends[0]) / max(own, 1), without))
                 first += rows
                 left_out += len(without)
         if judged:
@@ -167,11 +178,16 @@ def _held_back(name: str, source: Source) -> list[RetrievalSplit]:
 
 
 def _true_place(path: str) -> str:
-    """An image file's path with the links to its folder resolved."""
+    """An image file's path with all links resolved, those to its folder once."""
     folder, _, name = path.rpartition("/")
-    return f"{_true_folder(folder)}/{name}"
+    place, links = _true_folder(folder)
+    return os.path.realpath(path) if name in links else f"{place}/{name}"
 
 
 @cache
-def _true_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+def _true_folder(folder: str) -> tuple[str, frozenset[str]]:
+    """A folder's path with all links resolved, and which of its files are links."""
+    links: frozenset[str] = frozenset()
+    with suppress(OSError), os.scandir(folder) as entries:  # without it, there are no images
+        links = frozenset(entry.name for entry in entries if entry.is_symlink())
+    return os.path.realpath(folder), links

@@ -68,7 +68,7 @@ class TarPairs:
             EdjeError: there are no tars, one is cut off or not a tar, or members lack captions.
         """
         dataset = f"data.sources.{name}"
-        require_root(self.root, dataset)
+        require_root(self.root, dataset, key=dataset)
         tars = sorted(self.root.glob(self.shards))
         if not tars:
             raise EdjeError(

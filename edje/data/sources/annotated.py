@@ -6,6 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from edje.data.sources.assembly import (
     assemble_split,
@@ -18,7 +19,10 @@ from edje.records import RetrievalSplit
 
 log = logging.getLogger(__name__)
 
-SYNONYMS = {  # the first existing one counts
+SYNONYMS = {  # in any case of letters; the first existing one counts
+    "train": "train",
+    "val": "val",
+    "test": "test",
     "training": "train",
     "validation": "val",
     "valid": "val",
@@ -31,10 +35,13 @@ class AnnotatedSource(ABC):
     """A source that reads all annotations once, and the files of a split when it is requested.
 
     A format says where its annotations are (`place`) and what they contain (`annotate`).
+    `image_keys` names the keys that say where images are, for messages.
     `split_sizes` and `caption_counts` are the known numbers per split; null accepts any.
     `split_names` maps the annotations' split names to ours. A usual synonym such as `validation`
     is mapped to our name automatically, unless `split` names it or our own name also occurs.
     """
+
+    image_keys: ClassVar[str] = "data.root and data.images"
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class AnnotatedSource(ABC):
             root=self.root,
             annotations=self.place(split),
             bad_images=self.bad_images,
+            image_keys=self.image_keys,
         )
 
     def _images_of(self, split: str) -> list[AnnotatedImage]:
@@ -124,7 +132,8 @@ class AnnotatedSource(ABC):
         """Our names for splits under other names, if there is no doubt."""
         meant = {self.split, *self.split_names.values()}  # as written
         names: dict[str, str] = {}
-        for name, ours in SYNONYMS.items():
-            if name in theirs - meant and ours not in {*theirs, *names.values()}:
-                names[name] = ours
+        for synonym, ours in SYNONYMS.items():
+            for name in sorted(theirs - meant):
+                if name.casefold() == synonym and ours not in {*theirs, *names.values()}:
+                    names[name] = ours
         return names

@@ -40,19 +40,22 @@ class FolderListing:
     def _files(self, folder: str) -> tuple[Path, dict[str, str]]:
         """A folder and its files' names, by the names themselves and by their `one_spelling`."""
         if folder not in self._folders:
-            place = _existing(self._root, folder)
+            place, names = self._root / folder, dict[str, str]()
             try:
+                place = _existing(self._root, folder)
                 with os.scandir(place) as entries:
-                    names = {entry.name: entry.name for entry in entries if entry.is_file()}
+                    names = {entry.name: entry.name for entry in entries if _is_file(entry)}
             except (FileNotFoundError, NotADirectoryError):
-                names = {}
+                pass
+            except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+                log.warning("%r: its images count as missing (%s)", str(place), error)
             odd = {one_spelling(name): name for name in names if not name.isascii()}
             self._folders[folder] = place, odd | names
         return self._folders[folder]
 
 
-def require_root(root: Path, dataset: str) -> None:
-    """Check that the data set's folder exists.
+def require_root(root: Path, dataset: str, key: str = "data") -> None:
+    """Check that the data set's folder, `<key>.root`, exists.
 
     Raises:
         EdjeError: it doesn't.
@@ -60,7 +63,7 @@ def require_root(root: Path, dataset: str) -> None:
     if not root.is_dir():
         raise EdjeError(
             f"{dataset}: the data root {root} is not a folder (looked in {Path.cwd()}). "
-            "Set data.root=<folder with the annotations and images>."
+            f"Set {key}.root=<folder with the annotations and images>."
         )
 
 
@@ -169,12 +172,14 @@ def assemble_split(
     root: Path,
     annotations: Path,
     bad_images: BadImages,
+    image_keys: str,
 ) -> RetrievalSplit:
     """Make the record of one split: files found, images sorted by id, captions by image.
 
     Images without a file or a caption are an error or, with `skip`, left out and listed in
     `skipped`. The same holds for bad captions, which are counted in the log; an image with only
     bad captions is one without a caption. Caption ids are `<image id>#<number within the image>`.
+    `image_keys` names the keys that say where images are.
 
     Raises:
         EdjeError: an image or a caption is bad and the policy is `error`, or nothing is left.
@@ -188,8 +193,8 @@ def assemble_split(
         tried = next(image.locations for image in images if image.image_id == missing[0])
         raise EdjeError(
             f"{dataset}: {len(missing):,} of {len(images):,} images of split {split!r} have no "
-            f"file under {root}: {_few(missing)} (tried {', '.join(tried)}). Check data.root "
-            "and data.images, or leave them out with data.bad_images=skip."
+            f"file under {root}: {_few(missing)} (tried {', '.join(tried)}). Check "
+            f"{image_keys}, or leave them out with data.bad_images=skip."
         )
     if bad_captions and bad_images == "error":
         raise EdjeError(
@@ -227,7 +232,7 @@ def assemble_split(
         raise EdjeError(
             f"{dataset}: split {split!r} of {annotations} is empty"
             + (f" ({len(skipped):,} bad images were left out)." if skipped else ".")
-            + " Choose another with data.split, or check data.root and the annotations."
+            + f" Choose another with data.split, or check {image_keys} and the annotations."
         )
     return RetrievalSplit(
         dataset=dataset,
@@ -240,6 +245,13 @@ def assemble_split(
         ),
         skipped=tuple(skipped),
     )
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def _existing(root: Path, folder: str) -> Path:

@@ -10,7 +10,7 @@ from edje.data.sources.annotated import AnnotatedSource
 from edje.data.sources.assembly import require_root
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling
+from edje.data.sources.spelling import as_text, one_spelling
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
 
@@ -128,10 +128,10 @@ class FolderSource(AnnotatedSource):
                     f"{', '.join(map(str, columns)) or 'no columns'}. "
                     "Rename it, or set data.image_column and data.caption_column."
                 )
-        image = one_spelling(str(row[self.image_column] or "").strip())
+        image = one_spelling(as_text(row[self.image_column]).strip())
         if not image:
             raise EdjeError(f"{self.name}: {self.captions}, {place}: a caption without an image.")
-        split = str(row.get(self.split_column) or "").strip()
+        split = as_text(row.get(self.split_column)).strip()
         return image, self.our_name(split) or None, row[self.caption_column]
 
     def _validation_ids(self, image_ids: list[str]) -> frozenset[str]:

@@ -1,12 +1,15 @@
 """Data sets of the hub, and folders written by `save_to_disk`, read through `datasets`."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from functools import cached_property
+import json
+from collections.abc import Iterator
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 
 from edje.data.sources.annotated import AnnotatedSource
@@ -34,6 +37,8 @@ class HubSource(AnnotatedSource):
         split_column: names each row's split; null takes the data set's own splits.
         split_names: our names for split names of the data set.
     """
+
+    image_keys: ClassVar[str] = "data.image_column"
 
     def __init__(
         self,
@@ -87,7 +92,14 @@ class HubSource(AnnotatedSource):
         locations = [location for image in self._images_of(split) for location in image.locations]
         folders = {str(Path(location).parent) for location in locations}
         images = {folder: self._images(Path(folder).name) for folder in sorted(folders)}
-        export_images(images, locations, self.root, self.name)
+        origins = {
+            f"{folder}/{row:08d}": Path(path)
+            for folder, column in images.items()
+            for row, path in enumerate(_paths(column))
+            if path is not None
+        }
+        contents = {folder: partial(_content, column) for folder, column in images.items()}
+        export_images(contents, locations, origins, self.root, self.name)
         return super().read(split)
 
     def annotate(self) -> Iterator[AnnotatedImage]:
@@ -130,10 +142,10 @@ class HubSource(AnnotatedSource):
         saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
         try:
             if saved:
-                loaded = datasets.load_from_disk(self.dataset)
+                loaded = _saved(folder)
             else:
                 loaded = datasets.load_dataset(self.dataset, self.subset, revision=self.revision)
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        except (OSError, LookupError, ValueError, RuntimeError, DatasetsError) as error:
             raise EdjeError(
                 f"{self.name}: can't load the data set {self.dataset} ({_brief(error)}). Check "
                 "data.dataset and data.subset, the connection, and access to it on the hub."
@@ -165,18 +177,21 @@ class HubSource(AnnotatedSource):
                     )
         chosen = dict.fromkeys(column for columns in read.values() for column in columns)
         content = data.with_format(None).select_columns(list(chosen))[:]
+        for column, values in content.items():
+            if isinstance(label := data.features[column], datasets.ClassLabel):
+                content[column] = [None if v in (None, -1) else label.int2str(v) for v in values]
         return (
             dict(zip(content, values, strict=True))
             for values in zip(*content.values(), strict=True)
         )
 
-    def _images(self, part: str) -> Callable[[int], bytes | None]:
-        """The images of a part by row: the stored bytes, or None if there are none.
+    def _images(self, part: str) -> pa.ChunkedArray:
+        """The images of a part by row, as `datasets` stores them: bytes or the path of a file.
 
         Raises:
             EdjeError: the column holds something else.
         """
-        column = self._data[part].with_format(None).select_columns([self.image_column])
+        column = self._data[part].select_columns([self.image_column])
         try:
             column = column.cast_column(self.image_column, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:
@@ -184,14 +199,7 @@ class HubSource(AnnotatedSource):
                 f"{self.name}: {self.dataset}, {part}: the column {self.image_column!r} holds no "
                 f"images ({_brief(error)}). Set data.image_column."
             ) from error
-
-        def content(row: int) -> bytes | None:
-            image = column[row][self.image_column] or {"bytes": None, "path": None}
-            if image["bytes"] is None and image["path"] and Path(image["path"]).is_file():
-                return Path(image["path"]).read_bytes()
-            return image["bytes"]
-
-        return content
+        return column.with_format("arrow")[:][self.image_column]
 
     def _require_text(self, part: str, number: int, column: str, value: Any) -> None:
         """Check that a value is text: a column has one type, so one other value shows a wrong one.
@@ -206,6 +214,32 @@ class HubSource(AnnotatedSource):
                     f"{str(text)[:40]!r}, expected a text or a list of texts. "
                     "Set data.caption_columns."
                 )
+
+
+def _saved(folder: Path) -> datasets.Dataset | datasets.DatasetDict:
+    """A data set that `save_to_disk` wrote, without its empty splits: `datasets` fails on these."""
+    if not (folder / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(folder))
+    parts = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    states = {part: json.loads((folder / part / "state.json").read_text()) for part in parts}
+    full = [part for part, state in states.items() if state["_data_files"]]
+    return datasets.DatasetDict(
+        {part: datasets.load_from_disk(str(folder / part)) for part in full}
+    )
+
+
+def _paths(images: pa.ChunkedArray) -> list[str | None]:
+    """The paths of the images that are files; their bytes aren't read."""
+    no_bytes = pc.is_null(pc.struct_field(images, "bytes"))
+    return pc.if_else(no_bytes, pc.struct_field(images, "path"), None).to_pylist()
+
+
+def _content(images: pa.ChunkedArray, row: int) -> bytes | None:
+    """The stored bytes of an image, or its file's; None if there are none."""
+    image = images[row].as_py() or {"bytes": None, "path": None}
+    if image["bytes"] is None and image["path"] and Path(image["path"]).is_file():
+        return Path(image["path"]).read_bytes()
+    return image["bytes"]
 
 
 def _brief(error: Exception) -> str:

@@ -9,7 +9,7 @@ from edje.data.sources.assembly import possible_locations, require_json, require
 from edje.data.sources.caption_lists import ImageIds, read_caption_list
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import AnnotatedImage, BadImages
-from edje.data.sources.spelling import one_spelling
+from edje.data.sources.spelling import as_text, one_spelling
 from edje.errors import EdjeError
 
 # Karpathy's "restval" is the images of COCO's val2014 that he did not choose for evaluation.
@@ -23,8 +23,9 @@ class KarpathySource(AnnotatedSource):
     and without its annotated subfolder. So COCO's train2014/ and val2014/ are found, and a flat
     folder too. Image ids are the file names, so that both formats give the same split. With
     `image_ids=path`, for names that occur in several folders, they are the paths, and images are
-    searched with their subfolder only. The split `restval` counts as train. `caption_lists` names
-    BLIP's file of each split; the existing ones are read if `annotations` doesn't exist.
+    searched with their subfolder only. The split `restval` counts as train, unless `split_names`
+    maps it. `caption_lists` names BLIP's file of each split; the existing ones are read if
+    `annotations` doesn't exist.
     """
 
     def __init__(
@@ -104,8 +105,8 @@ class KarpathySource(AnnotatedSource):
 
     def _image(self, number: int, entry: Any) -> AnnotatedImage:
         try:
-            filename = str(entry["filename"] or "")
-            split = str(entry["split"] or "")
+            filename = as_text(entry["filename"])
+            split = as_text(entry["split"])
             captions = ImageCaptions(filename)
             for place, sentence in enumerate(entry["sentences"]):
                 captions.add(sentence["raw"], f"images[{number}], sentences[{place}]")
@@ -125,7 +126,7 @@ class KarpathySource(AnnotatedSource):
         path = one_spelling(f"{entry.get('filepath') or '.'}/{filename}")
         return AnnotatedImage(
             image_id=filename if self.image_ids == "name" else path,
-            split=self.our_name(_MERGED_SPLITS.get(split, split)),
+            split=self.split_names.get(split) or self.our_name(_MERGED_SPLITS.get(split, split)),
             locations=possible_locations(self.images, path, tails_too=self.image_ids == "name"),
             captions=tuple(captions.texts),
             bad_captions=tuple(captions.bad),

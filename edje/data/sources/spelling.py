@@ -2,6 +2,7 @@
 
 import posixpath
 import unicodedata
+from typing import Any
 
 
 def one_spelling(path: str) -> str:
@@ -15,3 +16,8 @@ def one_spelling(path: str) -> str:
         return path
     path = posixpath.normpath(path.replace("\\", "/"))
     return "/" + path.lstrip("/") if path.startswith("/") else path
+
+
+def as_text(value: Any) -> str:
+    """A name from annotations, which may be a number such as 0; empty if there is none."""
+    return "" if value is None else str(value)

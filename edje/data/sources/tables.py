@@ -138,10 +138,12 @@ class _Records:
             except StopIteration:
                 return
             except csv.Error as error:
+                long = ", or is too long" if "field larger" in str(error) else ""
                 raise EdjeError(
                     f"{self.dataset}: {self.path}, line {self._opened(error)}, is not readable: a "
-                    f"field that starts with a double quote there doesn't end with one ({error}). "
-                    'Close it; a double quote within such a field is written twice ("").'
+                    f"field that starts with a double quote there doesn't end with one{long} "
+                    f"({error}). Close it{long and ', or shorten it'}; a double quote within such "
+                    'a field is written twice ("").'
                 ) from error
             if any(cell.strip() for cell in cells):
                 yield self._read + 1, cells, self._taken

@@ -128,6 +128,64 @@ def test_entries_without_image_or_caption_are_an_error_or_left_out(
         table_of(source, tmp_path)
 
 
+def test_an_image_that_was_missing_is_found_when_it_is_there(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.jpg"])
+    entries = [{"image": f"{name}.jpg", "caption": "red"} for name in "abcd"]
+    source = listed(tmp_path, "c.json", entries)
+    first = table_of(source, tmp_path, "skip")
+    assert rows(first) == [("images/a.jpg", ("red",))]
+    write_images(tmp_path / "images", ["b.jpg"])
+    second = table_of(source, tmp_path, "skip")
+    assert [file for file, _ in rows(second)] == ["images/a.jpg", "images/b.jpg"]
+    assert len(first) == 1  # another run may still be reading it
+    assert table_of(source, tmp_path, "skip").path == second.path
+    write_images(tmp_path, ["c.jpg", "d.jpg"])
+    assert len(table_of(source, tmp_path)) == 4
+
+
+def test_one_file_is_not_the_image_of_several_paths(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["1.jpg"])
+
+    def table(*paths: str) -> PairTable:
+        entries = [{"image": path, "caption": "x"} for path in paths]
+        return table_of(listed(tmp_path, "c.json", entries), tmp_path, "skip")
+
+    for paths in (["cats/1.jpg", "1.jpg", "dogs/1.jpg"], ["1.jpg", "dogs/1.jpg", "cats/1.jpg"]):
+        with pytest.raises(
+            EdjeError, match=r"entry 2: \w+/1\.jpg and \w+/1\.jpg are both found as"
+        ):
+            table(*paths)
+    assert len(table("1.jpg", "cats/1.jpg", "x/cats/1.jpg", "./1.jpg")) == 4
+    write_images(tmp_path / "images" / "dogs", ["1.jpg"])
+    assert len(table("1.jpg", "cats/1.jpg", "dogs/1.jpg")) == 3
+
+
+@pytest.mark.parametrize("root", ["set", "{}/set"])
+def test_absolute_paths_are_read_within_the_root_and_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "set" / "images", ["a.jpg"])
+    write_images(tmp_path / "other", ["b.jpg"])
+    paths = [tmp_path / "set" / "images" / "a.jpg", tmp_path / "other" / "b.jpg"]
+    entries = [{"image": str(path), "caption": "x"} for path in paths]
+    table = table_of(listed(Path(root.format(tmp_path)), "c.json", entries), tmp_path)
+    assert [file for file, _ in rows(table)] == ["images/a.jpg", str(paths[1])]
+    assert opened(Path("set"), table[1]).size == (8, 8)
+
+
+def test_half_a_character_is_replaced_in_a_caption_and_is_no_name(tmp_path: Path) -> None:
+    """Arrow keeps neither."""
+    odd = b"\xe9.jpg".decode(errors="surrogateescape")
+    entries = [{"image": "a.jpg", "caption": "a \ud83d"}, {"image": odd, "caption": "x"}]
+    source = listed(tmp_path, "c.json", entries)
+    for names in (["a.jpg"], [odd]):  # is missing at first
+        write_images(tmp_path / "images", names)
+        assert rows(table_of(source, tmp_path, "skip")) == [("images/a.jpg", ("a \ufffd",))]
+    with pytest.raises(EdjeError, match=r"the name of image 'images/.udce9\.jpg' is not valid"):
+        table_of(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -156,7 +214,7 @@ def test_missing_annotations_tars_and_roots_are_named(tmp_path: Path) -> None:
         table_of(source, tmp_path)
     with pytest.raises(EdjeError, match=r"no tars \*\.tar in"):
         table_of(TarPairs(root=str(tmp_path)), tmp_path)
-    with pytest.raises(EdjeError, match="is not a folder"):
+    with pytest.raises(EdjeError, match=r"is not a folder.*Set data\.sources\.tiny\.root="):
         table_of(TarPairs(root=str(tmp_path / "nowhere")), tmp_path)
 
 

@@ -11,12 +11,14 @@ from hydra.utils import instantiate
 
 from edje.config.locations import conf_folder, register_resolvers
 from edje.data.mixture.listed_pairs import ListedPairs
+from edje.data.mixture.order import MixtureOrder
 from edje.data.mixture.pretrain import PretrainSource
+from edje.data.mixture.tar_pairs import TarPairs
 from edje.data.sources.folder import FolderSource
 from edje.data.sources.holdout import hold_out
 from edje.data.sources.karpathy import KarpathySource
 from edje.errors import EdjeError
-from tests.tiny.image_files import write_images
+from tests.tiny.image_files import write_images, write_tar
 
 SPLITS = {"train": 12, "restval": 4, "val": 3, "test": 3}
 
@@ -78,6 +80,70 @@ def test_dev_of_a_later_stage_s_set_is_not_trained_on_where_another_is_evaluated
     assert len(held) == 5
     trained = trained_on(root, tmp_path, set_b(root, dev_seed=seed))
     assert trained == {*names("train"), *names("restval")} - held
+
+
+@pytest.mark.parametrize("linked", ["evaluated", "mixture"])
+def test_an_evaluated_image_is_held_back_where_one_of_its_files_is_a_link(
+    tmp_path: Path, linked: str
+) -> None:
+    names = ["0.jpg", "1.jpg", "2.jpg"]
+    real, links = tmp_path / "real", tmp_path / "links"
+    write_images(real, names)
+    links.mkdir()
+    for name in names:
+        (links / name).symlink_to(f"../real/{name}")
+    evaluated, mixture = (links, real) if linked == "evaluated" else (real, links)
+    (evaluated / "captions.csv").write_text("image,caption,split\n0.jpg,a,val\n2.jpg,c,val\n")
+    (mixture / "list.csv").write_text("image,caption\n" + "".join(f"{n},x\n" for n in names))
+    source = PretrainSource(
+        sources={"a": ListedPairs(root=str(mixture), annotations="list.csv", images=["."])},
+        evaluated=FolderSource(name="a", root=str(evaluated), dev_images=0),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert source.mixture().blocks[0].without == (0, 2)
+
+
+def test_a_share_of_a_source_is_counted_over_all_of_its_tars(tmp_path: Path) -> None:
+    for tar in range(4):
+        members = {f"{key}.{ending}": b"x" for key in "ab" for ending in ("jpg", "txt")}
+        write_tar(tmp_path / f"{tar}.tar", members)
+
+    def visits(passes: float) -> int:
+        tars = TarPairs(root=str(tmp_path), passes=passes)
+        source = PretrainSource(sources={"tars": tars}, evaluated=None, cache_dir=str(tmp_path))
+        return MixtureOrder(source.mixture().blocks, 2, 0).rows
+
+    assert [visits(passes) for passes in (0.25, 0.3, 1, 1.25, 2.5)] == [2, 2, 8, 10, 20]
+
+
+@pytest.mark.parametrize("passes", ["x", None, float("inf"), float("nan"), 0, -1.0])
+def test_passes_that_are_no_number_above_0_are_refused(
+    tmp_path: Path, unchecked: None, passes: Any
+) -> None:
+    tars = TarPairs(root=str(tmp_path), passes=passes)
+    with pytest.raises(EdjeError, match=r"data\.sources\.tars\.passes=.*expected a number above 0"):
+        PretrainSource(sources={"tars": tars}, evaluated=None)
+
+
+def test_an_evaluated_split_that_has_the_name_of_the_held_out_images_is_refused(
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path, [f"{number}.jpg" for number in range(5)])
+    lines = [f"{number}.jpg,c,{'dev' if number > 2 else 'train'}" for number in range(5)]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,split", *lines]))
+
+    def of(split: str, **more: Any) -> PretrainSource:
+        mine = FolderSource(name="a", root=str(tmp_path), split=split, **{"dev_images": 1} | more)
+        return PretrainSource(sources={}, evaluated=mine)
+
+    with pytest.raises(EdjeError, match=r"data\.evaluated\.split=dev: .*split_names=\{dev: val\}"):
+        of("dev")
+    for source in (of("dev", split_names={"dev": "val"}), of("dev", dev_images=0), of("val")):
+        assert [Path(i.image_id).stem for i in source.read(source.split).images] == ["3", "4"]
+    (tmp_path / "captions.csv").write_text(
+        "\n".join(["image,caption,split", *lines, "5.jpg,c,val"])
+    )
+    assert of("val").splits() == ["dev", "train", "val"]
 
 
 def test_without_a_set_that_is_held_back_all_is_trained_on(root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 from unicodedata import normalize
@@ -178,10 +179,44 @@ def test_usual_names_of_splits_count_as_ours_where_that_leaves_no_doubt(tmp_path
 
     assert splits("training", "validation", "testing") == ["test", "train", "val"]
     assert splits("train", "dev") == ["train", "val"]
+    assert splits("Train", "VAL", "Testing") == ["test", "train", "val"]
+    assert splits("train", "Train") == ["Train", "train"]
     assert splits("train", "val", "dev") == ["dev", "train", "val"]
     assert splits("train", "valid", "dev") == ["dev", "train", "val"]
     assert splits("train", "dev", split="dev") == ["dev", "train"]
     assert splits("train", "dev", split_names={"dev": "dev"}) == ["dev", "train"]
+
+
+def test_a_number_may_name_a_split_or_an_image_in_json_as_in_csv(tmp_path: Path) -> None:
+    lines = [{"image": number, "caption": "dog", "split": number} for number in (0, 1)]
+    write(tmp_path, json.dumps(lines), file="captions.json")
+    names = {"0": "train", "1": "val"}
+    assert source(tmp_path, split_names=names).splits() == ["train", "val"]
+
+
+@pytest.mark.parametrize("folder", ["loop", "x" * 300, "é" * 300, "a\0b", "é\0", "closed"])
+def test_a_folder_that_can_not_be_listed_has_no_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    entries = [
+        {"image": name, "caption": "dog", "split": "val"}
+        for name in ("a.png", "loop.png", f"{folder}/b.png")
+    ]
+    write(tmp_path, json.dumps(entries), "a.png", file="captions.json")
+    scandir = os.scandir
+
+    def refusing(place: Path) -> Any:  # root may list all
+        if place.name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    with pytest.raises(EdjeError, match="2 of 3 images of split 'val' have no file"):
+        source(tmp_path).read("val")
+    assert "its images count as missing" in caplog.text
+    assert len(source(tmp_path, bad_images="skip").read("val").images) == 1
 
 
 def test_splits_have_the_names_that_are_given_to_them(tmp_path: Path) -> None:

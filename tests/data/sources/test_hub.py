@@ -1,6 +1,7 @@
 """Claims about data sets read through `datasets`, saved on the spot."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,42 @@ def test_images_named_by_their_path_are_read(tmp_path: Path) -> None:
     assert Path(split.images[0].path).read_bytes() == encoded(1, "JPEG")
 
 
+def test_a_picture_that_was_replaced_at_its_path_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(1))
+    data = datasets.Dataset.from_dict({"image": [str(path)], "caption": ["dog"]})
+    folder = save(tmp_path / "saved", test=data)
+    for seed in (1, 2, 3):
+        path.write_bytes(encoded(seed))
+        os.utime(path, (1000 - seed, 1000 - seed))  # an older file may take its place
+        copy = Path(source(folder).read("test").images[0].path)
+        assert copy.read_bytes() == encoded(seed)
+    written = copy.stat().st_ctime_ns
+    assert source(folder).read("test").images[0].path == str(copy)
+    assert copy.stat().st_ctime_ns == written
+    path.unlink()
+    assert source(folder).read("test").images[0].path == str(copy)
+
+
+def test_an_empty_split_hinders_no_other(tmp_path: Path) -> None:
+    other = rows(2)
+    empty = {"a": other.select([]), "b": other.filter(lambda row: False)}  # no file, no row
+    mine = source(save(tmp_path / "saved", train=rows(1), **empty))
+    assert len(mine.read("train").images) == 1
+    with pytest.raises(EdjeError, match=r"no split 'val'; it has train"):
+        mine.read("val")
+
+
+def test_class_labels_are_names_of_splits(tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["train", "test"])
+    data = rows(1, 2, part=[0, 1]).cast_column("part", label)
+    mine = source(save(tmp_path / "saved", all=data), split_column="part")
+    assert mine.splits() == ["test", "train"]
+    data = rows(1, 2, part=[0, -1]).cast_column("part", label)
+    with pytest.raises(EdjeError, match="row 1: the column part is empty"):
+        source(save(tmp_path / "other", all=data), split_column="part").splits()
+
+
 def test_rows_without_image_or_caption_follow_the_policy(tmp_path: Path) -> None:
     data = rows(1, 2, 3, 4, caption=["dog", None, "cat", "bird"])
     content = data.cast_column("image", datasets.Image(decode=False))[:]
@@ -131,8 +168,9 @@ def test_rows_without_image_or_caption_follow_the_policy(tmp_path: Path) -> None
     content["image"][3] = {"bytes": b"no image", "path": None}
     data = datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
     folder = save(tmp_path / "saved", test=data)
-    with pytest.raises(EdjeError, match=r"1 of 4 images .* have no file .*test-00000002"):
+    with pytest.raises(EdjeError, match=r"1 of 4 images .* have no file .*test-00000002") as told:
         source(folder).read("test")
+    assert "Check data.image_column, or leave them out" in str(told.value)  # it has no data.root
     split = source(folder, bad_images="skip").read("test")
     assert split.skipped == ("test-00000001", "test-00000002")
     kept = check_images(split, "skip")

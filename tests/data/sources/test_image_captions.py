@@ -38,6 +38,36 @@ def test_a_text_with_something_in_it_is_a_caption_and_nothing_else_is() -> None:
     assert len(said.bad) == len(NONE_OF_THEM)
 
 
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ('["Two men", "Two young guys"]', ["Two men", "Two young guys"]),
+        (' [ "one" ]\n', ["one"]),
+        ("[]", []),
+        *((text, [text]) for text in ("[7]", '["a"', "[sic] a dog", '["a"] dog', "[" * 100_000)),
+    ],
+)
+def test_a_text_that_is_a_json_list_of_texts_is_these(text: str, texts: list[str]) -> None:
+    said = ImageCaptions("a.jpg")
+    said.add(text, "line 3")
+    assert (said.texts, said.bad) == (texts, [])
+
+
+def test_a_table_s_field_may_list_captions(tmp_path: Path) -> None:
+    """As Flickr30k's table on the hub does."""
+    write_images(tmp_path, ["a.jpg"])
+    line = '"[""Two men"", ""Two young guys""]","[0, 1]",test,a.jpg,0'
+    (tmp_path / "captions.csv").write_text(f"raw,sentids,split,filename,img_id\n{line}\n")
+    columns = {"image_column": "filename", "caption_column": "raw"}
+    split = FolderSource(name="mine", root=str(tmp_path), split="test", **columns).read("test")
+    texts = ("Two men", "Two young guys")
+    assert tuple(caption.text for caption in split.captions) == texts
+    pairs = ListedPairs(
+        root=str(tmp_path), annotations="captions.csv", images=["."], **columns
+    ).table("tiny", tmp_path / "cache", "error")
+    assert rows(pairs) == [("a.jpg", texts)]
+
+
 def karpathy(root: Path, policy: str, **more: Any) -> Source:
     images = [
         {"filename": name, "split": "test", "sentences": [{"raw": text} for text in texts]}

@@ -68,6 +68,14 @@ def test_restval_counts_as_train(tmp_path: Path) -> None:
     assert len(source(tmp_path).read("train").images) == 2
 
 
+def test_restval_is_what_the_user_says(tmp_path: Path) -> None:
+    write(tmp_path, [entry("a.png", "train"), entry("b.png", "restval"), entry("c.png", "test")])
+    mine = source(tmp_path, split_names={"restval": "val"})
+    assert mine.splits() == ["test", "train", "val"]
+    theirs = source(tmp_path, split_names={"train": "rest"})
+    assert [image.image_id for image in theirs.read("rest").images] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize("folder", ["images", "."])
 def test_coco_folders_and_a_flat_folder_are_found_alike(tmp_path: Path, folder: str) -> None:
     entries = [

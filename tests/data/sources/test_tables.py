@@ -51,6 +51,12 @@ def test_an_unclosed_quote_swallows_no_rows_and_the_line_that_opens_it_is_named(
     assert f", line {line}" in message and "double quote" in message
 
 
+def test_a_field_that_is_too_long_is_told_to_be_so(tmp_path: Path) -> None:
+    message = refused(tmp_path / "t.csv", f"image,caption\na.png,dog\nb.png,{'x' * 140_000}\n")
+    assert ", line 3, is not readable" in message and "or is too long" in message
+    assert "shorten it" in message
+
+
 def test_a_folder_s_images_are_never_fewer_than_its_table_s(tmp_path: Path) -> None:
     """Six images became two, without a word."""
     names = [f"{number}.png" for number in range(6)]
