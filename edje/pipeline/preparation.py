@@ -87,6 +87,19 @@ class Training:
             raise EdjeError(
                 f"checkpoint_every={self.checkpoint_every}: expected steps, at least 1."
             )
+        if not any(term.weight for term in self.objectives.values()):
+            raise EdjeError(
+                "objective: no term has a weight above 0, so nothing would be learned. Give one, "
+                "for example objective.matching.weight=1."
+            )
+        warmup, steps = self.optimisation.warmup_steps, self.trainer["max_steps"]
+        if warmup >= steps:
+            log.warning(
+                "optim.warmup_steps=%d: with trainer.max_steps=%d the training ends before the "
+                "learning rate reaches optim.lr. Lower optim.warmup_steps, or train longer.",
+                warmup,
+                steps,
+            )
 
     @property
     def distils(self) -> bool:
