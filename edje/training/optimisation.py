@@ -19,7 +19,8 @@ class Optimisation:
 
     Norms, biases, single vectors, learned queries and position embeddings have no weight decay.
     `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` (0.9 in EDJE)
-    after every pass over the training set that ends after the warm-up.
+    after every pass over the training set that ends after the warm-up. A pass is as many pairs as
+    the set has, mined neighbours included.
 
     Args:
         lr: peak learning rate.
