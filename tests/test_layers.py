@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "backbones": {"records", "errors", "identity", "renames", "installed", "packaged", "registry"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
-    "retrieval": {"records", "errors"},
+    "retrieval": {"ranges", "records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "images": {"errors"},
     "data": {"ranges", "records", "errors", "captions", "durable", "images", "tokens"},
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     },
     "serving": {"errors", "captions", "images", "index", "inference"},
     "benchmark": {"ranges", "records", "errors", "models", "inference", "tokens"},
-    "analysis": {"records", "errors", "durable", "retrieval", "images", "renames"},
+    "analysis": {"ranges", "records", "errors", "durable", "retrieval", "images", "renames"},
     "config": {
         "ranges", "errors", "durable", "renames", "installed", "inference.checkpoint",
         "inference.location", "inference.reference", "registry", "part_kinds",

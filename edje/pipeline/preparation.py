@@ -45,7 +45,7 @@ class Training:
             can't support are refused.
         loading: how batches are made from a token store.
         scoring: how dev is scored while training.
-        score: joint; residual adds the first-stage score to the match logit; sum fits a weight
+        score: joint; residual shows the first-stage score to the match head; sum fits a weight
             for both scores on dev.
         start: the initial weights.
         teacher: the reranker to distil from.
@@ -189,5 +189,5 @@ def frozen_teacher(
             "this run's captions. Use a language model with the same tokenizer."
         )
     if teacher.model.residual is not None:
-        log.info("the teacher adds the first-stage score to its logits")
+        log.info("the teacher's match head reads the first-stage score")
     return teacher

@@ -17,7 +17,8 @@ from edje.objectives.draws import integer
 class Optimisation:
     """AdamW with linear warm-up and a decay to `final_lr`.
 
-    Norms, biases, single vectors, learned queries and position embeddings have no weight decay.
+    Norms, biases, single vectors, learned queries and embeddings of absolute positions have no
+    weight decay; those of distances (DeBERTa, MPNet) have.
     `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` (0.9 in EDJE)
     after every pass over the training set that ends after the warm-up. A pass is as many pairs as
     the set has, mined neighbours included.
