@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "backbones": {"records", "errors", "identity", "renames", "installed", "packaged", "registry"},
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
-    "retrieval": {"records", "errors"},
+    "retrieval": {"ranges", "records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "images": {"errors"},
     "data": {"ranges", "records", "errors", "captions", "durable", "images", "tokens"},

@@ -45,7 +45,7 @@ def candidate_curve(
         resamples: number of bootstrap resamples of the images.
 
     Raises:
-        EdjeError: the run has no lists, or they are damaged.
+        EdjeError: the run has no lists, they are damaged, or `k` or `resamples` is below 1.
     """
     if seed is None:
         seed = int(read_metrics(run_folder)["seed"])

@@ -11,6 +11,7 @@ import torch
 from edje.analysis.caption_facts import caption_facts
 from edje.analysis.lists import image_rows, read_text_lists
 from edje.analysis.runs import read_metrics
+from edje.ranges import check_count
 from edje.retrieval.intervals import interval_columns
 from edje.retrieval.metrics import first_hit_ranks
 
@@ -43,7 +44,8 @@ def failures(
         resamples: number of bootstrap resamples of the images.
 
     Raises:
-        EdjeError: the run has no lists of text queries with their text.
+        EdjeError: the run has no lists of text queries with their text, or `k` or `resamples` is
+            below 1.
     """
     if seed is None:
         seed = int(read_metrics(run_folder)["seed"])
@@ -69,8 +71,9 @@ def query_outcomes(run_folder: str | Path, *, k: int = 1) -> pd.DataFrame:
     `things`, `colours` and `relations`. `gallery(run, queries=…)` draws queries by their ids.
 
     Raises:
-        EdjeError: the run has no lists of text queries with their text.
+        EdjeError: the run has no lists of text queries with their text, or `k` is below 1.
     """
+    check_count("k", k, 1)
     stored = read_text_lists(run_folder)
     relevant = stored.reranked.first.relevant
     before, after = (

@@ -43,6 +43,9 @@ def recompute_metrics(
 
     `seed` is the bootstrap's. By default it is the run's; then all values equal those in
     metrics.json to the last digit.
+
+    Raises:
+        EdjeError: as `read_lists`, or one of `ks` or `resamples` is below 1.
     """
     stored = read_lists(run_folder)
     if seed is None:

@@ -18,23 +18,25 @@ FIGURES = {  # key in a label → our column of the same figure; in percent
     "t2i_r10": "t2i.reranked.recall@10",
     "t2i_r20": "t2i.reranked.recall@20",
 }
-MEASURED = {  # what must match the label before its figures can be compared
+MEASURED = {  # what must match the label before its figures of a direction can be compared
     "dataset": "dataset",
+    "split": "split",
     "images": "num_images",
-    "candidates": "num_candidates.t2i",
+    "candidates": "num_candidates.{direction}",
 }
+SPLIT = "test"  # of all published figures; labels don't name it
 
 
 def paper_table(runs: str | Path) -> pd.DataFrame:
     """Our figures beside the published ones: a row for each figure of a finished, labelled run.
 
-    Columns: `run` (path below the folder), `name` of its experiment, `seed`, `table` of the paper,
-    `figure` (`t2i_r1`, …; `first_…` of the first stage alone), `published` in percent (nan if
-    none is known), `ours` with its 95% interval `low` and `high`, `difference` (ours − published)
-    and `unlike`: how the measurement differs from the label, such as another data set or number
-    of candidates. If it differs, `difference` is nan. Figures for R@1 are always listed, all
-    others only where they are published. A cutoff that metrics.json lacks is computed from the
-    run's lists.
+    Columns: `run` (path below the folder), `name` of its experiment, `seed`, `score` by which it
+    ranks (the published ones rank by joint), `table` of the paper, `figure` (`t2i_r1`, …; `first_…`
+    of the first stage alone), `published` in percent (nan if none is known), `ours` with its 95%
+    interval `low` and `high`, `difference` (ours − published) and `unlike`: how the measurement
+    differs from the label, such as another data set, split or number of candidates, or shuffled
+    tokens. If it differs, `difference` is nan. Figures for R@1 are always listed, all others only
+    where they are published. A cutoff that metrics.json lacks is computed from the run's lists.
 
     Args:
         runs: a run folder, or a folder of run folders at any depth.
@@ -64,7 +66,6 @@ def paper_table(runs: str | Path) -> pd.DataFrame:
 
 def _figures(folder: Path, run: pd.Series) -> list[dict[str, Any]]:
     """The rows of one run."""
-    unlike = _unlike(run)
     rows = []
     for figure, column in FIGURES.items():
         published = _number(run.get(f"paper.{figure}"))
@@ -72,10 +73,12 @@ def _figures(folder: Path, run: pd.Series) -> list[dict[str, Any]]:
             continue
         if column not in run or pd.isna(run[column]):
             run = _with_cutoff(run, folder, column)
+        unlike = _unlike(run, column.partition(".")[0])
         ours, low, high = (_number(run.get(f"{column}{end}")) for end in ("", ".low", ".high"))
         rows.append(
             {
                 **{"run": run["run"], "name": run.get("name"), "seed": run.get("seed")},
+                **{"score": run.get("score")},
                 **{"table": run["paper.table"], "figure": figure, "published": published},
                 **{"ours": ours, "low": low, "high": high},
                 **{"difference": float("nan") if unlike else ours - published, "unlike": unlike},
@@ -84,13 +87,16 @@ def _figures(folder: Path, run: pd.Series) -> list[dict[str, Any]]:
     return rows
 
 
-def _unlike(run: pd.Series) -> str:
-    """How the measurement differs from the label, in words; empty if it doesn't."""
+def _unlike(run: pd.Series, direction: str) -> str:
+    """How a direction's measurement differs from the label, in words; empty if it doesn't."""
     found = []
     for key, column in MEASURED.items():
-        meant, measured = run.get(f"paper.{key}"), run.get(column)
+        meant = SPLIT if key == "split" else run.get(f"paper.{key}")
+        measured = run.get(column.format(direction=direction))
         if pd.notna(meant) and meant != measured:
             found.append(f"{key} {_plain(measured)}, not {_plain(meant)}")
+    if run.get("shuffled_tokens") == 1:  # nan in runs before it was kept
+        found.append("shuffled tokens")
     return "; ".join(found)
 
 

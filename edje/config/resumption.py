@@ -1,5 +1,6 @@
 """What may change when a run is resumed; changes without effect are refused, not recorded."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,19 @@ def steps_trained(folder: Path) -> int | None:
 
 def was_stopped(folder: Path, patience: int | None) -> bool:
     """Whether the last checkpoint follows at least `patience` scores on dev without a new best."""
+    return patience is not None and _dev_scores(folder).get("since_best", 0) >= patience
+
+
+def best_on_dev(folder: Path) -> float | None:
+    """The best score on dev while a run trained, t2i R@1 in percent; None without scores on dev."""
+    best = _dev_scores(folder).get("best", -math.inf)
+    return None if best == -math.inf else float(best)
+
+
+def _dev_scores(folder: Path) -> dict[str, Any]:
+    """The state of a run's scores on dev in its last checkpoint; empty without any."""
     states = _last_checkpoint(folder).get("callbacks", {}).values()
-    since_best = [s["since_best"] for s in states if isinstance(s, dict) and "since_best" in s]
-    return patience is not None and max(since_best, default=0) >= patience
+    return next((state for state in states if "best" in state), {})
 
 
 def _last_checkpoint(folder: Path) -> dict[str, Any]:

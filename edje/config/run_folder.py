@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 import edje
 from edje.config.defaults import fill_defaults
 from edje.config.resolution import leaves
-from edje.config.resumption import is_finished
+from edje.config.resumption import best_on_dev, is_finished
 from edje.config.saved import from_text, to_text
 from edje.durable import new_file
 from edje.errors import EdjeError
@@ -137,17 +137,24 @@ def differing(stored: dict[str, Any], own: dict[str, Any]) -> list[str]:
 
 
 def figure_of(folder: Path) -> float | None:
-    """A finished run's return value, its t2i R@1 in percent; None if it has not finished."""
+    """A finished run's return value, by which a study chooses; None if it has not finished.
+
+    It is the best t2i R@1 on dev, in percent, of a run that was scored there while it trained, of
+    others that on the evaluated split.
+    """
     metrics = folder / "metrics.json"
     if not metrics.is_file():
         return None
+    if (best := best_on_dev(folder)) is not None:
+        return best
     stages = json.loads(metrics.read_text(encoding="utf-8-sig"))["t2i"]
     return float(stages.get("reranked", stages["first_stage"])["recall@1"]["value"])
 
 
 def has_finished(cfg: DictConfig, folder: Path) -> bool:
     """Whether the run in a folder has this configuration and has finished."""
-    return figure_of(folder) is not None or (cfg.task == "train" and is_finished(folder))
+    is_measured = (folder / "metrics.json").is_file()
+    return is_measured or (cfg.task == "train" and is_finished(folder))
 
 
 def is_of_job(folder: Path, number: str | None) -> bool:

@@ -160,7 +160,7 @@ class EDJE(nn.Module):
             return self.match(states) + beside
         if first_stage is None:
             raise ValueError(
-                "this model adds the first-stage score to its match logit (score=residual): "
+                "this model's match head reads the first-stage score (score=residual): "
                 "pass first_stage, the cosine similarities of the pairs"
             )
         residual = self.residual(states, self.standardise(first_stage, direction))

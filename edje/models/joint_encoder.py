@@ -75,7 +75,7 @@ class JointEncoder(nn.Module):
         self.needs_no_gaps = language_model.config.model_type not in _GO_BY_POSITION_IDS
         self.entry_norm: nn.LayerNorm | None = None
         if fusion_layer:
-            require_layers(language_model, fusion_layer)
+            self._require_layers()
             self.entry_norm = nn.LayerNorm(self.width, eps=language_model.config.layer_norm_eps)
         self.first_position = first_position(language_model)
         learned_type = bool(fusion_layer) or not self.has_segments
@@ -242,6 +242,41 @@ class JointEncoder(nn.Module):
             hidden = layer(hidden, ready)
             yield hidden
 
+    def _require_layers(self) -> None:
+        """Check that the language model's layers can be split at `fusion_layer`.
+
+        Raises:
+            EdjeError: they can't, or there are too few.
+        """
+        if not self._runs_by_layer():
+            raise EdjeError(
+                f"joint.fusion_layer={self.fusion_layer}: the layers of "
+                f"{type(self.language_model).__name__} can't be run one by one, unlike those of "
+                "BERT, MiniLM and similar models. Set joint.fusion_layer=0."
+            )
+        count = self.language_model.config.num_hidden_layers
+        if not 0 < self.fusion_layer < count:
+            raise EdjeError(
+                f"joint.fusion_layer={self.fusion_layer}: this language model has {count} layers; "
+                f"expected 0 (visual tokens from the first layer on) to {count - 1}."
+            )
+
+    @torch.no_grad()
+    def _runs_by_layer(self) -> bool:
+        """Whether the layers one by one, on two words, give what the whole model gives."""
+        model, was_training = self.language_model, self.language_model.training
+        words = self.word_embeddings.weight[None, :2]
+        try:
+            model.eval()
+            embedded = cast(nn.Module, model.embeddings)(inputs_embeds=words)
+            *_, last = self._layers(embedded, None, slice(None))
+            whole = model(inputs_embeds=words).last_hidden_state
+            return last.is_meta or torch.allclose(last, whole, atol=1e-4)
+        except Exception:  # of any kind: a layer that needs more than states and a mask
+            return False
+        finally:
+            model.train(was_training)
+
     def _run(
         self, embedded: Tensor, mask: Tensor | None, positions: Tensor, segments: Tensor
     ) -> Tensor:
@@ -270,26 +305,6 @@ class JointEncoder(nn.Module):
 def _unless_full(mask: Tensor, padded: bool | None) -> Tensor | None:
     """The mask, or None if nothing is padded: attention is faster without one."""
     return mask if (not bool(mask.all()) if padded is None else padded) else None
-
-
-def require_layers(language_model: PreTrainedModel, fusion_layer: int) -> None:
-    """Check that a language model's layers can be split at `fusion_layer`.
-
-    Raises:
-        EdjeError: they can't, or there are too few.
-    """
-    stack = getattr(getattr(language_model, "encoder", None), "layer", None)
-    if not isinstance(stack, nn.ModuleList) or not hasattr(language_model, "embeddings"):
-        raise EdjeError(
-            f"joint.fusion_layer={fusion_layer}: the layers of {type(language_model).__name__} "
-            "can't be run one by one, unlike those of BERT, MiniLM and similar models. Set "
-            "joint.fusion_layer=0."
-        )
-    if not 0 < fusion_layer < len(stack):
-        raise EdjeError(
-            f"joint.fusion_layer={fusion_layer}: this language model has {len(stack)} layers; "
-            f"expected 0 (visual tokens from the first layer on) to {len(stack) - 1}."
-        )
 
 
 def first_position(language_model: PreTrainedModel) -> int:

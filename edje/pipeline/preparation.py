@@ -45,7 +45,7 @@ class Training:
             can't support are refused.
         loading: how batches are made from a token store.
         scoring: how dev is scored while training.
-        score: joint; residual adds the first-stage score to the match logit; sum fits a weight
+        score: joint; residual shows the first-stage score to the match head; sum fits a weight
             for both scores on dev.
         start: the initial weights.
         teacher: the reranker to distil from.
@@ -86,6 +86,19 @@ class Training:
         if self.checkpoint_every < 1:
             raise EdjeError(
                 f"checkpoint_every={self.checkpoint_every}: expected steps, at least 1."
+            )
+        if not any(term.weight for term in self.objectives.values()):
+            raise EdjeError(
+                "objective: no term has a weight above 0, so nothing would be learned. Give one, "
+                "for example objective.matching.weight=1."
+            )
+        warmup, steps = self.optimisation.warmup_steps, self.trainer["max_steps"]
+        if warmup >= steps:
+            log.warning(
+                "optim.warmup_steps=%d: with trainer.max_steps=%d the training ends before the "
+                "learning rate reaches optim.lr. Lower optim.warmup_steps, or train longer.",
+                warmup,
+                steps,
             )
 
     @property
@@ -176,5 +189,5 @@ def frozen_teacher(
             "this run's captions. Use a language model with the same tokenizer."
         )
     if teacher.model.residual is not None:
-        log.info("the teacher adds the first-stage score to its logits")
+        log.info("the teacher's match head reads the first-stage score")
     return teacher

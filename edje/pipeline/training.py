@@ -129,7 +129,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def steps_per_epoch(num_samples: int, batch_size: int, trainer: Mapping[str, Any]) -> int:
-    """Optimiser steps that a single rank needs for one pass over the samples."""
+    """Optimiser steps that a single rank needs to read as many pairs as there are samples.
+
+    With `loader=neighbours` anchors and neighbours count alike, so the sampler's epoch, in which
+    every caption is an anchor once, is longer.
+    """
     micro_batches: int = trainer.get("accumulate_grad_batches", 1)
     return max(num_samples // batch_size // micro_batches, 1)
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from edje.ranges import check_count
+
 RESAMPLES_AT_ONCE = 100  # bounds the memory: as many rows, with one weight per image
 
 
@@ -79,7 +81,9 @@ def resampled_means(
 
     Raises:
         ValueError: there are no queries.
+        EdjeError: `resamples` is not a whole number of at least 1.
     """
+    check_count("resamples", resamples, 1)
     if len(values) == 0:
         raise ValueError("An interval needs at least one query: got none.")
     clusters = _by_first_appearance(groups.cpu())

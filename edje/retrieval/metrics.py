@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from edje.ranges import check_count
+
 
 def first_hit_ranks(
     scores: Num[Tensor, "queries pool"], relevant: Bool[Tensor, "queries pool"]
@@ -13,13 +15,14 @@ def first_hit_ranks(
     """Rank of each query's best relevant candidate, from 1; infinite if none is listed.
 
     The rank is 1 + the number of non-relevant candidates with a greater or equal score, so a
-    constant score earns nothing. A score that is not a number loses every comparison.
+    constant score earns nothing. Nor does one that is not a number: a relevant candidate with it
+    is behind all others, any other candidate ahead.
 
     >>> first_hit_ranks(torch.tensor([[0.3, 0.9, 0.3]]), torch.tensor([[True, False, False]]))
     tensor([3.])
     """
     scores = scores.double()
-    best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
+    best = scores.masked_fill(~relevant | scores.isnan(), -torch.inf).amax(dim=1, keepdim=True)
     ahead = (~relevant & ~(scores < best)).sum(dim=1)
     return (1.0 + ahead).masked_fill(~relevant.any(dim=1), torch.inf)
 
@@ -27,7 +30,13 @@ def first_hit_ranks(
 def hits_at_k(
     ranks: Float[Tensor, "queries"], ks: Sequence[int]
 ) -> Bool[Tensor, "queries cutoffs"]:
-    """Whether each query's first hit is among its `k` best, one column per `k`."""
+    """Whether each query's first hit is among its `k` best, one column per `k`.
+
+    Raises:
+        EdjeError: a `k` is not a whole number of at least 1.
+    """
+    for k in ks:
+        check_count("k", k, 1)
     return ranks[:, None] <= torch.tensor(ks, device=ranks.device)
 
 

@@ -100,6 +100,7 @@ class OptunaSweeper(Sweeper):
         space = search_space(parser.parse_overrides([*given, *arguments]))
         folder = Path(self.config.hydra.sweep.dir)
         checked = [self.checked(space, values) for values in space.corners()]
+        warn_of_split(checked[0])
         with alone_in(folder):
             trials = Trials(
                 folder,
@@ -197,6 +198,20 @@ def figure_in(result: JobReturn) -> float | None:
             "measures one: task=run or task=evaluate."
         )
     return float(figure)
+
+
+def warn_of_split(cfg: DictConfig) -> None:
+    """Warn of a study that chooses on the images whose figures would be reported."""
+    split = OmegaConf.select(cfg, "data.split") or OmegaConf.select(cfg, "data.evaluated.split")
+    has_dev = cfg.task == "run" and OmegaConf.select(cfg, "scoring.dev_every")
+    if not has_dev and split not in (None, "val"):
+        log.warning(
+            "the study chooses by R@1 on split=%s, so its best figure is too high to report. "
+            "Choose on images held back from training (scoring.dev_every=<steps> with "
+            "data.dev_images) or with data.split=val, then evaluate the best run once on %s.",
+            split,
+            split,
+        )
 
 
 def refuse_another(trials: Trials, space: SearchSpace, cfg: DictConfig, folder: Path) -> None:

@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from edje.config.resumption import is_finished, steps_trained, was_stopped
+from edje.config.run_folder import figure_of
 from edje.data.mixture.pretrain import PretrainSource
 from edje.data.sources.source import Source
 from edje.inference.checkpoint import load_checkpoint
@@ -26,8 +27,8 @@ from edje.tasks.wiring import backbone_builder, cache_of, evaluation_choices, tr
 def run(cfg: DictConfig, folder: Path) -> float | None:
     """`task=train`, and `task=run`, the default, which also evaluates.
 
-    `task=run` returns reranked t2i R@1 in percent on the evaluated split. With several ranks, only
-    the first does what comes after the training.
+    `task=run` returns its `figure_of`. With several ranks, only the first does what comes after the
+    training.
 
     Raises:
         EdjeError: data, stores, checkpoints or options don't fit each other.
@@ -65,7 +66,8 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
         return None
     result = evaluated(checkpoint, source, backbone, cache, **evaluation_choices(cfg))
     save_folder(checkpoint, saved, result.metrics, with_backbone=False)
-    return conclude(folder, result, cfg.scoring.examples)
+    conclude(folder, result, cfg.scoring.examples)
+    return figure_of(folder)
 
 
 def is_trained(folder: Path, cfg: DictConfig) -> bool:

@@ -17,9 +17,11 @@ from edje.objectives.draws import integer
 class Optimisation:
     """AdamW with linear warm-up and a decay to `final_lr`.
 
-    Norms, biases, single vectors, learned queries and position embeddings have no weight decay.
-    `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` after every
-    pass over the training set (0.9 in EDJE).
+    Norms, biases, single vectors, learned queries and embeddings of absolute positions have no
+    weight decay; those of distances (DeBERTa, MPNet) have.
+    `cosine` falls over the whole run; `exponential` multiplies by `decay_per_epoch` (0.9 in EDJE)
+    after every pass over the training set that ends after the warm-up. A pass is as many pairs as
+    the set has, mined neighbours included.
 
     Args:
         lr: peak learning rate.
@@ -52,8 +54,8 @@ class Optimisation:
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
             ("betas", betas, are_shares, "two numbers from 0 to below 1"),
             ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0 steps"),
-            ("initial_lr", initial_lr, 0 <= initial_lr < math.inf, "at least 0"),
-            ("final_lr", final_lr, 0 <= final_lr < math.inf, "at least 0"),
+            ("initial_lr", initial_lr, 0 <= initial_lr <= lr, f"0 to optim.lr={lr}"),
+            ("final_lr", final_lr, 0 <= final_lr <= lr, f"0 to optim.lr={lr}"),
             ("decay_per_epoch", decay_per_epoch, 0 < decay_per_epoch <= 1, "above 0, at most 1"),
             ("adapter_lr_scale", adapter_lr_scale, 0 <= adapter_lr_scale < math.inf, "at least 0"),
         ):
@@ -102,7 +104,8 @@ class Optimisation:
         if self.schedule == "constant":
             return 1.0
         if self.schedule == "exponential":
-            return max(last, self.decay_per_epoch ** (step // max(steps_per_epoch, 1)))
+            passes = step // steps_per_epoch - self.warmup_steps // steps_per_epoch
+            return max(last, self.decay_per_epoch**passes)
         done = (step - self.warmup_steps) / max(max_steps - self.warmup_steps, 1)
         return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 

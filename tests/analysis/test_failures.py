@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,12 @@ def test_every_query_has_the_outcome_that_its_scores_were_made_for(worked: Path)
     assert table.loc[table["outcome"] == "missed", "after"].item() == float("inf")
     # within the first four all that is listed is right
     assert set(query_outcomes(worked, k=4)["outcome"]) == {"right", "missed"}
+
+
+@pytest.mark.parametrize("table", [failures, query_outcomes])
+def test_a_cutoff_below_one_is_refused(worked: Path, table: Callable[..., pd.DataFrame]) -> None:
+    with pytest.raises(EdjeError, match="k=0: expected a whole number of 1 or more"):
+        table(worked, k=0)
 
 
 def test_groups_have_the_counts_and_shares_worked_by_hand(worked: Path) -> None:

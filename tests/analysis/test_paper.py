@@ -29,7 +29,8 @@ def write(folder: Path, label: dict[str, Any] | None, **measured: Any) -> None:
     metrics = {
         "t2i": {"reranked": {"recall@1": estimate(85.5)}},
         "i2t": {"reranked": {"recall@1": estimate(97.0)}},
-        **{"dataset": "flickr30k", "num_images": 1000, "num_candidates": {"t2i": 10, "i2t": 10}},
+        **{"dataset": "flickr30k", "split": "test", "score": "joint", "shuffled_tokens": False},
+        **{"num_images": 1000, "num_candidates": {"t2i": 10, "i2t": 10}},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics | measured))
 
@@ -59,6 +60,8 @@ def test_a_figure_that_is_not_known_has_no_difference(tmp_path: Path) -> None:
     [
         ({"dataset": "coco"}, "dataset coco, not flickr30k"),
         ({"num_images": 1014}, "images 1014, not 1000"),
+        ({"split": "val"}, "split val, not test"),  # COCO's has as many images
+        ({"shuffled_tokens": True}, "shuffled tokens"),
         ({"num_candidates": {"t2i": 100}}, "candidates 100, not 10"),
     ],
 )
@@ -71,6 +74,16 @@ def test_what_was_measured_otherwise_is_said_and_not_compared(
     assert table.loc[("a", "t2i_r1"), "unlike"] == said
     assert math.isnan(table.loc[("a", "t2i_r1"), "difference"])
     assert table.loc[("b", "t2i_r1"), "difference"] == pytest.approx(-1.4)
+
+
+def test_each_direction_is_compared_by_its_own_candidates_and_the_score_is_named(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a", LABEL, num_candidates={"t2i": 10, "i2t": 999}, score="sum")
+    table = paper_table(tmp_path).set_index("figure")
+    assert table["unlike"].to_dict() == {"t2i_r1": "", "i2t_r1": "candidates 999, not 10"}
+    assert table["difference"].isna().to_dict() == {"t2i_r1": False, "i2t_r1": True}
+    assert set(table["score"]) == {"sum"}
 
 
 def test_a_cutoff_that_the_metrics_lack_is_computed_from_the_lists(

@@ -121,6 +121,7 @@ def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], mes
         ["adapter=compression_nested", "scoring.num_tokens=16"],
         ["loader.batch_size=1", "objective=[masked_language]"],
         ["loader.batch_size=1", "trainer.devices=8"],
+        ["adapter=kmeans", "+adapter.iterations=0"],
     ],
 )
 def test_what_fits_is_let_through(overrides: list[str]) -> None:

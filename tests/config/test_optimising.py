@@ -14,13 +14,13 @@ import yaml
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from edje.config import root
 from edje.config.run_folder import figure_of
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.installed import conf_folder
-from edje.sweeps.optuna_sweeper import OptunaSweeper
+from edje.sweeps.optuna_sweeper import OptunaSweeper, warn_of_split
 from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
@@ -271,6 +271,32 @@ def test_another_study_in_the_same_folder_is_refused(
     assert command(*ASKED, *other, "hydra.sweeper.n_trials=2") == 1
     assert named in capsys.readouterr().err
     assert len(measured) == 1
+
+
+@needs_optuna
+def test_a_study_that_chooses_on_the_reported_split_is_warned_of_once(
+    command: Command, measured: Calls, capsys: Output
+) -> None:
+    assert command(*ASKED, WIDE, "data.split=test", "hydra.sweeper.n_trials=2") == 0
+    assert capsys.readouterr().out.count("the study chooses by R@1 on split=test") == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "dev_every", "data", "warns"),
+    [
+        ("run", 0, {"split": "test"}, True),
+        ("run", 0, {"split": "val"}, False),
+        ("run", 10, {"split": "test"}, False),
+        ("evaluate", 10, {"split": "test"}, True),
+        ("run", 0, {"evaluated": {"split": "test"}}, True),
+    ],
+)
+def test_a_choice_on_val_or_on_images_held_back_is_no_reason_to_warn(
+    task: str, dev_every: int, data: dict, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = {"task": task, "data": data, "scoring": {"dev_every": dev_every}}
+    warn_of_split(OmegaConf.create(cfg))
+    assert len(caplog.messages) == warns
 
 
 @needs_optuna

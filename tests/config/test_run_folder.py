@@ -3,9 +3,10 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
-from edje.config.run_folder import create_run_folder, logging_into, record_failure
+from edje.config.run_folder import create_run_folder, figure_of, logging_into, record_failure
 from edje.errors import EdjeError
 
 CFG = OmegaConf.create({"name": "x", "resume": None, "copy": "${name}"})
@@ -59,3 +60,15 @@ def test_the_log_file_gets_records_while_the_run_lasts(tmp_path: Path) -> None:
     logging.getLogger("edje.somewhere").warning("too late")
     text = (tmp_path / "logs" / "run.log").read_text()
     assert "WARNING edje.somewhere: watch out" in text and "too late" not in text
+
+
+def test_a_run_that_was_scored_on_dev_is_chosen_by_its_best_score_there(tmp_path: Path) -> None:
+    assert figure_of(tmp_path) is None
+    stages = {"reranked": {"recall@1": {"value": 40.0}}, "first_stage": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"t2i": stages}))
+    assert figure_of(tmp_path) == 40.0
+    (tmp_path / "checkpoints").mkdir()
+    for best, figure in ((float("-inf"), 40.0), (62.5, 62.5)):
+        states = {"ResumableCheckpoint": {"num_ranks": 1}, "DevelopmentRecall": {"best": best}}
+        torch.save({"callbacks": states}, tmp_path / "checkpoints" / "last.ckpt")
+        assert figure_of(tmp_path) == figure

@@ -207,6 +207,16 @@ def test_a_model_without_a_tokenizer_is_refused(kind, folders, tmp_path):
         pretrained_language_model(pretrained=str(tmp_path))
 
 
+@pytest.mark.parametrize("family", ["mpnet", "deberta", "roberta_prelayernorm", "distilbert"])
+def test_layers_that_need_more_than_the_states_below_cannot_be_split(family):
+    """Distances come from outside MPNet's and DeBERTa's, and a norm after pre-norm RoBERTa's."""
+    encoder = tiny_encoder(family)
+    JointEncoder(encoder, 3, 63, 4)
+    with pytest.raises(EdjeError, match=r"fusion_layer=1: .* can't be run .*fusion_layer=0\."):
+        JointEncoder(encoder, 3, 63, 4, JointOptions(1))
+    assert encoder.training
+
+
 PADDING = 1  # of RoBERTa's own vocabulary; here it stands for unknown words, which no caption has
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from edje.errors import EdjeError
 from edje.retrieval.intervals import interval, interval_columns, paired_interval
 
 
@@ -71,3 +72,9 @@ def test_one_image_gives_an_interval_without_width():
 def test_no_queries_is_an_error():
     with pytest.raises(ValueError, match="at least one query"):
         interval(torch.zeros(0), torch.zeros(0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("resamples", [0, -1])
+def test_an_interval_of_no_resamples_is_refused(resamples):
+    with pytest.raises(EdjeError, match=f"resamples={resamples}: expected a whole number of 1 or"):
+        interval(torch.rand(3), torch.arange(3), resamples=resamples)

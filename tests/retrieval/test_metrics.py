@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from edje.errors import EdjeError
 from edje.retrieval.metrics import first_hit_ranks, hits_at_k, recall_at_k
 
 INF = float("inf")
@@ -44,6 +46,13 @@ def test_scores_that_are_not_numbers_lose():
     assert ranks([[nan, 0.1, 0.2]], [[1, 0, 0]]) == [3]
     assert ranks([[0.5, nan, 0.2]], [[1, 0, 0]]) == [2]
     assert ranks([[nan, nan]], [[1, 0]]) == [2]
+    assert ranks([[nan, 5, 1], [nan, 0.5, 1]], [[1, 1, 0]] * 2) == [1, 2]
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_a_cutoff_below_one_is_refused(k):
+    with pytest.raises(EdjeError, match=f"k={k}: expected a whole number of 1 or more"):
+        recall_at_k(torch.tensor([1.0]), (1, k))
 
 
 def test_minus_infinity_is_a_score_like_any_other():

@@ -343,7 +343,8 @@ def training(own: Path, folder: Path, *changes: str) -> list[str]:
         "trainer.precision=32-true",
         "trainer.log_every_n_steps=1",
         "optim.lr=1.0e-12",
-        "optim.final_lr=1.0e-12",
+        "optim.initial_lr=0",
+        "optim.final_lr=0",
         *changes,
     )
 

@@ -17,6 +17,7 @@ import yaml
 
 from edje.analysis import candidate_curve, load_runs, recompute_metrics
 from edje.cli import run
+from edje.config.run_folder import figure_of
 from edje.errors import EdjeError
 from edje.inference.checkpoint import keep_first_tokens, load_checkpoint
 from edje.inference.reranker import Reranker
@@ -111,6 +112,8 @@ def test_a_run_that_stops_early_is_evaluated_with_its_best_weights_and_stays_sto
     folder = tmp_path / "run"
     early = ["scoring.dev_every=1", "scoring.patience=1", "trainer.max_steps=40"]
     run(with_changes(world, *early, f"hydra.run.dir={folder}"))
+    on_dev = pd.read_csv(folder / "logs" / "part_0" / "metrics.csv")["dev/t2i_recall@1"]
+    assert figure_of(folder) == pytest.approx(on_dev.max())
     last, model, best = (folder / "checkpoints" / f"{n}.ckpt" for n in ("last", "model", "best"))
     state = torch.load(last, weights_only=True)
     assert 2 <= state["global_step"] <= 6
@@ -352,7 +355,9 @@ def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     kept = pd.read_csv(root / "sweep" / "sweep.csv", dtype={"run": str})
     assert list(kept["run"]) == list(table["run"]) and list(kept) == list(table)
     assert (root / "sweep" / "sweep.png").stat().st_size > 0
-    summed_up = last_table(capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert "too high to report" not in said  # chosen on val
+    summed_up = last_table(said)
     assert summed_up[0].split()[:3] == ["job", "num_tokens", "seed"]
     assert [line.split()[0] for line in summed_up[1:5]] == ["0", "1", "2", "3"]
     assert [line.split()[:4] for line in summed_up[6:8]] == [

@@ -5,18 +5,23 @@ from typing import Any, Literal
 from transformers import (
     AutoModel,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ModernBertConfig,
+    MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    RobertaPreLayerNormConfig,
 )
 
 from edje.language_model import LanguageModel
 from edje.models.joint_options import JointOptions
 from tests.tiny.words import CLS, PAD, SEP, SPECIAL, WORDS, tiny_tokenizer
 
-Family = Literal["bert", "roberta", "modernbert", "distilbert"]
+Family = Literal[
+    "bert", "roberta", "roberta_prelayernorm", "modernbert", "distilbert", "mpnet", "deberta"
+]
 SIZES = {
     "vocab_size": len(SPECIAL) + len(WORDS),
     "hidden_size": 32,
@@ -26,13 +31,17 @@ SIZES = {
     "max_position_embeddings": 80,
     "pad_token_id": PAD,
 }
+DISTANCES = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 ENDS = {"bos_token_id": CLS, "eos_token_id": SEP}
 # What a family has besides, or calls by other names.
 FAMILIES: dict[Family, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "bert": (BertConfig, {}),
     "roberta": (RobertaConfig, {"type_vocab_size": 1, **ENDS}),
+    "roberta_prelayernorm": (RobertaPreLayerNormConfig, ENDS),
     "modernbert": (ModernBertConfig, {"cls_token_id": CLS, "sep_token_id": SEP, **ENDS}),
     "distilbert": (DistilBertConfig, {"hidden_dim": 64}),
+    "mpnet": (MPNetConfig, ENDS),
+    "deberta": (DebertaV2Config, DISTANCES),
 }
 
 

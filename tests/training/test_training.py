@@ -355,6 +355,18 @@ def test_the_schedule_warms_up_and_decays():
     )
 
 
+def test_the_decay_per_pass_begins_after_the_warm_up():
+    """A warm-up within the first pass, as published, leaves the decay at the passes' ends."""
+    published = Optimisation(lr=1.0, warmup_steps=3, initial_lr=0.1, schedule="exponential")
+    assert [published.factor(step, 100, 5) for step in (0, 3, 4, 5, 10)] == pytest.approx(
+        [0.1, 1.0, 1.0, 0.9, 0.81]
+    )
+    long = Optimisation(lr=1.0, warmup_steps=12, schedule="exponential")
+    assert [long.factor(step, 100, 5) for step in (12, 14, 15, 20)] == pytest.approx(
+        [1.0, 1.0, 0.9, 0.81]
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -362,8 +374,8 @@ def test_the_schedule_warms_up_and_decays():
         ("weight_decay", [-0.1, math.nan]),
         ("betas", [[0.9], [0.9, 0.99, 0.999], [0.9, 1.0], [-0.1, 0.9]]),
         ("warmup_steps", [-1]),
-        ("initial_lr", [-1e-6]),
-        ("final_lr", [-1e-6, math.inf]),
+        ("initial_lr", [-1e-6, 1e-3, math.nan]),
+        ("final_lr", [-1e-6, 1e-3, math.inf]),
         ("decay_per_epoch", [0, 1.1, -0.5]),
         ("adapter_lr_scale", [-1, math.nan]),
     ],

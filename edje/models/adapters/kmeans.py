@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from edje.models.adapters.facts import AdapterFacts
 from edje.models.adapters.reducing import ReducingAdapter
-from edje.ranges import PositiveInt
+from edje.ranges import NonNegativeInt, PositiveInt
 
 
 class KMeansAdapter(ReducingAdapter):
@@ -24,7 +24,7 @@ class KMeansAdapter(ReducingAdapter):
     Args:
         num_tokens: m, the number of centres.
         hidden_width: of the projection.
-        iterations: rounds of assigning tokens to centres and averaging (Lloyd).
+        iterations: rounds of assigning tokens to centres and averaging (Lloyd); 0 keeps the start.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class KMeansAdapter(ReducingAdapter):
         *,
         num_tokens: PositiveInt = 64,
         hidden_width: PositiveInt = 8192,
-        iterations: PositiveInt = 10,
+        iterations: NonNegativeInt = 10,
     ):
         super().__init__(facts, num_tokens=num_tokens, hidden_width=hidden_width)
         if iterations < 0:
