@@ -130,19 +130,19 @@ class TokenStore:
 
     def read(
         self,
-        rows: Int64[Tensor, "rows"],
+        rows: Tensor | np.ndarray | Sequence[int],
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "rows tokens width"]:
-        """Tokens of rows, in order, repeats allowed; unpacked on the device.
+        """Tokens of rows, in order, repeats allowed, or of a mask; unpacked on the device.
 
         Raises:
-            IndexError: a row is outside the store.
+            IndexError: a row is outside the store; negative ones are.
+            EdjeError: rows that are neither whole numbers nor a mask as long as the store.
         """
-        return self.codec.decode(
-            torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
-        )
+        given = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        return self.codec.decode(torch.from_numpy(self.read_cells(given)), dtype, device)
 
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
@@ -151,7 +151,10 @@ class TokenStore:
 
         Raises:
             IndexError: a row is outside the store.
+            EdjeError: as `read`.
         """
+        if rows.dtype != np.int64 or rows.ndim != 1:
+            rows = self._rows_in(rows)
         return self._cells.gather(rows, out)
 
     def preload(self) -> None:
@@ -179,6 +182,17 @@ class TokenStore:
             raise EdjeError(f"{self.folder}: only a local store opens as a Dataset. Copy it first.")
         files = [str(self.folder / shard.file) for shard in self.manifest.shards]
         return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
+
+    def _rows_in(self, given: np.ndarray) -> np.ndarray:
+        """Rows as int64, from other whole numbers or a mask."""
+        if given.dtype == np.bool_ and given.shape == (len(self),):
+            return np.flatnonzero(given)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+            raise EdjeError(
+                f"the store {self.folder}: got rows of type {given.dtype} and shape {given.shape}, "
+                f"expected a list of whole numbers, or a mask of {len(self)}."
+            )
+        return given.astype(np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest}  # maps are opened again

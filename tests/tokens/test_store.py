@@ -79,6 +79,42 @@ def test_a_row_outside_the_store_is_an_error(store: TokenStore, row: int) -> Non
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("row", [-1, -NUM_IMAGES, -NUM_IMAGES - 1, -2 * NUM_IMAGES])
+def test_a_negative_row_is_an_error_also_when_all_rows_were_read(
+    store: TokenStore, row: int
+) -> None:
+    store.read(torch.arange(NUM_IMAGES))
+    with pytest.raises(IndexError, match="store of 50"):
+        store.read(torch.tensor([row]))
+
+
+def test_rows_may_be_any_whole_numbers_or_a_mask(store: TokenStore) -> None:
+    expected = store.read(torch.tensor([1, 3]))
+    mask = torch.zeros(NUM_IMAGES, dtype=torch.bool)
+    mask[[1, 3]] = True
+    for rows in ([1, 3], np.array([1, 3], np.uint8), torch.tensor([1, 3]).int(), mask):
+        assert torch.equal(store.read(rows), expected)
+    assert len(store.read([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (torch.tensor([True, False]), r"type bool and shape \(2,\)"),
+        (torch.tensor([1.0]), r"type float32 and shape \(1,\)"),
+        (torch.tensor([[1, 2]]), r"type int64 and shape \(1, 2\)"),
+        (torch.tensor(1), r"type int64 and shape \(\)"),
+    ],
+)
+def test_other_rows_are_refused_and_not_read_as_numbers(
+    store: TokenStore, rows: torch.Tensor, told: str
+) -> None:
+    store.read(torch.arange(NUM_IMAGES))
+    with pytest.raises(EdjeError, match=f"{told}, expected a list of whole .* mask of 50"):
+        store.read(rows)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("codec", ["int8", "int4"])  # cells of 40 and 28 bytes
 @pytest.mark.parametrize("addresses", [1 << 44, 0])  # files a huge page apart, or a page
 def test_cells_of_any_size_are_found_in_every_shard(
