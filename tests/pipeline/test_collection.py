@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import edje
+from edje.backbones.protocol import Backbone
 from edje.data.sources.folder import FolderSource
 from edje.pipeline import Cache, Collection, cached_collection
 from edje.pipeline.storage import Storage
@@ -18,10 +21,20 @@ pytestmark = pytest.mark.filterwarnings(
 HEIC = b"\0\0\0\x18ftypheic" + bytes(100)
 
 
-def collected(root: Path) -> Collection:
+def collected(root: Path, backbone: Backbone | None = None, devices: int = 1) -> Collection:
     source = FolderSource(name="folder", root=str(root), images="images", bad_images="skip")
-    cache = Cache(root / "cache", Storage(num_workers=0))
-    return cached_collection(cache, source, edje.load_backbone("shapes"), "val")
+    cache = Cache(
+        root / f"cache of {devices}", Storage(num_workers=0), (torch.device("cpu"),) * devices
+    )
+    return cached_collection(cache, source, backbone or edje.load_backbone("shapes"), "val")
+
+
+@pytest.mark.clusters
+def test_several_devices_encode_with_the_backbone_that_was_given(tmp_path: Path) -> None:
+    root, backbone = make_images(tmp_path), edje.load_backbone("shapes")
+    several, alone = (collected(root, backbone, devices).store for devices in (2, 1))
+    rows = np.arange(len(alone))
+    assert np.array_equal(several.read_cells(rows), alone.read_cells(rows))
 
 
 def test_what_a_store_lacks_is_said_each_time_and_when_it_could_be_read_by_now(

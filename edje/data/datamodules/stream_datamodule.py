@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.data.datamodules.cached_datamodule import ResumableLoader, on_gpu
-from edje.data.datamodules.workers import leave_signals_to_main
+from edje.data.datamodules.workers import leave_signals_to_main, start_method
 from edje.data.mixture.order import MixtureOrder
 from edje.data.mixture.pretrain import Mixture
 from edje.data.mixture.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
@@ -128,6 +128,7 @@ class StreamDataModule(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=on_gpu(trainer),
+            multiprocessing_context=start_method(self.num_workers),
             worker_init_fn=leave_signals_to_main,
         )
 

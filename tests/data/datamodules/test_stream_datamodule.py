@@ -1,6 +1,7 @@
 """Claims about batches that are read, decoded and encoded on the fly."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,19 @@ def test_equal_images_and_captions_have_equal_numbers_wherever_they_are_named(
 def test_workers_change_nothing(mixture: Mixture, tmp_path: Path) -> None:
     alone = batches(datamodule(mixture), tmp_path, 12)
     assert_equal(alone, batches(datamodule(mixture, num_workers=2), tmp_path, 12))
+
+
+def test_workers_need_no_copy_of_the_tower_however_python_starts_processes(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    data = datamodule(mixture, num_workers=1)
+    data.pairs.preprocess = lambda image: preprocess(image)  # as little to be sent as a used tower
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert_equal(batches(data, tmp_path, 2), batches(datamodule(mixture), tmp_path, 2))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_two_ranks_see_what_one_sees_in_turns(
