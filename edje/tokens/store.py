@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from edje.durable import reading
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint
@@ -53,7 +54,7 @@ class TokenStore:
 
         Raises:
             EdjeError: there is no complete store, it holds other tokens than expected, a
-                shard is missing or truncated, or the URL can't be read.
+                shard is missing or truncated, or the folder or URL can't be read.
         """
         place = place_of(folder)
         try:
@@ -139,7 +140,8 @@ class TokenStore:
 
         Raises:
             IndexError: a row is outside the store; negative ones are.
-            EdjeError: rows that are neither whole numbers nor a mask as long as the store.
+            EdjeError: rows that are neither whole numbers nor a mask as long as the store; or a
+                shard can't be read.
         """
         given = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
         return self.codec.decode(torch.from_numpy(self.read_cells(given)), dtype, device)
@@ -208,9 +210,10 @@ class TokenStore:
         shards = self.manifest.shards
         (cells_at,) = {shard.cells_at for shard in shards}  # one schema, hence one header
         files = [(self.folder / shard.file, shard.bytes) for shard in shards]
-        return SpannedMap(
-            files, cells_at, self.cell_bytes, self.manifest.shard_rows, self.manifest.num_images
-        )
+        with reading(self.folder):
+            return SpannedMap(
+                files, cells_at, self.cell_bytes, self.manifest.shard_rows, self.manifest.num_images
+            )
 
     def _batches(self) -> list[Any]:
         if isinstance(self.folder, RemoteFolder):
@@ -229,14 +232,18 @@ def place_of(folder: str | Path) -> Path | RemoteFolder:
 
 
 def _content(folder: Path | RemoteFolder, name: str) -> bytes:
-    return (folder / name).read_bytes() if isinstance(folder, Path) else folder.read_bytes(name)
+    if isinstance(folder, RemoteFolder):
+        return folder.read_bytes(name)
+    with reading(folder / name):
+        return (folder / name).read_bytes()
 
 
 def _sizes(folder: Path | RemoteFolder, names: Sequence[str]) -> dict[str, int]:
     """Sizes in bytes of the files that exist."""
     if isinstance(folder, RemoteFolder):
         return folder.sizes(names)
-    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    with reading(folder):
+        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 def missing_or_cut(folder: Path | RemoteFolder, manifest: Manifest) -> list[str]:

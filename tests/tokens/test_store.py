@@ -26,6 +26,7 @@ from tests.tiny.stores import (
     StoreRows,
     features_of,
     make_store,
+    refused,
     tokens_of,
 )
 
@@ -239,6 +240,24 @@ def test_a_store_of_another_fingerprint_is_refused_with_the_difference(folder: P
 def test_an_absent_store_is_refused_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"doesn't exist\. Build it with: .*task=cache"):
         TokenStore.open(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("call", ["read_bytes", "is_file"])
+def test_a_store_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(Path, call, refused)
+    with pytest.raises(EdjeError, match=rf"can't read {folder}.*Permission denied.*readable"):
+        TokenStore.open(folder)
+
+
+def test_a_shard_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TokenStore.open(folder)
+    monkeypatch.setattr("edje.tokens.spanned_map.os.open", refused)
+    with pytest.raises(EdjeError, match=r"can't read .*shard-00000\.arrow"):
+        store.read(torch.arange(3))
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
