@@ -175,9 +175,10 @@ class StreamDataModule(L.LightningDataModule):
             if self.num_bad.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, …
                 log.warning("bad pair no. %d of this run, replaced: %s", self.num_bad, problem)
         if self.num_bad > self.max_bad:
+            last = f", the last: {problems[-1]}" if problems else "."  # none here in a resumed run
             raise EdjeError(
-                f"loader.max_bad={self.max_bad}: there have been {self.num_bad} bad pairs, the "
-                f"last: {problems[-1]} Fix them, or raise loader.max_bad and resume the run."
+                f"loader.max_bad={self.max_bad}: there have been {self.num_bad} bad pairs{last} "
+                "Fix them, or raise loader.max_bad and resume the run."
             )
 
     def state_dict(self) -> dict[str, int | str]:

@@ -349,6 +349,15 @@ def test_bad_images_are_an_error_where_none_is_allowed_or_too_many_are(
         batches(datamodule(damaged, max_bad=2), tmp_path, 9)
 
 
+def test_a_resumed_run_with_too_many_bad_pairs_already_says_so(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    data = datamodule(mixture, max_bad=2)
+    data.load_state_dict(datamodule(mixture).state_dict() | {"num_bad": 3})
+    with pytest.raises(EdjeError, match=r"max_bad=2: there have been 3 bad pairs\. Fix them"):
+        batches(data, tmp_path, 1)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_that_are_gone_altogether_stop_the_run_with_one_message(
     mixture: Mixture, tmp_path: Path, workers: int
