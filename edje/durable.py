@@ -1,4 +1,7 @@
-"""Files that are either whole or absent: written aside, then renamed; forced to disk on request."""
+"""Files that are either whole or absent: written aside, then renamed; forced to disk on request.
+
+And what a disk refuses, in words.
+"""
 
 import errno
 import os
@@ -53,6 +56,23 @@ def force_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Turn a refused or failing read into an error that the user can fix.
+
+    Raises:
+        EdjeError: the block failed to read something that is there.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise EdjeError(
+            f"can't read {place}: {error}. Make it readable for this user, or check the disk."
+        ) from error
 
 
 @contextmanager

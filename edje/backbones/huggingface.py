@@ -151,6 +151,20 @@ class HuggingFaceBackbone(nn.Module):
         """Stays in evaluation mode: the towers are frozen."""
         return super().train(False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent as configuration and weights: another process lacks the hooks of transformers."""
+        sent = self.model.config, self.model.state_dict()
+        return self.__dict__ | {"_modules": {}, "sent": sent}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config, weights = state.pop("sent")
+        super().__setstate__(state)
+        self.model = AutoModel.from_config(
+            config, dtype=torch.float32, attn_implementation=config._attn_implementation
+        )
+        self.model.load_state_dict(weights, assign=True)
+        freeze(self.model)
+
     def identity(self) -> Identity:
         """What makes stored image tokens and features comparable."""
         return {

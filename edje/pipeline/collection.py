@@ -247,7 +247,7 @@ class _Tower(Encoder):
 
 
 def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) -> RetrievalSplit:
-    """The split without the images that were left out when the store was written.
+    """The split without the images that were left out when the store was written, which is logged.
 
     Raises:
         EdjeError: some were left out and the policy is `error`, or the store is of another split.
@@ -266,6 +266,23 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
             f"store {store.folder}: it was written with data.bad_images=skip and lacks "
             f"{len(absent)} unreadable images, such as {absent[0]}. Continue with "
             "data.bad_images=skip, or fix the images and delete the store."
+        )
+    log.warning(
+        "%s: store %s lacks %d of %d images of split %s, which were unreadable when it was "
+        "written: %s",
+        split.dataset,
+        store.folder,
+        len(absent),
+        len(split.images),
+        split.name,
+        ", ".join(absent),
+    )
+    left_out = (image for image in split.images if image.image_id not in stored)
+    now = next((one for one in left_out if decoder.problem_of(one.path) is None), None)
+    if now is not None:
+        log.warning(
+            "of these, %s is readable by now. Delete the store to have such images encoded too",
+            now.image_id,
         )
     return replace(
         split,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from edje.durable import reading
 from edje.tokens.fingerprint import Fingerprint, store_folder
 from edje.tokens.manifest import STORE_FILE
 from edje.tokens.store import REBUILD, TokenStore
@@ -18,9 +19,13 @@ def find_store(
 
     That is the first fingerprint, the present one, unless a complete store exists only under a
     former one.
+
+    Raises:
+        EdjeError: the folder can't be read.
     """
     found = [(store_folder(cache_dir, data, split, tier, one), one) for one in fingerprints]
-    return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
+    with reading(cache_dir):
+        return next((place for place in found if (place[0] / STORE_FILE).is_file()), found[0])
 
 
 def open_store(

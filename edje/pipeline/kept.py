@@ -1,35 +1,49 @@
 """Small tensors kept in the cache: computed once, named by a hash of their dependencies."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edje.durable import new_file, writing_to
 from edje.tokens.lock import writer_lock
 
+log = logging.getLogger(__name__)
 _HASHED_ROWS = 4096
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file; if it is missing, those that `compute` returns, now saved in it.
+    """The tensors of a file; if it is missing or damaged, those that `compute` returns, now saved.
 
     If another process, such as another rank of the run, writes into the folder, this waits for it.
 
     Raises:
         EdjeError: the folder can't be written.
     """
-    if not path.is_file():
-        with writing_to(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with writer_lock(path.parent):
-            if not path.is_file():
-                computed = compute()
-                with writing_to(path.parent), new_file(path) as temporary:
-                    save_file(computed, temporary)
-    return load_file(path)
+    if (found := _whole(path)) is not None:
+        return found
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with writer_lock(path.parent):
+        if (found := _whole(path)) is not None:  # the other process has written it
+            return found
+        if path.exists():
+            log.warning("%s is damaged: it is computed again", path)
+        content = save(compute())
+        with writing_to(path.parent), new_file(path) as temporary:
+            temporary.write_bytes(content)  # not save_file, whose errors of the disk are its own
+        return load_file(path)
+
+
+def _whole(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except (FileNotFoundError, NotADirectoryError, SafetensorError):
+        return None
 
 
 class Facts:

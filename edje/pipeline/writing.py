@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from edje.durable import writing_to
+from edje.errors import EdjeError
 from edje.parallel.environment import own_rank
 from edje.pipeline.devices import of_this_process
 from edje.pipeline.encoding import Encoding, Work, encode, encode_in_processes
@@ -23,6 +24,7 @@ from edje.tokens.writer import make_plan
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
+_LEADER_SECONDS = 300  # that a joined run waits for one that leads
 
 
 def fill_store(
@@ -46,13 +48,15 @@ def fill_store(
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
-            being written; or an image can't be encoded.
+            being written; an image can't be encoded; or, with `storage.join`, no run leads.
     """
     if (folder / STORE_FILE).is_file():
         return
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     helps = storage.join or (by_all_ranks and own_rank() > 0)
+    if storage.join:
+        _wait_for_leader(folder)
     with nullcontext() if helps else writer_lock(folder, wait=wait):
         if (folder / STORE_FILE).is_file():  # the other run has written it
             return
@@ -67,6 +71,8 @@ def fill_store(
         while _is_unwritten(unfinished, helps):
             if not _has_work(unfinished, helps):  # other runs are doing the rest
                 time.sleep(_POLL_SECONDS)
+                if storage.join:
+                    _wait_for_leader(folder)
                 continue
             total, done = plan.num_images, unfinished.finished_images()
             shown = {"desc": work.description, "unit": "image", "disable": own_rank() > 0}
@@ -85,6 +91,25 @@ def wait_until_written(folder: Path) -> None:
     while is_being_written(folder):
         if not announced:
             log.info("waiting for the run that writes %s", folder)
+            announced = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_leader(folder: Path) -> None:
+    """Wait until a run leads the writing of a store, or has finished it.
+
+    Raises:
+        EdjeError: none has begun within five minutes.
+    """
+    end, announced = time.monotonic() + _LEADER_SECONDS, False
+    while not (is_being_written(folder) or (folder / STORE_FILE).is_file()):
+        if time.monotonic() > end:
+            raise EdjeError(
+                f"storage.join=true: no run writes {folder}, which this one would help. Start one "
+                "without storage.join, or run this command without it: what was finished is kept."
+            )
+        if not announced:
+            log.warning("no run writes %s; waiting for one to help", folder)
             announced = True
         time.sleep(_POLL_SECONDS)
 

@@ -118,6 +118,11 @@ class ScaledCodec(Codec):
         return self.num_tokens * (self.token_bytes + 4)
 
     def _pack(self, tokens: Tensor) -> Tensor:
+        if tokens.dtype == torch.float64 and not _all_finite(tokens.float()):
+            raise EdjeError(
+                f"a token value of {tokens.abs().max().item():.3g} is too large for a float32. "
+                "Check the backbone's weights before caching."
+            )
         tokens = tokens.float()
         scales = tokens.abs().amax(dim=2) / self.largest  # (images, tokens)
         scales = torch.where(scales > 0, scales, torch.ones_like(scales))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edje.durable import new_file, replace_file
+from edje.durable import new_file, reading, replace_file
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec, make_codec
 from edje.tokens.fingerprint import Fingerprint
@@ -82,9 +82,11 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        EdjeError: the file is damaged or has another version.
+        EdjeError: the file is damaged, unreadable or has another version.
     """
-    return parse_manifest(path.read_bytes(), path.parent, path.name)
+    with reading(path):
+        content = path.read_bytes()
+    return parse_manifest(content, path.parent, path.name)
 
 
 def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manifest:

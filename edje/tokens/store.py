@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from edje.durable import reading
 from edje.errors import EdjeError
 from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint
@@ -53,7 +54,7 @@ class TokenStore:
 
         Raises:
             EdjeError: there is no complete store, it holds other tokens than expected, a
-                shard is missing or truncated, or the URL can't be read.
+                shard is missing or truncated, or the folder or URL can't be read.
         """
         place = place_of(folder)
         try:
@@ -130,19 +131,20 @@ class TokenStore:
 
     def read(
         self,
-        rows: Int64[Tensor, "rows"],
+        rows: Tensor | np.ndarray | Sequence[int],
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "rows tokens width"]:
-        """Tokens of rows, in order, repeats allowed; unpacked on the device.
+        """Tokens of rows, in order, repeats allowed, or of a mask; unpacked on the device.
 
         Raises:
-            IndexError: a row is outside the store.
+            IndexError: a row is outside the store; negative ones are.
+            EdjeError: rows that are neither whole numbers nor a mask as long as the store; or a
+                shard can't be read.
         """
-        return self.codec.decode(
-            torch.from_numpy(self.read_cells(rows.cpu().numpy())), dtype, device
-        )
+        given = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        return self.codec.decode(torch.from_numpy(self.read_cells(given)), dtype, device)
 
     def read_cells(
         self, rows: Int64[np.ndarray, "rows"], out: UInt8[np.ndarray, "rows bytes"] | None = None
@@ -151,7 +153,10 @@ class TokenStore:
 
         Raises:
             IndexError: a row is outside the store.
+            EdjeError: as `read`.
         """
+        if rows.dtype != np.int64 or rows.ndim != 1:
+            rows = self._rows_in(rows)
         return self._cells.gather(rows, out)
 
     def preload(self) -> None:
@@ -180,6 +185,17 @@ class TokenStore:
         files = [str(self.folder / shard.file) for shard in self.manifest.shards]
         return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
 
+    def _rows_in(self, given: np.ndarray) -> np.ndarray:
+        """Rows as int64, from other whole numbers or a mask."""
+        if given.dtype == np.bool_ and given.shape == (len(self),):
+            return np.flatnonzero(given)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+            raise EdjeError(
+                f"the store {self.folder}: got rows of type {given.dtype} and shape {given.shape}, "
+                f"expected a list of whole numbers, or a mask of {len(self)}."
+            )
+        return given.astype(np.int64)
+
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "manifest": self.manifest}  # maps are opened again
 
@@ -194,9 +210,10 @@ class TokenStore:
         shards = self.manifest.shards
         (cells_at,) = {shard.cells_at for shard in shards}  # one schema, hence one header
         files = [(self.folder / shard.file, shard.bytes) for shard in shards]
-        return SpannedMap(
-            files, cells_at, self.cell_bytes, self.manifest.shard_rows, self.manifest.num_images
-        )
+        with reading(self.folder):
+            return SpannedMap(
+                files, cells_at, self.cell_bytes, self.manifest.shard_rows, self.manifest.num_images
+            )
 
     def _batches(self) -> list[Any]:
         if isinstance(self.folder, RemoteFolder):
@@ -215,14 +232,18 @@ def place_of(folder: str | Path) -> Path | RemoteFolder:
 
 
 def _content(folder: Path | RemoteFolder, name: str) -> bytes:
-    return (folder / name).read_bytes() if isinstance(folder, Path) else folder.read_bytes(name)
+    if isinstance(folder, RemoteFolder):
+        return folder.read_bytes(name)
+    with reading(folder / name):
+        return (folder / name).read_bytes()
 
 
 def _sizes(folder: Path | RemoteFolder, names: Sequence[str]) -> dict[str, int]:
     """Sizes in bytes of the files that exist."""
     if isinstance(folder, RemoteFolder):
         return folder.sizes(names)
-    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    with reading(folder):
+        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 def missing_or_cut(folder: Path | RemoteFolder, manifest: Manifest) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from edje.durable import force_to_disk, replace_file, temporary_path, writing_to
+from edje.durable import force_to_disk, reading, replace_file, temporary_path, writing_to
 from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.matrix_file import MappedMatrix, rows_at_once
@@ -65,16 +65,20 @@ class EmbeddingTable:
         """Open a table after comparing its whole checksum; the embeddings are memory-mapped.
 
         Raises:
-            EdjeError: there is none, it is damaged, or it holds other embeddings than expected.
+            EdjeError: there is none, it is damaged or unreadable, or it holds other embeddings than
+                expected.
         """
         folder = Path(folder)
         try:
-            table = json.loads((folder / TABLE_FILE).read_bytes())
-            fingerprint = Fingerprint(table["fingerprint"])
-            differences = fingerprint.differences(expect) if expect else []
-            checksum, ids, file = table["sha256"], tuple(table["ids"]), folder / table["file"]
-            found = "" if differences else _sha256(file)
+            with reading(folder):
+                table = json.loads((folder / TABLE_FILE).read_bytes())
+                fingerprint = Fingerprint(table["fingerprint"])
+                differences = fingerprint.differences(expect) if expect else []
+                checksum, ids, file = table["sha256"], tuple(table["ids"]), folder / table["file"]
+                found = "" if differences else _sha256(file)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if (folder / TABLE_FILE).is_file():  # a run would not write the table again
+                raise _damaged(folder, str(error), rebuild) from None
             raise EdjeError(
                 f"no complete embedding table at {folder} ({error}). Build it with: {rebuild}."
             ) from None

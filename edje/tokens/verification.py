@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from edje.durable import reading
 from edje.errors import EdjeError
 from edje.tokens.checksum import has_checksum
 from edje.tokens.manifest import (
@@ -13,7 +14,7 @@ from edje.tokens.manifest import (
     Shard,
     hash_ids,
     is_as_written,
-    read_manifest,
+    parse_manifest,
 )
 from edje.tokens.remote import RemoteFolder
 from edje.tokens.shard import open_shard
@@ -27,20 +28,23 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
     its own checksum. `progress` gets the number of bytes read since its last call.
 
     Raises:
-        EdjeError: there is no complete store in the folder, or the folder isn't local.
+        EdjeError: there is no complete store in the folder, it can't be read or isn't local.
     """
     place = place_of(folder)
     if isinstance(place, RemoteFolder):
         raise EdjeError(f"{place}: only a local store can be verified. Copy it to a folder first.")
     folder = place
     try:
-        manifest = read_manifest(folder / STORE_FILE)
+        with reading(folder / STORE_FILE):
+            text = (folder / STORE_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise EdjeError(f"no complete token store at {folder}. Build it with task=cache.") from None
+    try:
+        manifest = parse_manifest(text, folder)
     except EdjeError as error:
         return [str(error)]
     problems = missing_or_cut(folder, manifest)
-    if not is_as_written((folder / STORE_FILE).read_bytes()):
+    if not is_as_written(text):
         problems.append(f"{STORE_FILE} was changed after it was written")
     image_ids: list[str] = []
     for shard in manifest.shards:

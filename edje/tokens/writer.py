@@ -182,7 +182,7 @@ class ShardWriter:
         """Take an encoded batch, the next of `batches`; the last batch of a shard finishes it.
 
         Raises:
-            EdjeError: a token can't be stored, or the folder can't be written.
+            EdjeError: a token or feature can't be stored, or the folder can't be written.
             ValueError: the shapes aren't the store's.
         """
         plan = self._plan
@@ -193,6 +193,13 @@ class ShardWriter:
                 f"expected {expected[0]} and {expected[1]}"
             )
         values = features.detach().to("cpu", torch.float32).numpy()
+        if not np.isfinite(values).all():
+            wrong = rows[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+            raise EdjeError(
+                f"image {self._unfinished.image_ids_of(range(wrong, wrong + 1))[0]}: the backbone "
+                "gave features that are infinite or not numbers. Check its weights and precision "
+                "before caching."
+            )
         step = max(1, _ENCODED_BYTES // self._codec.cell_bytes)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)

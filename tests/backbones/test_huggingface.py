@@ -1,5 +1,6 @@
 """HuggingFaceBackbone gives what transformers gives, at the layer that was asked for."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_clip_tokens_are_the_penultimate_layer_without_class_token(clip):
     torch.testing.assert_close(encoding.tokens, states[2][:, 1:], rtol=0, atol=0)
     assert encoding.tokens.shape == (3, backbone.num_tokens, backbone.token_width) == (3, 4, 32)
     torch.testing.assert_close(backbone.project_images(encoding.features), full.image_embeds)
+
+
+def test_a_used_one_is_sent_with_its_weights_as_they_are(clip):
+    backbone = HuggingFaceBackbone(pretrained=str(clip), attention="eager")
+    backbone.model.visual_projection.weight.mul_(2)
+    before = backbone.encode_images(pixels())
+    sent = pickle.loads(pickle.dumps(backbone))
+    after = sent.encode_images(pixels())
+    assert torch.equal(after.tokens, before.tokens)
+    assert torch.equal(after.features, before.features)
+    assert torch.equal(sent.encode_texts(CAPTIONS), backbone.encode_texts(CAPTIONS))
+    assert sent.identity() == backbone.identity() and not sent.model.training
+    assert sent.model.config._attn_implementation == "eager"
+    assert not any(weight.requires_grad for weight in sent.parameters())
 
 
 def test_layer_and_class_token_are_choices(clip):

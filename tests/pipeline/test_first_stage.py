@@ -1,5 +1,6 @@
 """What a run makes of captions and of its first stage: where, how often, and of how much."""
 
+import resource
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edje.errors import EdjeError
 from edje.models.edje import EDJE
 from edje.pipeline import caption_features, first_stage
 from edje.pipeline import collection as collections
@@ -182,6 +184,30 @@ def test_statistics_of_many_queries_are_those_of_some_spread_evenly(
     some = candidate_lists(*drawn(), "t2i", 100).scores[torch.arange(40) * 90 // 40]
     every = candidate_lists(*drawn(), "i2t", 100).scores
     assert statistics(model)[:2] == [some.mean().item(), every.mean().item()]
+
+
+@pytest.mark.parametrize("left", [0, 7, 70])
+def test_a_damaged_file_of_what_is_kept_is_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    path = tmp_path / "file.safetensors"
+    kept(path, lambda: {"found": torch.arange(9)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+    assert kept(path, lambda: {"found": torch.arange(9)})["found"].tolist() == list(range(9))
+    assert path.read_bytes() == whole
+    assert f"{path} is damaged: it is computed again" in caplog.text
+
+
+def test_a_disk_too_full_for_what_is_kept_is_named(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(EdjeError, match=r"can't write to .*Free some space"):
+            kept(tmp_path / "file.safetensors", lambda: {"found": torch.arange(9999)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == []
 
 
 def test_what_is_kept_is_computed_by_one_and_the_others_wait(tmp_path: Path) -> None:

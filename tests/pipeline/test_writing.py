@@ -1,6 +1,7 @@
 """Claims about filling a store through Lightning's predict loop."""
 
 import pickle
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,33 @@ def test_a_run_that_joins_writes_what_the_leading_run_leaves(tmp_path: Path) -> 
     finally:
         leader.communicate(timeout=60)
     assert contents(folder) == contents(make_store(tmp_path / "b"))
+
+
+def test_a_run_that_joins_none_says_so_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edje.pipeline.writing._LEADER_SECONDS", 0.7)
+    with pytest.raises(EdjeError, match=r"no run writes .*Start one without storage\.join"):
+        fill(tmp_path, TinyWork(), join=True)
+    assert caplog.text.count(f"no run writes {tmp_path}; waiting for one to help") == 1
+
+
+@pytest.mark.clusters
+def test_a_run_that_joins_ends_when_its_leader_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = run_script("lead", str(tmp_path))
+    while not (tmp_path / "plan.json").exists():
+        time.sleep(0.02)
+
+    def kill(*_: Any) -> None:
+        leader.kill()
+        leader.wait()
+
+    monkeypatch.setattr("edje.pipeline.writing.encode", kill)
+    monkeypatch.setattr("edje.pipeline.writing._LEADER_SECONDS", 0.7)
+    with pytest.raises(EdjeError, match="no run writes"):
+        fill(tmp_path, TinyWork(), join=True)
 
 
 def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:

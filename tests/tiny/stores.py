@@ -1,5 +1,6 @@
 """Tiny stores whose tokens are a function of the row, and a script that kills their writer."""
 
+import errno
 import hashlib
 import json
 import os
@@ -98,6 +99,11 @@ def as_recorded(record: Path, fields: dict[str, str | int | float], place: Path,
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     return record.parent.rename(place / f"{tier}-{digest[:12]}")
+
+
+def refused(path: Path, *_: Any) -> Any:
+    """Stands for a call that the file system refuses; root may do anything."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def run_script(*arguments: str) -> subprocess.Popen[str]:

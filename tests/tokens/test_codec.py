@@ -120,6 +120,12 @@ def test_a_token_too_large_for_fp16_is_refused_and_bf16_recommended() -> None:
         make_codec("fp16", 1, 2).encode(torch.full((1, 1, 2), 1e5))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float64_beyond_float32_is_refused(name: str) -> None:
+    with pytest.raises(EdjeError, match=r"1e\+300 is too large for"):
+        make_codec(name, 1, 2).encode(torch.full((1, 1, 2), 1e300, dtype=torch.float64))
+
+
 def test_an_unknown_codec_is_refused() -> None:
     with pytest.raises(
         EdjeError, match="'fp4' is unknown; choose one of fp16, bf16, fp8, int8, int4"

@@ -26,6 +26,7 @@ from tests.tiny.stores import (
     StoreRows,
     features_of,
     make_store,
+    refused,
     tokens_of,
 )
 
@@ -76,6 +77,42 @@ def test_large_reads_give_the_same_and_leave_each_other_alone(
 def test_a_row_outside_the_store_is_an_error(store: TokenStore, row: int) -> None:
     with pytest.raises(IndexError, match="store of 50"):
         store.read(torch.tensor([0, row]))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("row", [-1, -NUM_IMAGES, -NUM_IMAGES - 1, -2 * NUM_IMAGES])
+def test_a_negative_row_is_an_error_also_when_all_rows_were_read(
+    store: TokenStore, row: int
+) -> None:
+    store.read(torch.arange(NUM_IMAGES))
+    with pytest.raises(IndexError, match="store of 50"):
+        store.read(torch.tensor([row]))
+
+
+def test_rows_may_be_any_whole_numbers_or_a_mask(store: TokenStore) -> None:
+    expected = store.read(torch.tensor([1, 3]))
+    mask = torch.zeros(NUM_IMAGES, dtype=torch.bool)
+    mask[[1, 3]] = True
+    for rows in ([1, 3], np.array([1, 3], np.uint8), torch.tensor([1, 3]).int(), mask):
+        assert torch.equal(store.read(rows), expected)
+    assert len(store.read([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (torch.tensor([True, False]), r"type bool and shape \(2,\)"),
+        (torch.tensor([1.0]), r"type float32 and shape \(1,\)"),
+        (torch.tensor([[1, 2]]), r"type int64 and shape \(1, 2\)"),
+        (torch.tensor(1), r"type int64 and shape \(\)"),
+    ],
+)
+def test_other_rows_are_refused_and_not_read_as_numbers(
+    store: TokenStore, rows: torch.Tensor, told: str
+) -> None:
+    store.read(torch.arange(NUM_IMAGES))
+    with pytest.raises(EdjeError, match=f"{told}, expected a list of whole .* mask of 50"):
+        store.read(rows)
 
 
 @pytest.mark.usefixtures("threads")
@@ -203,6 +240,24 @@ def test_a_store_of_another_fingerprint_is_refused_with_the_difference(folder: P
 def test_an_absent_store_is_refused_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"doesn't exist\. Build it with: .*task=cache"):
         TokenStore.open(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("call", ["read_bytes", "is_file"])
+def test_a_store_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(Path, call, refused)
+    with pytest.raises(EdjeError, match=rf"can't read {folder}.*Permission denied.*readable"):
+        TokenStore.open(folder)
+
+
+def test_a_shard_that_may_not_be_read_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TokenStore.open(folder)
+    monkeypatch.setattr("edje.tokens.spanned_map.os.open", refused)
+    with pytest.raises(EdjeError, match=r"can't read .*shard-00000\.arrow"):
+        store.read(torch.arange(3))
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edje.errors import EdjeError
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.text import EmbeddingTable
 from edje.tokens.text_filling import fill_table
-from tests.tiny.stores import locked_elsewhere
+from tests.tiny.stores import locked_elsewhere, refused
 
 FINGERPRINT = Fingerprint({"encoder": "tiny"})
 IDS = ["b#0", "a#0", "a#1"]
@@ -68,10 +68,19 @@ def test_an_absent_or_damaged_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match=r"matrix-\w+\.safetensors has changed"):
         EmbeddingTable.open(tmp_path)
     matrix.unlink()
-    with pytest.raises(EdjeError, match="no complete embedding table"):
+    with pytest.raises(EdjeError, match=r"damaged: .*matrix-\w+\.safetensors.*Delete the folder"):
         EmbeddingTable.open(tmp_path)
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(EdjeError, match=r"damaged: table\.json: 'fingerprint'"):
+        EmbeddingTable.open(tmp_path)
+
+
+def test_a_table_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(EdjeError, match=r"can't read .*Permission denied.*Make it readable"):
         EmbeddingTable.open(tmp_path)
 
 

@@ -11,7 +11,7 @@ from edje.errors import EdjeError
 from edje.tokens.checksum import checksum_of, has_checksum
 from edje.tokens.store import TokenStore
 from edje.tokens.verification import verify
-from tests.tiny.stores import NUM_IMAGES, as_former_format, contents, make_store
+from tests.tiny.stores import NUM_IMAGES, as_former_format, contents, make_store, refused
 
 
 def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
@@ -23,6 +23,15 @@ def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
 
 def test_an_absent_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EdjeError, match="no complete token store"):
+        verify(tmp_path)
+
+
+def test_a_store_that_may_not_be_read_is_an_error_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(EdjeError, match=r"can't read .*store\.json: .*Make it readable"):
         verify(tmp_path)
 
 

@@ -293,3 +293,17 @@ def test_tokens_that_are_not_finite_are_refused_with_their_images(tmp_path: Path
 
     with pytest.raises(EdjeError, match=r"images 008\.jpg to 010\.jpg: .* infinite"):
         make_store(tmp_path, encode=broken)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
+def test_features_that_are_not_finite_are_refused_with_their_image(
+    tmp_path: Path, value: float
+) -> None:
+    def broken(rows: Sequence[int]) -> Any:
+        tokens, features = encode(rows)
+        features = features.double()
+        features[torch.tensor(list(rows)) == 10, 1] = value
+        return tokens, features
+
+    with pytest.raises(EdjeError, match=r"^image 010\.jpg: .* features that are infinite"):
+        make_store(tmp_path, encode=broken)

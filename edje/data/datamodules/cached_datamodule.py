@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from edje.data.datamodules.stored_pairs import PairDataset, StoredPairs, TrainingSet
-from edje.data.datamodules.workers import leave_signals_to_main, share_of_cores, that_fit
+from edje.data.datamodules.workers import (
+    leave_signals_to_main,
+    share_of_cores,
+    start_method,
+    that_fit,
+)
 from edje.errors import EdjeError
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch
@@ -200,11 +205,13 @@ class CachedTokenDataModule(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
+        workers = self._workers(trainer)
         return ResumableLoader(
             PairDataset(self.training),
             batch_sampler=sampler,
-            num_workers=self._workers(trainer),
+            num_workers=workers,
             pin_memory=on_gpu(trainer),
+            multiprocessing_context=start_method(workers),
             collate_fn=_as_is,  # type: ignore[arg-type]  # the dataset gives whole batches
             worker_init_fn=leave_signals_to_main,
         )

@@ -1,6 +1,5 @@
 """The LightningDataModule of a store being written: what is to be encoded, shard by shard."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edje.data.datamodules.batches import Batch
 from edje.data.datamodules.cached_datamodule import on_gpu
-from edje.data.datamodules.workers import leave_signals_to_main
+from edje.data.datamodules.workers import leave_signals_to_main, start_method
 from edje.images.decoder import open_image
-
-ON_LINUX = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,7 @@ class ShardDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=on_gpu(trainer),
-            # Even if this process was spawned: a forked worker needs no copy of the tower.
-            multiprocessing_context="fork" if self.num_workers and ON_LINUX else None,
+            multiprocessing_context=start_method(self.num_workers),
             worker_init_fn=leave_signals_to_main,
         )
 

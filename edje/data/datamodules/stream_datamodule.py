@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.data.datamodules.cached_datamodule import ResumableLoader, on_gpu
-from edje.data.datamodules.workers import leave_signals_to_main
+from edje.data.datamodules.workers import leave_signals_to_main, start_method
 from edje.data.mixture.order import MixtureOrder
 from edje.data.mixture.pretrain import Mixture
 from edje.data.mixture.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
@@ -128,6 +128,7 @@ class StreamDataModule(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=on_gpu(trainer),
+            multiprocessing_context=start_method(self.num_workers),
             worker_init_fn=leave_signals_to_main,
         )
 
@@ -174,9 +175,10 @@ class StreamDataModule(L.LightningDataModule):
             if self.num_bad.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, …
                 log.warning("bad pair no. %d of this run, replaced: %s", self.num_bad, problem)
         if self.num_bad > self.max_bad:
+            last = f", the last: {problems[-1]}" if problems else "."  # none here in a resumed run
             raise EdjeError(
-                f"loader.max_bad={self.max_bad}: there have been {self.num_bad} bad pairs, the "
-                f"last: {problems[-1]} Fix them, or raise loader.max_bad and resume the run."
+                f"loader.max_bad={self.max_bad}: there have been {self.num_bad} bad pairs{last} "
+                "Fix them, or raise loader.max_bad and resume the run."
             )
 
     def state_dict(self) -> dict[str, int | str]:

@@ -26,6 +26,14 @@ def that_fit(workers: int, processes: int, batch_bytes: int) -> int:
     return min(workers, max(batches - 1, 0) // AHEAD)  # one more is being handed over
 
 
+def start_method(workers: int) -> str | None:
+    """How a loader's workers start: on Linux forked, also where Python or the process would not be.
+
+    A forked worker needs no copy of a tower or of a training set.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
+
+
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """Claims about batches that are read, decoded and encoded on the fly."""
 
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,19 @@ def test_workers_change_nothing(mixture: Mixture, tmp_path: Path) -> None:
     assert_equal(alone, batches(datamodule(mixture, num_workers=2), tmp_path, 12))
 
 
+def test_workers_need_no_copy_of_the_tower_however_python_starts_processes(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    data = datamodule(mixture, num_workers=1)
+    data.pairs.preprocess = lambda image: preprocess(image)  # as little to be sent as a used tower
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert_equal(batches(data, tmp_path, 2), batches(datamodule(mixture), tmp_path, 2))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
 def test_two_ranks_see_what_one_sees_in_turns(
     mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +347,15 @@ def test_bad_images_are_an_error_where_none_is_allowed_or_too_many_are(
             batches(datamodule(damaged, "error", num_workers=workers), tmp_path, 9)
     with pytest.raises(EdjeError, match=r"^loader\.max_bad=2: there have been 3 bad pairs"):
         batches(datamodule(damaged, max_bad=2), tmp_path, 9)
+
+
+def test_a_resumed_run_with_too_many_bad_pairs_already_says_so(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    data = datamodule(mixture, max_bad=2)
+    data.load_state_dict(datamodule(mixture).state_dict() | {"num_bad": 3})
+    with pytest.raises(EdjeError, match=r"max_bad=2: there have been 3 bad pairs\. Fix them"):
+        batches(data, tmp_path, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
