@@ -19,9 +19,8 @@ from edje.errors import EdjeError
 from edje.records import DIRECTIONS
 from edje.renames import present_override
 
-SEED, CHECKPOINT = "seed=", "checkpoint="
-NOT_A_CHOICE = (SEED, CHECKPOINT, "cache_dir=", "resume=", "task=", "hydra")
-Seed = tuple[int, str]  # of the training, and the checkpoint if its run isn't there
+CHECKPOINT = "checkpoint="
+NOT_A_CHOICE = ("seed=", CHECKPOINT, "cache_dir=", "resume=", "task=", "hydra")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Choice:
     axis: str  # name of the sweep's folder
     name: str  # what distinguishes it from the other choices of its sweep
     folders: tuple[Path, ...]
-    seeds: tuple[Seed, ...]
+    seeds: tuple[int, ...]
 
 
 def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> pd.DataFrame:
@@ -42,7 +41,7 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
     difference from the reference's runs of the same seeds (`t2i.diff`, …; nan for the reference
     itself and if no seed is shared). All intervals are of 95%, over images and seeds together
     (see `edje.analysis.pooled`; over images alone if there is one seed); those of differences are
-    paired by both. An evaluation's seed is that of the run that it evaluated.
+    paired by both. An evaluation has the seed of the run that it evaluated.
 
     Args:
         sweeps: folders of run folders, or run folders.
@@ -100,14 +99,13 @@ def choices_of(sweep: Path) -> list[Choice]:
     given = [_overrides(folder) for folder in folders]
     chosen = [[text for text in own if not text.startswith(NOT_A_CHOICE)] for own in given]
     shared = set.intersection(*map(set, chosen))
-    grouped: dict[str, dict[Seed, Path]] = {}
-    for folder, own, texts, measured in zip(folders, given, chosen, done["seed"], strict=True):
+    grouped: dict[str, dict[int, Path]] = {}
+    for folder, texts, seed in zip(folders, chosen, done["seed"].astype(int), strict=True):
         name = " ".join(text for text in texts if text not in shared) or sweep.name
-        seed = _seed(own, int(measured))
         there = grouped.setdefault(name, {}).setdefault(seed, folder)
         if there != folder:
             raise EdjeError(
-                f"{name}: {there} and {folder} are of the same seed, {seed[0]}, and count once. "
+                f"{name}: {there} and {folder} are of the same seed, {seed}, and count once. "
                 "Move one of them out of the sweep's folder."
             )
     return [
@@ -180,16 +178,8 @@ def _overrides(run: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise EdjeError(f"{path} can't be read ({error}): move {run} out of the study.") from error
     given = [present_override(text) for text in texts]
-    trained = _value(given, CHECKPOINT)
-    if trained and (Path(trained) / path.name).is_file():
-        return _overrides(Path(trained)) + [text for text in given if text != CHECKPOINT + trained]
+    evaluated = [text for text in given if text.startswith(CHECKPOINT)]
+    trained = Path("".join(evaluated).removeprefix(CHECKPOINT))
+    if evaluated and (trained / path.name).is_file():
+        return _overrides(trained) + given
     return given
-
-
-def _seed(overrides: list[str], measured: int) -> Seed:
-    """A run's seed by its overrides, those of the training first, or else the measured one."""
-    return int(_value(overrides, SEED) or measured), _value(overrides, CHECKPOINT)
-
-
-def _value(overrides: list[str], key: str) -> str:
-    return next((text.removeprefix(key) for text in overrides if text.startswith(key)), "")
