@@ -30,7 +30,14 @@ from edje.config.defaults import fill_defaults
 from edje.config.locations import conf_folder, register_resolvers
 from edje.config.of_checkpoint import packages_for
 from edje.config.of_published import composition_for
-from edje.config.overrides import forced, quoted, readable, refuse_former_names, value_given
+from edje.config.overrides import (
+    MULTIRUN,
+    forced,
+    quoted,
+    readable,
+    refuse_former_names,
+    value_given,
+)
 from edje.config.parts import check_named_by_file, use_lasting_names
 from edje.config.resolution import expand_home, fill_later
 from edje.config.resumption import check_changes
@@ -47,7 +54,7 @@ from edje.config.run_folder import (
     refuse_other_run,
 )
 from edje.config.saved import from_text
-from edje.config.sweep_jobs import SweepJobs, SweepStart, one_line, record_job
+from edje.config.sweep_jobs import SweepJobs, SweepStart, is_of_another, one_line, record_job
 from edje.config.terminal import draw_bars_rarely, stop_talking, use_plain_characters
 from edje.config.validate import validate
 from edje.errors import EdjeError, TrainingInterrupted
@@ -83,7 +90,8 @@ def main() -> int:
         if folder is not None:
             take_part(folder)
     except StoppedError as stopped:
-        sys.stderr.write(f"{stopped.interruption}\n")
+        of_a_sweep = "Interrupted; a checkpoint is written. The same command continues the sweep."
+        sys.stderr.write(f"{stopped.interruption if SweepStart.begun is None else of_a_sweep}\n")
         if stopped.interruption.signal_number == TIME_IS_OVER:
             ask_for_more_time()
         return stopped.interruption.exit_status
@@ -99,7 +107,8 @@ def main() -> int:
             return 128 + TIME_IS_OVER
         if isinstance(stop, SystemExit):
             raise
-        sys.stderr.write("Interrupted.\n")
+        again = "" if SweepStart.begun is None else " The same command continues the sweep."
+        sys.stderr.write(f"Interrupted.{again}\n")
         return 130
     try:
         sys.stdout.flush()
@@ -125,7 +134,7 @@ def run(arguments: list[str]) -> None:
     register_sweeper(checked)
     conf = conf_folder()
     refuse_former_names(arguments)
-    if launched() is not None and {"-m", "--multirun"} & set(arguments):
+    if launched() is not None and MULTIRUN & set(arguments):
         raise EdjeError(
             "-m: a sweep starts its jobs itself, but a launcher has started several processes of "
             "it. Start a sweep as one process, or give single runs to the launcher."
@@ -227,10 +236,14 @@ def take_part(folder: Path) -> None:
 
 
 def prepared(arguments: list[str]) -> list[str]:
-    """The arguments, plus the run folder and options from a resumed run or a checkpoint."""
+    """The arguments, plus the run folder and options from a resumed run or a checkpoint.
+
+    Hydra takes no override after a flag, so -m comes first.
+    """
+    arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
     resume = value_given(arguments, "resume")
     if resume not in (None, "null"):
-        if {"-m", "--multirun"} & set(arguments):
+        if MULTIRUN & set(arguments):
             raise EdjeError(f"resume={resume}: one run is resumed at a time; leave out -m.")
         return [*arguments, f"hydra.run.dir={quoted(str(resumable(Path(resume))))}"]
     if value_given(arguments, "task") in TASKS_ON_CHECKPOINT:
@@ -292,7 +305,7 @@ class Job:
             is_sweep = hydra_cfg.mode == RunMode.MULTIRUN
             folder = Path(hydra_cfg.runtime.output_dir)
             overrides = [override.removeprefix("++") for override in hydra_cfg.overrides.task]
-            is_ours = is_sweep  # whether we may write to the folder
+            is_ours = is_sweep and not is_of_another(folder, overrides)  # may be written to
             try:
                 cfg = checked(cfg, overrides, folder)
                 again = may_go_on(is_sweep) and holds_run_of(cfg, folder)
@@ -305,6 +318,7 @@ class Job:
                         return figure_of(folder)
                     again = False  # so the folder is refused
                 if is_sweep and not again:
+                    is_ours = False
                     refuse_other_run(cfg, folder)
                 create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
                 is_ours = True
@@ -317,10 +331,16 @@ class Job:
                 if is_sweep:
                     record_job(folder, overrides, "stopped", interruption)
                 raise StoppedError(interruption) from interruption
+            except (KeyboardInterrupt, SystemExit):
+                if is_sweep and is_ours:
+                    record_job(folder, overrides, "stopped", EdjeError("Interrupted."))
+                raise
             except Exception as wrapped:
                 error = own_words(wrapped)
                 if is_ours:
                     record_failure(folder, error)
+                elif is_sweep:
+                    raise error from wrapped  # ends the sweep
                 if is_sweep:
                     record_job(folder, overrides, "failed", error)
                     report = os.path.relpath(folder / "error.txt")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from edje.config.locations import conf_folder
 from edje.config.of_checkpoint import lacks_configuration, stored_config
@@ -24,6 +24,9 @@ OF_THE_EXPERIMENT = (  # also taken if experiment= is given
     *("data", "scoring", "storage.compressed_codec", "cache_dir", "paper"),
 )
 CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "paper", "experiment")
+OF_NO_PART = ("sweep", "hydra")  # groups without a part of their own
+OF_TRAINING = ("adapter", "joint", "objective", "negatives", "optim", "loader", "start")
+WHERE_IT_IS = ("joint.pretrained", "joint.attention")  # what doesn't change the model
 
 
 def resumable(folder: Path) -> Path:
@@ -75,7 +78,7 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     checkpoint's, unless chosen on the command line. Values on the command line win over all.
 
     Raises:
-        EdjeError: no checkpoint, or an option that only the checkpoint can set.
+        EdjeError: no checkpoint, or an option or value that only the checkpoint can set.
     """
     if cfg.checkpoint is None:
         raise EdjeError(
@@ -87,6 +90,7 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     stored = stored_config(str(cfg.checkpoint))
     conf = conf_folder()
     groups = [key_of(o) for o in overrides if is_group(key_of(o), conf)]
+    groups = [group for group in groups if group.split("/")[0] not in OF_NO_PART]
     if fixed := [group for group in groups if group not in CHOOSABLE]:
         raise EdjeError(
             f"{fixed[0]}=…: the checkpoint {cfg.checkpoint} was trained with its own "
@@ -97,8 +101,28 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
         taken += OF_THE_EXPERIMENT
     stored = with_present(stored, cfg, taken)
     leave_out_missing_objectives(stored)
-    apply_values(stored, [o for o in overrides if not is_group(key_of(o), conf)])
+    values = [o for o in overrides if not is_group(key_of(o), conf)]
+    refuse_training_values(stored, values, f"the checkpoint {cfg.checkpoint}")
+    apply_values(stored, values)
     return stored
+
+
+def refuse_training_values(stored: DictConfig, overrides: Sequence[str], what: str) -> None:
+    """Refuse values of a training that has ended, unless they are its own.
+
+    Raises:
+        EdjeError: a value differs from the stored one.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key.partition(".")[0] not in OF_TRAINING or key in WHERE_IT_IS:
+            continue
+        own = OmegaConf.select(stored, key, default=MISSING)  # an unknown key is refused later
+        if own is not MISSING and (override.is_delete() or own != override.value()):
+            raise EdjeError(
+                f"{override.input_line}: {what} was trained with {key}={own}. Leave it out, or "
+                "train with it."
+            )
 
 
 def with_present(stored: DictConfig, cfg: DictConfig, taken: Sequence[str]) -> DictConfig:

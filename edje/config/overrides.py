@@ -13,6 +13,7 @@ from edje.renames import advice
 VALUE = re.compile(r"^(?P<key>[A-Za-z_][\w\-]*(\.[\w\-]+)*)=")
 HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")
 MEANT = frozenset(",=[]{}()'\"")  # characters with a meaning of their own in a value
+MULTIRUN = {"-m", "--multirun"}
 NONE = "none.yaml"  # the option of a group that may be left out
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
@@ -76,7 +77,7 @@ def readable(arguments: list[str]) -> list[str]:
     Raises:
         EdjeError: a value has such a character where it can't be read; shows how to quote it.
     """
-    sweep = bool({"-m", "--multirun"} & set(arguments))
+    sweep = bool(MULTIRUN & set(arguments))
     return [readable_override(argument, sweep) for argument in arguments]
 
 

@@ -42,6 +42,13 @@ def record_job(
     write(folder / JOB_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def is_of_another(folder: Path, overrides: Sequence[str]) -> bool:
+    """Whether a folder holds the run of a job with other overrides."""
+    if not (folder / "config.yaml").is_file() or not (folder / JOB_FILE).is_file():
+        return False
+    return list(read_job(folder / JOB_FILE).overrides) != list(overrides)
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line, with its type unless it is a user's error."""
     kind = "" if isinstance(error, EdjeError) else f"{type(error).__name__}: "

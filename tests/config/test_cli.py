@@ -236,7 +236,37 @@ def test_an_interrupted_training_ends_a_sweep_with_the_signals_status(
     monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", interrupted)
     assert command("-m", "seed=1,2") == 128 + 15
     assert len(tasks) == 1
+    assert "The same command continues the sweep." in capsys.readouterr().err
+    assert command("seed=1") == 128 + 15
     assert "resume=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_sweep_that_is_interrupted_says_so_of_its_job(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: type[BaseException],
+) -> None:
+    def interrupted(cfg: DictConfig, folder: Path) -> float:
+        raise stop
+
+    monkeypatch.setattr(sys.modules[root.TASKS["run"]], "run", interrupted)
+    if stop is KeyboardInterrupt:
+        assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 130
+        said = capsys.readouterr().err
+        assert said.endswith("Interrupted. The same command continues the sweep.\n")
+    else:
+        with pytest.raises(SystemExit):
+            command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds")
+    told = json.loads(Path("runs/seeds/0/job.json").read_text())
+    assert told == {"overrides": ["seed=1"], "state": "stopped", "message": "Interrupted."}
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere(command: Command, tasks: Calls) -> None:
+    for arguments in (("seed=1,2", "-m"), ("trainer.max_steps=3", "--multirun", "seed=1,2")):
+        assert command(*arguments) == 0
+    assert [cfg.seed for cfg, _ in tasks] == [1, 2, 1, 2]
 
 
 def test_a_sweep_given_again_keeps_what_is_finished_and_goes_on_with_the_rest(

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from edje.config.saved import from_text, to_text
 from edje.errors import EdjeError
+from tests.tiny.project import write_yaml
 
 Command = Callable[..., int]
 Calls = list[tuple[DictConfig, Path]]
@@ -71,6 +72,29 @@ def test_evaluation_on_other_data_but_never_with_another_adapter(
     assert tasks[-1][0].data.root == "drawn"
     assert command("task=evaluate", f"checkpoint={trained}", "adapter=local") == 1
     assert "the checkpoint" in capsys.readouterr().err
+
+
+def test_values_of_the_training_cannot_be_other_ones(
+    command: Command, tasks: Calls, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("task=evaluate", f"checkpoint={trained}")
+    for value in ("adapter.num_tokens=4", "optim.lr=1", "~adapter.num_tokens"):
+        assert command(*given, value) == 1
+        said = capsys.readouterr().err
+        assert f"{value}: the checkpoint {trained} was trained with " in said
+    assert command(*given, "adapter.num_tokens=8", "trainer.max_steps=3") == 0
+    assert tasks[-1][0].adapter.num_tokens == 8
+    assert command("-m", *given, "adapter.num_tokens=4,8", "hydra.sweep.dir=runs/two") == 1
+    assert "runs/two/0 (adapter.num_tokens=4): adapter.num_tokens=4: the" in capsys.readouterr().err
+
+
+def test_a_sweep_file_and_a_late_flag_may_stand_beside_a_checkpoint(
+    command: Command, conf: Path, tasks: Calls, trained: Path
+) -> None:
+    text = "# @package _global_\nhydra: {sweeper: {params: {trainer.max_steps: '3,4'}}}"
+    write_yaml(conf / "sweep" / "few.yaml", text)
+    assert command("task=evaluate", f"checkpoint={trained}", "+sweep=few", "-m") == 0
+    assert [cfg.trainer.max_steps for cfg, _ in tasks[-2:]] == [3, 4]
 
 
 @pytest.mark.parametrize("arguments", [["data.roof=x"], ["data.split=tset"], ["sead=1"]])

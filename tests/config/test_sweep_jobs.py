@@ -98,7 +98,6 @@ def test_what_failed_under_an_earlier_command_is_not_this_ones(
     assert command("-m", "seed=1,2,13", "hydra.sweep.dir=runs/seeds") == 1
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
     assert command("-m", "seed=1,3", "hydra.sweep.dir=runs/seeds") == 1  # 1/ has seed=2
-    assert Path("runs/seeds/1/error.txt").exists()
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
     assert not Path("runs/seeds/1/error.txt").exists()
 
@@ -121,10 +120,18 @@ def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_diffe
     capsys.readouterr()
     changes = ("adapter.num_tokens=16", "trainer.max_steps=9")
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds", *changes) == 1
-    first, second = capsys.readouterr().err.splitlines()[1:]
-    assert "with adapter.num_tokens=4 where this job has adapter.num_tokens=16 (and 1 m" in first
-    assert "hydra.sweep.dir=<folder> or name=<name>" in second
+    said = capsys.readouterr().err
+    assert "with adapter.num_tokens=4 where this job has adapter.num_tokens=16 (and 1 m" in said
+    assert "hydra.sweep.dir=<folder> or name=<name>" in said
     assert len(tasks) == 2
+    for job in "01":  # what is there stays as it was
+        folder = Path(f"runs/seeds/{job}")
+        record = json.loads((folder / "job.json").read_text())
+        assert record == {"overrides": [f"seed={int(job) + 1}"], "state": "done"}
+        assert not (folder / "error.txt").exists()
+    assert command("-m", "seed=x", "hydra.sweep.dir=runs/seeds") == 1
+    assert "seed=x (str): expected int" in capsys.readouterr().err
+    assert not Path("runs/seeds/0/error.txt").exists()
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
 
 
