@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
-from edje.errors import EdjeError
 from edje.inference.checkpoint import (
     Checkpoint,
     checkpoint_fields,
     load_checkpoint,
     save_checkpoint,
 )
-from edje.inference.run_choices import differing_identity
 from edje.parallel.launch import other_ranks
 from edje.pipeline.calibrating import fitted_calibrations
 from edje.pipeline.collection import Collection
+from edje.pipeline.continuing import SETTINGS, check_continued, last_checkpoint, settings_of
 from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.feed import Feed
 from edje.pipeline.first_stage import first_stage_lists, first_stage_state
@@ -65,13 +63,13 @@ def train_reranker(
 
     Raises:
         EdjeError: another rank failed, nothing can be written, or the run to continue has another
-            backbone.
+            backbone or adapter, or is finished with other settings.
         TrainingInterrupted: a signal ended the training; the last step is kept.
     """
     new = replace(prepared.checkpoint, first_stage=first_stage_state(backbone))
     last = last_checkpoint(folder)
     if last is not None:
-        check_continued(last, new)
+        check_continued(last, training, new)
     fit_start(training, new, feed, cache, resumed=last is not None)
     module = RerankerModule(
         new.model,
@@ -80,7 +78,7 @@ def train_reranker(
         training.optimisation,
         new.language_model.tokenizer.mask_token_id,
         steps_per_epoch(feed.num_pairs, feed.datamodule.batch_size, training.trainer),
-        checkpoint_fields(new),
+        {**checkpoint_fields(new), SETTINGS: settings_of(training)},
         None if prepared.teacher is None else prepared.teacher.model,
         training.seed,
     )
@@ -105,27 +103,6 @@ def fit_start(
         fix_statistics(new.model, *feed.first_stage, at, similarity_device(cache.device))
     if feed.train is not None and not resumed:
         training.start.fit(new, feed.train, training.seed, cache.device)
-
-
-def check_continued(last: Path, new: Checkpoint) -> None:
-    """Refuse to continue a training on the tokens of another backbone.
-
-    Raises:
-        EdjeError: the backbone differs; the message says in what.
-    """
-    stored = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["edje"]
-    if differing := differing_identity(stored["backbone"], new.backbone):
-        raise EdjeError(
-            f"{last} was trained on another backbone's tokens ({'; '.join(differing)}). Resume it "
-            "with the backbone of its run, or start a new run: start=checkpoint "
-            f"start.path={last}."
-        )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which a training in this folder continues; None for a new one."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
 
 
 def steps_per_epoch(num_samples: int, batch_size: int, trainer: Mapping[str, Any]) -> int:
