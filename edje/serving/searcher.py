@@ -13,6 +13,7 @@ from edje.inference.encoded_images import EncodedImages
 from edje.serving.documents import BadDocument, Documents, shown
 
 REFRESH_SECONDS = 5.0  # interval of looking for what other processes have written
+LOOK = "a picture"  # a query that reads the index
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Searcher:
     def __init__(self, index: ImageIndex):
         self.index = index
         self.facts = self._facts()
-        self._refreshed = time.monotonic()
+        self._due = time.monotonic()  # when to look for what others have written
 
     def warm(self) -> IndexFacts:
         """Load everything that the first search needs.
@@ -63,11 +64,16 @@ class Searcher:
                 f"{self.index.folder}"
             )
         if not self.index.has_given_embeddings:
-            self.index.search("a picture", k=2, top=1)
+            self.index.search(LOOK, k=2, top=1)
         else:
-            self.index.rerank("a picture", self.index.ids()[:2])
+            self.index.rerank(LOOK, self.index.ids()[:2])
         self.facts = self._facts()
         return self.facts
+
+    @property
+    def look(self) -> Question:
+        """A small job that finds out whether the index can be read."""
+        return Question(LOOK, k=2, ids=[] if self.index.has_given_embeddings else None)
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order.
@@ -76,11 +82,15 @@ class Searcher:
             BadDocument: a document is not a picture of the index, or can't be read.
             EdjeError: the index can't be read.
         """
-        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+        now = time.monotonic()
+        due, self._due = self._due, now  # after an error the next call looks at once
+        if now >= due:
             self.index.refresh()
             self.facts = self._facts()
-            self._refreshed = time.monotonic()
-        return self._results(jobs)
+            due = now + REFRESH_SECONDS
+        results = self._results(jobs)
+        self._due = due
+        return results
 
     def _results(self, jobs: Sequence[Job]) -> list[Result]:
         """One call for all jobs without uploaded pictures, and one each for the others."""

@@ -65,6 +65,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 NO_PICTURE: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorAnswer, "description": "no such picture"}
 }
+UNHEALTHY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "the index can't be read"}
+}
 JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -95,6 +98,7 @@ class WebApp:
         self.token = token
         self.limits = limits or Limits()
         self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
+        self.problem: str | None = None  # why the index can't be read
         reranker = searcher.index.reranker
         self.name = Path(reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
@@ -147,6 +151,7 @@ class WebApp:
         finally:
             future.cancel()
             ending.cancel()
+        self.problem = None
         self.metrics.images.set(facts.images)
         return result, facts
 
@@ -154,7 +159,7 @@ class WebApp:
         api = self.api
         api.exception_handler(RequestValidationError)(_invalid)
         api.exception_handler(HTTPException)(_refused)
-        api.exception_handler(EdjeError)(_mistaken)
+        api.exception_handler(EdjeError)(self._mistaken)
         api.exception_handler(Exception)(_failed)
         add = api.add_api_route
         add("/v1/search", self.search, responses=ERRORS, tags=["search"])
@@ -184,7 +189,7 @@ class WebApp:
             response_class=Response,
             tags=["search"],
         )
-        add("/healthz", self.health, tags=["server"])
+        add("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
         add(
             "/metrics",
             self.figures,
@@ -308,9 +313,23 @@ class WebApp:
     def _making(self) -> CapacityLimiter:
         return CapacityLimiter(PICTURES_AT_ONCE)
 
-    async def health(self) -> Health:
-        """Whether the server is up."""
+    async def health(self, response: Response) -> Health:
+        """Whether the server is up and its index can be read; after an error it is read again."""
+        if self.problem is not None:
+            try:
+                await self.answered(self.searcher.look, 2)
+            except (EdjeError, HTTPException):
+                response.status_code = 503
+                return Health(status="the index can't be read")
         return Health(status="ok")
+
+    async def _mistaken(self, _: Request, error: EdjeError) -> Response:
+        if isinstance(error, BadDocument):
+            return refusal(422, str(error))
+        if str(error) != self.problem:
+            log.error("%s", error)  # with paths, which must not reach clients
+        self.problem = str(error)
+        return refusal(503, "the index can't be read at present; the server's log says why.")
 
     async def figures(self) -> Response:
         """Counts and times in Prometheus' text format."""
@@ -389,13 +408,6 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
 
 async def _refused(_: Request, error: HTTPException) -> Response:
     return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _mistaken(_: Request, error: EdjeError) -> Response:
-    if isinstance(error, BadDocument):
-        return refusal(422, str(error))
-    log.error("%s", error)  # with paths, which must not reach clients
-    return refusal(503, "the index can't be read at present; the server's log says why.")
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """Claims about a server that is asked more than it can answer, or for what fails."""
 
 import logging
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,28 @@ def test_what_others_add_is_found_soon(
         assert served.get("/images/one").status == 404
 
 
+def test_an_index_made_anew_is_served_and_health_tells_when_it_cannot_be_read(
+    shapes: Reranker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "own.edje"
+    for name in ("one", "two"):
+        ImageIndex.open(folder, shapes).add({name: photograph(tmp_path / f"{name}.jpg")})
+    searcher = Searcher(ImageIndex.open(folder, shapes))
+    searcher.warm()
+    with serving(WebApp(searcher)) as served:
+        assert served.get("/images/one").status == 200
+        shutil.rmtree(folder)
+        assert [search(served).status for _ in range(3)] == [503] * 3
+        assert caplog.text.count("own.edje is gone") == 1
+        assert served.get("/images/one").status == 503
+        failing = served.get("/healthz")
+        assert (failing.status, failing.json) == (503, {"status": "the index can't be read"})
+        ImageIndex.open(folder, shapes).add({"three": tmp_path / "two.jpg"})
+        assert served.get("/healthz").json == {"status": "ok"}
+        assert [one["id"] for one in search(served).json["reranked"]] == ["three"]
+        assert served.get("/images/three").status == 200
+
+
 def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
     shapes: Reranker, tmp_path: Path
 ) -> None:
@@ -145,5 +168,7 @@ def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
     with serving(WebApp(searcher)) as served:
         reply = search(served)
         assert reply.status == 422 and "/v1/rerank" in reply.message
+        served.web.problem = "it was being copied"
+        assert served.get("/healthz").status == 200 and served.web.problem is None
         answer = served.post("/rerank", {"query": "a", "texts": given.ids()})
         assert answer.status == 200 and len(answer.json) == 3
