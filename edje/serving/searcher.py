@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.index.answers import Answer, Question, UnknownPicture
@@ -18,10 +19,11 @@ LOOK = "a picture"  # a query that reads the index
 
 @dataclass(frozen=True)
 class Reranking:
-    """A text and the documents to be put in order."""
+    """A text and the documents to be put in order; `pixels` are the uploaded pictures, prepared."""
 
     query: str
     documents: Documents
+    pixels: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,17 @@ class Searcher:
         self.facts = self._facts()
         return self.facts
 
+    def prepared(self, picture: bytes) -> Tensor:
+        """An uploaded picture decoded and shrunk, which takes the longest; for any thread.
+
+        Raises:
+            BadDocument: it can't be read.
+        """
+        try:
+            return self.index.reranker.picture_encoder.prepared(picture)
+        except EdjeError as error:
+            raise BadDocument(f"{error}") from error
+
     @property
     def look(self) -> Question:
         """A small job that finds out whether the index can be read."""
@@ -114,10 +127,7 @@ class Searcher:
     def _with_pictures(self, job: Reranking, images: int) -> Scored:
         """Scores of stored and uploaded pictures in one list."""
         reranker, documents = self.index.reranker, job.documents
-        try:
-            encoded = reranker.encode(documents.pictures, show_progress_bar=False)
-        except EdjeError as error:
-            raise BadDocument(f"{error}") from error
+        encoded = reranker.picture_encoder.images(job.pixels, len(job.pixels), False)
         if documents.ids:
             try:
                 stored = self.index.encoded(documents.ids)
@@ -136,7 +146,7 @@ class Searcher:
 
 
 def _has_pictures(job: Job) -> bool:
-    return isinstance(job, Reranking) and bool(job.documents.pictures)
+    return isinstance(job, Reranking) and bool(job.pixels)
 
 
 def _question(job: Job) -> Question:
@@ -152,7 +162,7 @@ def _in_order(documents: Documents, answer: Answer) -> Scored:
     return _scored(documents, scores, probability)
 
 
-def _scored(documents: Documents, scores: torch.Tensor, probability: torch.Tensor | None) -> Scored:
+def _scored(documents: Documents, scores: Tensor, probability: Tensor | None) -> Scored:
     """Scores by document; without a calibration, the logistic function of the score."""
     sure = scores.sigmoid() if probability is None else probability
     places = documents.places

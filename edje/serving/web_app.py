@@ -17,6 +17,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 import edje
 from edje.errors import EdjeError
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
 PICTURES_AT_ONCE = 4  # made for browsers at the same time
+UPLOADS_AT_ONCE = 2  # decoded at the same time
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
@@ -144,9 +146,7 @@ class WebApp:
             if not future.done():
                 if self.ending.is_set():
                     raise HTTPException(503, "the server is stopping; try again later.")
-                raise HTTPException(
-                    504, f"no answer within {self.limits.seconds:g} s; request less."
-                )
+                raise self._too_slow
             result, facts = future.result()
         finally:
             future.cancel()
@@ -154,6 +154,10 @@ class WebApp:
         self.problem = None
         self.metrics.images.set(facts.images)
         return result, facts
+
+    @property
+    def _too_slow(self) -> HTTPException:
+        return HTTPException(504, f"no answer within {self.limits.seconds:g} s; request less.")
 
     def _add_routes(self) -> None:
         api = self.api
@@ -257,12 +261,12 @@ class WebApp:
             needs_token=self.token is not None,
         )
 
-    async def rerank(self, request: DocumentsRequest) -> RerankAnswer:
+    async def rerank(self, request: DocumentsRequest, http: Request) -> RerankAnswer:
         """Documents from best to worst, in the form of Cohere, Jina and vLLM.
 
         A document is the id of a stored picture or a picture in base64; addresses aren't fetched.
         """
-        scored = await self._scored(request.query, request.documents)
+        scored = await self._scored(http, request.query, request.documents)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return RerankAnswer(
             id=uuid.uuid4().hex,
@@ -278,11 +282,13 @@ class WebApp:
             meta={"api_version": {"version": "2"}},
         )
 
-    async def rerank_texts(self, request: TextsOrDocuments) -> list[Rank] | RerankAnswer:
+    async def rerank_texts(
+        self, request: TextsOrDocuments, http: Request
+    ) -> list[Rank] | RerankAnswer:
         """With `texts`, as text-embeddings-inference; with `documents`, as /v1/rerank."""
         if isinstance(request, DocumentsRequest):
-            return await self.rerank(request)
-        scored = await self._scored(request.query, request.texts)
+            return await self.rerank(request, http)
+        scored = await self._scored(http, request.query, request.texts)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return [
             Rank(
@@ -291,10 +297,29 @@ class WebApp:
             for at in _order(scored)
         ]
 
-    async def _scored(self, query: str, given: Sequence[messages.Document]) -> Scored:
+    async def _scored(
+        self, http: Request, query: str, given: Sequence[messages.Document]
+    ) -> Scored:
         documents: Documents = await anyio.to_thread.run_sync(documents_of, given)
-        scored, _ = await self.answered(Reranking(query, documents), len(documents.places))
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                pixels = [await self._prepared(http, one) for one in documents.pictures]
+        except TimeoutError:
+            raise self._too_slow from None
+        scored, _ = await self.answered(Reranking(query, documents, pixels), len(documents.places))
         return scored
+
+    async def _prepared(self, http: Request, picture: bytes) -> Tensor:
+        """An uploaded picture for the index's thread; none after the client is gone."""
+        if await http.is_disconnected():
+            raise HTTPException(499, "the client is gone.")
+        return await anyio.to_thread.run_sync(
+            self.searcher.prepared, picture, limiter=self._reading, abandon_on_cancel=True
+        )
+
+    @cached_property
+    def _reading(self) -> CapacityLimiter:
+        return CapacityLimiter(UPLOADS_AT_ONCE)
 
     async def image(
         self, image_id: str, size: Annotated[Size, Query(description="how large")] = "thumb"

@@ -93,10 +93,10 @@ def test_an_unknown_id_is_named(served: Served, path: str) -> None:
     assert reply.status == 422 and '"it isn\'t there"' in reply.message
 
 
-def huge() -> bytes:
+def huge(side: int = 9000) -> bytes:
     """A small file of many pixels."""
     file = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(file, "PNG")
+    Image.new("1", (side, side)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -126,6 +126,13 @@ def test_a_document_that_is_none_gets_one_clear_line(
     given = {"query": QUERY, "documents": ["holiday.jpg", document]}
     reply = served.post("/v1/rerank", given)
     assert reply.status == 422 and says in reply.message
+
+
+def test_the_pictures_of_a_request_have_a_limit_together(served: Served) -> None:
+    picture = {"image": base64.b64encode(huge(7000)).decode()}
+    reply = served.post("/v1/rerank", {"query": QUERY, "documents": [picture] * 3})
+    assert reply.status == 422
+    assert reply.message.startswith("document 2: ") and "147,000,000 pixels" in reply.message
 
 
 def test_a_picture_cut_short_spoils_nobody_elses_answer(served: Served, gallery: Path) -> None:

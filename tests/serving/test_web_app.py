@@ -1,5 +1,8 @@
 """Claims about a server that is asked more than it can answer, or for what fails."""
 
+import base64
+import http.client
+import json
 import logging
 import shutil
 import threading
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
@@ -102,6 +106,45 @@ def test_what_takes_too_long_is_given_up(index: ImageIndex, shapes: Reranker) ->
         assert searcher.batches == [1]  # the second was given up before it began
         threading.Event().wait(0.1)
         assert search(served).status == 200
+
+
+class SlowPictures(Searcher):
+    """Decodes the pictures of requests when it may."""
+
+    def __init__(self, index: ImageIndex):
+        super().__init__(index)
+        self.may = threading.Event()
+        self.began = threading.Semaphore(0)
+        self.seen = 0
+
+    def prepared(self, picture: bytes) -> Tensor:
+        self.seen += 1
+        self.began.release()
+        assert self.may.wait(30)
+        return super().prepared(picture)
+
+
+def test_pictures_of_a_request_hold_nobody_up_and_are_left_when_it_is_gone(
+    index: ImageIndex, shapes: Reranker, gallery: Path
+) -> None:
+    searcher = SlowPictures(ImageIndex.open(index.folder, shapes))
+    searcher.warm()
+    sent = base64.b64encode((gallery / "holiday.jpg").read_bytes()).decode()
+    given = {"query": "a", "documents": [{"image": sent}] * 3}
+    with serving(WebApp(searcher, limits=Limits(seconds=3))) as served:
+        client = http.client.HTTPConnection("127.0.0.1", served.port)
+        client.request("POST", "/rerank", json.dumps(given), {"Content-Type": "application/json"})
+        assert searcher.began.acquire(timeout=20)
+        assert search(served).status == 200
+        client.close()
+        threading.Event().wait(0.2)
+        searcher.may.set()
+        threading.Event().wait(0.2)
+        assert searcher.seen == 1
+        assert len(served.post("/rerank", given).json["results"]) == 3
+        searcher.may.clear()
+        assert served.post("/rerank", given).status == 504
+        searcher.may.set()
 
 
 def test_an_index_that_cannot_be_read_is_told_without_its_path(
