@@ -45,7 +45,8 @@ def on_index(arguments: list[str]) -> int:
         sys.stderr.write(f"Error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; what is written is kept.\n")
+        kept = "; what is written is kept" if arguments[0] == "index" else ""
+        sys.stderr.write(f"Interrupted{kept}.\n")
         return 130
     except BrokenPipeError:  # the reader closed the pipe, like `| head`
         stop_talking()

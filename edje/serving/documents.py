@@ -63,7 +63,8 @@ def documents_of(given: Sequence[Document]) -> Documents:
 def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
     """The id and the picture of a document, one of them None."""
     if isinstance(given, str):
-        image, name = (given, None) if given.startswith(DATA) else (None, given)
+        is_picture = given[: len(DATA)].lower() == DATA
+        image, name = (given, None) if is_picture else (None, given)
     else:
         named = [one for one in (given.id, given.text) if one is not None]
         if len(named) + (given.image is not None) != 1:

@@ -1,6 +1,7 @@
 """The web application: its routes, over a searcher on its own thread."""
 
 import asyncio
+import hmac
 import logging
 import time
 import uuid
@@ -16,6 +17,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
@@ -46,6 +48,15 @@ from edje.serving.server_metrics import ServerMetrics
 from edje.serving.web_pictures import Size, WebPictures
 
 log = logging.getLogger(__name__)
+
+
+class WholeRest(PathConvertor):
+    """The rest of an address, also with line breaks."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("whole", WholeRest())
 PAGE = Path(__file__).parent / "page"
 MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
 PICTURES_AT_ONCE = 4  # made for browsers at the same time
@@ -58,6 +69,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         403: "a request from another site",
         408: "the body didn't arrive in time",
         413: "the body is too large",
+        415: "the body isn't sent as JSON",
         422: "invalid values; or a picture that doesn't exist",
         429: "too many requests are waiting",
         503: "the index can't be read at present, or the server is stopping",
@@ -105,7 +117,7 @@ class WebApp:
         self.name = Path(reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
         self.pictures = WebPictures(searcher.index.folder)
-        self.metrics = ServerMetrics(lambda: self.batcher.waiting)
+        self.metrics = ServerMetrics(lambda: self.batcher.waiting, lambda: searcher.facts.images)
         self.batcher: Batcher[Job, Any] = Batcher(
             searcher.run,
             most_waiting=self.limits.waiting,
@@ -152,7 +164,6 @@ class WebApp:
             future.cancel()
             ending.cancel()
         self.problem = None
-        self.metrics.images.set(facts.images)
         return result, facts
 
     @property
@@ -187,7 +198,7 @@ class WebApp:
             response_model_exclude_none=True,
         )
         add(
-            "/images/{image_id:path}",
+            "/images/{image_id:whole}",
             self.image,
             responses={**ERRORS, **NO_PICTURE, **JPEG},
             response_class=Response,
@@ -365,8 +376,10 @@ class WebApp:
         if token is None or self.token is None:
             return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
-        response = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", 303)
-        response.set_cookie(COOKIE, cookie_of(token), httponly=True, samesite="strict", path="/")
+        response = RedirectResponse(f"./?{urlencode(rest)}" if rest else "./", 303)
+        if hmac.compare_digest(token.encode(), self.token.encode()):
+            kept = cookie_of(token)
+            response.set_cookie(COOKIE, kept, httponly=True, samesite="strict", path="/")
         return response
 
     async def static(self, name: str) -> Response:
@@ -418,6 +431,8 @@ def _given(document: messages.Document) -> dict[str, Any]:
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    if error.body and isinstance(error.body, bytes):  # FastAPI has read no JSON
+        return refusal(415, "the body isn't sent as JSON: send Content-Type: application/json.")
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return refusal(400, "the body is not JSON.")
