@@ -74,7 +74,8 @@ async function get(path, signal) {
   if (reply.status === 429) {
     throw new Problem("The server is busy with other searches. Try again in a moment.");
   }
-  throw new Problem(typeof said === "string" ? said.replace(/^q: it /, "The text ") : `The server answered ${reply.status}.`);
+  if (typeof said !== "string") throw new Problem(`The server answered ${reply.status}.`);
+  throw new Problem(said.replace(/^q: it /, "The text "));
 }
 
 /** Run a step; an error is shown with a button that runs the step again. */
@@ -84,7 +85,7 @@ async function attempt(step) {
   document.body.setAttribute("aria-busy", "true");
   try {
     await step(signal);
-    at("problem").hidden = true;
+    if (asking.signal === signal) at("problem").hidden = true; // else a later step has shown its own
   } catch (error) {
     if (error.name === "AbortError") return; // replaced by another request
     if (!(error instanceof Problem)) throw error;
