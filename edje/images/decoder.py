@@ -19,6 +19,10 @@ VERSION = 2  # raise it if pixels of some file change; version 1 refused large J
 LARGE_JPEG = 40_000_000  # pixels; a larger one is reduced by 2, 4 or 8 during decoding
 MOST_PIXELS = 178_956_970  # of other formats: twice PIL's own limit for suspicious files
 
+FORMATS = (  # decoded without other programs, which EPS and WMF would be given to
+    *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM"),
+    *("ICO", "ICNS", "PCX", "SGI", "TGA", "DDS", "PSD", "QOI"),
+)
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _opening = threading.Lock()  # warning filters are shared by all threads
 
@@ -52,8 +56,7 @@ def size_of(content: bytes) -> tuple[int, int]:
     Raises:
         Exception: as `decoded`.
     """
-    reads_heif()
-    with Image.open(io.BytesIO(content)) as image:
+    with _opened(content) as image:
         return image.size
 
 
@@ -109,7 +112,9 @@ def _opened(content: bytes) -> Image.Image:
         raise MissingDecoder("a HEIF image: pip install 'edje[heif]'")
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
+        Image.init()
+        known = [one for one in FORMATS if one in Image.OPEN]
+        image = Image.open(io.BytesIO(content), formats=known)
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
             f"{image.width} × {image.height} pixels, more than the limit of {MOST_PIXELS:,}"

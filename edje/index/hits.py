@@ -1,5 +1,6 @@
 """The results of a search: hits, with near duplicates grouped."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from edje.retrieval.exact import similarities
 
+CONTROLS = ("Cc", "Zl", "Zp")  # categories of Unicode
 NEAR_DUPLICATE = 0.8  # least cosine of all tokens of two pictures; measured: experiments/search
 
 
@@ -40,7 +42,15 @@ class Hit:
         sure = f"{self.score:8.3f}" if self.probability is None else f"{self.probability:8.1%}"
         count = len(self.duplicates)
         more = f"  (+{count} near duplicate{'s' if count > 1 else ''})" if count else ""
-        return f"{sure}  {self.id}{more}"
+        return f"{sure}  {on_one_line(self.id)}{more}"
+
+
+def on_one_line(name: str) -> str:
+    """A name for a terminal: control characters and line breaks are escaped."""
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in CONTROLS else one
+        for one in name
+    )
 
 
 def grouped(

@@ -141,11 +141,16 @@ class ImageTable:
         """Switch to the present version, also of a table that was made anew in the folder.
 
         Raises:
-            EdjeError: it can't be read, or a later version of edje wrote it.
+            EdjeError: it is gone or can't be read, or a later version of edje wrote it.
         """
-        with lance(self.folder):
-            self._table.checkout_latest()
-        self.facts = _facts(self.folder, self._table)
+        now = type(self).open(self.folder)  # checkout_latest() never leads to a lower version
+        if now is None:
+            raise EdjeError(
+                f"the index {self.folder} is gone. Make it again: edje index <folder> --into "
+                f"{self.folder}"
+            )
+        if (now.facts.made, now.version) != (self.facts.made, self.version):
+            self._table, self.facts = now._table, now.facts
 
     @property
     def schema(self) -> pa.Schema:

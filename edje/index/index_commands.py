@@ -1,11 +1,15 @@
 """`edje index <folder> --into photos.edje` and `edje search photos.edje "…"`."""
 
+import io
+import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 
+from edje.errors import EdjeError
 from edje.index.indexing import RERANKER, check_there, index_pictures, opened
 from edje.index.indexing_choices import Indexing
+from edje.inference.text_image_pairs import check_query
 
 
 def run(arguments: list[str]) -> None:
@@ -41,6 +45,7 @@ def parser() -> ArgumentParser:
     search.add_argument(
         "--group-duplicates", action="store_true", help="one hit for near duplicates"
     )
+    search.add_argument("--json", action="store_true", help="a line of JSON for each hit")
     for command in (index, search):
         command.add_argument(
             "--reranker", help=f"name or path (by default the index's; for a new one {RERANKER})"
@@ -69,10 +74,25 @@ def add(chosen: Namespace) -> None:
 
 
 def answer(chosen: Namespace) -> None:
-    """Print the hits of a query, or of each line of the input."""
+    """Print the hits of a query, or of each line of the input.
+
+    Raises:
+        EdjeError: as `ImageIndex.search`; bad lines of the input are told when they come, and
+            counted at its end.
+    """
     check_there(chosen.index)
     index = opened(chosen.index, chosen.reranker)
-    for query in [chosen.query] if chosen.query is not None else asked():
+    are_read, bad = chosen.query is None, 0
+    for query in asked() if are_read else [chosen.query]:
+        if are_read:
+            try:
+                check_query(query)
+            except EdjeError as error:
+                sys.stderr.write(f"{error}\n")
+                bad += 1
+                continue
+            if not chosen.json:
+                sys.stdout.write(f"{query}\n")
         hits = index.search(
             query,
             chosen.k,
@@ -82,15 +102,20 @@ def answer(chosen: Namespace) -> None:
             chosen.group_duplicates,
         )
         for hit in hits:
-            sys.stdout.write(f"{hit}\n")
+            line = json.dumps({"query": query, **vars(hit)}, default=str) if chosen.json else hit
+            sys.stdout.write(f"{line}\n")
         if not hits:
             sys.stderr.write("nothing found\n")
         sys.stdout.flush()
+    if bad:
+        raise EdjeError(f"{bad} of the input's lines could not be searched for, see above.")
 
 
 def asked() -> Iterable[str]:
     """Queries from the input, with a prompt if it is a terminal."""
     is_typed = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # such a line is refused, not the input
     while True:
         if is_typed:
             sys.stderr.write("search: ")

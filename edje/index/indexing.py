@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edje.errors import EdjeError
+from edje.index.given_pictures import files_under
+from edje.index.hits import on_one_line
 from edje.index.image_index import ImageIndex
 from edje.index.image_table import ImageTable, place_of
 from edje.index.indexing_choices import Indexing
@@ -30,6 +32,7 @@ def index_pictures(
         )
     if wanted.sync and engine != "local":
         raise EdjeError("index.sync=true needs engine=local: add with Ray, then sync.")
+    check_into(wanted.into)
     index = opened(wanted.into, wanted.reranker)
     for source in [wanted.source] if isinstance(wanted.source, str) else wanted.source:
         if wanted.sync:
@@ -41,10 +44,27 @@ def index_pictures(
         index.optimize()
     problems = index.problems()
     for problem in problems[:SHOWN]:
-        say(f"  can't be read: {problem.id} ({problem.reason})")
+        say(f"  can't be read: {on_one_line(problem.id)} ({problem.reason})")
     if len(problems) > SHOWN:
         say(f"  … and {len(problems) - SHOWN:,} more (index.problems())")
+    if problems and not len(index):
+        raise EdjeError("none of these files can be read as a picture.")
     return index
+
+
+def check_into(path: str) -> None:
+    """Refuse a folder of pictures, where an index would lie among them.
+
+    Raises:
+        EdjeError: it has pictures, and no index.
+    """
+    place = place_of(path)
+    is_other = isinstance(place, Path) and place.is_dir() and ImageTable.open(place) is None
+    if is_other and (picture := next(files_under(Path(place)), None)):
+        raise EdjeError(
+            f"{path} is a folder of pictures ({picture.name}), not an index. Name a new folder for "
+            "it: --into photos.edje"
+        )
 
 
 def check_there(path: str) -> None:

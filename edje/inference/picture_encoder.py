@@ -41,9 +41,9 @@ class PictureEncoder:
         )
 
     def images(
-        self, pictures: Sequence[Picture], batch_size: int, show_progress_bar: bool | None
+        self, pictures: Sequence[Picture | Tensor], batch_size: int, show_progress_bar: bool | None
     ) -> EncodedImages:
-        """Embeddings and tokens; threads decode pictures while the tower runs.
+        """Embeddings and tokens; threads prepare pictures while the tower runs.
 
         Raises:
             EdjeError: a picture can't be read.
@@ -76,6 +76,14 @@ class PictureEncoder:
                 embeddings[some] = self.backbone.project_texts(features).float().cpu()
         return embeddings
 
+    def prepared(self, picture: Picture | Tensor) -> Float[Tensor, "channels height width"]:
+        """A picture decoded and shrunk for the tower; a tensor is one already. For any thread.
+
+        Raises:
+            EdjeError: it can't be read.
+        """
+        return picture if isinstance(picture, Tensor) else self.backbone.preprocess(rgb_of(picture))
+
     @torch.inference_mode()
     def encoded(
         self, pixels: Float[Tensor, "images channels height width"]
@@ -105,7 +113,7 @@ class PictureEncoder:
                 self.backbone.to(device)
         return device
 
-    def _pixels(self, pictures: Sequence[Picture], batch_size: int) -> Iterator[Tensor]:
+    def _pixels(self, pictures: Sequence[Picture | Tensor], batch_size: int) -> Iterator[Tensor]:
         """Batches of pixels; the next batch is prepared while one is used."""
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(pictures), 1))
         with ThreadPoolExecutor(threads) as pool:
@@ -117,16 +125,13 @@ class PictureEncoder:
                         # PIL reads an opened file on first use: never in two threads.
                         under_way = zip(pictures[first:started], waiting, strict=True)
                         same = next((one for other, one in under_way if other is picture), None)
-                        waiting.append(same or pool.submit(self._prepared, picture))
+                        waiting.append(same or pool.submit(self.prepared, picture))
                         started += 1
                     batch, waiting = waiting[:batch_size], waiting[batch_size:]
                     yield torch.stack([one.result() for one in batch])
             finally:
                 for one in waiting:
                     one.cancel()
-
-    def _prepared(self, picture: Picture) -> Tensor:
-        return self.backbone.preprocess(rgb_of(picture))
 
 
 def stored_type(codec: Codec) -> torch.dtype:

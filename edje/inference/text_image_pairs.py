@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edje.captions import clean_caption
 from edje.errors import EdjeError
-from edje.images.pictures import Picture, name_of, same_picture
+from edje.images.pictures import Picture, is_unicode, name_of, same_picture
 from edje.inference.encoded_images import EncodedImage, EncodedImages
 
 Image = Picture | EncodedImage
@@ -88,9 +88,9 @@ def check_query(query: Any) -> None:
     """Refuse a query of which the encoders would read nothing.
 
     Raises:
-        EdjeError: it isn't a text, or is empty or punctuation alone.
+        EdjeError: it isn't a text of valid Unicode, or is empty or punctuation alone.
     """
-    if not isinstance(query, str) or not clean_caption(query):
+    if not isinstance(query, str) or not is_unicode(query) or not clean_caption(query):
         raise EdjeError(f"got {query!r} as query, expected a text with words.")
 
 

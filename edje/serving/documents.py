@@ -10,7 +10,8 @@ from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
 
 MOST_UPLOADS = 32  # pictures in a request
 UPLOAD_BYTES = 10 << 20
-UPLOAD_PIXELS = 50_000_000
+UPLOAD_PIXELS = 50_000_000  # of a picture …
+REQUEST_PIXELS = 100_000_000  # … and of all in a request
 SHOWN = 200  # characters of an id in a message
 
 
@@ -36,6 +37,7 @@ def documents_of(given: Sequence[Document]) -> Documents:
     ids: dict[str, int] = {}
     pictures: list[bytes] = []
     found: list[str | int] = []
+    pixels = 0
     for number, one in enumerate(given):
         image, name = _parts(number, one)
         if name is not None:
@@ -45,7 +47,14 @@ def documents_of(given: Sequence[Document]) -> Documents:
         assert image is not None
         if len(pictures) == MOST_UPLOADS:
             raise BadDocument(f"document {number}: more than {MOST_UPLOADS} pictures in a request.")
-        pictures.append(_picture(number, image))
+        content, size = _picture(number, image)
+        pixels += size
+        if pixels > REQUEST_PIXELS:
+            raise BadDocument(
+                f"document {number}: the pictures up to here have {pixels:,} pixels together, more "
+                f"than the limit of {REQUEST_PIXELS:,}."
+            )
+        pictures.append(content)
         found.append(len(pictures) - 1)
     places = [ids[one] if isinstance(one, str) else len(ids) + one for one in found]
     return Documents(list(ids), pictures, places)
@@ -54,7 +63,8 @@ def documents_of(given: Sequence[Document]) -> Documents:
 def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
     """The id and the picture of a document, one of them None."""
     if isinstance(given, str):
-        image, name = (given, None) if given.startswith(DATA) else (None, given)
+        is_picture = given[: len(DATA)].lower() == DATA
+        image, name = (given, None) if is_picture else (None, given)
     else:
         named = [one for one in (given.id, given.text) if one is not None]
         if len(named) + (given.image is not None) != 1:
@@ -68,7 +78,8 @@ def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
     return image, name
 
 
-def _picture(number: int, given: str) -> bytes:
+def _picture(number: int, given: str) -> tuple[bytes, int]:
+    """The file of a picture, and the number of its pixels."""
     try:
         content = uploaded(given)
         if len(content) > UPLOAD_BYTES:
@@ -83,7 +94,7 @@ def _picture(number: int, given: str) -> bytes:
         raise BadDocument(
             f"document {number}: {pixels:,} pixels, more than the limit of {UPLOAD_PIXELS:,}."
         )
-    return content
+    return content, pixels
 
 
 def shown(name: str) -> str:

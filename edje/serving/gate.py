@@ -63,7 +63,7 @@ class Gate:
         observe: Callable[[str, int, float], object] = lambda route, status, seconds: None,
     ):
         self.app = app
-        self.names = {"localhost", *(name.lower() for name in names)}
+        self.names = {"localhost", *map(_name, names)}
         self.token = token
         self.observe = observe
         self._held = 0  # bytes of bodies in memory
@@ -73,7 +73,8 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
+        if scope["method"] == "HEAD":  # as GET; the server sends no body
+            scope = {**scope, "method": "GET"}
         began = time.perf_counter()
 
         async def guarded(message: Message) -> None:
@@ -121,6 +122,8 @@ class Gate:
                     more = message.get("more_body", False)
         except TimeoutError:
             return refusal(408, "the body didn't come in time.")
+        except asyncio.CancelledError:  # uvicorn's last step before it ends
+            return refusal(503, "the server is stopping; try again later.")
         return None
 
     def _refused(self, scope: Scope) -> Response | None:
@@ -148,9 +151,7 @@ class Gate:
     def _is_ours(self, given: list[str]) -> bool:
         if len(given) != 1:
             return False
-        host = given[0].lower()
-        name = host.partition("]")[0][1:] if host.startswith("[") else host.rpartition(":")[0]
-        name = name or host
+        name = _name(given[0])
         if name in self.names:
             return True
         try:
@@ -170,6 +171,16 @@ class Gate:
         return cookie is not None and hmac.compare_digest(
             cookie.value.encode(), cookie_of(token).encode()
         )
+
+
+def _name(host: str) -> str:
+    """A host in small letters, without a port, brackets or a dot at its end."""
+    host = host.lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    if host.count(":") == 1:  # more are a plain address
+        host = host.partition(":")[0]
+    return host.rstrip(".")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

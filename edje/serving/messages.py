@@ -75,8 +75,8 @@ class TextsRequest(BaseModel):
     )
     query: Query
     texts: Annotated[list[str], Field(min_length=1, max_length=MOST_DOCUMENTS)]
-    raw_scores: bool = False
-    return_text: bool = False
+    raw_scores: bool | None = None
+    return_text: bool | None = None
 
 
 TextsOrDocuments = Annotated[
@@ -204,8 +204,8 @@ def uploaded(given: str) -> bytes:
     if given.lower().startswith(("http:", "https:", "file:", "ftp:", "s3:")):
         raise ValueError("addresses are not fetched; send the picture in base64")
     head, comma, rest = given.partition(",")
-    if given.startswith("data:"):
-        if not comma or not head.endswith(";base64"):
+    if given[:5].lower() == "data:":
+        if not comma or not head.lower().endswith(";base64"):
             raise ValueError("a data: address needs ;base64, then the picture")
         given = rest
     try:

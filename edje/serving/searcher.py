@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.index.answers import Answer, Question, UnknownPicture
@@ -13,14 +14,16 @@ from edje.inference.encoded_images import EncodedImages
 from edje.serving.documents import BadDocument, Documents, shown
 
 REFRESH_SECONDS = 5.0  # interval of looking for what other processes have written
+LOOK = "a picture"  # a query that reads the index
 
 
 @dataclass(frozen=True)
 class Reranking:
-    """A text and the documents to be put in order."""
+    """A text and the documents to be put in order; `pixels` are the uploaded pictures, prepared."""
 
     query: str
     documents: Documents
+    pixels: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Searcher:
     def __init__(self, index: ImageIndex):
         self.index = index
         self.facts = self._facts()
-        self._refreshed = time.monotonic()
+        self._due = time.monotonic()  # when to look for what others have written
 
     def warm(self) -> IndexFacts:
         """Load everything that the first search needs.
@@ -63,11 +66,27 @@ class Searcher:
                 f"{self.index.folder}"
             )
         if not self.index.has_given_embeddings:
-            self.index.search("a picture", k=2, top=1)
+            self.index.search(LOOK, k=2, top=1)
         else:
-            self.index.rerank("a picture", self.index.ids()[:2])
+            self.index.rerank(LOOK, self.index.ids()[:2])
         self.facts = self._facts()
         return self.facts
+
+    def prepared(self, picture: bytes) -> Tensor:
+        """An uploaded picture decoded and shrunk, which takes the longest; for any thread.
+
+        Raises:
+            BadDocument: it can't be read.
+        """
+        try:
+            return self.index.reranker.picture_encoder.prepared(picture)
+        except EdjeError as error:
+            raise BadDocument(f"{error}") from error
+
+    @property
+    def look(self) -> Question:
+        """A small job that finds out whether the index can be read."""
+        return Question(LOOK, k=2, ids=[] if self.index.has_given_embeddings else None)
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order.
@@ -76,11 +95,15 @@ class Searcher:
             BadDocument: a document is not a picture of the index, or can't be read.
             EdjeError: the index can't be read.
         """
-        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+        now = time.monotonic()
+        due, self._due = self._due, now  # after an error the next call looks at once
+        if now >= due:
             self.index.refresh()
             self.facts = self._facts()
-            self._refreshed = time.monotonic()
-        return self._results(jobs)
+            due = now + REFRESH_SECONDS
+        results = self._results(jobs)
+        self._due = due
+        return results
 
     def _results(self, jobs: Sequence[Job]) -> list[Result]:
         """One call for all jobs without uploaded pictures, and one each for the others."""
@@ -104,10 +127,7 @@ class Searcher:
     def _with_pictures(self, job: Reranking, images: int) -> Scored:
         """Scores of stored and uploaded pictures in one list."""
         reranker, documents = self.index.reranker, job.documents
-        try:
-            encoded = reranker.encode(documents.pictures, show_progress_bar=False)
-        except EdjeError as error:
-            raise BadDocument(f"{error}") from error
+        encoded = reranker.picture_encoder.images(job.pixels, len(job.pixels), False)
         if documents.ids:
             try:
                 stored = self.index.encoded(documents.ids)
@@ -126,7 +146,7 @@ class Searcher:
 
 
 def _has_pictures(job: Job) -> bool:
-    return isinstance(job, Reranking) and bool(job.documents.pictures)
+    return isinstance(job, Reranking) and bool(job.pixels)
 
 
 def _question(job: Job) -> Question:
@@ -142,7 +162,7 @@ def _in_order(documents: Documents, answer: Answer) -> Scored:
     return _scored(documents, scores, probability)
 
 
-def _scored(documents: Documents, scores: torch.Tensor, probability: torch.Tensor | None) -> Scored:
+def _scored(documents: Documents, scores: Tensor, probability: Tensor | None) -> Scored:
     """Scores by document; without a calibration, the logistic function of the score."""
     sure = scores.sigmoid() if probability is None else probability
     places = documents.places

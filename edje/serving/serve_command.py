@@ -20,6 +20,7 @@ from edje.index.indexing import check_there, opened
 
 TOKEN = "EDJE_SERVE_TOKEN"  # environment variable, which other users can't see
 SHORTEST_TOKEN = 16
+LAST_PORT = 65535
 IN_HAND_SECONDS = 3.0  # time after a signal for answering running requests …
 AT_ONCE_SECONDS = 4.5  # … and after which the process ends in any case
 log = logging.getLogger(__name__)
@@ -107,13 +108,14 @@ def serve(chosen: ServeChoices) -> None:
             f"serving needs FastAPI and uvicorn ({error}). Install them: pip install 'edje[serve]'."
         ) from error
     token = chosen.token or os.environ.get(TOKEN) or None
-    check_reachable(chosen.host, token)
+    host = chosen.host.removeprefix("[").removesuffix("]")  # as addresses of IPv6 are written
+    check_reachable(host, token)
     check_there(chosen.index)
-    with bound(chosen.host, chosen.port) as listening:
+    with bound(host, chosen.port) as listening:
         searcher = Searcher(opened(chosen.index, chosen.reranker, chosen.device, chosen.precision))
         searcher.warm()
         limits = Limits(waiting=chosen.queue, batch=chosen.batch, seconds=chosen.timeout)
-        names = [chosen.host, *chosen.allow_host]
+        names = [host, *chosen.allow_host]
         web = WebApp(searcher, token=token, names=names, limits=limits)
         config = uvicorn.Config(
             web.app,
@@ -147,8 +149,10 @@ def check_reachable(host: str, token: str | None) -> None:
     """Refuse a host that others can reach without a token.
 
     Raises:
-        EdjeError: there is no token, or it is too short.
+        EdjeError: there is no token, or it is too short; or the host is empty.
     """
+    if not host:
+        raise EdjeError("--host is empty. Name an address of this machine, or leave --host out.")
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
         raise EdjeError(
             f"--token: expected at least {SHORTEST_TOKEN} plain characters that nobody can guess: "
@@ -175,13 +179,15 @@ def bound(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        EdjeError: the port is taken, or this machine doesn't have the address.
+        EdjeError: the port is taken or none, or this machine doesn't have the address.
     """
+    if not 0 <= port <= LAST_PORT:
+        raise EdjeError(f"port {port}: expected 1 to {LAST_PORT}, or 0 for a free one.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, place = found[0]
         return socket.create_server(place[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise EdjeError(
             f"can't listen at {host}, port {port}: {error}. Choose another: --port 8001."
         ) from error

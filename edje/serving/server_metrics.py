@@ -13,7 +13,7 @@ JOBS = (1, 2, 4, 8, 16, 32)
 class ServerMetrics:
     """Counts and times of one server."""
 
-    def __init__(self, waiting: Callable[[], int]):
+    def __init__(self, waiting: Callable[[], int], images: Callable[[], int]):
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "edje_requests", "Answered requests", ["route", "status"], registry=self.registry
@@ -39,7 +39,8 @@ class ServerMetrics:
         )
         queue = Gauge("edje_waiting_jobs", "Jobs in the queue", registry=self.registry)
         queue.set_function(waiting)
-        self.images = Gauge("edje_index_images", "Pictures in the index", registry=self.registry)
+        pictures = Gauge("edje_index_images", "Pictures in the index", registry=self.registry)
+        pictures.set_function(images)
 
     def requested(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""

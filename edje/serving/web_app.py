@@ -1,6 +1,7 @@
 """The web application: its routes, over a searcher on its own thread."""
 
 import asyncio
+import hmac
 import logging
 import time
 import uuid
@@ -16,7 +17,9 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 import edje
 from edje.errors import EdjeError
@@ -45,9 +48,19 @@ from edje.serving.server_metrics import ServerMetrics
 from edje.serving.web_pictures import Size, WebPictures
 
 log = logging.getLogger(__name__)
+
+
+class WholeRest(PathConvertor):
+    """The rest of an address, also with line breaks."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("whole", WholeRest())
 PAGE = Path(__file__).parent / "page"
 MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
 PICTURES_AT_ONCE = 4  # made for browsers at the same time
+UPLOADS_AT_ONCE = 2  # decoded at the same time
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
@@ -56,6 +69,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         403: "a request from another site",
         408: "the body didn't arrive in time",
         413: "the body is too large",
+        415: "the body isn't sent as JSON",
         422: "invalid values; or a picture that doesn't exist",
         429: "too many requests are waiting",
         503: "the index can't be read at present, or the server is stopping",
@@ -64,6 +78,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 NO_PICTURE: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorAnswer, "description": "no such picture"}
+}
+UNHEALTHY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "the index can't be read"}
 }
 JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
@@ -95,11 +112,12 @@ class WebApp:
         self.token = token
         self.limits = limits or Limits()
         self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
+        self.problem: str | None = None  # why the index can't be read
         reranker = searcher.index.reranker
         self.name = Path(reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
         self.pictures = WebPictures(searcher.index.folder)
-        self.metrics = ServerMetrics(lambda: self.batcher.waiting)
+        self.metrics = ServerMetrics(lambda: self.batcher.waiting, lambda: searcher.facts.images)
         self.batcher: Batcher[Job, Any] = Batcher(
             searcher.run,
             most_waiting=self.limits.waiting,
@@ -140,21 +158,23 @@ class WebApp:
             if not future.done():
                 if self.ending.is_set():
                     raise HTTPException(503, "the server is stopping; try again later.")
-                raise HTTPException(
-                    504, f"no answer within {self.limits.seconds:g} s; request less."
-                )
+                raise self._too_slow
             result, facts = future.result()
         finally:
             future.cancel()
             ending.cancel()
-        self.metrics.images.set(facts.images)
+        self.problem = None
         return result, facts
+
+    @property
+    def _too_slow(self) -> HTTPException:
+        return HTTPException(504, f"no answer within {self.limits.seconds:g} s; request less.")
 
     def _add_routes(self) -> None:
         api = self.api
         api.exception_handler(RequestValidationError)(_invalid)
         api.exception_handler(HTTPException)(_refused)
-        api.exception_handler(EdjeError)(_mistaken)
+        api.exception_handler(EdjeError)(self._mistaken)
         api.exception_handler(Exception)(_failed)
         add = api.add_api_route
         add("/v1/search", self.search, responses=ERRORS, tags=["search"])
@@ -178,13 +198,13 @@ class WebApp:
             response_model_exclude_none=True,
         )
         add(
-            "/images/{image_id:path}",
+            "/images/{image_id:whole}",
             self.image,
             responses={**ERRORS, **NO_PICTURE, **JPEG},
             response_class=Response,
             tags=["search"],
         )
-        add("/healthz", self.health, tags=["server"])
+        add("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
         add(
             "/metrics",
             self.figures,
@@ -252,12 +272,12 @@ class WebApp:
             needs_token=self.token is not None,
         )
 
-    async def rerank(self, request: DocumentsRequest) -> RerankAnswer:
+    async def rerank(self, request: DocumentsRequest, http: Request) -> RerankAnswer:
         """Documents from best to worst, in the form of Cohere, Jina and vLLM.
 
         A document is the id of a stored picture or a picture in base64; addresses aren't fetched.
         """
-        scored = await self._scored(request.query, request.documents)
+        scored = await self._scored(http, request.query, request.documents)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return RerankAnswer(
             id=uuid.uuid4().hex,
@@ -273,11 +293,13 @@ class WebApp:
             meta={"api_version": {"version": "2"}},
         )
 
-    async def rerank_texts(self, request: TextsOrDocuments) -> list[Rank] | RerankAnswer:
+    async def rerank_texts(
+        self, request: TextsOrDocuments, http: Request
+    ) -> list[Rank] | RerankAnswer:
         """With `texts`, as text-embeddings-inference; with `documents`, as /v1/rerank."""
         if isinstance(request, DocumentsRequest):
-            return await self.rerank(request)
-        scored = await self._scored(request.query, request.texts)
+            return await self.rerank(request, http)
+        scored = await self._scored(http, request.query, request.texts)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return [
             Rank(
@@ -286,10 +308,29 @@ class WebApp:
             for at in _order(scored)
         ]
 
-    async def _scored(self, query: str, given: Sequence[messages.Document]) -> Scored:
+    async def _scored(
+        self, http: Request, query: str, given: Sequence[messages.Document]
+    ) -> Scored:
         documents: Documents = await anyio.to_thread.run_sync(documents_of, given)
-        scored, _ = await self.answered(Reranking(query, documents), len(documents.places))
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                pixels = [await self._prepared(http, one) for one in documents.pictures]
+        except TimeoutError:
+            raise self._too_slow from None
+        scored, _ = await self.answered(Reranking(query, documents, pixels), len(documents.places))
         return scored
+
+    async def _prepared(self, http: Request, picture: bytes) -> Tensor:
+        """An uploaded picture for the index's thread; none after the client is gone."""
+        if await http.is_disconnected():
+            raise HTTPException(499, "the client is gone.")
+        return await anyio.to_thread.run_sync(
+            self.searcher.prepared, picture, limiter=self._reading, abandon_on_cancel=True
+        )
+
+    @cached_property
+    def _reading(self) -> CapacityLimiter:
+        return CapacityLimiter(UPLOADS_AT_ONCE)
 
     async def image(
         self, image_id: str, size: Annotated[Size, Query(description="how large")] = "thumb"
@@ -308,9 +349,23 @@ class WebApp:
     def _making(self) -> CapacityLimiter:
         return CapacityLimiter(PICTURES_AT_ONCE)
 
-    async def health(self) -> Health:
-        """Whether the server is up."""
+    async def health(self, response: Response) -> Health:
+        """Whether the server is up and its index can be read; after an error it is read again."""
+        if self.problem is not None:
+            try:
+                await self.answered(self.searcher.look, 2)
+            except (EdjeError, HTTPException):
+                response.status_code = 503
+                return Health(status="the index can't be read")
         return Health(status="ok")
+
+    async def _mistaken(self, _: Request, error: EdjeError) -> Response:
+        if isinstance(error, BadDocument):
+            return refusal(422, str(error))
+        if str(error) != self.problem:
+            log.error("%s", error)  # with paths, which must not reach clients
+        self.problem = str(error)
+        return refusal(503, "the index can't be read at present; the server's log says why.")
 
     async def figures(self) -> Response:
         """Counts and times in Prometheus' text format."""
@@ -321,8 +376,10 @@ class WebApp:
         if token is None or self.token is None:
             return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
-        response = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", 303)
-        response.set_cookie(COOKIE, cookie_of(token), httponly=True, samesite="strict", path="/")
+        response = RedirectResponse(f"./?{urlencode(rest)}" if rest else "./", 303)
+        if hmac.compare_digest(token.encode(), self.token.encode()):
+            kept = cookie_of(token)
+            response.set_cookie(COOKIE, kept, httponly=True, samesite="strict", path="/")
         return response
 
     async def static(self, name: str) -> Response:
@@ -374,6 +431,8 @@ def _given(document: messages.Document) -> dict[str, Any]:
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    if error.body and isinstance(error.body, bytes):  # FastAPI has read no JSON
+        return refusal(415, "the body isn't sent as JSON: send Content-Type: application/json.")
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return refusal(400, "the body is not JSON.")
@@ -389,13 +448,6 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
 
 async def _refused(_: Request, error: HTTPException) -> Response:
     return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _mistaken(_: Request, error: EdjeError) -> Response:
-    if isinstance(error, BadDocument):
-        return refusal(422, str(error))
-    log.error("%s", error)  # with paths, which must not reach clients
-    return refusal(503, "the index can't be read at present; the server's log says why.")
 
 
 async def _failed(_: Request, error: Exception) -> Response:

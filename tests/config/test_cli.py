@@ -9,6 +9,7 @@ import pytest
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
+from edje.command import OF_AN_INDEX
 from edje.config import root
 from edje.errors import TrainingInterrupted
 from edje.parallel.slurm import TimeLimit
@@ -402,7 +403,9 @@ def test_help_explains_tasks_groups_and_root_keys(
     with pytest.raises(SystemExit) as stopped:
         command("--help")
     assert stopped.value.code == 0
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()]
+    out = capsys.readouterr().out
+    lines = [line.split()[0] for line in out.splitlines() if line.split()]
+    assert all(f"\n  edje {name} " in out for name in OF_AN_INDEX)
     for name in (*root.TASKS, *root.RootConfig.__dataclass_fields__):
         assert name in lines, f"--help has no line for {name}"
 

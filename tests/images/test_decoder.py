@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from edje.errors import EdjeError
 from edje.images import decoder
-from edje.images.decoder import open_image, problem_of
+from edje.images.decoder import open_image, problem_of, size_of
+from edje.index.given_pictures import ENDINGS
 
 LEFT, RIGHT = (200, 30, 30), (30, 60, 200)
 
@@ -81,6 +82,25 @@ def test_pil_itself_refuses_what_claims_far_more(tmp_path: Path) -> None:
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "bomb.png").write_bytes(content)
     assert "decompression bomb" in str(problem_of(tmp_path / "bomb.png"))
+
+
+def test_postscript_is_no_picture_and_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it ran"))
+    Image.new("RGB", (4, 4), LEFT).save(tmp_path / "one.eps")
+    content = (tmp_path / "one.eps").read_bytes()
+    assert problem_of(tmp_path / "one.eps") == "no image of a known format"
+    with pytest.raises(UnidentifiedImageError):
+        size_of(content)
+
+
+def test_formats_that_folders_are_searched_for_are_read(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        kind = Image.registered_extensions().get(ending)
+        if kind is not None and kind != "HEIF":  # which is for another package
+            Image.new("RGB", (4, 4), LEFT).save(tmp_path / f"one{ending}", kind)
+            assert problem_of(tmp_path / f"one{ending}") is None
 
 
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:

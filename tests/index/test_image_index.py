@@ -242,6 +242,23 @@ def test_a_reader_follows_an_index_that_was_made_anew_in_its_folder(
         reader.search("a red star")
 
 
+def test_a_reader_follows_an_index_made_anew_whose_version_is_lower(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    files = sorted(pictures.rglob("*.png"))
+    for file in files[:3]:
+        index.add(file)
+    reader = ImageIndex.open(index.folder, ranker)
+    reader.search("a red star")
+    shutil.rmtree(index.folder)
+    with pytest.raises(EdjeError, match="is gone"):
+        reader.refresh()
+    anew = ImageIndex.open(index.folder, ranker)
+    anew.add(files[3:5])
+    reader.refresh()
+    assert reader.search("a red star") == anew.search("a red star") and len(reader) == 2
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("off", [False, np.False_])
 def test_what_groups_near_duplicates_is_a_truth_or_a_cosine(

@@ -1,6 +1,7 @@
 """Claims about `edje index` and `edje search`."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edje import ImageIndex, Reranker, command
+from edje import ImageIndex, Reranker, __version__, command
 from edje.index import indexing
 from tests.tiny.image_files import make_picture
 
@@ -66,9 +67,72 @@ def test_queries_come_line_by_line_where_none_is_given(
     monkeypatch.setattr(sys, "stdin", io.StringIO("red\n\n  blue star\n"))
     status, out, err = edje("search", photos, "--top", 2)
     index = ImageIndex.open(photos, ranker)
-    expected = [hit.id for query in ("red", "blue star") for hit in index.search(query, top=2)]
+    expected = []
+    for query in ("red", "blue star"):
+        expected += [query, *(hit.id for hit in index.search(query, top=2))]
     assert (status, err) == (0, "")
-    assert [line.split()[1] for line in out.splitlines()] == expected
+    assert [line.split("  ")[-1] for line in out.splitlines()] == expected
+
+
+def test_a_line_that_is_no_query_is_told_and_the_others_are_answered(
+    edje, photos: Path, pictures: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edje("index", pictures, "--into", photos, "--reranker", run_folder)
+    lines = io.TextIOWrapper(io.BytesIO(b"red\n?!\ncaf\xe9\nblue\n"), "utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    status, out, err = edje("search", photos, "--top", 1)
+    assert status == 1 and out.splitlines()[::2] == ["red", "blue"] and len(out.splitlines()) == 4
+    first, second, last = err.splitlines()
+    assert "'?!'" in first and "caf" in second
+    assert last == "Error: 2 of the input's lines could not be searched for, see above."
+
+
+def test_hits_come_as_json_with_their_query(
+    edje, ranker: Reranker, photos: Path, pictures: Path, run_folder: Path
+) -> None:
+    (pictures / "000.png").rename(pictures / "new\nline\u2028.png")
+    edje("index", pictures, "--into", photos, "--reranker", run_folder)
+    index = ImageIndex.open(photos, ranker)
+    index.set_columns({"year": 2026})
+    hits = index.search("red", top=20, group_duplicates=True)
+    status, out, err = edje("search", photos, "red", "--top", 20, "--group-duplicates", "--json")
+    assert (status, err) == (0, "")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(one["id"], tuple(one["duplicates"])) for one in found] == [
+        (hit.id, hit.duplicates) for hit in hits
+    ]
+    assert {one["query"] for one in found} == {"red"}
+    assert {one["columns"]["year"] for one in found} == {2026}
+    assert {one["probability"] for one in found} == {None}  # the run has no calibration
+    for name in ("path", "score", "first_stage", "rank"):
+        assert [one[name] for one in found] == [getattr(hit, name) for hit in hits]
+    _, out, _ = edje("search", photos, "red", "--top", 20)
+    assert len(out.split("\n")) == 13 and "new\\nline\\u2028.png" in out
+
+
+def test_an_index_is_not_put_among_pictures(
+    edje, pictures: Path, run_folder: Path, photos: Path
+) -> None:
+    deep = pictures / "more" / "deeper"
+    deep.mkdir()
+    for folder in (pictures, pictures / "more"):
+        status, _, err = edje("index", pictures, "--into", folder, "--reranker", run_folder)
+        assert status == 1 and "is a folder of pictures" in err and "--into photos.edje" in err
+        assert not (folder / "images.lance").exists()
+    assert edje("index", pictures, "--into", deep, "--reranker", run_folder)[0] == 0
+    (deep / "one.png").touch()
+    assert edje("index", pictures, "--into", deep, "--reranker", run_folder)[0] == 0  # is one
+
+
+def test_an_indexing_that_can_read_nothing_fails(
+    edje, tmp_path: Path, run_folder: Path, photos: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    for _ in range(2):
+        status, _, err = edje(
+            "index", tmp_path / "notes.txt", "--into", photos, "--reranker", run_folder
+        )
+        assert status == 1 and err.endswith("none of these files can be read as a picture.\n")
 
 
 def test_many_small_additions_are_put_together(
@@ -142,8 +206,23 @@ def test_both_commands_run_where_hydra_and_lightning_are_missing(
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 10, "")
 
 
+def test_a_version_is_that_of_edje(edje) -> None:
+    assert edje("--version") == (0, f"edje {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("searh", "Did you mean search?"), ("indx", "Did you mean index?"), ("hello", "")],
+)
+def test_a_word_that_is_no_command_names_the_nearest(edje, word: str, says: str) -> None:
+    status, out, err = edje(word, "x")
+    assert (status, out) == (1, "") and err.startswith(f"Error: there is no command {word!r}.")
+    assert says in err and "index, search and serve" in err and err.count("Did") == len(says[:1])
+
+
 def test_anything_else_is_a_run(edje, monkeypatch: pytest.MonkeyPatch) -> None:
     from edje import cli
 
     monkeypatch.setattr(cli, "main", lambda: 7)
-    assert [edje(*line)[0] for line in ([], ["task=evaluate"], ["--help"])] == [7, 7, 7]
+    lines = ([], ["task=evaluate"], ["--help"], ["-m", "seed=1,2"], ["~trainer"], ["+a=1"])
+    assert [edje(*line)[0] for line in lines] == [7] * 6

@@ -23,6 +23,7 @@ ODD = (
     'it\'s 100% "odd" & more?.jpg',
     "émigré/写真 #1.jpg",
     "a+b%2Fc.jpg",
+    "line\nbreak.jpg",
 )
 
 TWIN = "twin.png"  # the first scene again

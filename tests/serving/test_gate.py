@@ -1,11 +1,13 @@
 """Claims about who may ask, and what never leaves: hosts, tokens, paths, places in pictures."""
 
+import asyncio
 import io
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from edje import ImageIndex, Reranker
 from edje.serving import gate
+from edje.serving.gate import Gate
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
 from tests.serving.served import ODD, Served, serving
@@ -109,9 +112,25 @@ def test_a_name_that_leads_here_from_elsewhere_is_refused(
     assert reply.status == 400 and "Host" in reply.message
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "localhost.:8000", "127.0.0.1:1", "[::1]:8000", "::1"]
+)
 def test_its_own_names_are_served(served: Served, host: str) -> None:
     assert served.get("/healthz", {"Host": host}).status == 200
+
+
+def test_a_name_may_be_allowed_with_its_port_or_a_dot_at_its_end(served: Served) -> None:
+    gate_of = Gate(served.web.api, ["A.example:8000", "b.example.", "[::1]", "192.0.2.1:80"])
+    assert all(gate_of._is_ours([host]) for host in ("a.example", "a.example:1", "b.example:80"))
+    assert not gate_of._is_ours(["example:8000"]) and not gate_of._is_ours(["c.example"])
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/images/holiday.jpg", "/static/page.js"])
+def test_heads_are_told_without_their_bodies(served: Served, path: str) -> None:
+    head, whole = served.call("HEAD", path), served.get(path)
+    assert (head.status, head.body) == (200, b"")
+    for name in ("content-type", "content-length", "x-content-type-options"):
+        assert head.headers[name] == whole.headers[name]
 
 
 def test_other_sites_may_not_ask(served: Served) -> None:
@@ -125,7 +144,7 @@ def test_other_sites_may_not_ask(served: Served) -> None:
     preflight = served.call("OPTIONS", "/v1/rerank", headers={"Origin": "https://evil.example"})
     assert preflight.status == 405
     plain = {"Content-Type": "text/plain"}
-    assert served.post("/rerank", {"query": "a", "texts": ["holiday.jpg"]}, plain).status == 422
+    assert served.post("/rerank", {"query": "a", "texts": ["holiday.jpg"]}, plain).status == 415
 
 
 @pytest.mark.parametrize(
@@ -201,15 +220,16 @@ def test_the_token_opens_all_as_a_bearer(locked: Served) -> None:
 
 def test_a_browser_logs_in_once(locked: Served) -> None:
     reply = locked.get(f"/?q=two+dogs&token={TOKEN}&k=5")
-    assert (reply.status, reply.headers["location"]) == (303, "/?q=two+dogs&k=5")
+    assert (reply.status, reply.headers["location"]) == (303, "./?q=two+dogs&k=5")
     cookie, *attributes = reply.headers["set-cookie"].split("; ")
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(attributes)
     assert TOKEN not in cookie and TOKEN not in reply.headers["location"]
     assert locked.get("/v1/info", {"Cookie": cookie}).status == 200
-    wrong = locked.get("/?token=wrong").headers["set-cookie"].split("; ")[0]
-    assert locked.get("/v1/info", {"Cookie": wrong}).status == 401
+    wrong = locked.get("/?token=wrong")
+    assert wrong.status == 303 and wrong.headers["location"] == "./"
+    assert "set-cookie" not in wrong.headers  # which would replace one that is right
     away = locked.get(f"/?token={TOKEN}&q=//evil.example").headers["location"]
-    assert away == "/?q=%2F%2Fevil.example"
+    assert away == "./?q=%2F%2Fevil.example"
 
 
 def sent(port: int, data: bytes) -> bytes:
@@ -242,6 +262,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.2)
     head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     assert sent(served.port, head).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_is_still_coming_when_the_server_ends_is_refused() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ended() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"[::1]")]}
+        task = asyncio.ensure_future(Gate(None)(scope, receive, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(ended())
+    assert sent[0]["status"] == 503 and b"is stopping" in sent[1]["body"]
 
 
 def test_many_large_bodies_at_once_are_refused(

@@ -523,6 +523,29 @@ def test_a_token_in_the_address_opens_the_page_and_leaves_the_address(
         search(later, ANOTHER)
 
 
+def test_the_page_works_under_a_path_of_a_proxy(chromium: Browser, site: Site) -> None:
+    searcher = Searcher(ImageIndex.open(site.index.folder, site.index.reranker))
+    web = WebApp(searcher, token="0123456789abcdef")
+    inner, asked = web.app, []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asked.append(scope["path"])
+            scope = {**scope, "path": scope["path"].removeprefix("/pictures")}
+        await inner(scope, receive, send)
+
+    web.app = behind
+    with serving(web) as served, chromium.new_context(base_url=served.url) as context:
+        page = context.new_page()
+        page.goto(f"/pictures/?token=0123456789abcdef&q={PLAIN}")
+        answered(page, PLAIN)
+        first = hits(page, "Reranked").first.locator("img")
+        assert first.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+        page.goto("/pictures/?q=%3F!")
+        expect(page.get_by_role("alert")).to_contain_text("The text has no words")
+    assert len(asked) > 5 and all(path.startswith("/pictures/") for path in asked)
+
+
 def test_a_server_that_is_gone_at_first_can_be_tried_again(context: BrowserContext) -> None:
     page = context.new_page()
     page.route("**/v1/info", lambda route: route.abort("connectionrefused"))

@@ -57,7 +57,10 @@ def test_only_the_best_and_their_documents_come_where_that_is_asked(
     assert [one["document"] for one in results] == [{"text": name} for name in best]
     found = served.post("/rerank", {"query": QUERY, "texts": ids, "return_text": True}).json
     assert [one["text"] for one in found][:2] == best and len(found) == len(ids)
-    assert "text" not in served.post("/rerank", {"query": QUERY, "texts": ids}).json[0]
+    given = {"query": QUERY, "texts": ids, "return_text": None, "raw_scores": None}
+    assert served.post("/rerank", given).json == [
+        {name: value for name, value in one.items() if name != "text"} for one in found
+    ]
 
 
 def test_a_picture_that_is_sent_scores_as_the_same_one_stored(
@@ -70,14 +73,15 @@ def test_a_picture_that_is_sent_scores_as_the_same_one_stored(
         {"image": sent},
         name,
         f"data:image/jpeg;base64,{sent}",
+        f"DATA:image/JPEG;Base64,{sent}",
         {"id": name},
         {"text": name},
     ]
     given = {"query": QUERY, "documents": documents, "raw_scores": True}
     results = served.post("/v1/rerank", given).json["results"]
     scores = {one["index"]: one["relevance_score"] for one in results}
-    assert set(scores) == set(range(6))
-    assert [scores[at] for at in (1, 3, 4, 5)] == pytest.approx([scores[2]] * 4, abs=1e-4)
+    assert set(scores) == set(range(7))
+    assert [scores[at] for at in (1, 3, 4, 5, 6)] == pytest.approx([scores[2]] * 5, abs=1e-4)
     assert abs(scores[0] - scores[2]) > 1e-3
 
 
@@ -93,10 +97,10 @@ def test_an_unknown_id_is_named(served: Served, path: str) -> None:
     assert reply.status == 422 and '"it isn\'t there"' in reply.message
 
 
-def huge() -> bytes:
+def huge(side: int = 9000) -> bytes:
     """A small file of many pixels."""
     file = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(file, "PNG")
+    Image.new("1", (side, side)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -128,12 +132,29 @@ def test_a_document_that_is_none_gets_one_clear_line(
     assert reply.status == 422 and says in reply.message
 
 
+def test_the_pictures_of_a_request_have_a_limit_together(served: Served) -> None:
+    picture = {"image": base64.b64encode(huge(7000)).decode()}
+    reply = served.post("/v1/rerank", {"query": QUERY, "documents": [picture] * 3})
+    assert reply.status == 422
+    assert reply.message.startswith("document 2: ") and "147,000,000 pixels" in reply.message
+
+
 def test_a_picture_cut_short_spoils_nobody_elses_answer(served: Served, gallery: Path) -> None:
     half = (gallery / "holiday.jpg").read_bytes()[:600]
     given = {"query": QUERY, "documents": [{"image": base64.b64encode(half).decode()}]}
     reply = served.post("/v1/rerank", given)
     assert reply.status == 422 and "can't be read" in reply.message
     assert served.post("/rerank", {"query": QUERY, "texts": ["holiday.jpg"]}).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_json_sent_as_something_else_says_what_to_send(
+    served: Served, path: str, kind: str
+) -> None:
+    body = b'{"query": "a", "documents": ["holiday.jpg"]}'
+    reply = served.post(path, body, {"Content-Type": kind})
+    assert reply.status == 415 and "Content-Type: application/json" in reply.message
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,14 @@ def test_a_question_that_is_none_gets_one_clear_line(served: Served, query: str,
     assert reply.status == 422 and says in reply.message
 
 
+def test_figures_know_the_index_before_the_first_answer(
+    index: ImageIndex, shapes: Reranker
+) -> None:
+    web = WebApp(Searcher(ImageIndex.open(index.folder, shapes)))
+    assert f"edje_index_images {len(index):.1f}" in web.metrics.text().decode()
+    assert web.close(10)
+
+
 def test_health_and_figures_are_told(served: Served) -> None:
     asked(served, q=QUERY)
     assert served.get("/healthz").json == {"status": "ok"}

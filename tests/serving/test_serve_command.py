@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edje import ImageIndex, Reranker, command
-from edje.serving.serve_command import TOKEN, address, bound, is_loopback
+from edje import EdjeError, ImageIndex, Reranker, command
+from edje.serving.serve_command import TOKEN, address, is_loopback
+from edje.serving.serve_command import bound as listen
 
 
 @pytest.fixture
@@ -43,6 +44,39 @@ def test_a_port_that_is_taken_is_said(serve, index: ImageIndex) -> None:
     assert status == 1 and "can't listen" in err and "--port" in err
 
 
+def test_a_port_that_is_none_is_refused(serve, index: ImageIndex) -> None:
+    for port in (-1, 65536, 99999):
+        status, err = serve(index.folder, "--port", port)
+        assert status == 1 and f"port {port}: expected 1 to 65535" in err
+
+
+def test_a_host_may_have_brackets_and_is_not_empty(
+    serve, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def bound(host: str, port: int) -> object:
+        asked.append(host)
+        raise EdjeError("enough")
+
+    monkeypatch.setattr("edje.serving.serve_command.bound", bound)
+    assert serve(index.folder, "--host", "[::1]")[1] == "Error: enough\n" and asked == ["::1"]
+    status, err = serve(index.folder, "--host", "")
+    assert status == 1 and err.startswith("Error: --host is empty.")
+    with pytest.raises(EdjeError, match="can't listen at"):
+        listen("a" * 70, 0)
+
+
+def test_what_an_interruption_keeps_is_said_of_an_indexing_alone(
+    serve, index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edje.serving.serve_command.opened", interrupted)
+    assert serve(index.folder, "--port", 0) == (130, "Interrupted.\n")
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
 def test_a_time_for_requests_is_above_zero(seconds: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
@@ -61,5 +95,5 @@ def test_what_is_no_index_is_said(serve, tmp_path: Path, shapes: Reranker) -> No
 def test_only_this_machine_reaches_loopback() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.1.2.3", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "localhost.example")))
-    with bound("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening:
         assert address(listening) == f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,6 +1,10 @@
 """Claims about a server that is asked more than it can answer, or for what fails."""
 
+import base64
+import http.client
+import json
 import logging
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
@@ -103,6 +108,45 @@ def test_what_takes_too_long_is_given_up(index: ImageIndex, shapes: Reranker) ->
         assert search(served).status == 200
 
 
+class SlowPictures(Searcher):
+    """Decodes the pictures of requests when it may."""
+
+    def __init__(self, index: ImageIndex):
+        super().__init__(index)
+        self.may = threading.Event()
+        self.began = threading.Semaphore(0)
+        self.seen = 0
+
+    def prepared(self, picture: bytes) -> Tensor:
+        self.seen += 1
+        self.began.release()
+        assert self.may.wait(30)
+        return super().prepared(picture)
+
+
+def test_pictures_of_a_request_hold_nobody_up_and_are_left_when_it_is_gone(
+    index: ImageIndex, shapes: Reranker, gallery: Path
+) -> None:
+    searcher = SlowPictures(ImageIndex.open(index.folder, shapes))
+    searcher.warm()
+    sent = base64.b64encode((gallery / "holiday.jpg").read_bytes()).decode()
+    given = {"query": "a", "documents": [{"image": sent}] * 3}
+    with serving(WebApp(searcher, limits=Limits(seconds=3))) as served:
+        client = http.client.HTTPConnection("127.0.0.1", served.port)
+        client.request("POST", "/rerank", json.dumps(given), {"Content-Type": "application/json"})
+        assert searcher.began.acquire(timeout=20)
+        assert search(served).status == 200
+        client.close()
+        threading.Event().wait(0.2)
+        searcher.may.set()
+        threading.Event().wait(0.2)
+        assert searcher.seen == 1
+        assert len(served.post("/rerank", given).json["results"]) == 3
+        searcher.may.clear()
+        assert served.post("/rerank", given).status == 504
+        searcher.may.set()
+
+
 def test_an_index_that_cannot_be_read_is_told_without_its_path(
     slow: tuple[Served, Slow], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +177,28 @@ def test_what_others_add_is_found_soon(
         assert served.get("/images/one").status == 404
 
 
+def test_an_index_made_anew_is_served_and_health_tells_when_it_cannot_be_read(
+    shapes: Reranker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "own.edje"
+    for name in ("one", "two"):
+        ImageIndex.open(folder, shapes).add({name: photograph(tmp_path / f"{name}.jpg")})
+    searcher = Searcher(ImageIndex.open(folder, shapes))
+    searcher.warm()
+    with serving(WebApp(searcher)) as served:
+        assert served.get("/images/one").status == 200
+        shutil.rmtree(folder)
+        assert [search(served).status for _ in range(3)] == [503] * 3
+        assert caplog.text.count("own.edje is gone") == 1
+        assert served.get("/images/one").status == 503
+        failing = served.get("/healthz")
+        assert (failing.status, failing.json) == (503, {"status": "the index can't be read"})
+        ImageIndex.open(folder, shapes).add({"three": tmp_path / "two.jpg"})
+        assert served.get("/healthz").json == {"status": "ok"}
+        assert [one["id"] for one in search(served).json["reranked"]] == ["three"]
+        assert served.get("/images/three").status == 200
+
+
 def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
     shapes: Reranker, tmp_path: Path
 ) -> None:
@@ -145,5 +211,7 @@ def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
     with serving(WebApp(searcher)) as served:
         reply = search(served)
         assert reply.status == 422 and "/v1/rerank" in reply.message
+        served.web.problem = "it was being copied"
+        assert served.get("/healthz").status == 200 and served.web.problem is None
         answer = served.post("/rerank", {"query": "a", "texts": given.ids()})
         assert answer.status == 200 and len(answer.json) == 3

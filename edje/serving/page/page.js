@@ -74,7 +74,8 @@ async function get(path, signal) {
   if (reply.status === 429) {
     throw new Problem("The server is busy with other searches. Try again in a moment.");
   }
-  throw new Problem(typeof said === "string" ? said : `The server answered ${reply.status}.`);
+  if (typeof said !== "string") throw new Problem(`The server answered ${reply.status}.`);
+  throw new Problem(said.replace(/^q: it /, "The text "));
 }
 
 /** Run a step; an error is shown with a button that runs the step again. */
@@ -84,7 +85,7 @@ async function attempt(step) {
   document.body.setAttribute("aria-busy", "true");
   try {
     await step(signal);
-    at("problem").hidden = true;
+    if (asking.signal === signal) at("problem").hidden = true; // else a later step has shown its own
   } catch (error) {
     if (error.name === "AbortError") return; // replaced by another request
     if (!(error instanceof Problem)) throw error;
@@ -100,7 +101,7 @@ async function attempt(step) {
 
 const start = () =>
   attempt(async (signal) => {
-    info = await get("/v1/info", signal);
+    info = await get("v1/info", signal);
     at("name").textContent = info.name;
     at("size").textContent = `${whole.format(info.images)} pictures`;
     options(at("k"), [...STEPS.filter((step) => step < info.max_k), info.max_k]);
@@ -135,7 +136,7 @@ function answer() {
       at("times").textContent = "Searching…";
     }, SLOW);
     try {
-      show(await get(`/v1/search?${query}`, signal));
+      show(await get(`v1/search?${query}`, signal));
     } finally {
       clearTimeout(slow);
     }
@@ -247,9 +248,12 @@ function picture(button, hit) {
   image.alt = hit.id;
   if (hit.width && hit.height) [image.width, image.height] = [hit.width, hit.height];
   image.addEventListener("error", () => button.replaceChildren(unseen(`${hit.id}: `), "no picture"));
-  image.src = `${hit.image}?size=thumb`;
+  image.src = source(hit, "thumb");
   button.addEventListener("click", () => open(button));
 }
+
+/** The address of a picture under that of the page, which a proxy may have put elsewhere. */
+const source = (hit, size) => `.${hit.image}?size=${size}`;
 
 /** The list of a hit's near duplicates, and a button that unfolds it. */
 function duplicates(hit) {
@@ -300,12 +304,12 @@ function open(button) {
   viewer.querySelector(".on").disabled = all.at(-1) === button;
   at("viewer_name").textContent = large.alt = hit.id;
   at("viewer_facts").textContent = facts(hit);
-  large.src = `${hit.image}?size=thumb`; // until the large one is loaded
+  large.src = source(hit, "thumb"); // until the large one is loaded
   const loaded = new Image();
   loaded.addEventListener("load", () => {
     if (shown === button) large.src = loaded.src;
   });
-  loaded.src = `${hit.image}?size=large`;
+  loaded.src = source(hit, "large");
   if (!viewer.open) viewer.showModal();
 }
 
