@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ log = logging.getLogger(__name__)
 SHARED_TASKS = ("run", "train", "cache", "compress")  # run by all ranks
 HELPED_TASKS = ("evaluate",)  # rank 0 runs it, the others help; other tasks it runs alone
 SWEEP_REPORT = "edje.tasks.sweep_report"  # imported only when a sweep has something to report
+MOST_TOLD = 5  # failed jobs with the same message
 GRACE_SECONDS = 2.0  # a rank waits this long after a failure: rank 0, if it failed too, ends it
 
 
@@ -266,15 +268,23 @@ def ended(sweep: SweepJobs | None, error: Exception, conf: Path) -> EdjeError:
 
 
 def end_sweep(sweep: SweepJobs) -> None:
-    """Show a sweep's table, then its failed jobs, one line each.
+    """Show a sweep's table, then its failed jobs, one line each; few of many with one message.
 
     Raises:
         EdjeError: a job failed.
     """
     importlib.import_module(SWEEP_REPORT).report(sweep.folder)
     jobs = sweep.unfinished()
+    told = Counter[str]()
+    lines = ""
+    for failed in jobs:
+        told[failed.message] += 1
+        if told[failed.message] <= MOST_TOLD:
+            lines += f"\n  {failed}"
+    for message, count in told.items():
+        if count > MOST_TOLD:
+            lines += f"\n  and {count - MOST_TOLD} more: {message}"
     if jobs:
-        lines = "".join(f"\n  {job}" for job in jobs)
         raise EdjeError(f"{len(jobs)} of the sweep's jobs failed (see error.txt):{lines}")
 
 

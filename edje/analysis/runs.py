@@ -30,7 +30,8 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     can group by every column. Runs of earlier versions get the present names.
 
     `status` is done (metrics.json exists), failed (`message` is what `error.txt` says) or
-    incomplete (still running, killed, or with a file that can't be read: see `message`).
+    incomplete: still running, killed, with a file that can't be read (see `message`), or of a
+    task that measures no recall, such as `cache`.
 
     Raises:
         EdjeError: `folder` does not exist.
@@ -88,6 +89,9 @@ def read_metrics(run_folder: str | Path) -> dict[str, Any]:
     """
     path = Path(run_folder) / "metrics.json"
     if not path.is_file():
+        first = next(_run_folders(path.parent), path.parent)
+        if first != path.parent:
+            raise EdjeError(f"{path.parent} holds several runs. Give one of them, such as {first}.")
         raise EdjeError(f"No metrics.json in {path.parent}: evaluate this run first.")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -137,6 +141,8 @@ def _read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EdjeError(f"{path} is missing, so the run's configuration is unknown.") from error
     except yaml.YAMLError as error:
         raise EdjeError(f"{path} is not YAML: {error}") from error
     if not isinstance(config, dict):

@@ -46,7 +46,6 @@ def store_table(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -
         footer += "cold: not measured, this file system keeps the pages in memory"
     else:
         footer += (
-            "cold: before every read all maps are closed, the files' pages dropped by "
             "cold: before every read, all maps are closed, the files' pages dropped by "
             "posix_fadvise(DONTNEED) after fsync, and mincore finds none left; a memory map reads "
             f"{machine['kernel_read_ahead_kb']} kB around a page here, unless MADV_RANDOM is set; "

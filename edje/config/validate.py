@@ -6,6 +6,7 @@ at instantiation, perhaps after hours of work. Here the whole tree is checked at
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig
@@ -86,7 +87,14 @@ def check_root_value(key: str, value: Any, annotation: Any, imported: bool) -> l
         if not isinstance(value, Mapping):
             return [Problem(key, f"{shown(value)}: expected {expected(annotation)}.")]
         return check_terms(key, value, imported)
+    if key == "name" and isinstance(value, str) and not is_below(value):
+        return [Problem(key, f"{shown(value)}: expected a folder's name, for runs/<name>/.")]
     return check_value(key, value, annotation)
+
+
+def is_below(name: str) -> bool:
+    """Whether a path leads from a folder to one in it."""
+    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
 
 
 def check_terms(key: str, terms: Mapping[str, Any], imported: bool) -> list[Problem]:

@@ -82,6 +82,18 @@ def test_metrics_that_are_missing_or_no_metrics_are_refused(tmp_path):
         read_metrics(tmp_path)
 
 
+def test_a_folder_of_runs_is_no_run_and_a_lost_configuration_is_named(tmp_path, make_run):
+    make_run(tmp_path / "sweep" / "3")
+    with pytest.raises(
+        EdjeError, match=r"sweep holds several runs\. Give one .* such as .*sweep/3"
+    ):
+        read_metrics(tmp_path / "sweep")
+    (tmp_path / "sweep" / "3" / "config.yaml").unlink()
+    (row,) = load_runs(tmp_path / "sweep").to_dict("records")
+    assert row["status"] == "incomplete"
+    assert row["message"].endswith("config.yaml is missing, so the run's configuration is unknown.")
+
+
 def test_metrics_that_an_editor_saved_with_a_mark_are_read(tmp_path):
     (tmp_path / "metrics.json").write_text('\ufeff{"seed": 3}', encoding="utf-8")
     assert read_metrics(tmp_path) == {"seed": 3}

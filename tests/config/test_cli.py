@@ -68,6 +68,7 @@ def test_a_run_leaves_its_resolved_configuration_in_its_folder_and_prints_the_fo
          "data.root=<value>."),
         (["seed=1,2"], "seed=1,2 gives several values: add -m"),
         (["name=a=b"], "Can't read the override 'name=a=b'"),
+        (["name=../x"], "name=../x: expected a folder's name, for runs/<name>/."),
         (["scoring=null"], "A group has no option"),
         (["adapter._target_=edje.sample_parts.Adaptor"],
          "edje.sample_parts has no Adaptor. Did you mean edje.sample_parts.Adapter?"),

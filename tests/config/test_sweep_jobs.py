@@ -103,6 +103,16 @@ def test_what_failed_under_an_earlier_command_is_not_this_ones(
 
 
 @pytest.mark.sweeps
+def test_many_jobs_with_one_message_are_told_in_few_lines(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = ",".join(["13"] * 8)
+    assert command("-m", f"seed={seeds}", "hydra.sweep.dir=runs/seeds") == 1
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("Error: 8 of the sweep's jobs failed") and len(rest) == 6
+    assert rest[4].startswith("  runs/seeds/4") and rest[5].startswith("  and 3 more: seed=13: unl")
+
+
 def test_a_job_of_another_configuration_is_not_skipped_but_told_in_what_it_differs(
     command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
