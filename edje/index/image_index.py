@@ -76,6 +76,10 @@ class ImageIndex:
         self._searching: IndexSearch | None = None
         self.refresh()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent and copied as what opens it: its table is read again there."""
+        return type(self), (self.folder, self.reranker, self.wait, self.exact_up_to)
+
     @classmethod
     def open(
         cls,

@@ -12,8 +12,15 @@ from torch import Tensor
 from edje.errors import EdjeError
 
 
+class _SentAlone:
+    """Sent to other processes without the rest of what a row or slice was taken from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.clone() for name, value in vars(self).items()}
+
+
 @dataclass(frozen=True, eq=False)
-class EncodedImage:
+class EncodedImage(_SentAlone):
     """One row of `EncodedImages`."""
 
     embedding: Float[Tensor, "embedding"]
@@ -21,7 +28,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImages:
+class EncodedImages(_SentAlone):
     """Images as a reranker reads them, in the order of the input.
 
     `embeddings` are the first stage's, L2-normalised, in float32. `tokens` are the visual tokens

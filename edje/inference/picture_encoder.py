@@ -17,7 +17,7 @@ from edje.inference.encoded_images import EncodedImages
 from edje.inference.precisions import has_bf16
 from edje.inference.run_choices import RunChoices
 from edje.models.edje import EDJE
-from edje.retrieval.exact import products_in
+from edje.retrieval.exact import own_arithmetic, products_in
 from edje.tokens.codec import Codec, make_codec
 
 MOST_THREADS = 16  # for decoding pictures
@@ -84,6 +84,7 @@ class PictureEncoder:
         """
         return picture if isinstance(picture, Tensor) else self.backbone.preprocess(rgb_of(picture))
 
+    @own_arithmetic()
     @torch.inference_mode()
     def encoded(
         self, pixels: Float[Tensor, "images channels height width"]

@@ -46,7 +46,7 @@ from edje.quiet import quiet_transformers
 from edje.ranges import check_count, check_probability
 from edje.records import Direction
 from edje.retrieval.calibration import Calibration
-from edje.retrieval.exact import exact_products
+from edje.retrieval.exact import exact_products, own_arithmetic
 from edje.tokens.sharing import reaching_hub
 
 log = logging.getLogger(__name__)
@@ -95,11 +95,17 @@ class Reranker:
             f"score={self.choices.score}, {precision.removeprefix('torch.')} on {self._device})"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent and copied without what is built on first use."""
+        kept = {name: value for name, value in vars(self).items() if name != "picture_encoder"}
+        return kept | {"_built": _Built()}
+
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     @classmethod
+    @own_arithmetic()
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -162,6 +168,7 @@ class Reranker:
         )
         return cls.from_pretrained(path, device="cpu", precision=precision, num_tokens=num_tokens)
 
+    @own_arithmetic()
     def encode(
         self,
         images: Iterable[Picture],
@@ -185,6 +192,7 @@ class Reranker:
             several(images, "pictures"), batch_size, show_progress_bar
         )
 
+    @own_arithmetic()
     def encode_text(self, texts: Iterable[str]) -> Float[Tensor, "texts embedding"]:
         """L2-normalised embeddings of the first stage, in float32; texts are cleaned here.
 
@@ -194,6 +202,7 @@ class Reranker:
         wanted = texts_of(texts, "texts")
         return self.picture_encoder.texts(wanted)
 
+    @own_arithmetic()
     def rank(
         self,
         query: str | Picture | EncodedImage,
@@ -268,6 +277,7 @@ class Reranker:
         """
         return self._calibration(direction).threshold(precision)
 
+    @own_arithmetic()
     def predict(
         self,
         pairs: Iterable[Any],
@@ -301,6 +311,7 @@ class Reranker:
             return scores
         return scores.numpy() if convert_to_numpy else list(scores)
 
+    @own_arithmetic()
     def score_images(
         self,
         query: str,
@@ -317,6 +328,7 @@ class Reranker:
         """
         return self._scores(pairs_of_query(query, images), len(images), False, first_stage)
 
+    @own_arithmetic()
     def score_several(
         self,
         queries: Sequence[str],
@@ -395,6 +407,7 @@ class Reranker:
             )
         return str(commit.commit_url)
 
+    @own_arithmetic()
     @torch.inference_mode()
     def compress(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
@@ -407,6 +420,7 @@ class Reranker:
         self._check_width(tokens, "compress")
         return self.model.compress(self._moved(tokens)).to(tokens.device)
 
+    @own_arithmetic()
     @torch.inference_mode()
     def attention_maps(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
@@ -432,6 +446,7 @@ class Reranker:
         """Tokens in float32 on the model's device."""
         return tokens.to(self._device, torch.float32)
 
+    @own_arithmetic()
     @torch.inference_mode()
     def score(
         self,
@@ -507,6 +522,13 @@ class Reranker:
         for direction, chosen in chosen_by.items():
             if chosen.any():
                 scores[chosen] = self._final(pairs, images, first, chosen, direction)
+        if not scores.isfinite().all():
+            wrong = pairs.image_rows[~scores.isfinite()].unique().tolist()
+            some = ", ".join(map(str, wrong[:5])) + (", …" if wrong[5:] else "")
+            raise EdjeError(
+                f"image {some} (from 0): the score isn't a finite number, as the embedding or the "
+                "tokens aren't. Encode it again, or leave it out."
+            )
         return scores if self.choices.score == "sum" else scores.float()
 
     def _final(
@@ -580,7 +602,7 @@ class Reranker:
             EdjeError: the backbone can't be built here.
         """
         if self._built.backbone is None:
-            with quiet_transformers():
+            with quiet_transformers(), own_arithmetic():
                 self._built.backbone = backbone_of(self.checkpoint)
         return PictureEncoder(self._built.backbone, self.model, self.choices)
 

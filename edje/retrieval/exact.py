@@ -1,7 +1,7 @@
 """How float32 is computed; similarities in full float32, whatever a run's training uses."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,25 @@ def products_in(precision: str, device: torch.device) -> AbstractContextManager[
     cudnn: Any = torch.backends.cudnn
     own: Literal["ieee", "tf32"] = "ieee" if precision == "fp32" else "tf32"
     return float32_as(own, torch.backends.cuda.matmul, cudnn.conv)
+
+
+@contextmanager
+def own_arithmetic() -> Iterator[None]:
+    """Compute as in a program of its own: without the caller's autocast, with torch's defaults.
+
+    These are float32 and the CPU for new tensors. Where nothing differs, nothing is set.
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if default != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, default)
+        yield
 
 
 def similarities(

@@ -1,6 +1,8 @@
 """Claims about opening an index and searching it."""
 
+import copy
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -437,3 +439,10 @@ def test_stored_pictures_are_had_by_their_ids(
     with pytest.raises(UnknownPicture, match="'none'") as error:
         index.encoded(["none"])
     assert error.value.ids == ["none"]
+
+
+def test_an_index_is_copied_and_sent_as_what_opens_it(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures)
+    hits = index.search("red")
+    for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
+        assert other.search("red") == hits and other.folder == index.folder

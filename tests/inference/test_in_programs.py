@@ -1,0 +1,91 @@
+"""A reranker gives the same whatever a program does with torch, and can be copied after use."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+
+from edje.errors import EdjeError
+from edje.inference.encoded_images import EncodedImages
+from edje.inference.reranker import Reranker
+
+QUERY = "a red circle left of a blue square"
+PICTURES = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
+
+
+@contextmanager
+def defaults(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Iterator[None]:
+    """Torch with other defaults."""
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+@pytest.fixture(scope="module")
+def used() -> Reranker:
+    found = Reranker.from_pretrained("shapes", device="cpu", precision="fp32")
+    found.rank(QUERY, PICTURES)
+    return found
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize("setting", ["autocast", "float64", "bfloat16", "meta"])
+def test_the_surrounding_program_changes_nothing(
+    used: Reranker, caplog: pytest.LogCaptureFixture, setting: str, is_fresh: bool
+) -> None:
+    expected, encoded = used.rank(QUERY, PICTURES), used.encode(PICTURES)
+    pairs = [(QUERY, picture) for picture in PICTURES]
+    scores = used.predict(pairs)
+    within = {
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "float64": defaults(torch.float64),
+        "bfloat16": defaults(torch.bfloat16),
+        "meta": defaults(device="meta"),
+    }[setting]
+    with within:
+        chosen = {"device": "cpu", "precision": "fp32"}
+        one = Reranker.from_pretrained("shapes", **chosen) if is_fresh else used
+        assert one.rank(QUERY, PICTURES) == expected
+        assert (one.predict(pairs) == scores).all()
+        again = one.encode(PICTURES)
+        words = one.encode_text([QUERY])
+    assert torch.equal(again.tokens, encoded.tokens)
+    assert torch.equal(again.embeddings, encoded.embeddings)
+    assert torch.equal(words, used.encode_text([QUERY]))
+    assert "plain" not in caplog.text  # that torch lacks packed layers
+
+
+def test_after_use_a_reranker_is_copied_and_sent(used: Reranker) -> None:
+    expected = used.rank(QUERY, PICTURES)
+    for other in (pickle.loads(pickle.dumps(used)), copy.deepcopy(used)):
+        assert other.rank(QUERY, PICTURES) == expected
+        assert other.model is not used.model
+
+
+def test_a_row_is_sent_without_the_others() -> None:
+    images = EncodedImages(torch.randn(50, 8), torch.randn(50, 4, 16))
+    whole = len(pickle.dumps(images))
+    for some in (images[3:4], images[3]):
+        assert len(pickle.dumps(some)) < whole / 10
+        assert torch.equal(pickle.loads(pickle.dumps(some)).tokens, some.tokens)
+
+
+@pytest.mark.parametrize("part", ["tokens", "embeddings"])
+def test_a_score_that_is_no_number_is_refused(used: Reranker, part: str) -> None:
+    images = used.encode(PICTURES)
+    wrong = {"tokens": images.tokens.clone(), "embeddings": images.embeddings.clone()}
+    wrong[part][1] = torch.nan
+    spoilt = EncodedImages(**wrong)
+    if part == "embeddings" and used.choices.score == "joint":
+        assert used.rank(QUERY, spoilt) == used.rank(QUERY, images)  # they aren't read
+        return
+    with pytest.raises(EdjeError, match=r"image 1 \(from 0\): the score isn't a finite number"):
+        used.rank(QUERY, spoilt)
