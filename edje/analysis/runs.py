@@ -18,6 +18,15 @@ JOB_FILE = "job.json"  # of every job of a sweep, also of those refused before t
 RUN_FILES = frozenset(
     {"config.yaml", "overrides.yaml", "environment.json", "metrics.json", ERROR_FILE, JOB_FILE}
 )
+RESULTS = {  # what a task that leaves no metrics.json writes last
+    "train": "checkpoints/model.ckpt",
+    "cache": "first_stage.json",
+    "compress": "compress.json",
+    "verify": "verify.json",
+    "benchmark": "machine.json",
+    "plan": "plan.json",
+    "index": "index.json",
+}
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -29,9 +38,9 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     same name (`seed`, `score`), it holds what was measured. Lists become JSON text, so that you
     can group by every column. Runs of earlier versions get the present names.
 
-    `status` is done (metrics.json exists), failed (`message` is what `error.txt` says) or
-    incomplete: still running, killed, with a file that can't be read (see `message`), or of a
-    task that measures no recall, such as `cache`.
+    `status` is done (metrics.json exists), finished (a task without metrics has written its
+    result), failed (`message` is what `error.txt` says) or incomplete (still running, killed, or
+    with a file that can't be read: see `message`).
 
     Raises:
         EdjeError: `folder` does not exist.
@@ -130,6 +139,8 @@ def _row(run: Path, root: Path) -> dict[str, Any]:
         if finished:
             metrics = read_metrics(run)
             status = "done"
+        elif status != "failed" and (result := RESULTS.get(str(config.get("task")))) is not None:
+            status = "finished" if (run / result).is_file() else status
     except (EdjeError, OSError, UnicodeDecodeError) as error:
         message = message or str(error)
     name = run.relative_to(root).as_posix()

@@ -127,7 +127,7 @@ def check_named_by_file(
             continue
         kind = part_kind(key)
         if name == "_args_" or not _may_be_named(key, value):
-            trust = "" if kind == "adapter" else " If you trust it, give it there."
+            trust = "" if kind == "adapter" else f" If you trust it, add {key}.{name}={value}."
             own = "" if kind is None else f" {how_to_register(kind)}"
             raise EdjeError(
                 f"{source}: {key}.{name}={value} is neither edje's nor given on the command line. "

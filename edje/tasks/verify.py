@@ -21,8 +21,14 @@ def run(cfg: DictConfig, folder: Path) -> None:
         EdjeError: no store is given or found, or it is damaged; the message names every bad file.
     """
     if cfg.store is None:
-        raise EdjeError(f"task=verify needs store=<folder of a token store>. {known(cfg)}")
+        found = listed(stores_below(Path(cfg.cache_dir)))
+        raise EdjeError(
+            f"task=verify needs store=<folder of a token store>. Under cache_dir={cfg.cache_dir} "
+            f"there are: {found}."
+        )
     store = cfg.store
+    if not (Path(store) / STORE_FILE).exists() and (inner := stores_below(Path(store))):
+        raise EdjeError(f"store={store} is no token store, but holds: {listed(inner)}. Give one.")
     total = sum(path.stat().st_size for path in Path(store).glob("shard-*.arrow"))
     with tqdm(total=total, desc="verify", unit="B", unit_scale=True) as bar:
         problems = verify(store, bar.update)
@@ -37,7 +43,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
     log.info("%s is sound: schema, row counts, checksums and ids are as written", store)
 
 
-def known(cfg: DictConfig) -> str:
-    """The stores under the cache folder, in a sentence."""
-    found = sorted(str(path.parent) for path in Path(cfg.cache_dir).glob(f"*/*/{STORE_FILE}"))
-    return f"Under cache_dir={cfg.cache_dir} there are: {', '.join(found) or 'none'}."
+def stores_below(folder: Path) -> list[Path]:
+    """The token stores in a folder and in its folders, sorted."""
+    found = (folder.glob(f"{depth}/{STORE_FILE}") for depth in ("*", "*/*"))
+    return sorted(path.parent for paths in found for path in paths)
+
+
+def listed(stores: list[Path]) -> str:
+    """The stores of a sentence."""
+    return ", ".join(map(str, stores)) or "none"

@@ -58,6 +58,22 @@ def test_unfinished_failed_and_broken_runs_are_marked_and_stop_nothing(tmp_path,
     assert table.loc["b_killed", "seed"] == 3
 
 
+@pytest.mark.parametrize(
+    ("task", "result"),
+    [("cache", "first_stage.json"), ("compress", "compress.json"), ("plan", "plan.json"),
+     ("benchmark", "machine.json"), ("train", "checkpoints/model.ckpt")],
+)  # fmt: skip
+def test_a_task_without_metrics_has_finished_once_its_result_is_there(tmp_path, task, result):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(f"task: {task}\n")
+    assert load_runs(tmp_path)["status"].tolist() == ["incomplete"]
+    (run / result).write_text("{}")
+    assert load_runs(tmp_path)["status"].tolist() == ["finished"]
+    (run / "error.txt").write_text("No space.\n")
+    assert load_runs(tmp_path)["status"].tolist() == ["failed"]
+
+
 def test_nothing_is_looked_for_inside_a_run_or_in_hidden_folders(tmp_path, make_run):
     make_run(tmp_path / "run")
     for inner in (tmp_path / "run" / "logs" / "inner", tmp_path / ".hydra"):

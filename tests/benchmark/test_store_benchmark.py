@@ -31,6 +31,8 @@ def test_the_table_says_how_pages_were_dropped(measured: Path, capsys) -> None:
     rows, machine = (
         json.loads((measured / f"{name}.json").read_text()) for name in ("benchmark", "machine")
     )
+    Console(width=80).print(store_table(rows, machine | {"pages_dropped": 1.0}))
+    assert capsys.readouterr().out.count("cold: ") == 1
     Console(width=80).print(store_table(rows, machine))
     printed = " ".join(capsys.readouterr().out.split())
     assert "warm store 5" in printed and "600 cells of 256 bytes" in printed

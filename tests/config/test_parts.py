@@ -227,7 +227,18 @@ def test_a_run_goes_by_no_code_that_its_checkpoint_or_folder_names(
     assert command("task=evaluate", f"{way}={folder}") == 1
     error = capsys.readouterr().err
     assert f"{way}={folder}: backbone._target_=os.system is neither edje's nor given" in error
+    assert "If you trust it, add backbone._target_=os.system." in error
     assert not tasks
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "resume"])
+def test_a_data_source_of_ones_own_is_named_again(
+    command: Command, tasks: Calls, trained: Callable[..., Path], way: str
+) -> None:
+    arguments = ("task=evaluate", f"{way}={trained(data={'_target_': 'textwrap.dedent'})}")
+    assert command(*arguments, "data.text=x") == 1
+    assert command(*arguments, "data._target_=textwrap.dedent", "data.text=x") == 0
+    assert tasks[-1][0].data._target_ == "textwrap.dedent"
 
 
 def test_what_the_command_line_names_too_may_stand_in_the_file(

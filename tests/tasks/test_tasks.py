@@ -172,6 +172,12 @@ def test_a_candidate_curve_is_what_evaluations_with_so_many_candidates_give(worl
                 ]
 
 
+def test_the_sweep_over_candidates_takes_a_trained_model(world, root, tmp_path):
+    sweep = ["-m", "+sweep=candidates", "task=evaluate", f"checkpoint={root / 'run'}"]
+    run([*sweep, "scoring.candidates=2,4", f"hydra.sweep.dir={tmp_path}"])
+    assert list(load_runs(tmp_path)["num_candidates.t2i"]) == [2, 4]
+
+
 def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
     nested = with_changes(world, "adapter.budgets=[2,4]", "score=sum")
     run(with_changes(nested, f"hydra.run.dir={root / 'nested'}"))

@@ -56,3 +56,10 @@ def test_without_a_store_those_of_the_cache_are_named(tmp_path: Path) -> None:
         run(["task=verify", f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'a'}"])
     with pytest.raises(EdjeError, match=r"no complete token store at .*nowhere"):
         verify(tmp_path / "nowhere", tmp_path / "b")
+
+
+def test_of_a_folder_of_stores_those_in_it_are_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "cache" / "folder-val" / "raw-1")
+    for folder in (store.parent, tmp_path / "cache"):
+        with pytest.raises(EdjeError, match=rf"store={folder} is no token store, .*: {store}\."):
+            verify(folder, tmp_path / f"run_{folder.name}")
