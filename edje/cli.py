@@ -148,6 +148,8 @@ def run(arguments: list[str]) -> None:
             command()
         except BrokenPipeError:  # while Hydra prints, like `--help | head`
             stop_talking()
+        except RefusedError as refused:
+            raise ended(SweepStart.begun, refused.error, conf) from refused
         except Exception as error:  # from composing or a launcher: a job stores its own
             raise ended(SweepStart.begun, error, conf) from error
     if SweepStart.begun is not None:
@@ -296,6 +298,14 @@ class StoppedError(BaseException):
         self.interruption = interruption
 
 
+class RefusedError(BaseException):
+    """Carries the refusal of a sweep's job past Hydra, which would go on with the other jobs."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
+
+
 class Job:
     """What Hydra calls for each composed configuration; a sweep may run it in any process.
 
@@ -330,6 +340,7 @@ class Job:
                 if is_sweep and not again:
                     is_ours = False
                     refuse_other_run(cfg, folder)
+                    is_ours = True
                 create_run_folder(cfg, overrides, folder, resumed=again or cfg.resume is not None)
                 is_ours = True
                 tell_others(folder, cfg)
@@ -350,7 +361,7 @@ class Job:
                 if is_ours:
                     record_failure(folder, error)
                 elif is_sweep:
-                    raise error from wrapped  # ends the sweep
+                    raise RefusedError(error) from wrapped
                 if is_sweep:
                     record_job(folder, overrides, "failed", error)
                     report = os.path.relpath(folder / "error.txt")

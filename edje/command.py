@@ -9,7 +9,12 @@ import sys
 from difflib import get_close_matches
 
 from edje import __version__
-from edje.config.terminal import ConsoleHandler, stop_talking, use_plain_characters
+from edje.config.terminal import (
+    ConsoleHandler,
+    draw_bars_rarely,
+    stop_talking,
+    use_plain_characters,
+)
 from edje.errors import EdjeError
 from edje.garbage import collect_rarely
 
@@ -42,6 +47,7 @@ def main() -> int:
 def on_index(arguments: list[str]) -> int:
     """Add to, search or serve an index; user errors end as one message."""
     use_plain_characters()
+    draw_bars_rarely()
     collect_rarely()
     log = logging.getLogger(WAITING)
     log.setLevel(logging.INFO)

@@ -163,7 +163,7 @@ def swept_keys(table: pd.DataFrame) -> list[str]:
 def _job(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     """A job's row, with its overrides and what it was measured on."""
     state, overrides, message = run["status"], None, run["message"]
-    if (folder / "overrides.yaml").is_file():
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
         overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
     with suppress(OSError, ValueError, KeyError, TypeError):  # none, or damaged
         told = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))

@@ -159,9 +159,11 @@ class HuggingFaceBackbone(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         config, weights = state.pop("sent")
         super().__setstate__(state)
-        self.model = AutoModel.from_config(
-            config, dtype=torch.float32, attn_implementation=config._attn_implementation
-        )
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn, then replaced
+            self.model = AutoModel.from_config(
+                config, dtype=torch.float32, attn_implementation=config._attn_implementation
+            )
+        self.model.to(next(iter(weights.values())).device)
         self.model.load_state_dict(weights, assign=True)
         freeze(self.model)
 

@@ -106,7 +106,7 @@ def best_on_dev(folder: Path) -> float | None:
 def _dev_scores(folder: Path) -> dict[str, Any]:
     """The state of a run's scores on dev in its last checkpoint; empty without any."""
     states = _last_checkpoint(folder).get("callbacks", {}).values()
-    return next((state for state in states if "best" in state), {})
+    return next((one for one in states if isinstance(one, dict) and "best" in one), {})
 
 
 def _last_checkpoint(folder: Path) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def check_root_value(key: str, value: Any, annotation: Any, imported: bool) -> l
 
 def is_below(name: str) -> bool:
     """Whether a path leads from a folder to one in it."""
-    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def check_terms(key: str, terms: Mapping[str, Any], imported: bool) -> list[Problem]:

@@ -569,7 +569,7 @@ class ImageIndex:
     ) -> Added:
         files, shards = with_shards(given)
         if not shards:
-            columns.check_ids([one.id for one in files])
+            columns.warn_of_other_ids([one.id for one in files])
         if missing := columns.missing(after.schema):
             after.add_columns(missing)
             self.refresh()

@@ -187,9 +187,8 @@ class IndexSearch:
             width = self.reranker.checkpoint.facts.embedding_width
             tokens = torch.empty(0, self._codec.num_tokens, self._codec.width)
             return EncodedImages(torch.empty(0, width), tokens), {}
-        shown = [*OF_A_PICTURE, *self.table.user_columns]
-        rows = self.table.take(row_ids, [*shown, EMBEDDING, CELL])
-        facts = {name: rows.column(name).to_pylist() for name in shown}
+        rows = self.table.take(row_ids, [*self._shown, EMBEDDING, CELL])
+        facts = {name: rows.column(name).to_pylist() for name in self._shown}
         return encoded_images(rows, self._codec), facts
 
     def _scores(
@@ -237,11 +236,16 @@ class IndexSearch:
                 rank=place + 1,
                 width=facts[WIDTH][row],
                 height=facts[HEIGHT][row],
-                columns={name: facts[name][row] for name in self.table.user_columns},
+                columns={name: facts[name][row] for name in self._shown[len(OF_A_PICTURE) :]},
             )
             for place, row in zip(order.tolist(), rows[order].tolist(), strict=True)
         ]
         return Answer(hits, images.tokens[rows[order]], seconds)
+
+    @cached_property
+    def _shown(self) -> list[str]:
+        """The columns that a hit shows, then the user's."""
+        return [*OF_A_PICTURE, *self.table.user_columns]
 
     @cached_property
     def _codec(self) -> Codec:

@@ -1,5 +1,6 @@
 """The user's columns beside an index's own: names, types, and a picture's values."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 from edje.errors import EdjeError
 from edje.index.image_table import OURS
 
+log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # names that a filter doesn't need to quote
 
 
@@ -50,17 +52,16 @@ class UserColumns:
         """The columns whose values are given by ids."""
         return {name: value for name, value in self.given.items() if isinstance(value, Mapping)}
 
-    def check_ids(self, ids: Sequence[str]) -> None:
-        """Check that values by ids are for pictures of an addition.
-
-        Raises:
-            EdjeError: none of a column's ids is one of them.
-        """
+    def warn_of_other_ids(self, ids: Sequence[str]) -> None:
+        """Warn of a column of which no value is for a picture of an addition."""
         for name, values in self.by_id.items():
             if values and ids and values.keys().isdisjoint(ids):
-                raise EdjeError(
-                    f"columns: {name!r} has a value for {next(iter(values))!r} and the like, but "
-                    f"the pictures have ids such as {ids[0]!r}. Give values by those ids."
+                log.warning(
+                    "columns: no picture has a value of %r: it has values for ids such as %r, the "
+                    "pictures have ids such as %r",
+                    name,
+                    next(iter(values)),
+                    ids[0],
                 )
 
     def of(self, image_id: str) -> dict[str, Any]:

@@ -46,11 +46,11 @@ def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
                 f"{tuple(tensor.shape)}. Give the new training another folder."
             )
     before, now = content.get(SETTINGS, {}), settings_of(training)
-    changed = [key for key in now if before and before.get(key) != now[key]]
-    if not changed:
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    if not before or not changed:
         return
     key, more = changed[0], f" (and {len(changed) - 1} more)" if changed[1:] else ""
-    difference = f"{key}={before.get(key)} where this training has {key}={now[key]}{more}"
+    difference = f"{key}={before.get(key)} where this training has {key}={now.get(key)}{more}"
     done, asked = content["global_step"], training.trainer["max_steps"]
     if 0 < asked <= done:
         raise EdjeError(

@@ -153,6 +153,8 @@ class StepProgress(TQDMProgressBar):
         )
 
     def _should_update(self, current: int, total: int) -> bool:
+        if not self.is_enabled:  # on ranks above 0
+            return False
         now = self.clock()
         if current != total and now - self._drawn < self.train_progress_bar.mininterval:
             return False

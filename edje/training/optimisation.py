@@ -54,8 +54,8 @@ class Optimisation:
             ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "at least 0"),
             ("betas", betas, are_shares, "two numbers from 0 to below 1"),
             ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0 steps"),
-            ("initial_lr", initial_lr, 0 <= initial_lr <= lr, f"0 to optim.lr={lr}"),
-            ("final_lr", final_lr, 0 <= final_lr <= lr, f"0 to optim.lr={lr}"),
+            ("initial_lr", initial_lr, 0 <= initial_lr <= lr, f"0 to optim.lr={lr}, its peak"),
+            ("final_lr", final_lr, 0 <= final_lr <= lr, f"0 to optim.lr={lr}, its peak"),
             ("decay_per_epoch", decay_per_epoch, 0 < decay_per_epoch <= 1, "above 0, at most 1"),
             ("adapter_lr_scale", adapter_lr_scale, 0 <= adapter_lr_scale < math.inf, "at least 0"),
         ):

@@ -381,9 +381,11 @@ def test_a_sweep_into_the_folder_of_another_is_refused(
     command: Command, tasks: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("-m", "seed=1,2", "hydra.sweep.dir=runs/seeds") == 0
-    assert command("-m", "seed=1,3", "hydra.sweep.dir=runs/seeds") == 1
+    assert command("-m", "seed=1,3,4", "hydra.sweep.dir=runs/seeds") == 1
     assert [cfg.seed for cfg, _ in tasks] == [1, 2, 1]  # the first has not finished: no metrics
-    assert "runs/seeds/1: it holds" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The sweep was ended: Run folder" in said and "runs/seeds/1: it holds" in said
+    assert not Path("runs/seeds/2").exists()  # no later job begins
 
 
 def test_a_bug_shows_its_traceback_and_a_users_mistake_does_not(

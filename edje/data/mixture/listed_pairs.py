@@ -1,6 +1,7 @@
 """Pairs of an annotation file: its possible layouts, and where the images are."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -113,17 +114,22 @@ class ListedPairs:
             said = ImageCaptions(image)
             said.add(value, f"{self.annotations}, {place}")
             if said.texts:
-                yield Pair(self._within(Path(found)), tuple(said.texts))
+                yield Pair(self._within(found), tuple(said.texts))
                 yield from map(LeftOut, said.bad)
             else:
                 told = said.bad[0] if said.bad else f"none in {self.annotations}, {place}"
                 yield LeftOut(f"image {image} has no caption ({told})")
 
-    def _within(self, path: Path) -> str:
+    def _within(self, path: str) -> str:
         """A file's path relative to the root; that of one elsewhere stays absolute."""
-        roots = (self.root, self.root.absolute())
-        inside = [path.relative_to(root) for root in roots if path.is_relative_to(root)]
-        return str([*inside, path][0])
+        for root in self._roots:
+            if path.startswith(root):
+                return path[len(root) :]
+        return path
+
+    @cached_property
+    def _roots(self) -> tuple[str, str]:
+        return f"{self.root}/", f"{self.root.absolute()}/"
 
     def _annotated(self, dataset: str) -> Iterator[Annotation]:
         """Images and captions in the file's order."""

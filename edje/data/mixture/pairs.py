@@ -224,6 +224,7 @@ class _Sound:
                 )
             else:
                 self.left_out += 1
-                self.problems += [entry.problem] if self.left_out <= LISTED else []
+                told = entry.problem.encode(errors="backslashreplace").decode()  # can be logged
+                self.problems += [told] if self.left_out <= LISTED else []
                 if entry.missing is not None and len(self.missing) < LISTED:
                     self.missing.append(entry.missing)

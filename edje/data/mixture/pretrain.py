@@ -132,7 +132,7 @@ class PretrainSource:
                 without = tuple(
                     row
                     for row, file in enumerate(table.files(number) if judged else ())
-                    if _true_place(str(source.root / file)) in judged
+                    if _true_place(file if file[:1] == "/" else f"{source.root}/{file}") in judged
                 )
                 seen += (own := rows - len(without))
                 ends = [round(source.passes * end) for end in (seen - own, seen)]
