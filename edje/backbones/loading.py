@@ -13,6 +13,7 @@ import edje.backbones
 from edje.backbones.option_values import option_values, resolved, with_given
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
+from edje.quiet import quiet_transformers
 from edje.registry import find
 from edje.renames import present_target
 
@@ -50,7 +51,8 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
                 f"{where}: expected a key _target_, got {sorted(map(str, values)) or 'none'}. Give "
                 "the value of `backbone` in a run's config.yaml, or the name of an option."
             )
-    backbone = _built(resolved(with_given(values, given), where), where)
+    with quiet_transformers():
+        backbone = _built(resolved(with_given(values, given), where), where)
     lacking = [name for name in DUAL if not hasattr(backbone, name)]
     if lacking:
         raise EdjeError(

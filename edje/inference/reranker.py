@@ -50,7 +50,7 @@ from edje.inference.text_image_pairs import (
 )
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
-from edje.ranges import check_count, check_probability
+from edje.ranges import check_count, check_path, check_probability
 from edje.records import Direction
 from edje.retrieval.calibration import Calibration
 from edje.retrieval.exact import exact_products
@@ -133,6 +133,7 @@ class Reranker:
             EdjeError: there is no readable reranker of that name, it wasn't trained for
                 `num_tokens`, or the device or the precision isn't available here.
         """
+        check_path("name_or_path", name_or_path)
         file = find_checkpoint(Path(name_or_path).expanduser(), revision)
         log.info("%s: %s", name_or_path, _origin(name_or_path, file))
         with quiet_transformers():
@@ -405,6 +406,7 @@ class Reranker:
         Raises:
             EdjeError: the folder holds something else, or can't be written.
         """
+        check_path("folder", folder)
         save_folder(
             self.checkpoint, Path(folder).expanduser(), self.metrics, with_backbone=with_backbone
         )

@@ -62,6 +62,14 @@ def test_it_is_the_encoder_that_a_run_builds(tower: Path) -> None:
     assert torch.equal(loaded.encode_images(pixels).tokens, run.encode_images(pixels).tokens)
 
 
+def test_a_towers_folder_may_be_a_path_and_no_bar_is_drawn_while_it_loads(
+    tower: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_backbone("siglip2_b16_384", pretrained=tower)
+    assert capsys.readouterr().err == ""
+    assert loaded.identity() == load_backbone("siglip2_b16_384", pretrained=str(tower)).identity()
+
+
 def test_a_saved_mapping_builds_its_nested_towers_under_former_names(
     tower: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from edje.errors import EdjeError
 from edje.index.answers import Question, UnknownPicture
 from edje.index.hits import Hit
 from edje.index.image_table import MAKING, TABLE
+from edje.index.indexing import check_there
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
 
@@ -94,6 +95,20 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
     ):
         with pytest.raises(EdjeError, match=message):
             index.search("red", where=where)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_empty_text_is_no_path_of_an_index_or_of_pictures(index: ImageIndex) -> None:
+    for call in (
+        lambda: index.add(""),
+        lambda: index.add([""]),
+        lambda: index.sync(""),
+        lambda: ImageIndex.open("", index.reranker),
+        lambda: check_there(""),
+    ):
+        with pytest.raises(EdjeError, match=r"path='': expected a path\. The current folder is"):
+            call()
+    assert not Path(index.folder).exists()
 
 
 def test_ids_of_another_search_are_reranked_without_a_picture(
