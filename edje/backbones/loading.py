@@ -42,6 +42,8 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
         EdjeError: there is no such option; a value is missing, unknown or an unresolvable
             reference; a `_target_` is no backbone of edje; or the given name has nothing to load.
     """
+    if not isinstance(choice, str | Mapping):
+        raise EdjeError(f"load_backbone({choice!r}): expected an option's name or a mapping.")
     if isinstance(choice, str):
         where, values = f"load_backbone({choice!r})", option_values(choice)
     else:

@@ -49,7 +49,7 @@ def precision_of(
     if asked is None and of_run == torch.int8 and not computes_int8:
         log.info("its run scored in int8, which %s doesn't support here: bf16", device.type)
         wanted = torch.bfloat16
-    found = wanted if isinstance(wanted, torch.dtype) else PRECISIONS.get(wanted)
+    found = wanted if isinstance(wanted, torch.dtype) else PRECISIONS.get(str(wanted))
     if found not in PRECISIONS.values():
         same = [name for name, dtype in PRECISIONS.items() if str(dtype) == f"torch.{asked}"]
         hint = f" Write {same[0]}." if same else ""

@@ -113,6 +113,17 @@ def save_sentence_encoder(folder: Path, tokenizer_of: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("choice", [None, Path("shapes")])
+def test_what_is_neither_a_name_nor_a_mapping_is_refused(choice: Any) -> None:
+    with pytest.raises(EdjeError, match="expected an option's name or a mapping"):
+        load_backbone(choice)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(EdjeError, match="pretrained='' is not there; expected a folder"):
+        load_backbone("siglip2_b16_384", pretrained="")
+
+
 def test_an_unknown_option_is_told_the_nearest() -> None:
     with pytest.raises(EdjeError, match=r"Did you mean siglip2_b16_384\?"):
         load_backbone("siglip2_b16_834")
