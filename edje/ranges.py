@@ -4,6 +4,7 @@ The configuration check enforces the types.
 """
 
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
@@ -32,3 +33,13 @@ def check_probability(name: str, given: Any) -> None:
     """
     if not isinstance(given, Real) or not 0 <= float(given) <= 1:
         raise EdjeError(f"{name}={given!r}: expected a number from 0 to 1. Write 90% as 0.9.")
+
+
+def check_path(name: str, given: Any) -> None:
+    """Refuse what isn't a path, and the empty text, which would mean the current folder.
+
+    Raises:
+        EdjeError: the message names the argument.
+    """
+    if not isinstance(given, str | Path) or given == "":
+        raise EdjeError(f"{name}={given!r}: expected a path. The current folder is a dot: '.'.")

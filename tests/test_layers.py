@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "language_model": {
         "ranges", "records", "errors", "packaged", "pretrained_head", "models.joint_options",
     },
-    "backbones": {"records", "errors", "identity", "renames", "installed", "packaged", "registry"},
+    "backbones": {
+        "records", "errors", "identity", "renames", "installed", "packaged", "quiet", "registry",
+    },
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"ranges", "records", "errors"},

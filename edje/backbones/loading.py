@@ -13,6 +13,7 @@ import edje.backbones
 from edje.backbones.option_values import option_values, resolved, with_given
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
+from edje.quiet import quiet_transformers
 from edje.registry import find
 from edje.renames import present_target
 
@@ -41,6 +42,8 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
         EdjeError: there is no such option; a value is missing, unknown or an unresolvable
             reference; a `_target_` is no backbone of edje; or the given name has nothing to load.
     """
+    if not isinstance(choice, str | Mapping):
+        raise EdjeError(f"load_backbone({choice!r}): expected an option's name or a mapping.")
     if isinstance(choice, str):
         where, values = f"load_backbone({choice!r})", option_values(choice)
     else:
@@ -50,7 +53,8 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
                 f"{where}: expected a key _target_, got {sorted(map(str, values)) or 'none'}. Give "
                 "the value of `backbone` in a run's config.yaml, or the name of an option."
             )
-    backbone = _built(resolved(with_given(values, given), where), where)
+    with quiet_transformers():
+        backbone = _built(resolved(with_given(values, given), where), where)
     lacking = [name for name in DUAL if not hasattr(backbone, name)]
     if lacking:
         raise EdjeError(

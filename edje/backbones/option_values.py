@@ -8,6 +8,7 @@ for some of its keys, and the two interpolations that the options use: `${backbo
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from os import PathLike, fspath
 from typing import Any
 
 import yaml
@@ -87,6 +88,8 @@ def resolved(
             return {key: value_of(inner, (*path, str(key)), asked) for key, inner in node.items()}
         if isinstance(node, list | tuple):
             return [value_of(inner, (*path, str(row)), asked) for row, inner in enumerate(node)]
+        if isinstance(node, PathLike):
+            return fspath(node)
         if node == MISSING:
             raise EdjeError(f"{where}: {'.'.join(path)} has no value. Set it: {path[0]}=….")
         if not isinstance(node, str):

@@ -33,7 +33,7 @@ def pretrained_source(pretrained: str) -> str:
         return str(packaged)
     folder = Path(pretrained).expanduser()
     shipped = Path(edje.__file__).parent.parent / folder
-    if folder.is_dir():
+    if pretrained and folder.is_dir():  # an empty text is no name of the current folder
         return str(folder)
     if folder.parts[:1] == ("edje",) and shipped.is_dir():
         return str(shipped)

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from edje.errors import EdjeError
 from edje.images.pictures import Picture, is_unicode
+from edje.ranges import check_path
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
@@ -101,7 +102,12 @@ def files_under(folder: Path) -> Iterator[Path]:
 
 
 def absolute(path: str | Path) -> Path:
-    """The absolute path, with links resolved in all but its last name."""
+    """The absolute path, with links resolved in all but its last name.
+
+    Raises:
+        EdjeError: it is no path, or empty.
+    """
+    check_path("path", path)
     with suppress(RuntimeError):  # a name with ~ that is no user's home
         path = Path(path).expanduser()
     path = Path(path)

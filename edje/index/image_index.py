@@ -25,7 +25,7 @@ from edje.index.image_table import (
     TableFacts,
     place_of,
 )
-from edje.index.index_search import IndexSearch, list_of_ids
+from edje.index.index_search import IndexSearch, check_where, list_of_ids
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.ray_engine import Engine, RayEngine
 from edje.index.shards import with_shards
@@ -68,6 +68,11 @@ class ImageIndex:
         exact_up_to: int = EXACT_UP_TO,
     ):
         check_count("exact_up_to", exact_up_to, 0)
+        if not isinstance(reranker, Reranker):
+            raise EdjeError(
+                f"ImageIndex: got {reranker!r} as reranker, expected a Reranker, such as "
+                'Reranker.from_pretrained("photos").'
+            )
         self.folder = folder
         self.reranker = reranker
         self.wait = wait
@@ -301,6 +306,7 @@ class ImageIndex:
             EdjeError: an id isn't in the index, a value doesn't fit its column, `where` is not a
                 valid filter (nothing is changed then), or the index can't be written.
         """
+        check_where(where)
         chosen = UserColumns(columns)
         ids = list({one for values in chosen.by_id.values() for one in values})
         self._existing("set columns of")
@@ -459,6 +465,11 @@ class ImageIndex:
         Raises:
             EdjeError: there is no index yet, or it can't be written.
         """
+        if not isinstance(keep, timedelta) or keep < timedelta(0):
+            raise EdjeError(
+                f"optimize: keep={keep!r}, expected a datetime.timedelta, such as "
+                "timedelta(hours=1)."
+            )
         self._existing("optimize")
         with self._writing(None) as after:
             after.optimize(keep)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from edje.errors import EdjeError
 from edje.identity import Value
+from edje.images.pictures import is_unicode
 from edje.index.given_pictures import absolute
 from edje.index.lance_library import TO_WRITE, index_kinds, lance, lancedb, pylance
 
@@ -99,6 +100,8 @@ class ImageTable:
         Raises:
             EdjeError: it can't be read, or a later version of edje wrote it.
         """
+        if isinstance(folder, Path) and folder.is_file():
+            raise EdjeError(f"{folder} is a file, and an index is a folder. Name another place.")
         if isinstance(folder, Path) and not (folder / f"{TABLE}.lance").is_dir():
             return None
         library = lancedb()
@@ -291,6 +294,7 @@ class ImageTable:
     def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
         """Columns and `_rowid` of pictures by their ids; missing ids are left out."""
         found: dict[str, Row] = {}
+        ids = [one for one in ids if is_unicode(one)]  # no id is anything else
         for first in range(0, len(ids), AT_ONCE):
             texts = ("'" + one.replace("'", "''") + "'" for one in ids[first : first + AT_ONCE])
             for batch in self.scan([ID, *columns], f"{ID} IN ({', '.join(texts)})"):

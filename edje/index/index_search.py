@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
+from edje.images.pictures import is_unicode
 from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
@@ -286,6 +287,7 @@ class IndexSearch:
     def _check(self, question: Question) -> None:
         query, ids = question.query, question.ids
         check_query(query)
+        check_where(question.where)
         if ids is None:
             check_count("k", question.k, 1)
             if question.query_embedding is not None and not self.is_given:
@@ -297,6 +299,16 @@ class IndexSearch:
         ids = list_of_ids("rerank", ids)
         if len(set(ids)) < len(ids):
             raise EdjeError("rerank: an id occurs twice. Give each once.")
+
+
+def check_where(where: Any) -> None:
+    """Refuse a filter that isn't a text.
+
+    Raises:
+        EdjeError: it is something else, or no valid Unicode.
+    """
+    if where is not None and not (isinstance(where, str) and is_unicode(where)):
+        raise EdjeError(f'where={where!r}: expected a filter as a text, such as "width > 1000".')
 
 
 def list_of_ids(caller: str, ids: Any) -> list[str]:

@@ -23,7 +23,7 @@ from edje.errors import EdjeError
 from edje.identity import canonical_identity
 from edje.inference.calibrations import Calibrations, calibrations_of, plain_calibrations
 from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
-from edje.inference.location import WEIGHTS, find_checkpoint, is_saved
+from edje.inference.location import CONFIG, TOKENIZER, WEIGHTS, find_checkpoint, is_saved
 from edje.inference.published import is_published
 from edje.language_model import (
     MAX_TEXT_TOKENS,
@@ -245,6 +245,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         from edje.inference.saved_folder import read_folder  # it imports this module
 
         return _present(read_folder(path.parent))
+    is_of_a_folder = path.name == WEIGHTS and (path.parent / TOKENIZER).is_file()
+    if is_of_a_folder and not is_published(path):
+        raise EdjeError(
+            f"checkpoint={path}: not a checkpoint of an edje reranker, or the {CONFIG} beside it "
+            "is missing or damaged. Save or get the folder again."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -6,7 +6,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from edje.errors import EdjeError
@@ -72,7 +72,7 @@ class EncodedImages(_SentAlone):
         """
         if isinstance(rows, slice) and (rows.step or 1) < 0:  # which tensors don't have
             rows = range(*rows.indices(len(self)))
-        if not isinstance(rows, slice | int):
+        if not isinstance(rows, slice | int) or isinstance(rows, bool):
             rows = _as_rows(rows)
             rows = rows if rows.ndim else int(rows)
         if isinstance(rows, int):
@@ -83,11 +83,35 @@ class EncodedImages(_SentAlone):
         return (self[row] for row in range(len(self)))
 
 
+def rows_among(count: int, given: Any) -> Int[Tensor, "rows"]:
+    """Rows of so many images, on the host.
+
+    Raises:
+        EdjeError: they aren't a list of whole numbers, or there is no image of one of them.
+    """
+    rows = _as_rows(given)
+    if rows.ndim != 1 or rows.dtype == torch.bool or ((rows < 0) | (rows >= count)).any():
+        raise EdjeError(
+            f"got rows of shape {tuple(rows.shape)} from {count} images, expected a list of whole "
+            f"numbers from 0 to below {count}."
+        )
+    return rows
+
+
 def _as_rows(given: Any) -> Tensor:
     """Rows, or a mask, on the host, from where they pick from every device."""
-    rows = torch.as_tensor(given).cpu()
-    if rows.numel() and (rows.is_floating_point() or rows.is_complex()):
+    try:
+        rows = torch.as_tensor(given).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EdjeError(
+            f"EncodedImages: got rows of type {type(given).__name__} ({error}), expected whole "
+            "numbers."
+        ) from error
+    is_one_truth = rows.dtype == torch.bool and not rows.ndim
+    if is_one_truth or (rows.numel() and (rows.is_floating_point() or rows.is_complex())):
         raise EdjeError(f"EncodedImages: got rows of type {rows.dtype}, expected whole numbers.")
+    if rows.ndim > 1:
+        raise EdjeError(f"EncodedImages: got rows of shape {tuple(rows.shape)}, expected a list.")
     return rows if rows.dtype == torch.bool else rows.long()
 
 

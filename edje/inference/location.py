@@ -15,6 +15,7 @@ from edje.installed import asset
 OF_A_RUN = ("model.ckpt", "best.ckpt", "last.ckpt")
 CHECKPOINTS, SAVED_BY_A_RUN = "checkpoints", "pretrained"  # folders in a run folder
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of a folder that save_pretrained wrote
+TOKENIZER = "tokenizer.json"  # in the same folder
 MODEL_TYPE = "edje"  # in its config.json
 SHIPPED = ("photos", "shapes")  # rerankers that come with edje, under assets/<name>/reranker
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")  # downloaded besides the weights of a saved folder
@@ -30,8 +31,14 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
     used. `revision` is a branch, tag or commit on the hub.
 
     Raises:
-        EdjeError: there is no checkpoint, or there are several in the published format.
+        EdjeError: there is no checkpoint, there are several in the published format, or there is a
+            revision of what isn't on the hub.
     """
+    if revision is not None and (path.exists() or shipped_folder(str(path))):
+        raise EdjeError(
+            f"checkpoint={path}: revision={revision!r} is of a name on the hub, and this "
+            f"{'is a path' if path.exists() else 'comes with edje'}. Leave the revision out."
+        )
     if path.is_file():
         return path
     for name in OF_A_RUN:

@@ -49,9 +49,11 @@ def precision_of(
     if asked is None and of_run == torch.int8 and not computes_int8:
         log.info("its run scored in int8, which %s doesn't support here: bf16", device.type)
         wanted = torch.bfloat16
-    found = wanted if isinstance(wanted, torch.dtype) else PRECISIONS.get(wanted)
+    found = wanted if isinstance(wanted, torch.dtype) else PRECISIONS.get(str(wanted))
     if found not in PRECISIONS.values():
-        raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.")
+        same = [name for name, dtype in PRECISIONS.items() if str(dtype) == f"torch.{asked}"]
+        hint = f" Write {same[0]}." if same else ""
+        raise EdjeError(f"precision={asked}: expected one of {', '.join(PRECISIONS)}.{hint}")
     if found == torch.int8 and not computes_int8:
         raise EdjeError(
             f"precision={asked}: needs a CPU with exact int8 products (VNNI), and this "

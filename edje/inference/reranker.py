@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
@@ -28,11 +28,11 @@ from edje.inference.checkpoint import (
 from edje.inference.encoded_images import (
     EncodedImage,
     EncodedImages,
-    on_one_device,
+    rows_among,
     stacked,
 )
 from edje.inference.example_texts import example_texts
-from edje.inference.given_numbers import Numbers, number_per
+from edje.inference.given_numbers import Numbers, given_numbers, number_per
 from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
@@ -40,10 +40,17 @@ from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import RunChoices, backbone_of, calibrations_for, choices_of
 from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.inference.text_image_pairs import Pairs, pairs_of, pairs_of_query, several, texts_of
+from edje.inference.text_image_pairs import (
+    Pairs,
+    check_query,
+    pairs_of,
+    pairs_of_query,
+    several,
+    texts_of,
+)
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
-from edje.ranges import check_count, check_probability
+from edje.ranges import check_count, check_path, check_probability
 from edje.records import Direction
 from edje.retrieval.calibration import Calibration
 from edje.retrieval.exact import exact_products, own_arithmetic
@@ -132,6 +139,7 @@ class Reranker:
             EdjeError: there is no readable reranker of that name, it wasn't trained for
                 `num_tokens`, or the device or the precision isn't available here.
         """
+        check_path("name_or_path", name_or_path)
         file = find_checkpoint(Path(name_or_path).expanduser(), revision)
         log.info("%s: %s", name_or_path, _origin(name_or_path, file))
         with quiet_transformers():
@@ -258,13 +266,26 @@ class Reranker:
         return rows
 
     def probability(
-        self, scores: Float[Tensor, "pool"], gallery_size: int, direction: Direction = "t2i"
+        self, scores: Numbers, gallery_size: int, direction: Direction = "t2i"
     ) -> Float[Tensor, "pool"] | None:
         """Probability that each result of one search is right, from the scores of its list.
 
         `gallery_size` is the number of images (t2i) or texts (i2t) that were searched. None if
         the reranker has no calibration, because its training had no dev images.
+
+        Raises:
+            EdjeError: the scores aren't a list of numbers, the size isn't a count, or the direction
+                isn't t2i or i2t.
         """
+        check_count("gallery_size", gallery_size, 0)
+        if direction not in get_args(Direction):
+            raise EdjeError(f"probability: direction={direction!r}, expected t2i or i2t.")
+        if not (isinstance(scores, Tensor) and scores.is_floating_point()):
+            scores = torch.tensor(given_numbers(scores, "scores"))
+        if scores.ndim != 1:
+            raise EdjeError(
+                f"scores: got numbers of shape {tuple(scores.shape)}, expected those of one search."
+            )
         if direction not in self._calibrations or not len(scores):
             return None
         return self._calibrations[direction].probability(scores, max(gallery_size, 1))
@@ -331,28 +352,42 @@ class Reranker:
     @own_arithmetic()
     def score_several(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         images: EncodedImages,
-        rows: Sequence[Int[Tensor, "_"]],
-        first_stage: Sequence[Float[Tensor, "_"]] | None = None,
+        rows: Iterable[Numbers],
+        first_stage: Iterable[Numbers] | None = None,
     ) -> list[Float[Tensor, "_"]]:
         """`score_images` of several texts, each with the images of its rows, scored together.
 
         Scoring texts together only changes rounding.
 
         Raises:
-            EdjeError: as `rank`.
+            EdjeError: as `rank`; or the counts differ, or there is no image of a row.
         """
-        if not len(queries):
+        queries = texts_of(queries, "queries")
+        chosen = [rows_among(len(images), some) for some in several(rows, "rows")]
+        given = None if first_stage is None else several(first_stage, "first_stage")
+        if len(queries) != len(chosen) or (given is not None and len(queries) != len(given)):
+            stages = "" if given is None else f", and first-stage scores for {len(given)}"
+            raise EdjeError(
+                f"score_several: got {len(queries)} queries and rows for {len(chosen)}{stages}. "
+                "Give rows for each query."
+            )
+        if not queries:
             return []
+        for query in queries:
+            check_query(query)
         texts = {text: row for row, text in enumerate(dict.fromkeys(queries))}
-        counts = [len(some) for some in rows]
+        counts = [len(some) for some in chosen]
         of_pairs = torch.tensor([texts[text] for text in queries]).repeat_interleave(
             torch.tensor(counts)
         )
         is_t2i = torch.ones_like(of_pairs, dtype=torch.bool)
-        pairs = Pairs(list(texts), images, of_pairs, torch.cat(on_one_device(rows)).cpu(), is_t2i)
-        first = None if first_stage is None else torch.cat(on_one_device(first_stage))
+        pairs = Pairs(list(texts), images, of_pairs, torch.cat(chosen), is_t2i)
+        first = None
+        if given is not None:
+            each = zip(counts, given, strict=True)
+            first = torch.cat([number_per(count, some, "first_stage") for count, some in each])
         return list(self._scores(pairs, len(images), False, first).split(counts))
 
     @property
@@ -383,6 +418,7 @@ class Reranker:
         Raises:
             EdjeError: the folder holds something else, or can't be written.
         """
+        check_path("folder", folder)
         save_folder(
             self.checkpoint, Path(folder).expanduser(), self.metrics, with_backbone=with_backbone
         )
@@ -635,6 +671,11 @@ class Reranker:
             )
 
     def _check_width(self, tokens: Tensor, caller: str) -> None:
+        if not isinstance(tokens, Tensor):
+            raise EdjeError(
+                f"{caller}: got a {type(tokens).__name__}, expected a tensor: torch.from_numpy "
+                "makes one of an array."
+            )
         width = self.checkpoint.facts.token_width
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise EdjeError(

@@ -25,6 +25,7 @@ from edje.inference.location import (
     CONFIG,
     MODEL_TYPE,
     SAVED_BY_A_RUN,
+    TOKENIZER,
     WEIGHTS,
     is_saved,
 )
@@ -44,7 +45,7 @@ from edje.registry import short_name
 FORMAT = 1
 FIRST_STAGE = "first_stage."
 BACKBONE = "backbone"  # folder of its files, and key of a configuration
-METRICS, CARD, TOKENIZER = "metrics.json", "README.md", "tokenizer.json"
+METRICS, CARD = "metrics.json", "README.md"
 FILES_OF = ("pretrained", "checkpoint", "tokenizer")  # keys of a backbone that name files
 COPIED = (".json", ".txt", ".model", ".safetensors", ".bin", ".pth", ".pt")
 BY_NUMBER = ("fusion", "calibration")  # fields whose keys are numbers of tokens
@@ -108,8 +109,9 @@ def _read(folder: Path, where: str) -> dict[str, Any]:
     about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         raise EdjeError(
-            f"{where}: has format {about.get('format')}, but this edje ({edje.__version__}) reads "
-            f"{FORMAT}. edje {about.get('edje_version')} wrote it: install that or a later version."
+            f"{where}: has format {about.get('format')!r}, but this edje ({edje.__version__}) "
+            f"reads {FORMAT}. edje {about.get('edje_version')} wrote it: install that or a later "
+            "version."
         )
     tensors = {name: _whole(one) for name, one in load_file(folder / WEIGHTS).items()}
     fields = dict(about["reranker"])

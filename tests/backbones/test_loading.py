@@ -62,6 +62,14 @@ def test_it_is_the_encoder_that_a_run_builds(tower: Path) -> None:
     assert torch.equal(loaded.encode_images(pixels).tokens, run.encode_images(pixels).tokens)
 
 
+def test_a_towers_folder_may_be_a_path_and_no_bar_is_drawn_while_it_loads(
+    tower: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_backbone("siglip2_b16_384", pretrained=tower)
+    assert capsys.readouterr().err == ""
+    assert loaded.identity() == load_backbone("siglip2_b16_384", pretrained=str(tower)).identity()
+
+
 def test_a_saved_mapping_builds_its_nested_towers_under_former_names(
     tower: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +111,17 @@ def save_sentence_encoder(folder: Path, tokenizer_of: Path) -> Path:
     tiny_encoder(pooler=True, vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("choice", [None, Path("shapes")])
+def test_what_is_neither_a_name_nor_a_mapping_is_refused(choice: Any) -> None:
+    with pytest.raises(EdjeError, match="expected an option's name or a mapping"):
+        load_backbone(choice)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(EdjeError, match="pretrained='' is not there; expected a folder"):
+        load_backbone("siglip2_b16_384", pretrained="")
 
 
 def test_an_unknown_option_is_told_the_nearest() -> None:

@@ -22,6 +22,7 @@ from edje.errors import EdjeError
 from edje.index.answers import Question, UnknownPicture
 from edje.index.hits import Hit
 from edje.index.image_table import MAKING, TABLE
+from edje.index.indexing import check_there
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
 
@@ -96,6 +97,51 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
     ):
         with pytest.raises(EdjeError, match=message):
             index.search("red", where=where)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda index: index.search("red", where=5), "where=5: expected a filter as a text"),
+        (lambda index: index.search("red", where="id = '\udcff'"), "expected a filter as a text"),
+        (lambda index: index.set_columns({"a": 1}, where=5), "where=5: expected a filter as a"),
+        (
+            lambda index: index.remove(["a\udcff"]),
+            r"1 of 1 ids are not in the index, such as 'a\\u",
+        ),
+        (lambda index: index.rerank("red", ["a\udcff"]), "1 of 1 ids are not in the index"),
+        (lambda index: index.optimize(0), "keep=0, expected a datetime.timedelta"),
+        (lambda index: index.optimize(timedelta(-1)), "expected a datetime.timedelta"),
+        (lambda index: ImageIndex.open(index.folder, None), "got None as reranker, expected a"),
+        (lambda index: ImageIndex.open(index.folder, "photos"), "got 'photos' as reranker"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named_and_no_damage_is_suspected(
+    index: ImageIndex, pictures: Path, call: Any, said: str
+) -> None:
+    index.add(pictures / "000.png")
+    with pytest.raises(EdjeError, match=said):
+        call(index)
+
+
+def test_a_file_is_no_index(ranker: Reranker, pictures: Path) -> None:
+    with pytest.raises(EdjeError, match=r"000\.png is a file, and an index is a folder"):
+        ImageIndex.open(pictures / "000.png", ranker)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_empty_text_is_no_path_of_an_index_or_of_pictures(index: ImageIndex) -> None:
+    for call in (
+        lambda: index.add(""),
+        lambda: index.add([""]),
+        lambda: index.sync(""),
+        lambda: ImageIndex.open("", index.reranker),
+        lambda: check_there(""),
+    ):
+        with pytest.raises(EdjeError, match=r"path='': expected a path\. The current folder is"):
+            call()
+    assert not Path(index.folder).exists()
 
 
 def test_ids_of_another_search_are_reranked_without_a_picture(

@@ -147,6 +147,13 @@ def test_a_shipped_name_means_edjes_own_where_nothing_of_that_name_lies(
     assert find_checkpoint(Path(name)) == Path(name) / "model.safetensors"
 
 
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(snapshot) -> None:
+    save_checkpoint(tiny_checkpoint(), Path("model.ckpt"))
+    for name, said in (("photos", "this comes with edje"), ("model.ckpt", "this is a path")):
+        with pytest.raises(EdjeError, match=rf"={name}: revision='v1' is of a name .* {said}\."):
+            Reranker.from_pretrained(name, revision="v1")
+
+
 def test_a_revision_is_read_from_its_own_commit_and_an_absent_one_is_named(hub, tmp_path) -> None:
     labels = ("first", "second")
     for label, commit in zip(labels, (COMMIT, "b" * 40), strict=True):

@@ -103,3 +103,9 @@ def test_names_and_types_mean_the_same(asked: str | torch.dtype) -> None:
 def test_another_format_is_named(asked: str | torch.dtype) -> None:
     with pytest.raises(EdjeError, match=f"precision={asked}: expected one of fp32, bf16, fp16"):
         precision_of(asked, torch.float32, CPU)
+
+
+@pytest.mark.parametrize(("asked", "name"), [("float32", "fp32"), ("bfloat16", "bf16")])
+def test_a_name_of_torchs_is_told_as_ours(asked: str, name: str) -> None:
+    with pytest.raises(EdjeError, match=rf"expected one of .*\. Write {name}\.$"):
+        precision_of(asked, torch.float32, CPU)

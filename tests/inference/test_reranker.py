@@ -172,6 +172,13 @@ def test_less_probable_documents_are_left_out():
     assert served.rank("red star", gallery(0), min_probability=0.5) == []
 
 
+def test_a_probability_is_that_of_numbers_in_any_form():
+    served = calibrated()
+    expected = served.probability(torch.tensor([1.0, 2.0]), 100)
+    for scores in ([1, 2.0], np.array([1.0, 2.0]), torch.tensor([1, 2])):
+        assert torch.equal(served.probability(scores, 100), expected)
+
+
 def test_the_threshold_is_the_calibrations():
     assert calibrated().threshold(0.9) == 0.7 and calibrated().threshold(0.5) == 0.1
     with pytest.raises(EdjeError, match=r"threshold: no probability reached precision=0\.99"):
@@ -229,6 +236,34 @@ def test_a_row_of_another_reranker_is_named_among_the_documents():
             "batch_size=-1: expected a whole number",
         ),
         (lambda one: EncodedImages(np.zeros((1, 2)), gallery(1).tokens), "a ndarray as embeddings"),
+        (lambda one: one.probability([1.0], 100, "zz"), "direction='zz', expected t2i or i2t"),
+        (lambda one: one.probability([1.0], -5), "gallery_size=-5: expected a whole number"),
+        (lambda one: one.probability([1.0], "100"), "gallery_size='100': expected a whole number"),
+        (lambda one: one.probability([[1.0]], 100), r"scores: got numbers of shape \(1, 1\)"),
+        (lambda one: one.probability(["a"], 100), "scores: got a list"),
+        (lambda one: one.compress(np.zeros((1, 9, 24))), "compress: got a ndarray, expected a ten"),
+        (lambda one: one.attention_maps([[[0.0]]]), "attention_maps: got a list, expected a tens"),
+        (lambda one: one.score_several(["a"], gallery(2), [[-1]]), "whole numbers from 0 to below"),
+        (lambda one: one.score_several(["a"], gallery(2), [[2]]), "whole numbers from 0 to below"),
+        (lambda one: one.score_several(["a"], gallery(2), [[0.5]]), "rows of type torch.float32"),
+        (lambda one: one.score_several(["a"], gallery(2), ["x"]), "rows of type str"),
+        (lambda one: one.score_several(["a"], gallery(2), [True]), r"rows of type torch\.bool"),
+        (lambda one: one.score_several("a", gallery(2), [[0]]), "the text 'a' as queries"),
+        (lambda one: one.score_several(["?!"], gallery(2), [[0]]), r"'\?!' as query"),
+        (lambda one: one.score_several(["a", "b"], gallery(2), [[0]]), "2 queries and rows for 1"),
+        (
+            lambda one: one.score_several(["a"], gallery(2), [[0]], []),
+            "rows for 1, and first-stage scores for 0",
+        ),
+        (
+            lambda one: one.score_several(["a"], gallery(2), [[0, 1]], [[0.5]]),
+            r"first_stage: got numbers of shape \(1,\), expected 2",
+        ),
+        (lambda one: one.save_pretrained(""), "folder='': expected a path"),
+        (lambda one: Reranker.from_pretrained(""), "name_or_path='': expected a path"),
+        (lambda one: Reranker.from_pretrained(None), "name_or_path=None: expected a path"),
+        (lambda one: gallery(2)[True], r"rows of type torch\.bool, expected whole numbers"),
+        (lambda one: gallery(2)[[[0], [1]]], r"rows of shape \(2, 1\), expected a list"),
     ],
 )
 def test_what_can_not_be_scored_is_named(call, said):
@@ -276,6 +311,15 @@ def test_several_texts_are_scored_together_as_each_alone():
         for query, some, scores in zip(queries, rows, found, strict=True):
             alone = served.score_images(query, images[some], first[some])
             torch.testing.assert_close(scores, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_and_first_stages_of_several_texts_may_be_lists_or_arrays():
+    served, images, queries = reranker(True), gallery(3), tiny_captions(2)
+    rows, first = [torch.tensor([2, 0]), torch.tensor([1])], [torch.ones(2), torch.zeros(1)]
+    expected = served.score_several(queries, images, rows, first)
+    for kind in (torch.Tensor.tolist, torch.Tensor.numpy):
+        found = served.score_several(iter(queries), images, map(kind, rows), map(kind, first))
+        assert all(map(torch.equal, found, expected))
 
 
 def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():

@@ -238,6 +238,10 @@ HOSTILE: dict[str, tuple[Callable[[Any], None], str]] = {
     "scoring": (lambda about: set_at(about, "run/scoring", {"num_tokens": "x"}), "num_tokens=x"),
     "codec": (lambda about: set_at(about, "run/storage", {"raw_codec": "zip"}), "raw_codec=zip"),
     "format": (lambda about: set_at(about, "format", [1]), "has format"),
+    "format as a text": (
+        lambda about: set_at(about, "format", "1"),
+        "has format '1', but this edje .* reads 1",
+    ),
 }
 
 
@@ -255,6 +259,15 @@ def test_a_hostile_folder_is_one_clear_error(
     with pytest.raises(EdjeError, match=message):
         Reranker.from_pretrained(tmp_path / "saved", device="cpu").encode_text(["red"])
     assert not ran
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "ed', "", "garbage", "{}", None])
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: str | None) -> None:
+    save_folder(tiny_checkpoint(), tmp_path / "saved")
+    config = tmp_path / "saved" / "config.json"
+    config.unlink() if content is None else config.write_text(content)
+    with pytest.raises(EdjeError, match=r"or the config\.json beside it is missing or damaged"):
+        Reranker.from_pretrained(tmp_path / "saved")
 
 
 def test_a_broken_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
