@@ -99,7 +99,7 @@ class Reranker:
         tokens, precision = self.model.adapter.num_tokens, str(self.precision)
         return (
             f"Reranker(trained on {self.checkpoint.label}; {tokens} tokens per image, "
-            f"score={self.choices.score}, {precision.removeprefix('torch.')} on {self._device})"
+            f"score={self.choices.score}, {precision.removeprefix('torch.')} on {self.device})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,8 +108,18 @@ class Reranker:
         return kept | {"_built": _Built()}
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where it computes."""
         return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Reranker":
+        """Move it to another device; returns itself.
+
+        Raises:
+            EdjeError: there is no such device.
+        """
+        self.model.to(device_of(device))
+        return self
 
     @classmethod
     @own_arithmetic()
@@ -480,7 +490,7 @@ class Reranker:
 
     def _moved(self, tokens: Tensor) -> Tensor:
         """Tokens in float32 on the model's device."""
-        return tokens.to(self._device, torch.float32)
+        return tokens.to(self.device, torch.float32)
 
     @own_arithmetic()
     @torch.inference_mode()
@@ -547,6 +557,12 @@ class Reranker:
             first = number_per(len(first), first_stage, "first_stage")
         elif self.choices.score != "joint":
             words = self.encode_text(pairs.texts)
+            width = words.shape[1]
+            if images.embeddings.shape[1] != width:
+                raise EdjeError(
+                    f"got embeddings of {images.embeddings.shape[1]} numbers, but this reranker's "
+                    f"have {width}. Encode the images with this reranker."
+                )
             with exact_products():
                 pictures = images.embeddings.float().cpu()
                 if len(words) == 1:
@@ -620,7 +636,7 @@ class Reranker:
 
     def _scorer(self, collection: ScoringSet) -> StoredTokenScorer:
         """The scorer on the model's device; its weights are laid out on first use."""
-        device = self._device
+        device = self.device
         scorers = self._built.scorers
         if device not in scorers:
             examples = collection

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,22 @@ def test_after_use_a_reranker_is_copied_and_sent(used: Reranker) -> None:
         assert other.model is not used.model
 
 
+def test_it_says_where_it_computes_and_moves(used: Reranker) -> None:
+    assert used.device == torch.device("cpu") and used.to("cpu") is used
+    with pytest.raises(EdjeError, match="device=nowhere: is not available here"):
+        used.to("nowhere")
+
+
+def test_embeddings_of_another_width_are_refused_where_they_are_read(used: Reranker) -> None:
+    images = used.encode(PICTURES)
+    wrong = EncodedImages(images.embeddings[:, 1:], images.tokens)
+    assert used.rank(QUERY, wrong) == used.rank(QUERY, images)  # score=joint doesn't
+    summing = copy.copy(used)
+    summing.choices = replace(used.choices, score="sum")
+    with pytest.raises(EdjeError, match=r"got embeddings of \d+ numbers, but this reranker's have"):
+        summing.rank(QUERY, wrong)
+
+
 def test_a_row_is_sent_without_the_others() -> None:
     images = EncodedImages(torch.randn(50, 8), torch.randn(50, 4, 16))
     whole = len(pickle.dumps(images))
@@ -78,14 +95,9 @@ def test_a_row_is_sent_without_the_others() -> None:
         assert torch.equal(pickle.loads(pickle.dumps(some)).tokens, some.tokens)
 
 
-@pytest.mark.parametrize("part", ["tokens", "embeddings"])
-def test_a_score_that_is_no_number_is_refused(used: Reranker, part: str) -> None:
+def test_a_score_that_is_no_number_is_refused(used: Reranker) -> None:
     images = used.encode(PICTURES)
-    wrong = {"tokens": images.tokens.clone(), "embeddings": images.embeddings.clone()}
-    wrong[part][1] = torch.nan
-    spoilt = EncodedImages(**wrong)
-    if part == "embeddings" and used.choices.score == "joint":
-        assert used.rank(QUERY, spoilt) == used.rank(QUERY, images)  # they aren't read
-        return
+    tokens = images.tokens.clone()
+    tokens[1] = torch.nan
     with pytest.raises(EdjeError, match=r"image 1 \(from 0\): the score isn't a finite number"):
-        used.rank(QUERY, spoilt)
+        used.rank(QUERY, EncodedImages(images.embeddings, tokens))
