@@ -28,7 +28,9 @@ def written_in(path: Path) -> list[str]:
     return [*found, *INLINE.findall(text)]
 
 
-OWN = re.compile(r"=group_means|--config-dir")  # of what a reader writes: tests/test_registry.py
+OWN = re.compile(
+    r"=group_means|=your_package|--config-dir"
+)  # of what a reader writes: tests/test_registry.py
 FILES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -29,7 +29,7 @@ def test_a_value_with_odd_characters_arrives_as_it_was_written(
     assert (tasks[0][0].data.root, tasks[0][0].checkpoint) == (value, value)
 
 
-@pytest.mark.parametrize("key", ["data.root", "cache_dir", "checkpoint", "teacher", "name"])
+@pytest.mark.parametrize("key", ["data.root", "cache_dir", "checkpoint", "teacher", "miner"])
 def test_the_home_folder_may_be_written_short_everywhere(
     command: Command, tasks: Calls, home: Path, key: str
 ) -> None:
