@@ -19,15 +19,13 @@ PICTURES = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "gr
 
 
 @contextmanager
-def defaults(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Iterator[None]:
-    """Torch with other defaults."""
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch with another default."""
     torch.set_default_dtype(dtype)
-    torch.set_default_device(device)
     try:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,9 @@ def test_the_surrounding_program_changes_nothing(
     scores = used.predict(pairs)
     within = {
         "autocast": torch.autocast("cpu", torch.bfloat16),
-        "float64": defaults(torch.float64),
-        "bfloat16": defaults(torch.bfloat16),
-        "meta": defaults(device="meta"),
+        "float64": default_dtype(torch.float64),
+        "bfloat16": default_dtype(torch.bfloat16),
+        "meta": torch.device("meta"),
     }[setting]
     with within:
         chosen = {"device": "cpu", "precision": "fp32"}
