@@ -99,7 +99,7 @@ def test_formats_that_folders_are_searched_for_are_read(tmp_path: Path) -> None:
     for ending in ENDINGS:
         kind = Image.registered_extensions().get(ending)
         if kind is not None and kind != "HEIF":  # which is for another package
-            Image.new("RGB", (4, 4), LEFT).save(tmp_path / f"one{ending}", kind)
+            Image.new("RGB", (32, 32), LEFT).save(tmp_path / f"one{ending}", kind)
             assert problem_of(tmp_path / f"one{ending}") is None
 
 
