@@ -186,7 +186,7 @@ def test_a_shape_reads_as_in_the_source(pages: dict[str, Page]) -> None:
     assert 't2i: Float[Tensor, "batch candidates"], i2t: Float' in words
     assert ') -> Float[Tensor, ""]' in words
     words = pages["api/reranker.html"].words
-    assert 'scores: Float[Tensor, "pool"]' in words
+    assert 'visual: Float[Tensor, "pairs tokens width"]' in words
 
 
 def test_the_search_finds_the_pages(site: Path, pages: dict[str, Page]) -> None:
