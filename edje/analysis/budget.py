@@ -66,8 +66,7 @@ def budget_table(
         row: dict[str, Any] = {"tokens": int(own[by].iloc[0]), "runs": len(own)}
         row["bytes"] = int(own[BYTES].iloc[0])
         for way in DIRECTIONS:
-            found = pooled_recall(*paired_hits(group.folders, way, 1))
-            row |= {way: found.value, f"{way}.low": found.low, f"{way}.high": found.high}
+            row |= pooled_recall(*paired_hits(group.folders, way, 1)).named(way)
             row[f"{way}.first_stage"] = own[f"{way}.first_stage.recall@1"].mean()
         row |= {"speed": speed.median(), "speed.low": speed.min(), "speed.high": speed.max()}
         row["device"] = " and ".join(dict.fromkeys(own["device"] + ", " + own["dtype"]))

@@ -163,8 +163,7 @@ def _compared(
             | {"a": groups[a].name, "b": groups[b].name}
             | {"a.runs": len(groups[a].folders), "b.runs": len(groups[b].folders)}
             | {"a.recall": sides[a].mean().item(), "b.recall": sides[b].mean().item()}
-            | {"difference": found.value}
-            | {"difference.low": found.low, "difference.high": found.high}
+            | found.named("difference")
             | {"p": found.p}
         )
     return rows

@@ -23,6 +23,10 @@ class Pooled:
     high: float
     p: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """The value and its interval as a table's columns: `name`, `name.low`, `name.high`."""
+        return {name: self.value, f"{name}.low": self.low, f"{name}.high": self.high}
+
 
 def pooled_recall(hits: Hits, images: Int[Tensor, "queries"]) -> Pooled:
     """Mean recall of the runs of one choice, for other images and other runs of it.

@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from edje.analysis.paired_hits import check_one_split, paired_hits
-from edje.analysis.pooled import Pooled, paired_difference, pooled_recall
+from edje.analysis.pooled import paired_difference, pooled_recall
 from edje.analysis.runs import folders_of, load_runs
 from edje.analysis.style import AFTER, INK, QUIET, RC
 from edje.errors import EdjeError
@@ -64,12 +64,12 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
         {"axis": choice.axis, "choice": choice.name, "seeds": len(choice.seeds)}
         for choice in choices
     ]
-    against = next(number for number, choice in enumerate(choices) if choice is named[0])
+    against = choices.index(named[0])
     for way in DIRECTIONS:
         hits, images = paired_hits(folders, way, 1)
         sides = hits.split([len(choice.folders) for choice in choices], dim=1)
         for number, (choice, side, row) in enumerate(zip(choices, sides, rows, strict=True)):
-            row |= _figures(way, pooled_recall(side, images))
+            row |= pooled_recall(side, images).named(way)
             pairs = [
                 (own, named[0].seeds.index(seed))
                 for own, seed in enumerate(choice.seeds)
@@ -78,7 +78,7 @@ def study_table(sweeps: Sequence[str | Path], reference: str | None = None) -> p
             if pairs:
                 own, others = map(list, zip(*pairs, strict=True))
                 pair = side[:, own], sides[against][:, others]
-                row |= _figures(f"{way}.diff", paired_difference(*pair, images))
+                row |= paired_difference(*pair, images).named(f"{way}.diff")
             row[f"{way}.each"] = " ".join(f"{one:.2f}" for one in side.mean(dim=0).tolist())
     return pd.DataFrame(rows)
 
@@ -160,10 +160,6 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
         panel.grid(axis="x")
         figure.legend(loc="outside lower right", ncols=2)
     return figure
-
-
-def _figures(name: str, found: Pooled) -> dict[str, object]:
-    return {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
 
 
 def _overrides(run: Path) -> list[str]:

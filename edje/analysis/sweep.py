@@ -195,11 +195,11 @@ def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if "seed" in row:
         row["seed"] = ""
     for way in DIRECTIONS:
-        ends = (float(np.mean([one[way] for one in rows])), np.nan, np.nan)
+        row |= dict.fromkeys([f"{way}{end}" for end in ENDS], np.nan)
+        row[way] = float(np.mean([one[way] for one in rows]))
         with suppress(EdjeError):  # the lists were not kept: the mean alone
-            found = pooled_recall(*paired_hits([root / one["job"] for one in rows], way, 1))
-            ends = (found.value, found.low, found.high)
-        row |= {f"{way}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+            hits = paired_hits([root / one["job"] for one in rows], way, 1)
+            row |= pooled_recall(*hits).named(way)
     return row
 
 
