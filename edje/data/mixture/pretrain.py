@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
 from math import inf
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edje.data.mixture.order import Block
 from edje.data.mixture.pairs import Pair, PairSource, PairTable
+from edje.data.mixture.visual_genome import copies
 from edje.data.sources.holdout import hold_out, never_trained_on
 from edje.data.sources.source import BadImages, Source
 from edje.errors import EdjeError
@@ -49,7 +50,8 @@ class PretrainSource:
 
     Of the mixture, only the images' positions and their captions are cached. Other code sees this
     source as `evaluated`: its `split` is the evaluated one, and its held-out training images are
-    the split `dev`. Images of these two are not trained on, if the mixture names the same files.
+    the split `dev`. Images of these two are not trained on, if the mixture names the same files
+    or Visual Genome's list of images says that they are the same photo.
     Nor are the images on which a later stage may choose or report, of any set that a source names
     as `held_back`.
 
@@ -126,13 +128,15 @@ class PretrainSource:
         judged = self._judged_on()
         blocks, first = [], 0
         left_out = 0
-        for table, (_, source) in zip(tables, sources, strict=True):
+        for table, (name, source) in zip(tables, sources, strict=True):
+            same = copies(source.root, f"data.sources.{name}", judged) if judged else ()
             seen = 0  # rows to visit in the blocks so far
             for number, rows in enumerate(table.blocks):
                 without = tuple(
                     row
                     for row, file in enumerate(table.files(number) if judged else ())
                     if _true_place(file if file[:1] == "/" else f"{source.root}/{file}") in judged
+                    or PurePosixPath(file).stem in same
                 )
                 seen += (own := rows - len(without))
                 ends = [round(source.passes * end) for end in (seen - own, seen)]

@@ -103,6 +103,73 @@ def test_an_evaluated_image_is_held_back_where_one_of_its_files_is_a_link(
     assert source.mixture().blocks[0].without == (0, 2)
 
 
+GENOME = {  # a photo's numbers in Visual Genome, COCO and on Flickr
+    1: (391895, None),  # evaluated
+    2: (391896, 77),
+    3: (None, 1000092795),  # evaluated
+    4: (None, 1000268201),  # evaluated
+    5: (1000092795, 391895),  # others' numbers
+    6: (None, None),
+}
+
+
+def genome(root: Path) -> tuple[FolderSource, ListedPairs]:
+    """An evaluated folder of three photos, and Visual Genome's layout with copies of them."""
+    evaluated = ["COCO_val2014_000000391895.jpg", "1000092795.jpg", "1000268201_693b08cb0e.jpg"]
+    write_images(root / "judged", evaluated)
+    rows = "".join(f"{name},dog,test\n" for name in evaluated)
+    (root / "judged" / "captions.csv").write_text(f"image,caption,split\n{rows}")
+    write_images(root / "genome" / "VG_100K", [f"{number}.jpg" for number in GENOME])
+    regions = [{"image_id": one, "regions": [{"phrase": "a tail"}]} for one in GENOME]
+    (root / "genome" / "region_descriptions.json").write_text(json.dumps(regions))
+    judged = FolderSource(name="judged", root=str(root / "judged"), split="test", dev_images=0)
+    listed = {"annotations": "region_descriptions.json", "images": ["VG_100K"]}
+    return judged, ListedPairs(root=str(root / "genome"), **listed)
+
+
+def trained_of_genome(root: Path, judged: FolderSource | None, listed: ListedPairs) -> set[int]:
+    sources = {"visual_genome": listed}
+    source = PretrainSource(sources=sources, evaluated=judged, cache_dir=str(root / "cache"))
+    mixture = source.mixture()
+    rows = [row for block in mixture.blocks for row in block.visited.tolist()]
+    return {int(Path(mixture.pair(row)[1].file).stem) for row in rows}
+
+
+@pytest.mark.parametrize("named", ["image_id", "id"])
+def test_photos_of_visual_genome_that_are_evaluated_under_other_names_are_left_out(
+    tmp_path: Path, named: str
+) -> None:
+    judged, listed = genome(tmp_path)
+    content = [
+        {named: one, "url": "", "coco_id": coco, "flickr_id": flickr}
+        for one, (coco, flickr) in GENOME.items()
+    ]
+    (tmp_path / "genome" / "image_data.json").write_text(json.dumps(content))
+    assert trained_of_genome(tmp_path, judged, listed) == {2, 5, 6}
+    assert trained_of_genome(tmp_path, None, listed) == set(GENOME)
+
+
+def test_without_visual_genome_s_list_of_images_the_leak_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged, listed = genome(tmp_path)
+    assert trained_of_genome(tmp_path, judged, listed) == set(GENOME)
+    assert "Put its image_data.json into" in caplog.text
+    caplog.clear()
+    assert trained_of_genome(tmp_path, None, listed) == set(GENOME)
+    assert "image_data.json" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[", "{}x", "[1]", '[{"image_id": 1}]', '{"a": 1}'])
+def test_a_list_of_visual_genome_s_images_that_can_not_be_read_is_refused(
+    tmp_path: Path, content: str
+) -> None:
+    judged, listed = genome(tmp_path)
+    (tmp_path / "genome" / "image_data.json").write_text(content)
+    with pytest.raises(EdjeError, match=r"visual_genome: .*image_data\.json isn't Visual Genome's"):
+        trained_of_genome(tmp_path, judged, listed)
+
+
 def test_a_share_of_a_source_is_counted_over_all_of_its_tars(tmp_path: Path) -> None:
     for tar in range(4):
         members = {f"{key}.{ending}": b"x" for key in "ab" for ending in ("jpg", "txt")}
