@@ -25,7 +25,7 @@ OF_THE_EXPERIMENT = (  # also taken if experiment= is given
 )
 CHOOSABLE = ("data", "trainer", "storage", "logger", "scoring", "paper", "experiment")
 OF_NO_PART = ("sweep", "hydra")  # groups without a part of their own
-OF_TRAINING = ("adapter", "joint", "objective", "negatives", "optim", "loader", "start")
+TRAINED_WITH = ("adapter", "joint", "objective", "negatives", "optim", "loader", "start")
 WHERE_IT_IS = ("joint.pretrained", "joint.attention")  # what doesn't change the model
 
 
@@ -115,7 +115,7 @@ def refuse_training_values(stored: DictConfig, overrides: Sequence[str], what: s
     """
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key.partition(".")[0] not in OF_TRAINING or key in WHERE_IT_IS:
+        if key.partition(".")[0] not in TRAINED_WITH or key in WHERE_IT_IS:
             continue
         own = OmegaConf.select(stored, key, default=MISSING)  # an unknown key is refused later
         if own is not MISSING and (override.is_delete() or own != override.value()):

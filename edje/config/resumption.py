@@ -18,11 +18,12 @@ from edje.errors import EdjeError
 OF_TRAINING = (
     *("seed", "teacher", "start.", "miner", "storage.raw_codec", "compile_training"),
     *("objective.", "negatives.", "loader.", "optim."),
-    *("scoring.dev_every", "scoring.patience", "data.dev_images", "data.dev_seed"),
+    *("scoring.dev_every", "scoring.patience"),
     *("trainer.precision", "trainer.gradient_clip_", "trainer.accumulate_grad_batches"),
     *("trainer.max_", "trainer.min_"),
 )
 OF_WEIGHTS = ("adapter.", "joint.", "trainer.accumulate_grad_batches")
+OF_DEV = (".dev_images", ".dev_seed")  # ends of keys: which images training doesn't see
 PLACES = ("pretrained", "tokenizer")  # paths of weights: the same weights may be elsewhere
 
 
@@ -39,11 +40,17 @@ def check_changes(cfg: DictConfig, folder: Path) -> None:
     before, after = (dict(leaves("", plain(tree, "", []))) for tree in (stored, cfg))
     changed = [key for key in after if key not in before or after[key] != before[key]]
     for key in changed:
+        was = f"{key}{shown(before[key])}" if key in before else f"{key} at its default"
         if key.startswith(OF_WEIGHTS) and not key.endswith(PLACES):
-            was = f"{key}{shown(before[key])}" if key in before else f"{key} at its default"
             raise EdjeError(
                 f"{key}{shown(after[key])}: this run's weights were made with {was}. Leave it out, "
                 "or start a new run with it."
+            )
+        if key.endswith(OF_DEV):
+            raise EdjeError(
+                f"{key}{shown(after[key])}: this run trained with {was}, so it has seen images "
+                "that dev would now hold, and its best score is of others. Leave it out, or start "
+                "a new run with it."
             )
     _check_terms(before, after)
     done, asked = steps_trained(folder), after.get("trainer.max_steps")

@@ -51,6 +51,12 @@ def test_the_steps_of_a_run_are_read_from_its_last_checkpoint(
         (True, ["objective.recovery.weight=2"], "Train on with trainer.max_steps above 20"),
         (False, ["adapter.num_tokens=8"], "this run's weights were made with adapter.num_tokens=4"),
         (True, ["trainer.max_steps=30", "adapter.num_tokens=8"], "start a new run with it"),
+        (
+            False,
+            ["data.dev_images=30"],
+            "this run trained with data.dev_images=0, so it has",
+        ),
+        (True, ["trainer.max_steps=30", "data.dev_images=30"], "images that dev would now hold"),
         (False, ["objective.recovery=null"], "objective.recovery: this run began with it"),
         (
             False,

@@ -22,7 +22,7 @@ class Tower:
 
 class Data:
     def __init__(self, *, root: Path, split: Literal["val", "test"] = "val",
-                 sizes: dict[str, int] | None = None):
+                 sizes: dict[str, int] | None = None, dev_images: int = 0):
         self.root = root
 
 class Term:
