@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def visual_tokens(
         return
     own = torch.arange(len(rows))
     size = len(rows) * codec.cell_bytes
-    if in_memory and size <= SHARE_OF_MEMORY * available_bytes():
+    if in_memory and size <= SHARE_OF_MEMORY * free_bytes(torch.device("cpu")):
         memory = torch.empty((len(rows), codec.cell_bytes), dtype=torch.uint8)
         filled = memory.split(BATCH_SIZE)
         for part, cells in zip(filled, _batches(model, collection, codec), strict=True):
@@ -61,14 +61,6 @@ def visual_tokens(
             for cells in _batches(model, collection, codec):
                 file.write(cells.data)
         yield TokenCells(codec, CellFile(path, codec.cell_bytes), own)
-
-
-def available_bytes() -> int:
-    """Bytes of memory available to this process, including Linux's reclaimable file cache."""
-    with suppress(OSError, StopIteration), Path("/proc/meminfo").open() as facts:
-        line = next(line for line in facts if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    return free_bytes(torch.device("cpu"))
 
 
 def _batches(

@@ -232,6 +232,11 @@ class DevelopmentScore(Callback):
         self.since_best = 0  # scores
 
     @property
+    def state_key(self) -> str:
+        """The name of its state in checkpoints, that of version 0.1.0 for subclasses too."""
+        return "DevelopmentScore"
+
+    @property
     def is_at_end(self) -> bool:
         """Whether patience has run out."""
         return self.patience is not None and self.since_best >= self.patience

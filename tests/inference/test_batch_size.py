@@ -1,5 +1,7 @@
 """Batch sizes from memory and a calibration, and what a scorer makes of them."""
 
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,7 +32,16 @@ def test_sizes_are_what_memory_holds_and_pairs_need(free, wanted, expected, monk
 
 
 def test_the_free_memory_is_asked_of_the_system():
-    assert free_bytes(CPU) > 2**20
+    assert 2**20 < free_bytes(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_files_in_the_cache_of_linux_count_as_free_memory(tmp_path, monkeypatch):
+    facts = tmp_path / "meminfo"
+    facts.write_text("MemTotal: 9999 kB\nMemFree:  12 kB\nMemAvailable:    2048 kB\n")
+    monkeypatch.setattr(batch_size, "Path", lambda path: facts)
+    assert free_bytes(CPU) == 2 * 2**20
+    facts.unlink()  # on another system
+    assert free_bytes(CPU) > 2 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from edje.pipeline import shares
 from edje.pipeline import visual_tokens as module
 from edje.pipeline.collection import Collection
 from edje.pipeline.shares import WORK, ScoringWork, score
-from edje.pipeline.visual_tokens import available_bytes, visual_tokens
+from edje.pipeline.visual_tokens import visual_tokens
 from edje.records import CandidateList, RetrievalSplit
 from edje.tokens.codec import CodecName, make_codec
 from edje.tokens.fingerprint import Fingerprint
@@ -71,7 +71,7 @@ def few(tmp_path: Path) -> Collection:
 
 
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available_bytes", lambda: 0)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
 
 
 @pytest.mark.parametrize("place", ["memory", "file"])
@@ -161,10 +161,6 @@ def test_the_file_is_gone_after_an_error_too(few, monkeypatch):
     with pytest.raises(RuntimeError), visual_tokens(reranker(), few, codec):
         raise RuntimeError
     assert [path.name for path in few.store.folder.parent.iterdir()] == ["raw"]
-
-
-def test_available_memory_is_asked_of_the_system():
-    assert 2**20 < available_bytes() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class AnonymousMemory(TorchDispatchMode):
