@@ -1,11 +1,11 @@
 """Finding broken image files before anything is written."""
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from edje.cores import cores
 from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
 from edje.images.decoder import problem_of
@@ -30,7 +30,7 @@ def check_images(
         EdjeError: an image is unreadable under the policy `error`, or none is readable.
     """
     broken: dict[str, str] = {}
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count())
+    pool = ThreadPoolExecutor(num_threads or cores())
     try:
         problems = pool.map(problem_of, [image.path for image in split.images])
         for image, problem in zip(split.images, problems, strict=True):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from edje.cores import cores
 from edje.errors import EdjeError
 from edje.images.decoder import MissingDecoder, brief, decoded
 from edje.images.pictures import rgb_of
@@ -232,7 +233,7 @@ class Addition:
 
     def _groups(self) -> Iterator[list[Reading]]:
         """The readings in groups; the next group is prepared while one is used."""
-        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(self.to_read), 1))
+        threads = min(MOST_THREADS, cores(), max(len(self.to_read), 1))
         waiting: list[Future[Reading]] = []
         started = 0
         with ThreadPoolExecutor(threads) as pool:

@@ -1,6 +1,5 @@
 """From pictures to visual tokens and embeddings, with a run's tower, adapter and codecs."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import Backbone
 from edje.captions import clean_caption
+from edje.cores import cores
 from edje.images.pictures import Picture, rgb_of
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.precisions import has_bf16
@@ -116,7 +116,7 @@ class PictureEncoder:
 
     def _pixels(self, pictures: Sequence[Picture | Tensor], batch_size: int) -> Iterator[Tensor]:
         """Batches of pixels; the next batch is prepared while one is used."""
-        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)), max(len(pictures), 1))
+        threads = min(MOST_THREADS, cores(), max(len(pictures), 1))
         with ThreadPoolExecutor(threads) as pool:
             waiting: list[Future[Tensor]] = []
             started = 0

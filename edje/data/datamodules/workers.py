@@ -2,11 +2,12 @@
 
 import atexit
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
 from pathlib import Path
+
+from edje.cores import cores
 
 SHARED = Path("/dev/shm")  # where Linux keeps the batches that workers hand over
 AHEAD = 2  # batches that each worker reads in advance, as in torch
@@ -32,11 +33,6 @@ def start_method(workers: int) -> str | None:
     A forked worker needs no copy of a tower or of a training set.
     """
     return "fork" if workers and sys.platform == "linux" else None
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def room() -> int:

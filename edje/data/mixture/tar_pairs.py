@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from edje.cores import cores
 from edje.data.mixture.pairs import Entry, LeftOut, Pair, PairTable, cached_table
 from edje.data.mixture.tar_members import (
     Member,
@@ -86,7 +86,7 @@ class TarPairs:
         if len(tars) < MANY_TARS:
             yield from map(read, tars)
             return
-        processes = min(os.cpu_count() or 1, len(tars))
+        processes = min(cores(), len(tars))
         with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
             yield from pool.map(read, tars)
 
