@@ -21,6 +21,7 @@ from transformers import (
 
 from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
+from edje.models.suitability import why_unsuitable
 from edje.packaged import packaged_source
 from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.ranges import NonNegativeInt, PositiveInt
@@ -59,7 +60,8 @@ class LanguageModel:
         }
 
 
-Attention = Literal["sdpa", "eager"]  # eager is faster for short sequences on a CPU
+# Eager is faster for short sequences on a CPU, and all that MPNet, DeBERTa and others have.
+Attention = Literal["sdpa", "eager"]
 
 
 def pretrained_language_model(
@@ -79,14 +81,15 @@ def pretrained_language_model(
     `package:<name>` is the folder of a package of weights (`edje.packaged`). The masked-language
     head is loaded too if there is one (BERT has one, MiniLM hasn't). If `num_layers` is more than
     the encoder has, layers with fresh weights are added. `attention` names transformers'
-    implementation of attention: same numbers, different speed. `fusion_layer` is the layer at
-    which visual tokens join (see `JointEncoder`). With `frozen_text` the word embeddings and the
-    layers below it are not trained. `evidence` compares words and visual tokens at that layer and
-    adds the result to the match logit (see `AlignmentEvidence`); it reads the words there and
-    after the layers in `evidence_layers`.
+    implementation of attention: same numbers, different speed. An encoder without sdpa runs with
+    eager. `fusion_layer` is the layer at which visual tokens join (see `JointEncoder`). With
+    `frozen_text` the word embeddings and the layers below it are not trained. `evidence` compares
+    words and visual tokens at that layer and adds the result to the match logit (see
+    `AlignmentEvidence`); it reads the words there and after the layers in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder, hub name or package can't be read, or the options conflict.
+        EdjeError: the folder, hub name or package can't be read, its language model or tokenizer
+            doesn't fit a joint encoder, or the options conflict.
     """
     options = JointOptions(
         fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
@@ -96,16 +99,8 @@ def pretrained_language_model(
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         _set_dropout(config, dropout)
-        kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
-        encoder, report = AutoModel.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            output_loading_info=True,
-            **kwargs,
-        )
-        head = pretrained_head(source, config, report["unexpected_keys"])
+        encoder, unused = _pretrained_encoder(source, config, attention)
+        head = pretrained_head(source, config, unused)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"joint.pretrained={pretrained}: no language model could be read there "
@@ -114,9 +109,11 @@ def pretrained_language_model(
         ) from error
     if head is None:
         log.info("%s: the masked-language head starts fresh", pretrained)
+    words = usable_tokenizer(tokenizer, pretrained)
+    _require_suitable(encoder, words, pretrained)
     if num_layers is not None:
         set_depth(encoder, num_layers)
-    return LanguageModel(encoder, _fast(tokenizer, pretrained), options, head)
+    return LanguageModel(encoder, words, options, head)
 
 
 def new_language_model(
@@ -137,17 +134,18 @@ def new_language_model(
     """A BERT of these sizes, with fresh weights and the tokenizer of a folder or package.
 
     Raises:
-        EdjeError: there is no tokenizer in the folder, or the options conflict.
+        EdjeError: there is no usable tokenizer in the folder, or the options conflict.
     """
     options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
     source = _source(tokenizer)
     try:
-        words = AutoTokenizer.from_pretrained(source)
+        found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"joint.tokenizer={tokenizer}: no tokenizer could be read there "
             f"({_first_line(error)}). Give a folder with a tokenizer.json."
         ) from error
+    words = usable_tokenizer(found, tokenizer)
     config = AutoConfig.for_model(
         "bert",
         vocab_size=len(words),
@@ -160,7 +158,7 @@ def new_language_model(
     )
     _set_dropout(config, dropout)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
-    return LanguageModel(encoder, _fast(words, tokenizer), options)
+    return LanguageModel(encoder, words, options)
 
 
 def language_model_from_specification(specification: Mapping[str, Any]) -> LanguageModel:
@@ -183,6 +181,7 @@ def language_model_from_specification(specification: Mapping[str, Any]) -> Langu
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(specification["tokenizer"]),
         **specification["special_tokens"],
+        **_ON_THE_RIGHT,
     )
     encoder = AutoModel.from_config(config, attn_implementation=attention, **kwargs)
     eps = specification.get("head_norm_eps")
@@ -254,12 +253,71 @@ def _source(value: str) -> str:
     return str(packaged_source(value) or value)
 
 
-def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
-    """The tokenizer, if it is a fast one: only fast ones can be saved in a checkpoint, as JSON.
+def _pretrained_encoder(
+    source: str, config: Any, attention: Attention
+) -> tuple[PreTrainedModel, Sequence[str]]:
+    """The encoder, in eval mode, and the names of the checkpoint's weights that it hasn't."""
+    kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
+
+    def load(attention: Attention) -> tuple[PreTrainedModel, Sequence[str]]:
+        encoder, report = AutoModel.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **kwargs,
+        )
+        return encoder, report["unexpected_keys"]
+
+    try:
+        return load(attention)
+    except ValueError:
+        if attention == "eager":
+            raise
+        loaded = load("eager")  # raises again if attention wasn't the reason
+    log.info("%s has no %s attention: it runs with eager", type(loaded[0]).__name__, attention)
+    return loaded
+
+
+def _require_suitable(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pretrained: str
+) -> None:
+    """Check that a joint encoder of this language model scores pairs by text and image alone.
 
     Raises:
-        EdjeError: the tokenizer is not a fast one, or has no words, which is what transformers
-            returns when a tokenizer's files are missing.
+        EdjeError: it doesn't.
+    """
+    cause: Exception | None = None
+    separator = tokenizer.sep_token_id
+    assert isinstance(separator, int)
+    try:
+        reason = why_unsuitable(encoder, separator)
+    except EdjeError as error:
+        raise EdjeError(f"joint.pretrained={pretrained}: {error}") from error
+    except Exception as error:  # of any kind: it wants more than embeddings and a mask
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        cause, reason = error, f"it can't run on embeddings and a mask ({said})"
+    if reason is not None:
+        raise EdjeError(
+            f"joint.pretrained={pretrained}: {type(encoder).__name__} can't be a joint encoder: "
+            f"{reason}. Give an encoder in which every position reads every other and none reads "
+            "padding, such as MiniLM, BERT, RoBERTa, ELECTRA, DistilBERT, MPNet, DeBERTa or "
+            "ModernBERT."
+        ) from cause
+
+
+_ON_THE_RIGHT = {"padding_side": "right", "truncation_side": "right"}  # as `TextBatch` has it
+_NEEDED = ("cls_token", "sep_token", "pad_token")
+
+
+def usable_tokenizer(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
+    """The tokenizer, set to pad and cut on the right, if it makes `[CLS] caption [SEP]`.
+
+    Raises:
+        EdjeError: it is not a fast one (only those can be saved in a checkpoint, as JSON), has no
+            words, which is what transformers returns when a tokenizer's files are missing, or
+            doesn't begin a text with [CLS], end it with [SEP] or have a token for padding.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise EdjeError(
@@ -271,6 +329,22 @@ def _fast(tokenizer: object, source: str) -> PreTrainedTokenizerFast:
             f"{source}: there is no tokenizer (no tokenizer.json or vocab.txt). Give a folder that "
             "holds the tokenizer's files beside the model."
         )
+    if lacking := [name for name in _NEEDED if getattr(tokenizer, name) is None]:
+        raise EdjeError(
+            f"{source}: its tokenizer has no {' and no '.join(lacking)}; the joint encoder reads "
+            "[CLS] caption [SEP] and padding. Set them in its tokenizer_config.json, or use a "
+            "language model that was trained with them, such as MiniLM or BERT."
+        )
+    ids = tokenizer("").input_ids
+    if len(ids) < 2 or (ids[0], ids[-1]) != (tokenizer.cls_token_id, tokenizer.sep_token_id):
+        raise EdjeError(
+            f"{source}: its tokenizer makes {tokenizer.convert_ids_to_tokens(ids)} of an empty "
+            f"text; the joint encoder reads {tokenizer.cls_token} caption {tokenizer.sep_token}. "
+            "Give it such a template (post_processor in tokenizer.json), or use a language model "
+            "that was trained with one, such as MiniLM or BERT."
+        )
+    for side, value in _ON_THE_RIGHT.items():
+        setattr(tokenizer, side, value)
     return tokenizer
 
 
@@ -280,13 +354,26 @@ _POOLED = frozenset({"bert", "roberta", "xlm-roberta"})  # models with a pooler 
 _DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT and similar
     *("embedding_dropout", "attention_dropout", "mlp_dropout"),  # ModernBERT
+    "dropout",  # DistilBERT, beside attention_dropout
 )
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:
-    for name in _DROPOUTS:
-        if dropout is not None and hasattr(config, name):
-            setattr(config, name, dropout)
+    """Set every dropout of an encoder, if one is asked for.
+
+    Raises:
+        EdjeError: the configuration has none of the known names.
+    """
+    if dropout is None:
+        return
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise EdjeError(
+            f"joint.dropout={dropout}: the configuration of a {config.model_type!r} has none of "
+            f"{', '.join(_DROPOUTS)}. Leave joint.dropout=null for this language model."
+        )
+    for name in names:
+        setattr(config, name, dropout)
 
 
 def _first_line(error: Exception) -> str:

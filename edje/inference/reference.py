@@ -17,7 +17,12 @@ from edje.inference.checkpoint import (
 )
 from edje.inference.location import find_checkpoint
 from edje.inference.published import BIAS, FROZEN, TIED, WORDS, is_published, read_published
-from edje.language_model import MAX_TRAINING_TOKENS, Attention, LanguageModel
+from edje.language_model import (
+    MAX_TRAINING_TOKENS,
+    Attention,
+    LanguageModel,
+    usable_tokenizer,
+)
 from edje.models.adapters import BackboneFacts
 from edje.models.joint_encoder import extend_position_table
 from edje.packaged import packaged_source
@@ -188,7 +193,7 @@ def _language_model(source: str, attention: Attention) -> LanguageModel:
             "language model that the checkpoint was trained with."
         )
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention)
-    return LanguageModel(encoder, tokenizer)
+    return LanguageModel(encoder, usable_tokenizer(tokenizer, f"language_model={source}"))
 
 
 def tower_facts(source: str) -> BackboneFacts:

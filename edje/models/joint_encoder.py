@@ -46,8 +46,8 @@ class JointEncoder(nn.Module):
             layers `read_text` also returns the word states.
 
     Raises:
-        EdjeError: no layer is left above `fusion_layer`, or the language model's layers can't be
-            run one by one.
+        EdjeError: the language model's word embeddings are of another width than its states, no
+            layer is left above `fusion_layer`, or its layers can't be run one by one.
     """
 
     def __init__(
@@ -66,6 +66,12 @@ class JointEncoder(nn.Module):
         self.fusion_layer = fusion_layer = options.fusion_layer
         self.width: int = language_model.config.hidden_size
         self.text_width = self.width * (1 + len(options.evidence_layers))
+        if (given := self.word_embeddings.embedding_dim) != self.width:
+            raise EdjeError(
+                f"{type(language_model).__name__} can't be a joint encoder: word embeddings have "
+                f"{given} numbers, states {self.width}. Use a language model in which both have "
+                "as many, such as MiniLM or BERT."
+            )
         accepted = inspect.signature(language_model.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.has_segments = (

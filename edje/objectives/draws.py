@@ -25,14 +25,23 @@ def _mix(value: Tensor) -> Tensor:
     return value ^ _shift(value, 31)
 
 
+def _between_0_and_1(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The highest bits as a fraction, as many as the type holds, so that it stays below 1."""
+    bits = 24 if dtype == torch.float32 else 53
+    return _shift(value, 64 - bits).to(dtype) / (1 << bits)
+
+
 def uniform(*keys: int | Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Uniform numbers in [0, 1) as float64, one per broadcast combination of the keys."""
+    """Uniform numbers in [0, 1), one per broadcast combination of the keys.
+
+    They are float64; on Apple's GPUs (mps), which have none, the same cut to float32.
+    """
     state: Tensor = torch.zeros((), dtype=torch.long)
     for key in keys:
         key = torch.as_tensor(key, dtype=torch.long)
         # A CPU scalar combines with tensors on any device; copying it there would block.
         state = _mix(state + _GOLDEN + _mix(key))
-    return _shift(state, 11).double() / (1 << 53)
+    return _between_0_and_1(state, torch.float32 if state.device.type == "mps" else torch.float64)
 
 
 def fraction(*keys: int) -> float:

@@ -90,7 +90,7 @@ class Reading:
 
     def __init__(self, config: PretrainedConfig, adapter: Adapter, options: JointOptions):
         with META:
-            encoder = auto_model.from_config(config, attn_implementation="sdpa")
+            encoder = auto_model.from_config(config)
             if hasattr(encoder, "pooler"):
                 encoder.pooler = None  # not used
             self.joint = JointEncoder(

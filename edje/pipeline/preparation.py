@@ -150,9 +150,20 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
 
 
 def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:
-    """A reranker with fresh weights, and everything that its checkpoints will contain."""
+    """A reranker with fresh weights, and everything that its checkpoints will contain.
+
+    Raises:
+        EdjeError: the language model or the adapter doesn't fit, or an objective needs a mask token
+            that the tokenizer hasn't.
+    """
     facts = facts_of(backbone)
     language_model = training.language_model()
+    masking = [name for name, term in training.objectives.items() if "masked" in term.needs]
+    if masking and language_model.tokenizer.mask_token is None:
+        raise EdjeError(
+            f"objective.{masking[0]} replaces words by a mask token, and joint's tokenizer has no "
+            "mask_token. Use another language model, or leave it out: objective=[matching,…]."
+        )
     return Checkpoint(
         model=build_reranker(training.adapter, facts, language_model, training.score == "residual"),
         language_model=language_model,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edje.objectives.draws import uniform
+from edje.objectives.draws import _between_0_and_1, uniform
 from edje.objectives.negatives import HardNegatives, matching_pairs, similarities
 
 
@@ -144,6 +144,15 @@ def test_uniform_draws_look_uniform_and_independent():
     assert abs(draws.var().item() - 1 / 12) < 0.002
     assert abs(torch.corrcoef(draws[:2])[0, 1].item()) < 0.15
     assert not torch.equal(draws[0], uniform(1, torch.arange(1)[:, None], torch.arange(500))[0])
+
+
+def test_a_draw_in_single_precision_is_the_same_number_cut_and_below_1():
+    integers = torch.randint(-(2**63), 2**63 - 1, (10_000,), generator=torch.Generator())
+    integers = torch.cat([integers, torch.tensor([-1, 0, 2**63 - 1, -(2**63)])])  # -1: all bits
+    exact, cut = (_between_0_and_1(integers, kind) for kind in (torch.float64, torch.float32))
+    assert cut.dtype == torch.float32 and cut.max() < 1 and exact.max() < 1
+    lost = exact - cut.double()
+    assert lost.min() >= 0 and lost.max() < 2**-24
 
 
 @pytest.mark.parametrize("seed", range(5))

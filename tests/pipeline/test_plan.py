@@ -161,6 +161,15 @@ def test_models_are_counted_as_by_hand_and_hold_no_weights() -> None:
     assert (sizes.raw_bytes, sizes.compressed_bytes) == (16 * 16 * 2, 4 * (width + 4))
 
 
+def test_a_language_model_without_sdpa_is_counted_too() -> None:
+    config = siglip_config(vision=tower(16, 1) | {"image_size": 16, "patch_size": 8}, text={})
+    adapter = AdapterSpecification("edje.models.adapters.SubsamplingAdapter", {"num_tokens": 4})
+    model = encoder_config("mpnet")
+    sizes = counted_sizes(Towers(config), model, adapter, PLAIN, "bf16", "fp8")
+    layers = 2 * layer_flops(WORDS + 4 + 1, 32, 64)
+    assert layers <= sizes.pair_flops < 1.1 * layers
+
+
 def test_kept_bytes_are_those_of_saved_tensors_each_once() -> None:
     module = torch.nn.Linear(3, 5)
     given = torch.randn(2, 3)

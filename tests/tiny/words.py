@@ -18,7 +18,10 @@ SENTENCE = ["a", "brown", "dog", "runs", "in", "the", "snow"]
 
 
 def tiny_tokenizer(
-    words: Sequence[str] = WORDS, lower_case: bool = False, **options: Any
+    words: Sequence[str] = WORDS,
+    lower_case: bool = False,
+    template: str = "[CLS] $A [SEP]",
+    **options: Any,
 ) -> PreTrainedTokenizerFast:
     """Whole words, `[CLS] words [SEP]`; without lower-casing a capital letter is unknown.
 
@@ -30,7 +33,7 @@ def tiny_tokenizer(
         tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+        single=template, special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
