@@ -136,7 +136,7 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     check_named(named, backbone)
     loggers = run_loggers(training.loggers, folder)
     torch.manual_seed(training.seed)  # fresh weights are a function of the seed
-    new = new_checkpoint(training, backbone, trained_on(source))
+    new = new_checkpoint(training, backbone, source)
     training.start.load(new, backbone, training.published)
     if training.gradient_checkpointing:
         checkpoint_layers(new.model)
@@ -149,7 +149,7 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     return Prepared(new, teacher, miner, loggers)
 
 
-def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:
+def new_checkpoint(training: Training, backbone: Backbone, source: Source) -> Checkpoint:
     """A reranker with fresh weights, and everything that its checkpoints will contain."""
     facts = facts_of(backbone)
     language_model = training.language_model()
@@ -160,9 +160,10 @@ def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Chec
         adapter=training.adapter,
         config=training.config,
         backbone=backbone.identity(),
-        label=f"{dataset} train",
+        label=f"{trained_on(source)} train",
         first_stage={},
         fusion={},
+        held_back={"dev_images": source.dev_images, "dev_seed": source.dev_seed},
     )
 
 
