@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from edje.config.problems import Problem
+from edje.config.problems import Problem, nothing_held_back, untrained_tokens
 from edje.config.resolution import plain
 from edje.errors import EdjeError
 
@@ -86,20 +86,13 @@ def misfits(tree: dict[str, Any]) -> Iterator[Problem]:
         )
         yield Problem("miner", what)
     evaluated = data.get("evaluated") or {}
-    score = tree.get("score")
-    if score != "joint" and not (evaluated and evaluated.get("dev_images", 1)):
-        what = (
-            f"={score} fixes its scale or weight on held-out images. Choose "
-            "data@data.evaluated with data.evaluated.dev_images=1000, or take score=joint."
-        )
-        yield Problem("score", what)
     if evaluated.get("_target_") == STREAMED:
         yield Problem("data.evaluated", ": a mixture can't be scored. Take a cached source.")
 
 
 def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     """Problems that would otherwise show only at the first batch, or after all training."""
-    task, data, score = tree.get("task"), tree.get("data") or {}, tree.get("score")
+    task, data = tree.get("task"), tree.get("data") or {}
     if isinstance(seed := tree.get("seed"), int) and seed < 0:
         yield Problem("seed", f"={seed}: expected a number from 0, for the random generators.")
     scoring, loader = tree.get("scoring") or {}, tree.get("loader") or {}
@@ -112,23 +105,18 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             "scoring.dev_every, or leave it out."
         )
         yield Problem("scoring.patience", what)
-    if data.get("dev_images") == 0:
-        if score == "sum":
-            what = (
-                "=sum: its weight is fitted on images held back from training, and "
-                "data.dev_images=0 holds none back. Set data.dev_images, or take score=joint."
-            )
-            yield Problem("score", what)
-        if every := scoring.get("dev_every"):
-            what = (
-                f"={every} scores images held back from training, and data.dev_images=0 holds "
-                "none back. Set data.dev_images, or scoring.dev_every=0."
-            )
-            yield Problem("scoring.dev_every", what)
+    is_mixture = data.get("_target_") == STREAMED
+    holding = (data.get("evaluated") or {"dev_images": 0}) if is_mixture else data
+    if holding.get("dev_images") == 0:
+        score, every = str(tree.get("score")), scoring.get("dev_every") or 0
+        yield from nothing_held_back(score, every, is_mixture=is_mixture)
     adapter = tree.get("adapter") or {}
     asked, most = scoring.get("num_tokens"), adapter.get("num_tokens")
+    budgets = adapter.get("budgets")
+    if isinstance(budgets, list) and most is not None and tree.get("resume") is None:
+        yield from untrained_tokens(budgets, most)
     if task == "run" and asked is not None:
-        if not adapter.get("budgets"):
+        if not budgets:
             what = (
                 f"={asked}: the adapter is trained only with all of its tokens. Use "
                 "adapter=compression_nested, or scoring.num_tokens=null."

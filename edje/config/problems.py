@@ -1,6 +1,6 @@
 """Errors in a configuration, and how they are worded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +18,39 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.key}{self.what}" + (f" Did you mean {self.nearest}?" if self.nearest else "")
+
+
+def untrained_tokens(budgets: Sequence[int], num_tokens: int) -> Iterator[Problem]:
+    """A problem if nested budgets don't end with the number of tokens that are used by default."""
+    if budgets and max(budgets) != num_tokens:
+        what = (
+            f"={list(budgets)}: the largest must be adapter.num_tokens={num_tokens}, so that every "
+            f"token is trained. End the list with {num_tokens}, or set "
+            f"adapter.num_tokens={max(budgets)}."
+        )
+        yield Problem("adapter.budgets", what)
+
+
+def nothing_held_back(score: str, dev_every: int, *, is_mixture: bool) -> Iterator[Problem]:
+    """The problems of a training whose data holds no images back."""
+    none, way = "data.dev_images=0 holds none back", "Set data.dev_images"
+    fitted = {"sum": "weight"}
+    if is_mixture:
+        none = "the mixture holds none back"
+        way = "Choose data@data.evaluated with data.evaluated.dev_images=1000"
+        fitted["residual"] = "scale"  # otherwise fitted on the training set
+    if score in fitted:
+        what = (
+            f"={score}: its {fitted[score]} is fitted on images held back from training, and "
+            f"{none}. {way}, or take score=joint."
+        )
+        yield Problem("score", what)
+    if dev_every:
+        what = (
+            f"={dev_every} scores images held back from training, and {none}. {way}, or "
+            "scoring.dev_every=0."
+        )
+        yield Problem("scoring.dev_every", what)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

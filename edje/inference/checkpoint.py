@@ -64,6 +64,7 @@ class Checkpoint:
     first_stage: dict[str, Tensor]  # aligned projections' state; empty for dual encoders
     fusion: FittedSums  # weights of score=sum; empty until they are fitted
     calibration: Calibrations = field(default_factory=dict)  # empty if there was no dev split
+    held_back: Mapping[str, int] = field(default_factory=dict)  # its run's dev_images and dev_seed
 
 
 def build_reranker(
@@ -191,7 +192,7 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
 
 
 def each_budget(checkpoint: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
-    """The reranker with each number of tokens that it was trained for, in increasing order."""
+    """The reranker with each of its adapter's budgets and with all tokens, in increasing order."""
     every = checkpoint.model.adapter.num_tokens
     for count in sorted({count for count in checkpoint.model.adapter.budgets if count < every}):
         yield count, keep_first_tokens(checkpoint, count)
@@ -221,6 +222,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "first_stage": checkpoint.first_stage,
             "fusion": plain_sums(checkpoint.fusion),
             "calibration": plain_calibrations(checkpoint.calibration),
+            "held_back": dict(checkpoint.held_back),
             **({"packages": packages} if packages else {}),  # that provide parts other than ours
         },
         "edje_config": checkpoint.config,
@@ -319,6 +321,7 @@ def _rebuilt(content: Mapping[str, Any], path: Path) -> Checkpoint:
         first_stage=dict(fields["first_stage"]),
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
         calibration=calibrations_of(fields.get("calibration", {})),  # older files have none
+        held_back=dict(fields.get("held_back", {})),  # nor this
     )
 
 

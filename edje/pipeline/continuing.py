@@ -16,12 +16,6 @@ SETTINGS = "edje_training"  # of a training's checkpoint: what it was given
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint from which a training in this folder continues; None for a new one."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
-
-
 def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
     """Refuse to continue with another backbone or model.
 

@@ -1,10 +1,10 @@
 """The weights of score=sum, fitted on dev at the end of a run, or later for another score's run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import yaml
 
 from edje.backbones.protocol import Backbone
 from edje.data.mixture.pretrain import DEV, PretrainSource, trained_on
@@ -12,6 +12,7 @@ from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, each_budget
+from edje.inference.run_choices import configuration_of
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.finding import find_store, open_store
@@ -57,14 +58,19 @@ def dev_to_fit_on(
     """The images that a checkpoint's run held back, if everything needed is in the cache.
 
     Raises:
-        EdjeError: the run held none back, was trained on another data set than the configuration's,
-            or their tokens aren't in the cache; or it wasn't trained for `scoring.num_tokens`.
+        EdjeError: the run held none back, was trained on another data set than the source's, or
+            doesn't say which, or their tokens aren't in the cache; or it wasn't trained for
+            `scoring.num_tokens`.
     """
     budgets = checkpoint.model.adapter.budgets
     all_tokens = checkpoint.adapter.choices.get("num_tokens")
     if scoring.num_tokens not in (None, all_tokens, *budgets):
         raise _not_fitted(checkpoint, "its adapter wasn't trained for this number")
-    if checkpoint.label != f"{trained_on(source)} train" or not _same_held_back(checkpoint, source):
+    held_back = _held_back(checkpoint)
+    has_its_data = checkpoint.label == f"{trained_on(source)} train"
+    if has_its_data and not held_back:
+        raise _not_fitted(checkpoint, "it doesn't say which images its run held back")
+    if not has_its_data or held_back != {name: getattr(source, name) for name in HELD_BACK}:
         raise _not_fitted(checkpoint, "data, dev_images or dev_seed isn't its run's")
     if not source.dev_images:
         raise _not_fitted(checkpoint, "its run held back no images for fitting one")
@@ -84,11 +90,14 @@ def dev_to_fit_on(
     return found.restricted(hold_out(found.split, source.dev_images, source.dev_seed)[1])
 
 
-def _same_held_back(checkpoint: Checkpoint, source: Source) -> bool:
-    """Whether a checkpoint's run held back the same images as this source."""
-    data = (yaml.safe_load(checkpoint.config) or {}).get("data") or {}
-    evaluated = data.get("evaluated") or data  # of a mixture
-    return all(evaluated.get(name) == getattr(source, name) for name in HELD_BACK)
+def _held_back(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """A run's dev_images and dev_seed, of an older one by its configuration; empty if unknown."""
+    if checkpoint.held_back:
+        return checkpoint.held_back
+    data = configuration_of(checkpoint).get("data")
+    evaluated = data.get("evaluated") or data if isinstance(data, Mapping) else {}  # of a mixture
+    found = {name: evaluated.get(name) for name in HELD_BACK}
+    return found if all(isinstance(value, int) for value in found.values()) else {}
 
 
 def _not_fitted(checkpoint: Checkpoint, reason: str) -> EdjeError:

@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from edje.backbones.protocol import Backbone
+from edje.config.problems import nothing_held_back, untrained_tokens
 from edje.data.datamodules.cached_datamodule import CachedLoading
-from edje.data.mixture.pretrain import trained_on
+from edje.data.mixture.pretrain import PretrainSource, trained_on
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
@@ -136,7 +137,9 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     check_named(named, backbone)
     loggers = run_loggers(training.loggers, folder)
     torch.manual_seed(training.seed)  # fresh weights are a function of the seed
-    new = new_checkpoint(training, backbone, trained_on(source))
+    new = new_checkpoint(training, backbone, source)
+    if last_checkpoint(folder) is None:
+        check_new(training, new, source)
     training.start.load(new, backbone, training.published)
     if training.gradient_checkpointing:
         checkpoint_layers(new.model)
@@ -149,7 +152,31 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     return Prepared(new, teacher, miner, loggers)
 
 
-def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Checkpoint:
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint from which a training in this folder continues; None for a new one."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def check_new(training: Training, new: Checkpoint, source: Source) -> None:
+    """Refuse a training that would end with tokens untrained or a score without its fit.
+
+    One that an earlier version began may continue.
+
+    Raises:
+        EdjeError: the adapter's budgets don't end with all tokens, or the source holds no images
+            back for `score` or `scoring.dev_every`.
+    """
+    adapter = new.model.adapter
+    problems = [*untrained_tokens(adapter.budgets, adapter.num_tokens)]
+    if not source.dev_images:
+        mixture, every = isinstance(source, PretrainSource), training.scoring.dev_every
+        problems += nothing_held_back(training.score, every, is_mixture=mixture)
+    if problems:
+        raise EdjeError(" ".join(map(str, problems)))
+
+
+def new_checkpoint(training: Training, backbone: Backbone, source: Source) -> Checkpoint:
     """A reranker with fresh weights, and everything that its checkpoints will contain.
 
     Raises:
@@ -171,9 +198,10 @@ def new_checkpoint(training: Training, backbone: Backbone, dataset: str) -> Chec
         adapter=training.adapter,
         config=training.config,
         backbone=backbone.identity(),
-        label=f"{dataset} train",
+        label=f"{trained_on(source)} train",
         first_stage={},
         fusion={},
+        held_back={"dev_images": source.dev_images, "dev_seed": source.dev_seed},
     )
 
 

@@ -21,13 +21,13 @@ from edje.inference.checkpoint import (
 from edje.parallel.launch import other_ranks
 from edje.pipeline.calibrating import fitted_calibrations
 from edje.pipeline.collection import Collection
-from edje.pipeline.continuing import SETTINGS, check_continued, last_checkpoint, settings_of
+from edje.pipeline.continuing import SETTINGS, check_continued, settings_of
 from edje.pipeline.devices import make_current, similarity_device
 from edje.pipeline.feed import Feed
 from edje.pipeline.first_stage import first_stage_lists, first_stage_state
 from edje.pipeline.first_stage_statistics import fix_statistics
 from edje.pipeline.fitted_sum import fitted_sums
-from edje.pipeline.preparation import Prepared, Training
+from edje.pipeline.preparation import Prepared, Training, last_checkpoint
 from edje.pipeline.scoring import Scoring, rerank_collection
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import make_trainer

@@ -41,8 +41,12 @@ def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
         ),
         (["task=cache"], "task=cache: a mixture for pretraining is never read as a whole"),
         (["data.evaluated=null"], "data.evaluated=null: task=run scores a cached set"),
-        (["data.evaluated=null", "task=train", "score=sum"], "score=sum fixes its scale"),
-        (["data.evaluated.dev_images=0", "score=residual"], "score=residual fixes its scale"),
+        (["data.evaluated=null", "task=train", "score=sum"], "score=sum: its weight is fitted"),
+        (["data.evaluated.dev_images=0", "score=residual"], "score=residual: its scale is fitted"),
+        (
+            ["data.evaluated.dev_images=0", "scoring.dev_every=10"],
+            "scoring.dev_every=10 scores images held back from training, and the mixture holds",
+        ),
         (["start=canonical"], "start=canonical: it is computed from the stored tokens"),
         (["data=coco"], "loader streams a mixture, but data is a cached set"),
     ],
@@ -91,6 +95,15 @@ FOLDER = ["experiment=folder", "data.root=photos"]
             "scoring.num_tokens=65: the adapter has only 64 tokens",
         ),
         (
+            ["adapter=compression_nested", "adapter.num_tokens=128", "adapter.budgets=[8,64]"],
+            "adapter.budgets=[8, 64]: the largest must be adapter.num_tokens=128, so that every "
+            "token is trained. End the list with 128, or set adapter.num_tokens=64.",
+        ),
+        (
+            ["adapter=compression_nested", "adapter.num_tokens=4", "adapter.budgets=[2,8]"],
+            "the largest must be adapter.num_tokens=4",
+        ),
+        (
             ["loader=neighbours", "loader.batch_size=63"],
             "loader.batch_size=63 is not a multiple of loader.neighbours + 1 = ",
         ),
@@ -119,6 +132,10 @@ def test_what_a_run_would_find_late_is_refused_at_once(overrides: list[str], mes
         ["+scoring.patience=3", "task=evaluate"],
         ["+scoring.patience=3", "scoring.dev_every=10"],
         ["adapter=compression_nested", "scoring.num_tokens=16"],
+        ["adapter=compression_nested", "adapter.num_tokens=128"],
+        ["adapter=compression_nested", "adapter.budgets=[64,8]"],
+        ["adapter=compression_nested", "adapter.budgets=[8,32]", "task=evaluate"],
+        ["adapter=compression_nested", "adapter.budgets=[8,32]", "resume=a run of 0.1.0"],
         ["loader.batch_size=1", "objective=[masked_language]"],
         ["loader.batch_size=1", "trainer.devices=8"],
         ["adapter=kmeans", "+adapter.iterations=0"],

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
@@ -414,6 +415,21 @@ def test_queries_beyond_the_drawn_budget_get_no_gradient():
     assert reached.tolist() == [True] * 2 + [False] * 6
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "budgets"),
+    [
+        (64, (8, 16, 32, 64)),
+        (16, (2, 4, 8, 16)),
+        (100, (12, 25, 50, 100)),
+        (4, (1, 2, 4)),
+        (1, (1,)),
+    ],
+)
+def test_halves_are_budgets_that_end_with_all_tokens(num_tokens, budgets):
+    built = adapter("TokenCompressionAdapter", num_tokens=num_tokens, budgets="halves")
+    assert built.budgets == budgets
+
+
 @pytest.mark.parametrize("budgets", [[0, 4], [4, 9], []])
 def test_a_budget_that_cannot_be_is_refused(budgets):
     refused("TokenCompressionAdapter", r"budgets=.*from 1 to num_tokens=4", budgets=budgets)
@@ -459,6 +475,16 @@ def test_every_option_makes_an_adapter_of_a_backbone_with_576_tokens(option):
     )
     tokens = built.eval().compress(torch.randn(1, 576, 16))
     assert tokens.shape == (1, choices.get("num_tokens", 576), 32)
+
+
+def test_the_nested_option_trains_all_of_however_many_tokens():
+    register_resolvers()
+    facts = BackboneFacts(9, 16, 2, 1e-6, 12).beside(32)
+    for count, budgets in ((64, (8, 16, 32, 64)), (128, (16, 32, 64, 128))):
+        given = ["adapter=compression_nested", f"++adapter.num_tokens={count}"]
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            built = instantiate(compose("run", given).adapter, facts)
+        assert (built.budgets, built.num_tokens) == (budgets, count)
 
 
 def test_every_adapter_has_an_option():

@@ -11,7 +11,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/python.md"
 SHORTER = {  # a small set and few steps, so that the test takes seconds
-    "ShapesSource()": "ShapesSource(train_images=48, val_images=8, test_images=16, unique_among=8)",
+    "ShapesSource()": (
+        "ShapesSource(train_images=56, val_images=8, test_images=16, unique_among=8, dev_images=8)"
+    ),
     '"max_steps": 400': '"max_steps": 3, "accelerator": "cpu"',
     "warmup_steps=30": "warmup_steps=1",
 }
@@ -34,6 +36,10 @@ scoring = Scoring(candidates=10)
 again = edje.evaluate(folder, source, backbone=backbone, cache=cache, scoring=scoring)
 assert again["t2i"] == found["t2i"] and found["num_images"] == 16
 assert {"dataset", "split", "score", "label", "dtype", "num_candidates"} <= found.keys()
+both = edje.evaluate(
+    folder, source, backbone=backbone, cache=cache, scoring=scoring, score="sum"
+)
+assert both["score"] == "sum" and not reranker.fusion
 """
 
 

@@ -1,6 +1,7 @@
 """The token-compression adapter: learned queries, one cross attention."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -27,11 +28,12 @@ class TokenCompressionAdapter(Adapter):
     Args:
         num_tokens: m, the number of tokens at inference, and of learned queries.
         hidden_width: of the MLP.
-        budgets: numbers of tokens to train, drawn with equal chance (see `draw_budget`); null
-            always trains all `num_tokens`.
+        budgets: numbers of tokens to train, drawn with equal chance (see `draw_budget`); halves
+            are all, a half, a quarter and an eighth of `num_tokens`; null always trains all. A
+            training requires that the largest is `num_tokens`.
 
     Raises:
-        ValueError: a budget is below 1 or above `num_tokens`, or the list is empty.
+        ValueError: a budget is below 1 or above `num_tokens`, or there is none.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class TokenCompressionAdapter(Adapter):
         *,
         num_tokens: PositiveInt = 64,
         hidden_width: PositiveInt = 8192,
-        budgets: Sequence[int] | None = None,
+        budgets: Sequence[int] | Literal["halves"] | None = None,
     ):
         super().__init__()
+        if budgets == "halves":
+            budgets = sorted({num_tokens // part for part in (1, 2, 4, 8)} - {0})
         if budgets is not None and not (budgets and all(1 <= k <= num_tokens for k in budgets)):
             raise ValueError(
                 f"budgets={list(budgets)}: expected numbers of tokens from 1 to "
