@@ -185,7 +185,7 @@ def readable(annotation: ast.expr | None, module: Module, depth: int = 0) -> Any
     if UNREAD in meant.values():
         return UNREAD
     try:
-        found = yaml_type(eval(ast.unparse(annotation), {"__builtins__": {}}, meant))
+        found = yaml_type(eval(ast.unparse(annotation), {}, meant))  # of names and signs alone
     except TypeError:  # a quoted name combined with others
         return UNREAD
     return UNREAD if found is Any and "Any" not in names else found

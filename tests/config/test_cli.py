@@ -2,8 +2,10 @@ import json
 import os
 import signal
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.plugins.launcher import Launcher
@@ -422,3 +424,21 @@ def test_a_folder_with_something_in_it_is_never_written_into(
     assert "mine" in capsys.readouterr().err
     assert [path.name for path in Path("mine").iterdir()] == ["config.yaml"]
     assert Path("mine/config.yaml").read_text() == "precious: true\n"
+
+
+def test_hydra_s_option_whose_help_is_written_when_shown_is_accepted_as_before_python_3_14(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare, checked = ArgumentParser.add_argument, []
+
+    def add_argument(parser: ArgumentParser, *names: str, **given: Any) -> Any:  # as since 3.14
+        action = declare(parser, *names, **given)
+        parser._check_help(action)  # type: ignore[attr-defined]
+        return action
+
+    monkeypatch.setattr(ArgumentParser, "_check_help", checked.append, raising=False)
+    monkeypatch.setattr(ArgumentParser, "add_argument", add_argument)
+    assert command("seed=3") == 0
+    assert not checked
+    ArgumentParser().add_argument("--other", help="checked again")
+    assert checked
