@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from edje.backbones.pretrained import UNREADABLE, check_complete, reason
 from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
 from edje.packaged import packaged_source
@@ -86,15 +87,16 @@ def pretrained_language_model(
     after the layers in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder, hub name or package can't be read, or the options conflict.
+        EdjeError: the folder, hub name or package can't be read, weights are missing there, or the
+            options conflict.
     """
     options = JointOptions(
         fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
     )
     source = _source(pretrained)
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         _set_dropout(config, dropout)
         kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
         encoder, report = AutoModel.from_pretrained(
@@ -103,19 +105,22 @@ def pretrained_language_model(
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by name below
+            trust_remote_code=False,
             **kwargs,
         )
+        if num_layers is not None:
+            set_depth(encoder, num_layers)
+        check_complete(f"joint.pretrained={pretrained}", report, encoder.state_dict())
         head = pretrained_head(source, config, report["unexpected_keys"])
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise EdjeError(
             f"joint.pretrained={pretrained}: no language model could be read there "
-            f"({_first_line(error)}). Give a folder made by save_pretrained, with its tokenizer, "
+            f"({reason(error)}). Give a folder made by save_pretrained, with its tokenizer, "
             "or a hub name that this machine can reach."
         ) from error
     if head is None:
         log.info("%s: the masked-language head starts fresh", pretrained)
-    if num_layers is not None:
-        set_depth(encoder, num_layers)
     return LanguageModel(encoder, _fast(tokenizer, pretrained), options, head)
 
 
@@ -142,11 +147,11 @@ def new_language_model(
     options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
     source = _source(tokenizer)
     try:
-        words = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except UNREADABLE as error:
         raise EdjeError(
             f"joint.tokenizer={tokenizer}: no tokenizer could be read there "
-            f"({_first_line(error)}). Give a folder with a tokenizer.json."
+            f"({reason(error)}). Give a folder with a tokenizer.json."
         ) from error
     config = AutoConfig.for_model(
         "bert",
@@ -287,7 +292,3 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
     for name in _DROPOUTS:
         if dropout is not None and hasattr(config, name):
             setattr(config, name, dropout)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "pretrained_head": set(),
     "language_model": {
         "ranges", "records", "errors", "packaged", "pretrained_head", "models.joint_options",
+        "backbones.pretrained",
     },
     "backbones": {
         "records", "errors", "identity", "renames", "installed", "packaged", "quiet", "registry",
