@@ -14,6 +14,9 @@ from PIL import Image
 
 Value = str | int | float
 
+# Facts that former versions didn't record: identities without them are of whatever these say.
+LATER = frozenset({"configuration", "tokenizer"})
+
 _CLASS = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(\w*)")
 _LIBRARIES = {"Pil": "pil", "Fast": "torchvision"}  # by the ending of the class name
 
@@ -29,6 +32,22 @@ def canonical_identity(facts: Mapping[str, Value]) -> dict[str, Value]:
     return {**facts, "preprocessing": canonical_pixels(settings)}
 
 
+def differing_names(one: Mapping[str, Value], other: Mapping[str, Value]) -> list[str]:
+    """The names of the facts that differ, sorted; those of `LATER` count only if both have them.
+
+    Names may have a prefix that ends in a dot.
+
+    >>> differing_names({"layer": -2, "configuration": "gelu"}, {"layer": -3})
+    ['layer']
+    """
+    return [
+        name
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+        and (name.rpartition(".")[2] not in LATER or (name in one and name in other))
+    ]
+
+
 def canonical_pixels(settings: Mapping[str, Any]) -> str:
     """What an image processor does to pixels, as JSON: its family, its library, its steps.
 
@@ -38,9 +57,10 @@ def canonical_pixels(settings: Mapping[str, Any]) -> str:
     family, library = _kind(settings)
     steps: dict[str, Any] = {"family": family, "library": library}
     if settings.get("do_resize"):
-        steps |= {"resize": _size(settings["size"]), "resample": _resample(settings["resample"])}
+        steps["resize"] = plain_size(settings["size"])
+        steps["resample"] = _resample(settings["resample"])
     if settings.get("do_center_crop"):
-        steps["center_crop"] = _size(settings["crop_size"])
+        steps["center_crop"] = plain_size(settings["crop_size"])
     if settings.get("do_rescale"):
         steps["rescale"] = float(settings["rescale_factor"])
     if settings.get("do_normalize"):
@@ -70,8 +90,8 @@ def _kind(settings: Mapping[str, Any]) -> tuple[str, str]:
     return family.lower(), library or ("torchvision" if printed else "pil")
 
 
-def _size(size: Any) -> Any:
-    """The keys of a size that are set, as a plain dictionary."""
+def plain_size(size: Any) -> Any:
+    """The keys of an image processor's size that are set, as a plain dictionary."""
     if isinstance(size, str):
         return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", size)}
     if isinstance(size, int):

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from edje.backbones.pretrained import UNREADABLE, check_complete, reason
 from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
 from edje.models.suitability import why_unsuitable
@@ -88,31 +89,32 @@ def pretrained_language_model(
     `AlignmentEvidence`); it reads the words there and after the layers in `evidence_layers`.
 
     Raises:
-        EdjeError: the folder, hub name or package can't be read, its language model or tokenizer
-            doesn't fit a joint encoder, or the options conflict.
+        EdjeError: the folder, hub name or package can't be read, weights are missing there, its
+            language model or tokenizer doesn't fit a joint encoder, or the options conflict.
     """
     options = JointOptions(
         fusion_layer, frozen_text, evidence, tuple(evidence_layers), evidence_dropout
     )
     source = _source(pretrained)
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         _set_dropout(config, dropout)
-        encoder, unused = _pretrained_encoder(source, config, attention)
-        head = pretrained_head(source, config, unused)
-    except (OSError, ValueError) as error:
+        encoder, report = _pretrained_encoder(source, config, attention)
+        if num_layers is not None:
+            set_depth(encoder, num_layers)
+        check_complete(f"joint.pretrained={pretrained}", report, encoder.state_dict())
+        head = pretrained_head(source, config, report["unexpected_keys"])
+    except UNREADABLE as error:
         raise EdjeError(
             f"joint.pretrained={pretrained}: no language model could be read there "
-            f"({_first_line(error)}). Give a folder made by save_pretrained, with its tokenizer, "
+            f"({reason(error)}). Give a folder made by save_pretrained, with its tokenizer, "
             "or a hub name that this machine can reach."
         ) from error
     if head is None:
         log.info("%s: the masked-language head starts fresh", pretrained)
     words = usable_tokenizer(tokenizer, pretrained)
     _require_suitable(encoder, words, pretrained)
-    if num_layers is not None:
-        set_depth(encoder, num_layers)
     return LanguageModel(encoder, words, options, head)
 
 
@@ -139,11 +141,11 @@ def new_language_model(
     options = JointOptions(fusion_layer, False, evidence, tuple(evidence_layers), evidence_dropout)
     source = _source(tokenizer)
     try:
-        found = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except UNREADABLE as error:
         raise EdjeError(
             f"joint.tokenizer={tokenizer}: no tokenizer could be read there "
-            f"({_first_line(error)}). Give a folder with a tokenizer.json."
+            f"({reason(error)}). Give a folder with a tokenizer.json."
         ) from error
     words = usable_tokenizer(found, tokenizer)
     config = AutoConfig.for_model(
@@ -255,20 +257,22 @@ def _source(value: str) -> str:
 
 def _pretrained_encoder(
     source: str, config: Any, attention: Attention
-) -> tuple[PreTrainedModel, Sequence[str]]:
-    """The encoder, in eval mode, and the names of the checkpoint's weights that it hasn't."""
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The encoder, in eval mode, and transformers' report on its weights."""
     kwargs = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
 
-    def load(attention: Attention) -> tuple[PreTrainedModel, Sequence[str]]:
-        encoder, report = AutoModel.from_pretrained(
+    def load(attention: Attention) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        loaded: tuple[PreTrainedModel, Mapping[str, Any]] = AutoModel.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_complete` reports them by name
+            trust_remote_code=False,
             **kwargs,
         )
-        return encoder, report["unexpected_keys"]
+        return loaded
 
     try:
         return load(attention)
@@ -292,16 +296,16 @@ def _require_suitable(
     separator = tokenizer.sep_token_id
     assert isinstance(separator, int)
     try:
-        reason = why_unsuitable(encoder, separator)
+        problem = why_unsuitable(encoder, separator)
     except EdjeError as error:
         raise EdjeError(f"joint.pretrained={pretrained}: {error}") from error
     except Exception as error:  # of any kind: it wants more than embeddings and a mask
-        said = f"{type(error).__name__}: {_first_line(error)}"
-        cause, reason = error, f"it can't run on embeddings and a mask ({said})"
-    if reason is not None:
+        said = f"{type(error).__name__}: {reason(error)}"
+        cause, problem = error, f"it can't run on embeddings and a mask ({said})"
+    if problem is not None:
         raise EdjeError(
             f"joint.pretrained={pretrained}: {type(encoder).__name__} can't be a joint encoder: "
-            f"{reason}. Give an encoder in which every position reads every other and none reads "
+            f"{problem}. Give an encoder in which every position reads every other and none reads "
             "padding, such as MiniLM, BERT, RoBERTa, ELECTRA, DistilBERT, MPNet, DeBERTa or "
             "ModernBERT."
         ) from cause
@@ -374,7 +378,3 @@ def _set_dropout(config: Any, dropout: float | None) -> None:
         )
     for name in names:
         setattr(config, name, dropout)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

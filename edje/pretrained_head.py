@@ -52,7 +52,11 @@ def pretrained_head(
     if not tied or activations != {"gelu"} or not _holds(unexpected, dense_name):
         return None
     model, report = AutoModelForMaskedLM.from_pretrained(
-        source, config=config, dtype=torch.float32, output_loading_info=True
+        source,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     if _holds(report["missing_keys"], dense_name, norm_name, f"{bias_name}.bias"):
         return None

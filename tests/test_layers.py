@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "pretrained_head": set(),
     "language_model": {
         "ranges", "records", "errors", "packaged", "pretrained_head", "models.joint_options",
-        "models.suitability",
+        "models.suitability", "backbones.pretrained",
     },
     "backbones": {
         "records", "errors", "identity", "renames", "installed", "packaged", "quiet", "registry",

@@ -21,15 +21,18 @@ from transformers import (
 )
 
 from edje.backbones.pretrained import (
+    configuration_facts,
     freeze,
     has_file,
     load_pretrained,
     load_tokenizer,
+    load_weights,
+    tokenizer_digest,
     weights_digest,
 )
 from edje.backbones.protocol import Identity, ImageEncoding
 from edje.errors import EdjeError
-from edje.identity import canonical_pixels
+from edje.identity import canonical_pixels, plain_size
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +102,9 @@ class HuggingFaceBackbone(nn.Module):
             which were made with it.
 
     Raises:
-        EdjeError: nothing to load under that name, no tokenizer there, an unsupported family, a
-            layer that the tower doesn't have, or keep_class_token for a tower without a class
-            token.
+        EdjeError: nothing to load under that name, weights are missing or don't fit, no tokenizer
+            there, an unsupported family, patches that aren't square, a layer that the tower
+            doesn't have, or keep_class_token for a tower without a class token.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class HuggingFaceBackbone(nn.Module):
         config = load_pretrained(AutoConfig.from_pretrained, pretrained, "configuration")
         self.pretrained = pretrained
         self.family = _family(config.model_type, pretrained)
+        _check_sides(config.vision_config, pretrained)
         self.layer = _layer(layer, self.family, config.vision_config.num_hidden_layers)
         if keep_class_token and not self.family.class_tokens:
             raise EdjeError(
@@ -124,13 +128,8 @@ class HuggingFaceBackbone(nn.Module):
                 "token; leave keep_class_token out."
             )
         self.keep_class_token = keep_class_token
-        self.model: Any = load_pretrained(
-            AutoModel.from_pretrained,
-            pretrained,
-            "weights",
-            dtype=torch.float32,
-            attn_implementation=attention,
-        )
+        self.model: Any
+        self.model, _ = load_weights(pretrained, attn_implementation=attention)
         freeze(self.model)
         self.tokenizer = load_tokenizer(pretrained)
         self.image_processor = _image_processor(pretrained, config, self.family, image_library)
@@ -178,16 +177,21 @@ class HuggingFaceBackbone(nn.Module):
             "preprocessing": _pixel_settings(self.image_processor),
             "num_tokens": self.num_tokens,
             "token_width": self.token_width,
+            "configuration": self._vision_facts(),
         }
 
     def text_identity(self) -> Identity:
         """What makes stored caption features comparable."""
+        config = self.model.config
+        pooled_at = ("eos_token_id",) if config.model_type == "clip" else ()
         return {
             "backbone": type(self).__name__,
-            "model": self.model.config.model_type,
+            "model": config.model_type,
             "weights": self._text_digest,
-            "vocabulary": self.model.config.text_config.vocab_size,
+            "vocabulary": config.text_config.vocab_size,
             "max_length": self.max_text_length,
+            "configuration": configuration_facts(config.text_config, *pooled_at),
+            "tokenizer": self._tokenizer_digest,
         }
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -237,6 +241,21 @@ class HuggingFaceBackbone(nn.Module):
         """L2-normalised caption embeddings: the features are already in the common space."""
         return nn.functional.normalize(features, dim=-1)
 
+    def _vision_facts(self) -> str:
+        """What identities didn't record at first: the configuration, and rare steps of pixels."""
+        processor = self.image_processor
+        pads = getattr(processor, "do_pad", False)
+        padded = getattr(processor, "pad_size", None) if pads else None
+        return configuration_facts(
+            self.model.config.vision_config,
+            pad_size=padded and plain_size(padded),
+            crop_pct=getattr(processor, "crop_pct", None),
+        )
+
+    @functools.cached_property
+    def _tokenizer_digest(self) -> str:
+        return tokenizer_digest(self.tokenizer)
+
     @functools.cached_property
     def _vision_digest(self) -> str:
         towers = nn.ModuleDict({"tower": self.model.vision_model})
@@ -265,6 +284,16 @@ def _family(model_type: str, pretrained: str) -> _Family:
         f"pretrained={pretrained!r} is a {model_type!r} model; expected one of "
         f"{', '.join(FAMILIES)}: {hint}."
     )
+
+
+def _check_sides(vision: Any, pretrained: str) -> None:
+    for name in ("image_size", "patch_size"):
+        side = getattr(vision, name)
+        if not isinstance(side, int):
+            raise EdjeError(
+                f"pretrained={pretrained!r}: its config.json has {name}={side!r}; expected one "
+                "number of pixels, the side of a square."
+            )
 
 
 def _layer(layer: int | str, family: _Family, num_layers: int) -> int | str:

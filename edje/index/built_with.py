@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from edje.backbones.pretrained import state_digest, weights_digest
 from edje.errors import EdjeError
-from edje.identity import Value, canonical_identity
+from edje.identity import Value, canonical_identity, differing_names
 from edje.images.decoder import VERSION
 from edje.index.image_table import ImageTable, TableFacts
 from edje.inference.reranker import Reranker
@@ -42,8 +42,7 @@ def differences(index: Mapping[str, Value], reranker: Mapping[str, Value]) -> li
     """What differs between an index and a reranker, a phrase per fact."""
     return [
         f"{name}: {_shown(index.get(name))} in the index, {_shown(reranker.get(name))} here"
-        for name in sorted({*index, *reranker})
-        if index.get(name) != reranker.get(name)
+        for name in differing_names(index, reranker)
     ]
 
 

@@ -177,8 +177,8 @@ def _language_model(source: str, attention: Attention) -> LanguageModel:
     """A BERT with the folder's configuration and fresh weights, and its tokenizer."""
     folder = packaged_source(source) or source
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EdjeError(
             f"language_model={source}: no configuration and tokenizer could be read there "
@@ -199,7 +199,7 @@ def _language_model(source: str, attention: Attention) -> LanguageModel:
 def tower_facts(source: str) -> BackboneFacts:
     """What the adapter must know about the vision tower; heads and epsilon have no default."""
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         vision = getattr(config, "vision_config", config)
         return BackboneFacts(
             num_tokens=(vision.image_size // vision.patch_size) ** 2,

@@ -11,7 +11,7 @@ from edje.backbones.loading import load_backbone
 from edje.backbones.option_values import resolved
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
-from edje.identity import canonical_identity
+from edje.identity import canonical_identity, differing_names
 from edje.inference.checkpoint import Checkpoint, knows_its_backbone
 from edje.inference.precisions import PRECISIONS
 from edje.models.adapters import BackboneFacts
@@ -172,6 +172,5 @@ def differing_identity(trained: Mapping[str, Any], given: Mapping[str, Any]) -> 
     )
     return [
         f"{key}: trained on {before.get(key)}, given {now.get(key)}"
-        for key in sorted(now.keys() | before.keys())
-        if now.get(key) != before.get(key)
+        for key in differing_names(before, now)
     ]

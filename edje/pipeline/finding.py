@@ -41,7 +41,7 @@ def open_store(
     if not any(mine.differences(one) == [] for one in fingerprints):
         return TokenStore.open(folder, present, rebuild=rebuild)  # raises, saying what differs
     known, wanted = mine.fields, present.fields
-    marks = sorted(n for n in known.keys() | wanted.keys() if known.get(n) != wanted.get(n))
+    marks = sorted(name for name, value in wanted.items() if known.get(name) != value)
     if marks:
         log.info(
             "reading %s: an earlier version wrote it and recorded less of its %s. If you have "

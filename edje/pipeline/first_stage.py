@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edje.backbones.protocol import Backbone
+from edje.backbones.protocol import Backbone, Identity
 from edje.data.datamodules.batches import each_tensor
+from edje.identity import LATER
 from edje.pipeline.collection import Collection
 from edje.pipeline.kept import Facts, kept
 from edje.pipeline.token_cache import Cache
@@ -51,13 +52,11 @@ def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> Non
     """
     if not isinstance(backbone, FittedProjections):
         return
-    facts = Facts()
-    facts.text(train.store.manifest.fingerprint.digest)  # backbone, number format, images
-    for named in (backbone.text_identity(), backbone.recipe(), {"seed": seed}):
-        facts.text(f"{sorted(named.items())}")
-    for text in (*(item.caption_id for item in train.split.captions), *train.texts):
-        facts.text(f"{text}\n")
-    path = cache.split_folder(train.split.dataset, "train") / f"aligned-{facts}.safetensors"
+    text = backbone.text_identity()
+    former = {name: value for name, value in text.items() if name not in LATER}
+    folder = cache.split_folder(train.split.dataset, "train")
+    paths = [folder / _fit_file(one, backbone, train, seed) for one in (text, former)]
+    path = next((path for path in paths if path.is_file()), paths[0])
 
     def fitted() -> dict[str, Tensor]:
         report = backbone.fit(
@@ -67,6 +66,16 @@ def align(backbone: Backbone, train: Collection, cache: Cache, seed: int) -> Non
         return backbone.first_stage_state()
 
     backbone.load_first_stage_state(kept(path, fitted))
+
+
+def _fit_file(text: Identity, backbone: FittedProjections, train: Collection, seed: int) -> str:
+    facts = Facts()
+    facts.text(train.store.manifest.fingerprint.digest)  # backbone, number format, images
+    for named in (text, backbone.recipe(), {"seed": seed}):
+        facts.text(f"{sorted(named.items())}")
+    for line in (*(item.caption_id for item in train.split.captions), *train.texts):
+        facts.text(f"{line}\n")
+    return f"aligned-{facts}.safetensors"
 
 
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:

@@ -42,7 +42,9 @@ def configuration(name: str, key: str, notes: list[str]) -> PretrainedConfig:
     """
     source = packaged_source(name) or name
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(source, local_files_only=True)
+        found: PretrainedConfig = AutoConfig.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False
+        )
         return found
     except (OSError, ValueError):
         known = known_configuration(name, key)

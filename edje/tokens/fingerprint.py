@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edje.identity import canonical_identity
+from edje.identity import canonical_identity, differing_names
 
 _RECORDS = ("store.json", "table.json", "plan.json")  # files with the fingerprint, best first
 
@@ -32,12 +32,11 @@ class Fingerprint:
 
     def differences(self, asked: "Fingerprint") -> list[str]:
         """The differences between this store and what a run needs, one phrase per fact."""
-        phrases = []
-        for name in sorted({*self.fields, *asked.fields}):
-            here, there = self.fields.get(name), asked.fields.get(name)
-            if here != there:
-                phrases.append(f"{name}: store has {_shown(here)}, run needs {_shown(there)}")
-        return phrases
+        return [
+            f"{name}: store has {_shown(self.fields.get(name))}, "
+            f"run needs {_shown(asked.fields.get(name))}"
+            for name in differing_names(self.fields, asked.fields)
+        ]
 
 
 def store_folder(
@@ -46,16 +45,21 @@ def store_folder(
     """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: one folder per fingerprint.
 
     The digits may come from an earlier form of the same facts. So if nothing is under today's
-    digits, the folder beside it that records this fingerprint is returned, if there is one.
+    digits, the folder beside it that records this fingerprint is returned, if there is one, or
+    else one that differs in no fact that both record.
     """
     folder = Path(cache_dir) / f"{data}-{split}" / f"{tier}-{fingerprint.digest[:12]}"
     if any((folder / name).is_file() for name in _RECORDS):
         return folder
+    beside = []
     for name in _RECORDS:
         for record in sorted(folder.parent.glob(f"{tier}-*/{name}")):
-            if _recorded(record) == fingerprint:
+            recorded = _recorded(record)
+            if recorded == fingerprint:
                 return record.parent
-    return folder
+            if recorded is not None and not recorded.differences(fingerprint):
+                beside.append(record.parent)
+    return beside[0] if beside else folder
 
 
 def _recorded(record: Path) -> Fingerprint | None:

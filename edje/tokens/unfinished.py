@@ -68,7 +68,7 @@ class UnfinishedStore:
             EdjeError: it is another store's plan.
         """
         earlier = self._earlier_plan()
-        if earlier is not None and replace(earlier, shards=()) != self.plan:
+        if earlier is not None and not self._is_ours(earlier):
             differences = earlier.differences(self.plan) or ["shards: of another size"]
             raise foreign_store(self.folder, differences)
         return earlier is not None
@@ -126,8 +126,9 @@ class UnfinishedStore:
         finished = self._finished(range(self.plan.num_shards))
         assert len(finished) == self.plan.num_shards, "a store is finished after its last shard"
         shards = tuple(shard for _, shard in sorted(finished.items()))
+        plan = self._earlier_plan() or self.plan  # its facts, if an earlier version began it
         with writing_to(self.folder):
-            replace(self.plan, shards=shards).write(self.folder / PLAN_FILE)
+            replace(plan, shards=shards).write(self.folder / PLAN_FILE)
             for note in self.folder.glob("shard-*.json"):
                 note.unlink()
             (self.folder / CLAIMS_FILE).unlink()
@@ -138,7 +139,7 @@ class UnfinishedStore:
         for leftover in self.folder.glob("*.tmp"):
             leftover.unlink()
         earlier = self._earlier_plan()
-        if earlier is not None and replace(earlier, shards=()) == self.plan:
+        if earlier is not None and self._is_ours(earlier):
             return
         if earlier is not None:
             differences = earlier.fingerprint.differences(self.plan.fingerprint)
@@ -148,6 +149,11 @@ class UnfinishedStore:
         for old in self.folder.glob("shard-*"):
             old.unlink()
         self.plan.write(self.folder / PLAN_FILE)
+
+    def _is_ours(self, earlier: Manifest) -> bool:
+        """Whether a plan is this store's, also if its version recorded fewer facts."""
+        same = replace(earlier, shards=(), fingerprint=self.plan.fingerprint) == self.plan
+        return same and not earlier.fingerprint.differences(self.plan.fingerprint)
 
     def _earlier_plan(self) -> Manifest | None:
         try:

@@ -18,7 +18,7 @@ from edje.backbones.sentence import SentenceEncoder
 from edje.config.locations import conf_folder, register_resolvers
 from edje.errors import EdjeError
 from tests.tiny.encoders import tiny_language_model
-from tests.tiny.hub_cache import put_into_cache
+from tests.tiny.hub_cache import COMMIT, put_into_cache
 from tests.tiny.image_files import photo
 from tests.tiny.towers import save_clip, save_siglip
 
@@ -103,6 +103,20 @@ def test_a_file_that_the_hub_may_hold_is_not_taken_for_absent(monkeypatch):
 
     with pytest.raises(EdjeError, match=rf"preprocessor_config.json of .*{DFN}.*no connection"):
         has_file(DFN, "preprocessor_config.json")
+
+
+def test_a_file_that_the_cache_knows_to_be_absent_needs_no_connection(hub, monkeypatch):
+    def out_of_reach(*_, **__):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("edje.backbones.pretrained.hf_hub_download", out_of_reach)
+    from edje.backbones.pretrained import has_file
+
+    marker = hub / f"models--{DFN.replace('/', '--')}" / ".no_exist" / COMMIT / "video.json"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert has_file(DFN, "video.json") is False
 
 
 def test_a_clip_without_tokenizer_is_refused(tmp_path):

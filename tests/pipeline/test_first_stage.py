@@ -92,6 +92,47 @@ def test_captions_are_read_on_the_run_s_device_once(
     assert len(backbone.worked_at) == 4
 
 
+class Fitted(Words):
+    """The same with projections, which say how often they were fitted."""
+
+    def __init__(self, **facts: str) -> None:
+        super().__init__()
+        self.facts, self.fits, self.state = facts, 0, {}
+
+    def text_identity(self) -> dict[str, str]:
+        return super().text_identity() | self.facts
+
+    def recipe(self) -> dict[str, str | int | float]:
+        return {}
+
+    def fit(self, *_: Tensor, seed: int) -> dict[str, float]:
+        self.fits += 1
+        return {}
+
+    def first_stage_state(self) -> dict[str, Tensor]:
+        return {"fitted": torch.ones(1)}
+
+    def load_first_stage_state(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+
+def test_projections_fitted_before_a_fact_was_recorded_are_not_fitted_again(
+    store: TokenStore, tmp_path: Path
+) -> None:
+    place = Cache(tmp_path, devices=(CPU,))
+
+    def fits(**facts: str) -> int:
+        backbone: Any = Fitted(**facts)
+        align(backbone, collected(store, tmp_path, backbone), place, seed=0)
+        return backbone.fits
+
+    assert fits() == 1
+    assert fits(tokenizer="abc") == 0
+    for fitted in tmp_path.rglob("aligned-*"):
+        fitted.unlink()
+    assert [fits(tokenizer="abc"), fits(tokenizer="def"), fits(tokenizer="abc")] == [1, 1, 0]
+
+
 def test_a_part_of_a_collection_has_its_own_rows(store: TokenStore, tmp_path: Path) -> None:
     whole = collected(store, tmp_path, Words())
     some = [3, 17, 40]
