@@ -44,8 +44,9 @@ from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.reranker import Reranker
 
 MOST_THREADS = 16  # that read and decode pictures
-GROUPS = 8  # groups of pictures through the tower that are written together …
-SECONDS = 20.0  # … or fewer groups, if they take this long
+GROUPS = 8  # groups of pictures through the tower that are written together at first;
+GROWTH, MOST_ROWS = 32, 4096  # then a 32nd of what is written, at most so many pictures …
+SECONDS = 20.0  # … or fewer, if they take this long
 OF_THE_CONTENT = (EMBEDDING, CELL, WIDTH, HEIGHT)  # columns shared by files with equal content
 _reading = threading.Lock()  # PIL reads an opened file on first use: only in one thread at a time
 OnError = Literal["record", "raise"]
@@ -210,7 +211,7 @@ class Addition:
             EdjeError: with on_error="raise", a picture can't be read; yields earlier rows first.
         """
         rows: list[Row] = []
-        begun = time.monotonic()
+        written, begun = 0, time.monotonic()
         for group in self._groups():
             try:
                 rows += self._rows(group)
@@ -220,7 +221,9 @@ class Addition:
                 raise
             progress(len(group))
             late = time.monotonic() - begun > SECONDS
-            if rows and (late or len(rows) >= GROUPS * self.batch_size):
+            # each version lists all pieces: equal ones would take space by their number's square
+            enough = max(GROUPS * self.batch_size, min(written // GROWTH, MOST_ROWS))
+            if rows and (late or len(rows) >= enough):
                 yield rows
                 rows, begun = [], time.monotonic()
         if rows:
@@ -238,6 +241,7 @@ class Addition:
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for first in range(0, len(self.to_read), self.batch_size):
+                written += len(rows)
                     ahead = self.to_read[started : first + 2 * self.batch_size]
                     waiting += [pool.submit(self._read, one) for one in ahead]
                     started += len(ahead)
