@@ -1,5 +1,6 @@
 """Adding pictures to an index: new or changed ones are read by threads, encoded and written."""
 
+import logging
 import os
 import threading
 import time
@@ -45,9 +46,11 @@ from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.reranker import Reranker
 
 MOST_THREADS = 16  # that read and decode pictures
-GROUPS = 8  # groups of pictures through the tower that are written together …
-SECONDS = 20.0  # … or fewer groups, if they take this long
+GROUPS = 8  # groups of pictures through the tower that are written together at first;
+GROWTH, MOST_ROWS = 32, 4096  # then a 32nd of what is written, at most so many pictures …
+SECONDS = 20.0  # … or fewer, if they take this long
 OF_THE_CONTENT = (EMBEDDING, CELL, WIDTH, HEIGHT)  # columns shared by files with equal content
+log = logging.getLogger(__name__)
 _reading = threading.Lock()  # PIL reads an opened file on first use: only in one thread at a time
 OnError = Literal["record", "raise"]
 
@@ -95,13 +98,25 @@ class ToAdd:
     batch_size: int
 
     def known(self) -> KnownPictures:
-        """What the index knows of its pictures.
+        """What the index knows of its pictures; warns of those that it will have twice.
 
         Raises:
             EdjeError: it can't be read.
         """
         ids, leads = {one.id for one in self.files}, {shard.lead for shard in self.shards}
-        return KnownPictures(known_in(self.before), ids, leads)
+        known = KnownPictures(known_in(self.before), ids, leads)
+        new = {one.path for one in self.files if one.id not in known.by_id}
+        new |= {shard.path for shard in self.shards if not known.under(shard.lead)}
+        if twice := known.elsewhere(new):
+            log.warning(
+                "%d of these pictures are in the index under other ids, such as %s as %r, and "
+                "will be found twice. Remove either: index.remove(ids). Add a source with the "
+                "same prefix each time.",
+                len(twice),
+                twice[0].path,
+                twice[0].id,
+            )
+        return known
 
     def addition(
         self, to_read: Sequence[GivenPicture], known: KnownPictures, first_key: int
@@ -158,6 +173,7 @@ class Reading:
     facts: Mapping[str, Any] = field(default_factory=dict)
     pixels: Tensor | None = None
     source: KnownPicture | None = None  # the row whose tokens it gets
+    is_kept: bool = False  # the row stays as it is, despite the problem
 
 
 class Addition:
@@ -187,6 +203,7 @@ class Addition:
         self.batch_size, self.on_error, self.values = batch_size, on_error, values
         self.leave = leave
         self.left: list[GivenPicture] = []
+        self._has_warned = False
         self.counts = dict.fromkeys(vars(Added()), 0)
 
     def write_into(
@@ -211,7 +228,7 @@ class Addition:
             EdjeError: with on_error="raise", a picture can't be read; yields earlier rows first.
         """
         rows: list[Row] = []
-        begun = time.monotonic()
+        written, begun = 0, time.monotonic()
         for group in self._groups():
             try:
                 rows += self._rows(group)
@@ -221,8 +238,11 @@ class Addition:
                 raise
             progress(len(group))
             late = time.monotonic() - begun > SECONDS
-            if rows and (late or len(rows) >= GROUPS * self.batch_size):
+            # each version lists all pieces: equal ones would take space by their number's square
+            enough = max(GROUPS * self.batch_size, min(written // GROWTH, MOST_ROWS))
+            if rows and (late or len(rows) >= enough):
                 yield rows
+                written += len(rows)
                 rows, begun = [], time.monotonic()
         if rows:
             yield rows
@@ -256,11 +276,11 @@ class Addition:
             facts[PATH] = written_path(given.file)
         try:
             content = _content(given, facts)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Reading(given, "gone")
         except Exception as error:  # from the disk, a broken tar, or a data set's decoder
-            outside = () if given.shard else (OSError,)
-            return Reading(given, "problems", known, {**facts, **_problem(error, *outside)})
+            is_of_disk = isinstance(error, OSError) and (given.shard is None or bool(error.errno))
+            return _problem(given, known, facts, error, is_of_disk)
         if known is not None and known.hash == facts[HASH]:
             is_same = (known.path, known.size) == (given.file, facts[SIZE])
             if is_same and known.modified == facts[MODIFIED]:
@@ -278,7 +298,7 @@ class Addition:
             facts[WIDTH], facts[HEIGHT] = image.size
             pixels = self.encoder.backbone.preprocess(image)
         except Exception as error:  # decoders raise anything
-            return Reading(given, "problems", known, {**facts, **_problem(error)})
+            return _problem(given, known, facts, error)
         return Reading(given, kind, known, facts, pixels)
 
     def _rows(self, group: Sequence[Reading]) -> list[Row]:
@@ -298,6 +318,13 @@ class Addition:
                 self.left.append(reading.given)
             else:
                 self.counts[reading.kind] += 1
+            if reading.is_kept and not self._has_warned:
+                self._has_warned = True
+                log.warning(
+                    "%s can't be read now (%s); such pictures stay in the index as they were",
+                    reading.given.path or reading.given.id,
+                    reading.facts[PROBLEM],
+                )
         pixels = [one.pixels for one in group if one.pixels is not None]
         encoded: Iterator[tuple[Tensor, np.ndarray]] = iter(())
         if pixels:
@@ -306,7 +333,7 @@ class Addition:
         before = self.before.rows(list({one.key for one in involved if one is not None}))
         rows = []
         for one in group:
-            if one.kind in ("unchanged", "gone", "left"):
+            if one.is_kept or one.kind in ("unchanged", "gone", "left"):
                 continue
             row = {} if one.known is None else dict(before[one.known.key])
             if one.kind in ("new", "changed", "problems"):
@@ -329,10 +356,24 @@ class Addition:
         return self.next_key - 1
 
 
-def _problem(error: Exception, *outside: type[Exception]) -> dict[str, Any]:
-    """The facts of a problem; outside the file, with nothing by which it is known next time."""
-    is_outside = isinstance(error, (MissingDecoder, MemoryError, *outside))
-    return (dict.fromkeys((SIZE, MODIFIED, HASH)) if is_outside else {}) | {PROBLEM: brief(error)}
+def _problem(
+    given: GivenPicture,
+    known: KnownPicture | None,
+    facts: dict[str, Any],
+    error: Exception,
+    is_of_disk: bool = False,
+) -> Reading:
+    """The reading of a picture that failed.
+
+    If the cause is outside the file, the row of a readable picture is kept, and any other gets
+    nothing by which it would be known next time.
+    """
+    is_kept = False
+    if is_of_disk or isinstance(error, (MissingDecoder, MemoryError)):
+        facts |= dict.fromkeys((SIZE, MODIFIED, HASH))
+        is_kept = known is not None and known.is_readable
+    facts |= {PROBLEM: brief(error)}
+    return Reading(given, "problems", known, facts, is_kept=is_kept)
 
 
 def _content(given: GivenPicture, facts: dict[str, Any]) -> bytes | bytearray | Image.Image:

@@ -1,6 +1,8 @@
 """What a user adds to an index (folder, paths, pictures or data set), as pictures with ids."""
 
+import errno
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +24,8 @@ ENDINGS = (
 IDS = ("image_id", "id", "filename", "file_name")  # columns of a data set, best first
 IMAGE = "image"
 URI = "file://"
+GONE = (errno.ENOENT, errno.ENOTDIR)
+NOWHERE = (*GONE, errno.ELOOP, errno.ENAMETOOLONG)  # errors of links that lead to nothing
 EXPECTED = (
     "a folder, a path, a list of paths, a mapping of ids to pictures (PIL images, bytes, "
     "arrays), or a datasets.Dataset with a column of images"
@@ -76,15 +80,20 @@ def given_pictures(source: Any, prefix: str | None = None) -> list[GivenPicture]
     found.sort(key=lambda one: one.id)
     for one, other in pairwise(found):
         if one.id == other.id and (one.path is None or one.path != other.path):
+            fix = "Add their folder, or them in two calls with a prefix each."
+            if one.path and other.path and valid_id(one.path) == valid_id(other.path):
+                fix = "Their names are equal as ids, which are Unicode in NFC: rename one of them."
             raise EdjeError(
                 f"{one.path or 'one picture'} and {other.path or 'another'} would both have the id "
-                f"{one.id!r}. Add their folder, or them in two calls with a prefix each."
+                f"{one.id!r}. {fix}"
             )
     return list({one.id: one for one in found}.values())
 
 
 def files_under(folder: Path) -> Iterator[Path]:
     """Picture files in a folder and its subfolders, without hidden files and linked folders.
+
+    A file whose kind the disk doesn't tell is one of them; reading it gives the reason.
 
     Raises:
         EdjeError: a folder can't be listed.
@@ -97,8 +106,35 @@ def files_under(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in ENDINGS and path.is_file():
+            if not name.startswith(".") and path.suffix.lower() in ENDINGS and _may_be_file(path):
                 yield path
+
+
+def is_gone(path: str) -> bool:
+    """Whether a path has nothing any more; no if the disk fails or access is denied."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in GONE
+    return False
+
+
+def mode_of(path: Path, given: str | Path) -> int:
+    """The kind and permissions of what a path leads to, as `st_mode`; 0 if it leads to nothing.
+
+    Raises:
+        EdjeError: the disk fails or access is denied.
+    """
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in NOWHERE:
+            return 0
+        raise EdjeError(
+            f"{given} can't be read: {error.strerror}. Check its disk and permissions."
+        ) from error
+    except ValueError:  # no file can have this name
+        return 0
 
 
 def absolute(path: str | Path) -> Path:
@@ -111,7 +147,9 @@ def absolute(path: str | Path) -> Path:
     with suppress(RuntimeError):  # a name with ~ that is no user's home
         path = Path(path).expanduser()
     path = Path(path)
-    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    if path.name in ("", ".."):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def valid_id(name: str) -> str:
@@ -135,10 +173,12 @@ def read_path(written: str | None) -> str | None:
 def _of(source: Any) -> Iterator[GivenPicture]:
     if isinstance(source, str | Path):
         path = absolute(source)
-        if path.is_dir():
+        mode = mode_of(path, source)
+        if stat.S_ISDIR(mode):
+            path = path.resolve()
             for file in files_under(path):
                 yield GivenPicture(valid_id(file.relative_to(path).as_posix()), str(file))
-        elif path.is_file():
+        elif stat.S_ISREG(mode):
             yield GivenPicture(valid_id(path.name), str(path))
         elif "*" in path.name and (found := sorted(path.parent.glob(path.name))):
             yield from _of(found)
@@ -152,7 +192,7 @@ def _of(source: Any) -> Iterator[GivenPicture]:
                 )
             if isinstance(picture, str | Path):
                 path = absolute(picture)
-                if not path.exists():
+                if not mode_of(path, picture):
                     raise EdjeError(f"{name!r}: there is no file {picture}. Check the spelling.")
                 yield GivenPicture(valid_id(name), str(path))
             else:
@@ -166,6 +206,13 @@ def _of(source: Any) -> Iterator[GivenPicture]:
             yield from _of(path)
     else:
         raise EdjeError(f"got a {type(source).__name__} to add; expected {EXPECTED}.")
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(mode_of(path, path))
+    except EdjeError:
+        return True
 
 
 def _of_data_set(source: Any) -> Iterator[GivenPicture]:

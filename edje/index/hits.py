@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edje.retrieval.exact import similarities
 
+ROUNDING = 1e-5  # of a cosine: that of equal tokens is not exactly 1
 CONTROLS = ("Cc", "Zl", "Zp")  # categories of Unicode
 NEAR_DUPLICATE = 0.8  # least cosine of all tokens of two pictures; measured: experiments/search
 
@@ -62,7 +63,7 @@ def grouped(
     one vector, is at least `least`.
     """
     vectors = torch.nn.functional.normalize(tokens.float().flatten(1), dim=1)
-    close = similarities(vectors, vectors) >= least
+    close = similarities(vectors, vectors) >= least - ROUNDING
     kept: list[int] = []
     stands_for: dict[int, list[str]] = {}
     for row, hit in enumerate(hits):

@@ -1,6 +1,6 @@
 """The image index: search over a user's own pictures, first stage and reranker together."""
 
-import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +13,15 @@ from edje.index.additions import Added, OnError, ToAdd, added_here
 from edje.index.answers import CANDIDATES, Answer, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
-from edje.index.given_pictures import GivenPicture, absolute, given_pictures, read_path
+from edje.index.given_pictures import (
+    GivenPicture,
+    absolute,
+    files_under,
+    given_pictures,
+    is_gone,
+    mode_of,
+    read_path,
+)
 from edje.index.hits import Hit
 from edje.index.image_table import (
     ID,
@@ -203,7 +211,8 @@ class ImageIndex:
         A file is recognised by size and modification time, then by its content. A moved file
         keeps its tokens under its new id; the id of a file that is gone can be used for another.
         Files that can't be read are listed by `problems()`, and not tried again until they change,
-        unless the cause lay outside the file: a missing package, the disk, or memory.
+        unless the cause lay outside the file: a missing package, the disk, or memory. Then a
+        picture that the index has stays as it is there.
 
         Args:
             source: a folder (with its subfolders; hidden files and linked folders are left out), a
@@ -253,24 +262,22 @@ class ImageIndex:
     ) -> Added:
         """Add a folder, and remove pictures that came from it and are gone.
 
+        A picture is gone if its folder no longer has it; one that can't be read stays.
+
         Raises:
             EdjeError: as `add`; or the folder isn't one, or has no picture left while the index
-                has some of it, which looks like a disk that isn't mounted.
+                has some of it, which looks like a disk that isn't mounted. Nothing is removed
+                then, also if the disk goes away during the call.
         """
         self._refuse_given("sync")
         _check_choices(on_error, batch_size)
         root = absolute(folder)
-        if not root.is_dir():
+        if not stat.S_ISDIR(mode_of(root, folder)):
             raise EdjeError(f"sync: {folder} is not a folder. Nothing was removed.")
         given = given_pictures(root, prefix)
         chosen = UserColumns(columns)
         with self._writing(new_facts(self.reranker)) as after:
-            gone = self._gone(root, after)
-            if gone and not given:
-                raise EdjeError(
-                    f"sync: {folder} has no pictures, but the index has {len(gone):,} of it. To "
-                    "remove them, use index.remove(ids); if its disk is missing, mount it."
-                )
+            self._gone(root, after)  # refuses a folder without pictures before the work
             added = self._added(
                 after, given, chosen, chosen.of, on_error, batch_size, show_progress_bar
             )
@@ -534,15 +541,25 @@ class ImageIndex:
         return [row[KEY] for row in found.values()]
 
     def _gone(self, root: Path, table: ImageTable) -> list[int]:
-        """Keys of the rows whose files were under a folder and no longer exist."""
-        lead = f"{root}/"
-        return [
-            row[KEY]
+        """Keys of the rows whose files were under a folder and no longer exist.
+
+        Raises:
+            EdjeError: there are some, but the folder has no pictures or can't be listed.
+        """
+        leads = tuple(f"{str(one).rstrip('/')}/" for one in (root, root.resolve()))
+        gone = [
+            (row[KEY], path)
             for batch in table.scan([KEY, PATH])
             for row in batch.to_pylist()
             if (path := read_path(row[PATH])) is not None
-            if path.startswith(lead) and not os.path.lexists(path)
+            if path.startswith(leads) and is_gone(path)
         ]
+        if gone and next(files_under(root), None) is None:
+            raise EdjeError(
+                f"sync: {root} has no pictures, but the index has {len(gone):,} of it. To "
+                "remove them, use index.remove(ids); if its disk is missing, mount it."
+            )
+        return [key for key, path in gone if is_gone(path)]  # else the disk was away for a moment
 
     @contextmanager
     def _writing(self, facts: TableFacts | None) -> Iterator[ImageTable]:

@@ -81,9 +81,23 @@ def check_there(path: str) -> None:
 def opened(
     path: str, reranker: str | None, device: str | None = None, precision: str | None = None
 ) -> ImageIndex:
-    """The index with a reranker: the named one, else its own, else the one for photographs."""
+    """The index with a reranker: the named one, else its own, else the one for photographs.
+
+    Raises:
+        EdjeError: it can't be opened, or the reranker can't be loaded.
+    """
+    own = ""
     if reranker is None:
         table = ImageTable.open(place_of(path))
-        reranker = table.facts.reranker if table is not None else ""
-    found = Reranker.from_pretrained(reranker or RERANKER, device=device, precision=precision)
+        own = table.facts.reranker if table is not None else ""
+    name = reranker or own or RERANKER
+    try:
+        found = Reranker.from_pretrained(name, device=device, precision=precision)
+    except EdjeError as error:
+        if not own:
+            raise
+        raise EdjeError(
+            f"{error} The index {path} was built with this reranker; if it has moved, name its "
+            "present place: --reranker <path>."
+        ) from error
     return ImageIndex.open(path, found)

@@ -1,6 +1,5 @@
 """What an index knows of its pictures during an addition: enough to find what is new."""
 
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from edje.errors import EdjeError
-from edje.index.given_pictures import GivenPicture, read_path
+from edje.index.given_pictures import NOWHERE, GivenPicture, absolute, is_gone, read_path
 from edje.index.image_table import HASH, ID, KEY, MODIFIED, PATH, PROBLEM, ROW, SIZE, ImageTable
 
 COLUMNS = (KEY, ID, PATH, SIZE, MODIFIED, HASH, PROBLEM)
@@ -86,11 +85,19 @@ class KnownPictures:
         """Hashes of the rows that `moved` may find."""
         return frozenset(h for h, ones in self._by_hash.items() if any(map(self._is_gone, ones)))
 
+    def elsewhere(self, paths: Collection[str | None]) -> list[KnownPicture]:
+        """Rows of readable pictures that are or are in these files, under ids not being added."""
+        found = (one for one in self.by_id.values() if one.is_readable and one.path in paths)
+        return [one for one in found if one.path is not None and not self._is_given(one)]
+
+    def _is_given(self, one: KnownPicture) -> bool:
+        if one.id in self._given:
+            return True
+        parents = PurePosixPath(one.id).parents if self._leads else ()
+        return any(str(parent) in self._leads for parent in parents)
+
     def _is_gone(self, one: KnownPicture) -> bool:
-        if one.path is None or one.id in self._given:
-            return False
-        inside = self._leads and any(str(p) in self._leads for p in PurePosixPath(one.id).parents)
-        return not inside and not os.path.lexists(one.path)
+        return one.path is not None and not self._is_given(one) and is_gone(one.path)
 
     def _is_unchanged(self, given: GivenPicture) -> bool:
         known = self.by_id.get(given.id)
@@ -111,7 +118,10 @@ class KnownPictures:
             except OSError:
                 return False
             now = (given.path, status.st_size, status.st_mtime_ns)
-        return now == (known.path, known.size, known.modified)
+        path = known.path
+        if path is not None and path != given.file:
+            path = str(absolute(path))  # an earlier version kept the link that a folder is
+        return now == (path, known.size, known.modified)
 
 
 def is_another(given: GivenPicture, known: KnownPicture) -> bool:
@@ -122,8 +132,8 @@ def is_another(given: GivenPicture, known: KnownPicture) -> bool:
         return False
     try:
         return not Path(given.file).samefile(known.path)
-    except OSError:
-        return False
+    except OSError as error:  # a disk that fails may have the other picture
+        return error.errno not in NOWHERE
 
 
 def known_in(table: ImageTable) -> Iterator[KnownPicture]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from PIL import Image
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.images.decoder import MissingDecoder
-from edje.index.additions import Added
+from edje.index import image_index
+from edje.index.additions import Added, Addition
 from edje.index.image_table import ImageTable, Row
 from tests.index.indexed import ODD, contents
 from tests.tiny.image_files import make_picture
@@ -186,13 +187,71 @@ def test_a_picture_that_failed_for_a_cause_outside_it_is_tried_again(
 def test_a_picture_that_the_disk_did_not_give_is_tried_again(
     index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.add(pictures / "000.png")
-    touch(pictures / "000.png")
     with monkeypatch.context() as patch:
         patch.setattr("edje.index.additions._hash", raising(OSError("the disk")))
         assert index.add(pictures / "000.png") == Added(problems=1)
     assert index.problems()[0].reason == "the disk"
     assert index.add(pictures / "000.png") == Added(changed=1)
+
+
+@pytest.mark.parametrize(
+    ("reads", "cause"),
+    [
+        ("_hash", PermissionError(13, "Permission denied")),
+        ("decoded", MissingDecoder("pip install it")),
+        ("decoded", MemoryError()),
+    ],
+)
+def test_a_cause_outside_a_file_takes_nothing_of_it_from_the_index(
+    index: ImageIndex,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reads: str,
+    cause: Exception,
+) -> None:
+    index.add(pictures, columns={"album": "summer"})
+    before = contents(index)
+    make_picture(pictures / "000.png", 2)
+    make_picture(pictures / "001.png", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"edje.index.additions.{reads}", raising(cause))
+        assert index.add(pictures) == Added(problems=2, unchanged=10)
+        assert index.sync(pictures) == Added(problems=2, unchanged=10)
+        with pytest.raises(EdjeError, match=r"000\.png can't be read as a picture"):
+            index.add(pictures, on_error="raise")
+    said = [one.getMessage() for one in caplog.records]
+    assert (
+        len(said) == 2
+        and "000.png can't be read now" in said[0]
+        and "such pictures stay" in said[0]
+    )
+    assert contents(index) == before and index.problems() == []
+    assert len(index.search("red", where="album = 'summer'", top=20)) == 12
+    assert index.add(pictures) == Added(changed=2, unchanged=10)
+
+
+def refusing_pictures(call: Callable[..., Any]) -> Callable[..., Any]:
+    def refusing(path: Any, *args: Any, **choices: Any) -> Any:
+        if str(path).endswith(".png"):
+            raise PermissionError(13, "Permission denied")
+        return call(path, *args, **choices)
+
+    return refusing
+
+
+def test_a_disk_that_refuses_for_a_moment_takes_nothing_from_the_index(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    index.add(pictures)
+    before = contents(index)
+    encoded.clear()
+    with monkeypatch.context() as patch:
+        for home, name in ((os, "lstat"), (Path, "stat"), (Path, "open")):
+            patch.setattr(home, name, refusing_pictures(getattr(home, name)))
+        assert index.sync(pictures) == Added(problems=12)
+    assert contents(index) == before
+    assert index.add(pictures) == Added(unchanged=12) and encoded == []
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -408,6 +467,119 @@ def test_sync_of_a_folder_that_is_not_there_or_empty_removes_nothing(
     with pytest.raises(EdjeError, match="has no pictures, but the index has 12 of it"):
         index.sync(pictures)
     assert len(index) == 12
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_disk_that_goes_away_while_it_is_synchronised_takes_nothing_from_the_index(
+    index: ImageIndex,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    comes_back: bool,
+) -> None:
+    index.add(pictures)
+    for number in range(4):
+        make_picture(pictures / f"new{number}.png", number)
+    rows, listing = Addition._rows, image_index.files_under
+
+    def away(self: Addition, group: Any) -> list[Row]:
+        if not (tmp_path / "away").exists():
+            pictures.rename(tmp_path / "away")
+            pictures.mkdir()
+        return rows(self, group)
+
+    def back(folder: Path) -> Iterator[Path]:
+        if comes_back:
+            pictures.rmdir()
+            (tmp_path / "away").rename(pictures)
+        return listing(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Addition, "_rows", away)
+        patch.setattr(image_index, "files_under", back)
+        if comes_back:
+            assert index.sync(pictures, batch_size=1).removed == 0
+        else:
+            with pytest.raises(EdjeError, match=r"has no pictures, but the index has 1\d of it"):
+                index.sync(pictures, batch_size=1)
+    assert len([name for name in index.ids() if not name.startswith("new")]) == 12
+
+
+def test_a_picture_on_a_disk_that_fails_keeps_its_id(
+    index: ImageIndex, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures)
+    before = contents(index)
+    other = make_picture(tmp_path / "other" / "000.png", 9)
+    monkeypatch.setattr(Path, "samefile", raising(OSError(5, "Input/output error")))
+    with pytest.raises(EdjeError, match=r"other/000\.png would have the id '000\.png'"):
+        index.add(other)
+    assert contents(index) == before
+
+
+def test_a_folder_and_a_link_to_it_are_the_same_source(
+    index: ImageIndex, pictures: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(pictures)
+    index.add(link)
+    (pictures / "000.png").unlink()
+    assert index.sync(pictures) == Added(unchanged=11, removed=1)
+    (pictures / "001.png").unlink()
+    assert index.sync(link) == Added(unchanged=10, removed=1)
+
+
+def test_an_index_made_by_way_of_a_link_is_still_known_and_synchronised(
+    index: ImageIndex, pictures: Path, tmp_path: Path
+) -> None:
+    """Earlier versions kept the link in the paths of their rows."""
+    link = tmp_path / "link"
+    link.symlink_to(pictures)
+    index.add(link)
+    table = ImageTable.open(index.folder)
+    assert table is not None
+    rows = [row for batch in table.scan(["key", "path"]) for row in batch.to_pylist()]
+    changed = [row | {"path": row["path"].replace(str(pictures), str(link))} for row in rows]
+    table.change(changed)
+    assert index.add(link) == index.add(pictures) == Added(unchanged=12)
+    (pictures / "000.png").unlink()
+    assert index.sync(link) == Added(unchanged=11, removed=1)
+
+
+def test_pictures_that_get_a_second_id_are_told(
+    index: ImageIndex, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index.add(pictures, prefix="home")
+    index.add(pictures, prefix="home")
+    index.add({"home/000.png": pictures / "000.png", "new": Image.new("RGB", (8, 8))})
+    assert caplog.records == []
+    assert index.add(pictures / "more") == Added(new=4)
+    (said,) = (one.getMessage() for one in caplog.records)
+    assert said.startswith("4 of these pictures are in the index under other ids, such as ")
+    assert "'home/more/0" in said
+    index.add(pictures / "more")
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pieces_grow_with_the_addition() -> None:
+    """Each version lists all pieces: in equal ones, the lists of many would outgrow the rows."""
+    count = 400_000
+
+    class Counted(Addition):
+        def _groups(self) -> Iterator[list[Any]]:
+            return ([None] * 32 for _ in range(0, count, 32))
+
+        def _rows(self, group: Sequence[Any]) -> list[Row]:
+            return [{}] * len(group)
+
+    none: Any = None
+    addition = Counted(none, none, [], none, 0, batch_size=32, on_error="record", values=dict)
+    sizes = [len(piece) for piece in addition.pieces()]
+    assert sum(sizes) == count and sizes[0] == 256 and max(sizes) == 4096
+    assert len(sizes) < 250 and sizes[:-1] == sorted(sizes[:-1])
+    ends = np.cumsum(sizes)
+    assert all(size <= max(256, end / 16) for size, end in zip(sizes, ends, strict=True))
 
 
 def test_removing_says_how_many_and_names_what_is_not_there(

@@ -93,5 +93,55 @@ def test_any_name_that_a_file_system_allows_has_an_id_and_keeps_its_path(
 def test_names_that_differ_in_their_form_of_unicode_alone_are_refused(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         make_picture(tmp_path / unicodedata.normalize(form, "é.png"), 0)
-    with pytest.raises(EdjeError, match="would both have the id"):
+    with pytest.raises(EdjeError, match=r"would both have the id .* rename one of them\.$"):
         given_pictures(tmp_path)
+
+
+def test_a_link_to_nothing_is_left_out_and_a_file_that_is_denied_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "denied.png"):
+        make_picture(tmp_path / name, 0)
+    for name, target in (
+        ("long.png", f"{'x' * 300}.png"),
+        ("broken.png", "absent.png"),
+        ("loop.png", "loop.png"),
+        ("inside.png", "a.png/b.png"),
+    ):
+        (tmp_path / name).symlink_to(target)
+    assert ids(tmp_path) == ["a.png", "denied.png"]
+    deny(monkeypatch, tmp_path / "denied.png")
+    assert ids(tmp_path) == ["a.png", "denied.png"]
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, denied: Path) -> None:
+    stat = Path.stat
+
+    def refusing(self: Path, **choices: bool) -> object:
+        if self == denied:
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **choices)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+
+
+def test_a_source_that_is_denied_or_that_no_file_can_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_picture(tmp_path / "a.png", 0)
+    for name in ("x" * 300, "a\0b"):
+        for source in (name, [name], {"a": name}):
+            with pytest.raises(EdjeError, match="there is no file"):
+                given_pictures(source)
+    deny(monkeypatch, path)
+    for source in (path, {"a": path}):
+        with pytest.raises(EdjeError, match=r"a\.png can't be read: Permission denied\. Check its"):
+            given_pictures(source)
+
+
+def test_a_folder_that_is_a_link_gives_the_paths_of_its_target(tmp_path: Path) -> None:
+    path = make_picture(tmp_path / "real" / "a.png", 0)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert [(one.id, one.path) for one in given_pictures(tmp_path / "link")] == [
+        ("a.png", str(path))
+    ]

@@ -18,5 +18,13 @@ def test_each_near_duplicate_belongs_to_the_best_hit_that_it_is_close_to() -> No
     assert grouped([], torch.empty(0, 2, 1), 5, 0.98) == []
 
 
+def test_equal_pictures_are_near_duplicates_at_a_cosine_of_1() -> None:
+    """Whatever the rounding of the cosine of equal tokens."""
+    one = torch.randn(50, 64, 1024, generator=torch.Generator().manual_seed(0))
+    hits = [hit(f"{number}") for number in range(150)]
+    found = grouped(hits, one.repeat(3, 1, 1), 150, 1.0)
+    assert [hit.duplicates for hit in found] == [(f"{n + 50}", f"{n + 100}") for n in range(50)]
+
+
 def test_a_hit_without_a_probability_shows_its_score() -> None:
     assert str(hit("a.png")).split() == ["1.000", "a.png"]

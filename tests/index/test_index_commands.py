@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,21 @@ def test_mistakes_end_as_one_message(
     status, out, err = edje(*(one.format(photos=photos) for one in arguments))
     assert (status, out) == (1, "") and err.startswith(message)
     assert len(err.splitlines()) <= 2 and not photos.exists()
+
+
+def test_an_index_whose_reranker_has_moved_says_how_to_name_it(
+    edje, photos: Path, pictures: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder / "pretrained", tmp_path / "former")
+    edje("index", pictures / "000.png", "--into", photos, "--reranker", tmp_path / "former")
+    (tmp_path / "former").rename(tmp_path / "moved")
+    status, _, err = edje("search", photos, "red")
+    assert status == 1 and f"checkpoint={tmp_path / 'former'}: found no checkpoint there" in err
+    assert err.endswith(
+        f"The index {photos} was built with this reranker; if it has moved, name its present "
+        "place: --reranker <path>.\n"
+    )
+    assert edje("search", photos, "red", "--reranker", tmp_path / "moved")[0] == 0
 
 
 @pytest.mark.parametrize("top", ["0", "-1", "x"])

@@ -57,6 +57,25 @@ def test_a_shard_is_known_by_its_size_and_time_and_its_pictures_by_their_content
     assert index.ids() == ["renamed/a.png", "renamed/b.png", "renamed/c.png"]
 
 
+def test_a_tar_that_the_disk_does_not_give_is_tried_again_and_takes_nothing_from_the_index(
+    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = make_tar(tmp_path / "tar.tar", {"a.png": 1, "b.png": 2})
+    index.add(tar)
+    before = contents(index)
+    make_tar(tar, {"a.png": 3, "b.png": 2, "c.png": 4})
+
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edje.index.shards._check_same", failing)
+        assert index.add(tar) == Added(problems=3)
+    found = contents(index)
+    assert "Input/output error" in found.pop("tar/c.png")["problem"] and found == before
+    assert index.add(tar) == Added(changed=2, touched=1)
+
+
 @pytest.mark.parametrize("kind", ["structs", "bytes"])
 def test_a_parquet_file_gives_its_images_by_its_ids_or_row_numbers(
     index: ImageIndex, tmp_path: Path, kind: str

@@ -104,6 +104,7 @@ def test_values_by_other_ids_than_those_of_the_pictures_are_told(
     assert "no picture has a value of 'place'" in said and "such as 'home/000.png'" in said
     with pytest.raises(EdjeError, match="columns: got \\['place'\\], expected names"):
         index.add(pictures, columns=["place"])
+    index.remove(index.ids())
     index.add(pictures, prefix="all", columns={"place": {**place, "all/000.png": "Rome"}})
     assert len(columns_of(index, where="place = 'Rome'")) == 1
     assert len(caplog.records) == 1
