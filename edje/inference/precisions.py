@@ -1,6 +1,7 @@
 """The device and number format of a reranker, from the request and what the machine supports."""
 
 import logging
+from functools import cache
 
 import torch
 
@@ -60,13 +61,18 @@ def precision_of(
             f"{device.type} has none. Use bf16."
         )
     if found == torch.bfloat16 and not has_bf16(device):
-        log.info(
-            "precision bf16: this %s has no instructions for it, so fp32 is used, which is faster",
-            device.type,
-        )
+        _say_fp32(device)
         return torch.float32
     assert found is not None
     return found
+
+
+@cache  # a training scores on dev many times
+def _say_fp32(device: torch.device) -> None:
+    log.info(
+        "precision bf16: this %s has no instructions for it, so fp32 is used, which is faster",
+        device.type,
+    )
 
 
 def fast_bf16(device: torch.device) -> torch.dtype:
