@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.inference.cpu import has_bf16_instructions, has_int8_products
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def device_of(asked: str | torch.device | None) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # from any backend
-        said = str(error).strip().partition("\n")[0]
+        said = first_line(error)
         raise EdjeError(f"device={asked}: is not available here ({said}). Use cpu.") from error
     return device
 
