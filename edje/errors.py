@@ -9,6 +9,15 @@ class EdjeError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none.
+
+    >>> first_line(ValueError("too long\\nby 3")), first_line(KeyError())
+    ('too long', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 class TrainingInterrupted(Exception):
     """Training stopped on a signal after writing a checkpoint; `resume_command` continues it."""
 
@@ -16,7 +25,6 @@ class TrainingInterrupted(Exception):
         super().__init__(f"Interrupted; a checkpoint is written. Continue with: {resume_command}")
         self.signal_number = signal_number
         self.resume_command = resume_command
-        self.signal_number = signal_number
         self.exit_status = 128 + signal_number
 
     def __reduce__(self) -> tuple[type, tuple[int, str]]:

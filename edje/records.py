@@ -1,6 +1,7 @@
 """The typed records passed between the layers; nothing here computes."""
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,14 @@ class RetrievalSplit:
         """Row in `images` of each caption's image."""
         rows = {image.image_id: row for row, image in enumerate(self.images)}
         return [rows[caption.image_id] for caption in self.captions]
+
+    def restricted(self, image_ids: Container[str]) -> "RetrievalSplit":
+        """The images with these ids, and their captions."""
+        return replace(
+            self,
+            images=tuple(image for image in self.images if image.image_id in image_ids),
+            captions=tuple(caption for caption in self.captions if caption.image_id in image_ids),
+        )
 
 
 @dataclass(frozen=True)

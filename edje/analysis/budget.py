@@ -105,7 +105,7 @@ def budget_plot(table: pd.DataFrame, *, taken: int | None = None) -> Figure:
         for panel, column in ((left, "bytes"), (right, "speed")):
             _tokens(panel, table.sort_values(column), column, taken)
             panel.grid(axis="y")
-        figure.legend(loc="outside lower left", ncols=2)
+        figure.legend(loc="outside lower left", ncols=3)
     return figure
 
 
@@ -120,7 +120,9 @@ def _tokens(panel: Axes, table: pd.DataFrame, column: str, taken: int | None) ->
     for place, row in enumerate(table.to_dict("records")):
         chosen = row["tokens"] == taken
         if chosen:
-            panel.axvline(row[column], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+            label = f"{taken} tokens, taken" if column == "bytes" else None  # once for both panels
+            look: Any = {"color": QUIET, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0}
+            panel.axvline(row[column], label=label, **look)
         panel.annotate(
             f"{row['tokens']}",
             (row[column], 1),

@@ -33,7 +33,10 @@ def loss_curves(
     terms = [term for term in terms if not (leave_out and term.startswith(leave_out))]
     terms.sort(key=lambda term: (term != "loss", term == "accuracy"))
     if not terms:
-        raise EdjeError(f"Nothing called {prefix}… was logged in {run_folder}/logs.")
+        raise EdjeError(
+            f"Nothing called {prefix}… was logged in {run_folder}/logs. A run of fewer steps than "
+            "its trainer.log_every_n_steps logs none."
+        )
     columns = 2 if len(terms) in (2, 4) else min(3, len(terms))
     rows = -(-len(terms) // columns)
     with matplotlib.rc_context(RC):
@@ -64,7 +67,10 @@ def read_log(run_folder: str | Path) -> pd.DataFrame:
     logs = Path(run_folder) / "logs"
     paths = sorted(logs.rglob("metrics.csv")) if logs.is_dir() else []
     if not paths:
-        raise EdjeError(f"No metrics.csv below {logs}: the run logged nothing to a CSV logger.")
+        raise EdjeError(
+            f"No metrics.csv below {logs}: the run had no CSV logger, or fewer steps than its "
+            "trainer.log_every_n_steps."
+        )
     table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     if "step" not in table:
         raise EdjeError(f"{paths[0]} has no column step: the CSV logger didn't write it.")

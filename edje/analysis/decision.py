@@ -24,6 +24,7 @@ def decide(
     (`behind.low`, `behind.high`; nan for the best itself); `worse`: whether it is shown to be
     worse, by `compare` and corrected for all pairs; `best`: whether it has the highest recall;
     and `taken`, true in one row: the cheapest choice that is not shown to be worse than the best.
+    Of equally cheap choices the one with the higher recall comes first.
 
     Args:
         runs: as for `compare`.
@@ -48,7 +49,9 @@ def decide(
             )
         row = {"choice": group.name, "cost": float(costs.mean()), "recall": recall[group.name]}
         rows.append(row | _beside(best, group.name, pairs))
-    choices = pd.DataFrame(rows).sort_values("cost", kind="stable", ignore_index=True)
+    choices = pd.DataFrame(rows).sort_values(
+        ["cost", "recall"], ascending=[True, False], kind="stable", ignore_index=True
+    )
     choices["best"] = choices["choice"] == best
     choices["taken"] = choices.index == (~choices["worse"]).idxmax()
     return choices

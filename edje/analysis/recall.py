@@ -81,7 +81,7 @@ def _bars(panel: Axes, recall: Mapping[str, Any]) -> None:
             places + shift, values, whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5
         )
         for place, value, low, high in zip(places + shift, values, *ends, strict=True):
-            inside = low > ROOM  # a number in its bar never meets the ceiling's line
+            inside = low > ROOM  # never meets the ceiling's line; another number covers it
             panel.annotate(
                 f"{value:.1f}",
                 (place, low if inside else high),
@@ -91,6 +91,7 @@ def _bars(panel: Axes, recall: Mapping[str, Any]) -> None:
                 va="top" if inside else "bottom",
                 color="white" if inside and stage == "reranked" else INK,
                 fontweight="bold" if stage == "reranked" else "normal",
+                bbox=None if inside else {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
     for place, cutoff in zip(places, cutoffs, strict=True):
         gain = recall["gain"][cutoff]

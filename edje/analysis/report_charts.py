@@ -75,10 +75,14 @@ def wilson_interval(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, n
     >>> low.round(3).tolist(), high.round(3).tolist()
     ([0.0, 0.404], [0.278, 0.596])
     """
-    z = 1.959964
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) * z / (1 + z**2 / count)
-    return np.clip(middle - spread, 0, 1), np.clip(middle + spread, 0, 1)
+    from scipy.stats import binomtest  # slow to import
+
+    ends = [
+        binomtest(round(part * trials), int(trials)).proportion_ci(method="wilson")
+        for part, trials in zip(share, count, strict=True)
+    ]
+    low, high = np.array(ends).T
+    return low, high
 
 
 def training_charts(folder: Path) -> list[Chart]:

@@ -123,8 +123,11 @@ def bracketed(row: pd.Series, name: str, sign: str = "") -> str:
     return text.replace("-", "−")
 
 
-def study_plot(table: pd.DataFrame, title: str) -> Figure:
-    """t2i R@1 of every choice with its interval, a block per axis; dashed: the reference."""
+def study_plot(table: pd.DataFrame, title: str, dashed: str = "reference") -> Figure:
+    """t2i R@1 of every choice with its interval, a block per axis.
+
+    A dashed line is at the first choice without a difference; `dashed` is its name in the legend.
+    """
     blocks = table["axis"].drop_duplicates().to_list()
     places = np.array([-row - 0.8 * blocks.index(axis) for row, axis in enumerate(table["axis"])])
     several = (table["seeds"] > 1).to_numpy()
@@ -151,14 +154,14 @@ def study_plot(table: pd.DataFrame, title: str) -> Figure:
                 label=label,
             )
         line = table.loc[~compared, "t2i"].iloc[0]
-        panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+        panel.axvline(line, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)), label=dashed)
         labels = [fill_text(choice.replace(",", ", "), 48) for choice in table["choice"]]
         panel.set_yticks(places, labels, color=INK)
         panel.set_ylim(places.min() - 0.6, places.max() + 0.6)  # so that few markers stay whole
         panel.set_xlabel("text to image R@1, %")
         panel.set_title(title)
         panel.grid(axis="x")
-        figure.legend(loc="outside lower right", ncols=2)
+        figure.legend(loc="outside lower right", ncols=3)
     return figure
 
 

@@ -1,8 +1,10 @@
 """A sweep as one table: a row per job, pooled rows over seeds, the best marked."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +28,7 @@ from edje.renames import present_override
 POOLED = "mean"  # the job of a pooled row
 ENDS = ("", ".low", ".high")
 FIRST = ".first_stage"
+DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 # Figures compare only if these are equal.
 OF_MEASUREMENT = ("dataset", "split", "num_images", "split_digest")
 
@@ -96,7 +99,7 @@ def sweep_plot(table: pd.DataFrame, title: str) -> Figure:
     Raises:
         EdjeError: no job has a recall.
     """
-    swept = swept_keys(table)
+    table, swept = _readable(table), swept_keys(table)
     chosen = table[table["t2i"].notna()]
     if chosen.empty:
         raise EdjeError(f"No job of {title} has a recall to draw.")
@@ -110,21 +113,46 @@ def sweep_plot(table: pd.DataFrame, title: str) -> Figure:
     ]
     drawn["axis"] = title
     drawn["t2i.diff"] = np.where(drawn["best"], np.nan, 0.0)
-    return study_plot(drawn, title)
+    return study_plot(drawn, title, dashed="best")
 
 
 def sweep_summary(table: pd.DataFrame) -> Group:
     """The table of a sweep for the console, with a pooled row for each choice of several seeds."""
+    table = _readable(table)
+    means = " (and seeds)" if (table["job"] == POOLED).any() else ""
+    units = "percent · bytes per image" if _has_bytes(table) else "percent"
+    feet = [f"{units} · brackets: 95% over images{means}"]
+    first = table[[f"{way}{FIRST}" for way in DIRECTIONS]].dropna().drop_duplicates()
+    if len(first) == 1:
+        feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))
+    if (table["seeds"] == 1).all() and len(table) > 1:
+        feet.append("one seed each: another seed may differ by more than the brackets")
+    return Group(Text(), _Fitting(table), Text(), *(Text(foot, style="dim") for foot in feet))
+
+
+class _Fitting:
+    """The table with each interval beside its figure, or below it where the console is narrow."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = _console_table(self.table, " ")
+        needed = console.measure(wide, options=options.update(max_width=1000)).maximum
+        yield wide if needed <= options.max_width else _console_table(self.table, "\n")
+
+
+def _console_table(table: pd.DataFrame, between: str) -> Table:
+    """`sweep_summary`'s table; `between` a figure and its interval is a space or a line's end."""
     swept = swept_keys(table)
     shown = Table(box=None, pad_edge=False, padding=(0, 1))
     shown.add_column("job", style="dim", no_wrap=True)
     for name in _short(swept):
         shown.add_column(Text(name), overflow="fold", justify="right")
-    has_bytes = table["bytes"].nunique() > 1
-    if has_bytes:
+    if _has_bytes(table):
         shown.add_column("bytes", no_wrap=True, justify="right")
     for name in NAMES.values():
-        shown.add_column(Text(f"{name} R@1"), no_wrap=True)
+        shown.add_column(Text(f"{name}{between}R@1"), no_wrap=True)
     shown.add_column(no_wrap=True)
     pooled_before = False
     for _, row in table.iterrows():
@@ -135,23 +163,19 @@ def sweep_summary(table: pd.DataFrame) -> Group:
         values = [str(row[key]).replace(",", ", ") for key in swept]  # where a line may break
         if row["job"] == POOLED and "seed" in swept:
             values[swept.index("seed")] = f"{row['seeds']} seeds"
-        figures = [_cell(row, way) for way in DIRECTIONS]
+        figures = [_cell(row, way, between) for way in DIRECTIONS]
         if row["status"] != "done":
             figures[0] = Text(row["status"], style="red")
         best = Text("best" if row["best"] else "", style="bold green")
         style = "bold not dim" if row["best"] else ""
-        if has_bytes:
+        if _has_bytes(table):
             values.append("" if pd.isna(row["bytes"]) else f"{row['bytes']:,.0f}")
         shown.add_row(str(row["job"]), *(Text(v) for v in values), *figures, best, style=style)
-    means = " (and seeds)" if pooled_before else ""
-    units = "percent · bytes per image" if has_bytes else "percent"
-    feet = [f"{units} · brackets: 95% over images{means}"]
-    first = table[[f"{way}{FIRST}" for way in DIRECTIONS]].dropna().drop_duplicates()
-    if len(first) == 1:
-        feet.append("first stage: " + " · ".join(f"{value:.1f}" for value in first.iloc[0]))
-    if (table["seeds"] == 1).all() and len(table) > 1:
-        feet.append("one seed each: another seed may differ by more than the brackets")
-    return Group(Text(), shown, Text(), *(Text(foot, style="dim") for foot in feet))
+    return shown
+
+
+def _has_bytes(table: pd.DataFrame) -> bool:
+    return bool(table["bytes"].nunique() > 1)
 
 
 def swept_keys(table: pd.DataFrame) -> list[str]:
@@ -203,10 +227,30 @@ def _pooled(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _cell(row: pd.Series, way: str) -> Text:
+def _cell(row: pd.Series, way: str, between: str) -> Text:
     value, low, high = (row[f"{way}{end}"] for end in ENDS)
     text = Text("" if pd.isna(value) else f"{value:5.1f}")
-    return text if pd.isna(low) else text.append(f" [{low:.1f}, {high:.1f}]", style="dim not bold")
+    if not pd.isna(low):
+        text.append(f"{between}[{low:.1f}, {high:.1f}]", style="dim not bold")
+    return text
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with decimal values of swept keys at three significant digits, more if alike."""
+    return table.assign(**{key: _rounded(table[key]) for key in swept_keys(table)})
+
+
+def _rounded(values: pd.Series) -> pd.Series:
+    for digits in range(3, 17):
+        shown = values.map(partial(_with_digits, digits=digits))
+        if shown.nunique() == values.nunique():
+            return shown
+    return values
+
+
+def _with_digits(text: str, digits: int) -> str:
+    short = f"{float(text):.{digits}g}" if DECIMAL.fullmatch(text) else text
+    return min(text, short, key=len)
 
 
 def _short(keys: Sequence[str]) -> list[str]:

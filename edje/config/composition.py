@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from edje.config.parts import signature_at
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.part_kinds import KINDS
 from edje.registry import names
 from edje.renames import advice
@@ -81,7 +81,7 @@ def explained(error: Exception, conf: Path) -> EdjeError:
         return EdjeError("A group has no option: expected group=<option>, or leave the group out.")
     text = " ".join(str(error).replace("'++", "'").split())
     if isinstance(error.__cause__, OmegaConfBaseException):
-        text += " " + str(error.__cause__).splitlines()[0]
+        text += " " + first_line(error.__cause__)
     if ambiguous := SEVERAL_VALUES.search(text):
         key, value = ambiguous.groups()
         return EdjeError(

@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from edje.config.problems import UNKNOWN, Problem
+from edje.errors import first_line
 from edje.renames import present_reference
 
 LATER = "<later>"
@@ -38,10 +39,9 @@ def plain(
         except InterpolationToMissingValueError:
             return UNKNOWN  # the missing value itself is reported
         except (OmegaConfBaseException, RecursionError) as error:
-            reason = str(error).strip().split("\n")[0]
             present = present_reference(text)
             hint = "" if present == text else f" It is {present} now."
-            problems.append(Problem(at, f"={text} can't be resolved: {reason}.{hint}"))
+            problems.append(Problem(at, f"={text} can't be resolved: {first_line(error)}.{hint}"))
             return UNKNOWN
         if value == MISSING:
             return UNKNOWN  # copied from a missing value

@@ -25,7 +25,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 MANY = 12  # with more names than this, a message shows only the nearest
 
 
-def validate(cfg: DictConfig, root: type = RootConfig) -> None:
+def validate(cfg: DictConfig) -> None:
     """Check names, required values and simple types of the whole tree.
 
     First comes what sources show, in less than a second. Only if all of that is right, the
@@ -34,19 +34,17 @@ def validate(cfg: DictConfig, root: type = RootConfig) -> None:
     Raises:
         EdjeError: something is wrong; lists every problem with its full key.
     """
-    if problems := problems_of(cfg, root, imported=False) or problems_of(cfg, root):
+    if problems := problems_of(cfg, imported=False) or problems_of(cfg):
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise EdjeError(f"The configuration has {count}:{lines}")
 
 
-def problems_of(
-    cfg: DictConfig, root: type = RootConfig, *, imported: bool = True
-) -> list[Problem]:
+def problems_of(cfg: DictConfig, *, imported: bool = True) -> list[Problem]:
     """Every problem, in the tree's order; if not `imported`, only what sources show."""
     problems: list[Problem] = []
     tree = plain(cfg, "", problems)
-    fields = get_type_hints(root, include_extras=True)
+    fields = get_type_hints(RootConfig, include_extras=True)
     for name, value in tree.items():
         if name in fields:
             problems += check_root_value(name, value, fields[name], imported)

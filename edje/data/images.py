@@ -18,7 +18,6 @@ def check_images(
     split: RetrievalSplit,
     policy: BadImages,
     *,
-    num_threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RetrievalSplit:
     """Decode every image of a split and apply the policy to unreadable ones.
@@ -30,7 +29,7 @@ def check_images(
         EdjeError: an image is unreadable under the policy `error`, or none is readable.
     """
     broken: dict[str, str] = {}
-    pool = ThreadPoolExecutor(num_threads or cores())
+    pool = ThreadPoolExecutor(cores())
     try:
         problems = pool.map(problem_of, [image.path for image in split.images])
         for image, problem in zip(split.images, problems, strict=True):
@@ -50,9 +49,5 @@ def check_images(
             "Fix or replace them, or leave them out with data.bad_images=skip."
         )
     log.warning("%s: left out %s: %s", split.dataset, summary, ", ".join(broken))
-    return replace(
-        split,
-        images=tuple(image for image in split.images if image.image_id not in broken),
-        captions=tuple(item for item in split.captions if item.image_id not in broken),
-        skipped=tuple(sorted({*split.skipped, *broken})),
-    )
+    readable = {image.image_id for image in split.images} - broken.keys()
+    return replace(split.restricted(readable), skipped=tuple(sorted({*split.skipped, *broken})))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.index.lance_library import OF_RAY, of_an_extra
 
 STORE_BYTES = 200_000_000  # of a cluster started here: units and outcomes are small
@@ -71,7 +71,7 @@ def connected(engine: RayEngine) -> Iterator[Any]:
                 **(own if address == LOCAL else {}),
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).split("\n")[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         raise EdjeError(
             f"ray.address={address}: {said}. Start a cluster (ray start --head), or leave the "
             "address out to start one on this machine."

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import edje
 from edje.durable import new_file
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.identity import canonical_identity
 from edje.inference.calibrations import Calibrations, calibrations_of, plain_calibrations
 from edje.inference.fitted_sums import FittedSums, plain_sums, sums_of
@@ -292,11 +292,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except EdjeError:
         raise
     except Exception as error:  # a damaged specification may raise anything
-        said = str(error).strip().partition("\n")[0]
         raise EdjeError(
             f"checkpoint={path}: the model that it specifies can't be built "
-            f"({type(error).__name__}: {said}). The file is damaged, or edje {edje.__version__} "
-            "is too old for it."
+            f"({type(error).__name__}: {first_line(error)}). The file is damaged, or edje "
+            f"{edje.__version__} is too old for it."
         ) from error
 
 

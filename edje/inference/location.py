@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.inference.published import SUFFIXES, is_published
 from edje.installed import asset
 
@@ -105,7 +105,7 @@ def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:
     try:
         folder = _snapshot(repo, wanted, revision)
     except Exception as error:  # from the hub's client, HTTP or the network
-        said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        said = first_line(error).partition(". ")[0].rstrip(".")
         at = f" at revision {revision}" if revision else ""
         raise EdjeError(
             f"checkpoint={given}: no such file or folder exists, and as a name on the hub it can't "

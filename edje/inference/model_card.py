@@ -1,6 +1,7 @@
 """The model card of a saved reranker: what it is, its measured recall, how to use it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -10,7 +11,9 @@ from edje.inference.checkpoint import Checkpoint
 from edje.inference.named_weights import NamedWeights
 from edje.inference.run_choices import backbone_values, choices_of
 from edje.installed import asset
-from edje.packaged import PACKAGES, PREFIX
+from edje.packaged import INSTALL, PACKAGES, PREFIX
+from edje.part_kinds import Kind
+from edje.registry import Part, find, ours
 from edje.tokens.codec import make_codec
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
@@ -36,6 +39,8 @@ def model_card(
 ) -> str:
     """The README.md of a saved folder, in Markdown; `notes` follow the first paragraph."""
     sources = dict.fromkeys(source for _, source in backbone_sources(checkpoint))
+    foreign = foreign_parts(checkpoint)
+    weights = [*sources, *(one.source for one in named)]
     header = ModelCardData(
         library_name="edje",
         tags=["edje", "reranking", "image-text-retrieval", "vision-language"],
@@ -54,10 +59,11 @@ def model_card(
         f"text with them. Score: {choices.score}.",
         *([notes] if notes else []),
         _USE,
+        f"{_installation(foreign, weights)}; it needs neither lightning nor hydra.",
         "## Measured recall",
         "\n".join(_measured(metrics)),
         "## Parts",
-        "\n".join(_parts(checkpoint, named)),
+        "\n".join([*map(_provided, foreign), *_parts(checkpoint, named)]),
         "The licence of the training data applies to its users, too.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -72,6 +78,18 @@ def backbone_sources(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return list(_sources(values, "backbone"))
 
 
+def foreign_parts(checkpoint: Checkpoint) -> list[Part]:
+    """The adapter and encoders that aren't edje's own: nothing is loaded without their code."""
+    try:
+        values = backbone_values(checkpoint)
+    except EdjeError:  # a published one that was read from Python
+        values = {}
+    named: list[tuple[Kind, str]] = [("adapter", checkpoint.adapter.target)]
+    named += [("backbone", target) for target in dict.fromkeys(_targets(values))]
+    found = [find(kind, name) for kind, name in named if ours(kind, name) is None]
+    return [part for part in found if part is not None]
+
+
 _USE = """## Use
 
 ```python
@@ -82,9 +100,27 @@ reranker.rank("two dogs racing along a beach", ["a.jpg", "b.jpg", "c.jpg"], top_
 
 encoded = reranker.encode(paths)  # once per image
 reranker.rank("two dogs racing along a beach", encoded, top_k=10)  # once per query
-```
+```"""
 
-`pip install edje`; it needs neither lightning nor hydra."""
+
+def _installation(foreign: Sequence[Part], weights: Sequence[str]) -> str:
+    edje = INSTALL if any(source.startswith(PREFIX) for source in weights) else "pip install edje"
+    packages = dict.fromkeys(part.package for part in foreign if _is_installed(part.package))
+    registered = [f"`{part.name}`" for part in foreign if part.package not in packages]
+    first = f", and first import the code that registers {', '.join(registered)}"
+    return f"`{' '.join([edje, *packages])}`{first if registered else ''}"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(distribution(package))
+    except (PackageNotFoundError, ValueError):  # a program's module registered the part
+        return False
+
+
+def _provided(part: Part) -> str:
+    kind = "package" if _is_installed(part.package) else "module"
+    return f"- {part.kind} `{part.name}`: code of the {kind} {part.package}, not of edje"
 
 
 def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
@@ -157,6 +193,14 @@ def _sources(node: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     for name in ("vision", "text"):
         if isinstance(node.get(name), Mapping):
             yield from _sources(node[name], f"{key}.{name}")
+
+
+def _targets(node: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _targets(value)
+        elif name == "_target_":
+            yield str(value)
 
 
 def _is_shipped(source: str) -> bool:

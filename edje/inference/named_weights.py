@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from torch import Tensor
 
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.packaged import PACKAGES, PREFIX, packaged_source, sha256_of
 
 FILE = "model.safetensors"
@@ -98,11 +98,11 @@ def _file(named: NamedWeights, where: str) -> Path:
     try:
         return Path(hf_hub_download(named.source, FILE, revision=named.revision))
     except Exception as error:  # from the hub's client, HTTP or the network
-        said = str(error).strip().partition("\n")[0]
         raise EdjeError(
             f"{where}: its frozen weights are those of {named.source} on the hub, revision "
-            f"{named.revision}, which can't be read ({type(error).__name__}: {said}). To work "
-            f"offline, run this first: hf download {named.source} --revision {named.revision}."
+            f"{named.revision}, which can't be read ({type(error).__name__}: {first_line(error)}). "
+            "To work offline, run this first: "
+            f"hf download {named.source} --revision {named.revision}."
         ) from error
 
 

@@ -1,10 +1,11 @@
 """The device and number format of a reranker, from the request and what the machine supports."""
 
 import logging
+from functools import cache
 
 import torch
 
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.inference.cpu import has_bf16_instructions, has_int8_products
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def device_of(asked: str | torch.device | None) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # from any backend
-        said = str(error).strip().partition("\n")[0]
+        said = first_line(error)
         raise EdjeError(f"device={asked}: is not available here ({said}). Use cpu.") from error
     return device
 
@@ -60,13 +61,18 @@ def precision_of(
             f"{device.type} has none. Use bf16."
         )
     if found == torch.bfloat16 and not has_bf16(device):
-        log.info(
-            "precision bf16: this %s has no instructions for it, so fp32 is used, which is faster",
-            device.type,
-        )
+        _say_fp32(device)
         return torch.float32
     assert found is not None
     return found
+
+
+@cache  # a training scores on dev many times
+def _say_fp32(device: torch.device) -> None:
+    log.info(
+        "precision bf16: this %s has no instructions for it, so fp32 is used, which is faster",
+        device.type,
+    )
 
 
 def fast_bf16(device: torch.device) -> torch.dtype:

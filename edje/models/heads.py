@@ -53,10 +53,10 @@ class FirstStageResidual(nn.Module):
     residual changes nothing.
     """
 
-    def __init__(self, width: int, hidden_width: int = 64):
+    def __init__(self, width: int):
         super().__init__()
-        self.expand = nn.Linear(1, hidden_width)
-        self.project = nn.Linear(hidden_width, width)
+        self.expand = nn.Linear(1, 64)
+        self.project = nn.Linear(64, width)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 

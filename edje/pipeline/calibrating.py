@@ -47,7 +47,7 @@ def fitted_calibrations(
         return {}
     fitted: dict[int, dict[Direction, Calibration]] = {}
     for count, served in each_budget(trained):
-        searches = searches_of(served, backbone, dev, scoring, codec, score, seed, devices)
+        searches = sampled_searches(served, backbone, dev, scoring, codec, score, seed, devices)
         fitted[count] = {
             direction: fit_calibration(joined(of_sizes), score)
             for direction, of_sizes in searches.items()
@@ -72,35 +72,13 @@ def measured_calibrations(
     calibrations = calibrations_for(checkpoint, score)
     if not calibrations or len(collection.split.images) < SMALLEST:
         return {}
-    searches = searches_of(checkpoint, backbone, collection, scoring, codec, score, seed, devices)
+    searches = sampled_searches(
+        checkpoint, backbone, collection, scoring, codec, score, seed, devices
+    )
     return {
         direction: honesty(calibrations[direction], of_sizes)
         for direction, of_sizes in searches.items()
     }
-
-
-def searches_of(
-    checkpoint: Checkpoint,
-    backbone: Backbone,
-    collection: Collection,
-    scoring: Scoring,
-    codec: CodecName,
-    score: Score,
-    seed: int,
-    devices: Sequence[torch.device],
-) -> dict[Direction, list[Searches]]:
-    """Searches in galleries of each size, with final scores."""
-    sums = checkpoint.fusion[checkpoint.model.adapter.num_tokens] if score == "sum" else None
-    return sampled_searches(
-        checkpoint,
-        backbone,
-        collection,
-        scoring,
-        codec,
-        seed,
-        fusion=sums,
-        devices=devices,
-    )
 
 
 def honesty(calibration: Calibration, of_sizes: Sequence[Searches]) -> dict[str, Any]:

@@ -284,9 +284,4 @@ def _present(split: RetrievalSplit, store: TokenStore, bad_images: BadImages) ->
             "of these, %s is readable by now. Delete the store to have such images encoded too",
             now.image_id,
         )
-    return replace(
-        split,
-        images=tuple(image for image in split.images if image.image_id in stored),
-        captions=tuple(item for item in split.captions if item.image_id in stored),
-        skipped=tuple(sorted({*split.skipped, *absent})),
-    )
+    return replace(split.restricted(stored), skipped=tuple(sorted({*split.skipped, *absent})))

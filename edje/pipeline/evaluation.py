@@ -157,7 +157,7 @@ def evaluated(
         "device": devices[0].type,
         "dtype": str(precision).removeprefix("torch."),
     }
-    warn_of_ties(metrics["share_of_ties"])
+    warn_of_ties(metrics["share_of_ties"], precision)
     calibration = measured_calibrations(
         checkpoint, backbone, collection, scoring, codec_name, score, seed, devices
     )
@@ -166,17 +166,21 @@ def evaluated(
     return Evaluated(metrics, reranked, collection)
 
 
-def warn_of_ties(shares: Mapping[str, float]) -> None:
+def warn_of_ties(shares: Mapping[str, float], precision: torch.dtype) -> None:
     """Warn of directions with more ties between candidates than a number format should cause."""
+    equal = "the model gives them the same score."
+    advice = f"Try a finer scoring.precision; if that doesn't help, {equal}"
+    if precision == torch.float32:
+        advice = f"Scored in float32, so {equal}"
     for direction, share in shares.items():
         if share > MOST_TIES:
             log.warning(
                 "%s: %.2f%% of the candidates tie with another of their list, expected at most "
-                "%.1f%%. Try a finer scoring.precision; if that doesn't help, the model gives "
-                "everything the same score.",
+                "%.1f%%. %s",
                 direction,
                 100 * share,
                 100 * MOST_TIES,
+                advice,
             )
 
 

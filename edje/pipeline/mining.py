@@ -92,12 +92,13 @@ class Mining:
         first = CandidateList(
             "t2i", listed, cosines, listed == owner[:, None], torch.ones_like(owner)
         )
+        precision = self.scoring.precision_on(device)
         with (
             visual_tokens(model, train, codec) as visual,
             tqdm(total=listed.numel(), desc="mine", unit="pair") as bar,
         ):
             stored = ScoringSet(text, near(visual, device))
-            scorer = StoredTokenScorer(model, stored, self.scoring.precision_on(device))
+            scorer = StoredTokenScorer(model, stored, precision)
             scores = rerank(
                 first, scorer.launch, self.scoring.batch_size, bar.update, key=scorer.lengths
             ).joint

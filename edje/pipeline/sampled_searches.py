@@ -1,6 +1,6 @@
 """Searches in parts of a collection, each with and without its target in the gallery."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 from edje.backbones.protocol import Backbone
 from edje.data.sources.holdout import hold_out
 from edje.inference.checkpoint import Checkpoint
+from edje.inference.run_choices import Score
 from edje.pipeline.collection import Collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.first_stage import embeddings
-from edje.pipeline.scoring import Scoring, rerank_collection
+from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.records import DIRECTIONS, CandidateList, Direction
 from edje.retrieval.calibration import Searches
 from edje.retrieval.candidates import first_stage_candidates
-from edje.retrieval.fusion import SumFusion
 from edje.tokens.codec import CodecName
 
 SMALLEST = 50  # images of a gallery
@@ -67,16 +67,15 @@ def sampled_searches(
     collection: Collection,
     scoring: Scoring,
     codec: CodecName,
+    score: Score,
     seed: int,
-    *,
-    fusion: Mapping[Direction, SumFusion] | None = None,
-    devices: Sequence[torch.device] = (),
+    devices: Sequence[torch.device],
 ) -> dict[Direction, list[Searches]]:
     """Searches in random galleries with final scores: by direction, one entry per size.
 
     Each query searches twice: in its gallery, and in the same gallery without the items relevant
-    to it. `fusion` gives the final scores of score=sum. All random choices depend on the seed. Of
-    a collection with more than `LARGEST` images only that many are used.
+    to it. For score=sum the checkpoint's weights must be fitted. All random choices depend on the
+    seed. Of a collection with more than `LARGEST` images only that many are used.
     """
     if len(collection.split.images) > LARGEST:
         collection = collection.restricted(hold_out(collection.split, LARGEST, seed)[1])
@@ -95,7 +94,8 @@ def sampled_searches(
     )
     searches: dict[Direction, list[Searches]] = {}
     for direction, lists in reranked.items():
-        final = (lists if fusion is None else fusion[direction](lists)).final.cpu()
+        fused = fusion_of(checkpoint, direction)(lists) if score == "sum" else lists
+        final = fused.final.cpu()
         scores = final.split([len(sample.queries) for sample in drawn[direction]])
         searches[direction] = [
             with_and_without(sample, own, scoring.candidates)

@@ -115,10 +115,11 @@ def rerank_collection(
     """
     model = checkpoint.model
     codec = make_codec(codec_name, *visual_shape(checkpoint))
+    device = next(model.parameters()).device
+    precision = scoring.precision_on(device)  # it may log a line, so before any progress bar
     if first is None:
-        device = similarity_device(next(model.parameters()).device)
         first = first_stage_lists(
-            backbone, collection, scoring.candidates, directions, device=device
+            backbone, collection, scoring.candidates, directions, device=similarity_device(device)
         )
     # Several processes share a file or a store, not memory.
     with visual_tokens(model, collection, codec, in_memory=num_shares(devices) < 2) as visual:
@@ -128,7 +129,7 @@ def rerank_collection(
         asked = ScoringWork(
             model,
             ScoringSet(tokenize(checkpoint.language_model.tokenizer, collection.texts), visual),
-            scoring.precision_on(next(model.parameters()).device),
+            precision,
             scoring.batch_size,
             first,
             stride,

@@ -56,10 +56,10 @@ class SumFusion:
         return (1 - self.weight) * self.first(first) + self.weight * self.joint(joint)
 
 
-def fit_sum(dev: RerankedList, weights: Sequence[float] = WEIGHTS) -> SumFusion:
+def fit_sum(dev: RerankedList) -> SumFusion:
     """The fusion for one direction, with means, deviations and weight from dev lists."""
     first, joint = Standardiser.fit(dev.first.scores), Standardiser.fit(dev.joint)
-    return SumFusion(fit_sum_weight(dev, first, joint, weights), first, joint)
+    return SumFusion(fit_sum_weight(dev, first, joint), first, joint)
 
 
 def fit_sum_weight(

@@ -166,14 +166,19 @@ class OptunaSweeper(Sweeper):
             return
         hydra = self.composed(space.overrides(best.values), best.number).hydra
         job = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
-        results = {"name": "optuna", "best_params": best.values, "best_value": best.figure}
+        results = {
+            "name": "optuna",
+            "best_params": best.values,
+            "best_value": best.figure,
+            "best_run": os.path.relpath(job),
+        }
         write(folder / "optimization_results.yaml", OmegaConf.to_yaml(results))
         log.info(
             "Best of %d trials: %.2f with %s (%s)",
             len(trials.finished()),
             best.figure,
             " ".join(f"{key}={value}" for key, value in best.values.items()),
-            os.path.relpath(job),
+            results["best_run"],
         )
 
 

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 import edje
 from edje.data.sources.holdout import hold_out
 from edje.inference.checkpoint import load_checkpoint
-from edje.pipeline import calibrating, sampled_searches
+from edje.pipeline import sampled_searches
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.token_cache import Cache
@@ -110,7 +110,7 @@ def main() -> None:
     def searches(collection: Collection, seed: int) -> dict[Direction, list[Searches]]:
         codec, cpu = cache.storage.compressed_codec, (torch.device("cpu"),)
         what = (checkpoint, backbone, collection, scoring, codec, cfg["score"], seed, cpu)
-        return calibrating.searches_of(*what)
+        return sampled_searches.sampled_searches(*what)
 
     train = cached_collection(cache, source, backbone, "train")
     held_back = hold_out(train.split, source.dev_images, source.dev_seed)[1]

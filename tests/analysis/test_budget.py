@@ -71,7 +71,9 @@ def test_runs_that_lack_what_is_laid_out_are_refused(sweep: Path, tmp_path: Path
 
 def test_a_plot_places_every_budget_by_its_bytes_and_by_its_speed(sweep: Path) -> None:
     table = budget_table(sweep)
-    left, right = budget_plot(table, taken=4).axes
+    figure = budget_plot(table, taken=4)
+    (left, right), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()].count("4 tokens, taken") == 1
     for panel, column in ((left, "bytes"), (right, "speed")):
         for way, drawn in zip(("t2i", "i2t"), panel.containers, strict=True):
             points = drawn.lines[0].get_xydata()

@@ -56,6 +56,18 @@ def test_it_is_what_the_comparison_of_every_pair_says(sweep: Path) -> None:
             assert row["worse"] == bool(pair["better"])
 
 
+@pytest.mark.parametrize("chosen", [[2, 8], [8, 2]])
+def test_of_equally_cheap_choices_the_one_with_the_higher_recall_is_taken(
+    sweep: Path, chosen: list[int]
+) -> None:
+    runs = load_runs(sweep).set_index("adapter.num_tokens", drop=False)
+    runs["storage_bytes_per_image"] = 100
+    table = decide(runs.loc[chosen].reset_index(drop=True), by="adapter.num_tokens")
+    best = table.index[table["best"]]
+    assert table["recall"].is_monotonic_decreasing and table["recall"].nunique() == 2
+    assert best.tolist() == table.index[table["taken"]].tolist() == [0]
+
+
 def test_another_cost_is_averaged_over_the_runs_and_may_change_what_is_taken(sweep: Path) -> None:
     table = decide(sweep, by="seed", cost="scored_pairs_per_second")
     assert table["cost"].tolist() == [1000, 2000]

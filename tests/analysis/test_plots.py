@@ -79,11 +79,12 @@ def test_constant_losses_and_a_single_point_can_be_drawn(tmp_path):
 
 
 def test_logs_without_losses_are_refused(tmp_path):
-    with pytest.raises(EdjeError, match=r"No metrics\.csv"):
+    few = r"fewer steps than its trainer\.log_every_n_steps"
+    with pytest.raises(EdjeError, match=rf"No metrics\.csv.* no CSV logger, or {few}"):
         loss_curves(tmp_path)
     (tmp_path / "logs").mkdir()
     pd.DataFrame({"step": [1], "lr": [0.1]}).to_csv(tmp_path / "logs" / "metrics.csv", index=False)
-    with pytest.raises(EdjeError, match="Nothing called train/"):
+    with pytest.raises(EdjeError, match=f"Nothing called train/.*{few}"):
         loss_curves(tmp_path)
 
 
@@ -99,6 +100,29 @@ def test_recall_bars_show_the_figures_of_metrics_json(run_folder):
         ceiling = metrics[direction]["ceiling"]["recall@1"]["value"]
         assert f"ceiling\n{ceiling:.1f}" in shown
         assert f"{metrics[direction]['gain']['recall@1']['value']:+.1f}" in shown
+
+
+def test_the_ceiling_crosses_out_no_number(run_folder):
+    path = run_folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for direction in ("t2i", "i2t"):
+        own = metrics[direction]
+        for stage in ("first_stage", "reranked"):
+            own[stage] = {k: {"value": 3.0, "low": 1.0, "high": 6.0} for k in own[stage]}
+        own["ceiling"] = {k: {"value": 11.0, "low": 9.0, "high": 13.0} for k in own["ceiling"]}
+    path.write_text(json.dumps(metrics))
+    figure = recall_bars(run_folder)
+    figure.canvas.draw()
+    for panel in figure.axes:
+        height = panel.transData.transform((0, 11))[1]
+        (line,) = [one for one in panel.lines if list(one.get_ydata()) == [11, 11]]
+        numbers = [text for text in panel.texts if text.get_text() == "3.0"]
+        assert len(numbers) == 2 * len(panel.get_xticks())
+        for text in numbers:
+            extent = text.get_window_extent()
+            assert extent.y0 < height < extent.y1  # the number is at the line
+            assert text.get_bbox_patch().get_facecolor() == (1, 1, 1, 1)
+            assert text.get_zorder() > line.get_zorder()
 
 
 def test_recall_of_nothing_is_refused(tmp_path):

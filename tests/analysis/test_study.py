@@ -94,7 +94,9 @@ def test_a_figure_is_bracketed_and_a_missing_one_is_empty(sweep: Path) -> None:
 
 
 def test_the_plot_has_a_line_per_choice(sweep: Path) -> None:
-    panel = study_plot(study_table([sweep]), "Kinds").axes[0]
+    figure = study_plot(study_table([sweep]), "Kinds")
+    panel = figure.axes[0]
+    assert "reference" in {text.get_text() for text in figure.legends[0].get_texts()}
     assert [tick.get_text() for tick in panel.get_yticklabels()] == [
         "adapter=local", "adapter=kmeans", "adapter=pruning"
     ]  # fmt: skip

@@ -149,12 +149,47 @@ def test_choices_of_one_seed_are_said_to_be_of_one(table: pd.DataFrame) -> None:
 
 
 def test_the_plot_has_a_line_per_choice(table: pd.DataFrame) -> None:
-    panel = sweep_plot(table, "tokens").axes[0]
+    figure = sweep_plot(table, "tokens")
+    panel = figure.axes[0]
+    assert "best" in {text.get_text() for text in figure.legends[0].get_texts()}
     assert {tick.get_text() for tick in panel.get_yticklabels()} == {
         f"adapter.num_tokens={tokens}" for tokens in (4, 8, 16)
     }
     with pytest.raises(EdjeError, match="No job of tokens has a recall"):
         sweep_plot(table[5:6], "tokens")
+
+
+def searched(table: pd.DataFrame, *rates: str) -> pd.DataFrame:
+    """Jobs as a search proposes them."""
+    jobs = table[: len(rates)].drop(columns=["adapter.num_tokens", "seed"])
+    jobs.insert(2, "adapter", "pruning")
+    jobs.insert(3, "optim.num_tokens", "128")
+    jobs.insert(4, "optim.lr", rates)
+    jobs["bytes"] = range(1000, 1000 + len(rates))
+    jobs["best"] = [True] + [False] * (len(rates) - 1)
+    return jobs
+
+
+def test_values_of_many_digits_are_shown_with_three(table: pd.DataFrame) -> None:
+    rates = ("0.00027418504387583854", "3.809373687533628e-05", "0.01")
+    jobs = searched(table, *rates)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(sweep_summary(jobs))
+    lines = capture.get().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    for line, rate in zip(lines[3:8:2], ("0.000274", "3.81e-05", "0.01"), strict=True):
+        assert line.split()[1:4] == ["pruning", "128", rate]
+    said = [tick.get_text() for tick in sweep_plot(jobs, "rates").axes[0].get_yticklabels()]
+    assert [text.split("optim.lr=")[1] for text in said] == ["0.000274", "3.81e-05", "0.01"]
+    assert jobs["optim.lr"].to_list() == list(rates)  # the table has every digit
+
+
+def test_different_values_never_look_the_same(table: pd.DataFrame) -> None:
+    jobs = searched(table, "0.00027418504387583854", "0.00027443", "0.5")
+    assert {"0.0002742", "0.0002744", "0.5"} <= set(shown(jobs).split())
+    text = shown(searched(table, "0.5000", "0.50", "data/v1.23456"))
+    assert {"0.5000", "0.50", "data/v1.23456"} <= set(text.split())
 
 
 def test_a_run_folder_is_no_sweep(folder: Path) -> None:

@@ -80,6 +80,7 @@ def test_the_best_values_and_their_job_are_named_at_the_end(
         "best_params": {"optim.lr": rates(measured)[best],
                         "adapter.num_tokens": measured[best][0].adapter.num_tokens},
         "best_value": figures[best],
+        "best_run": f"runs/found/{best}",
     }  # fmt: skip
     said = best_line(capsys)
     assert said.startswith(f"Best of 4 trials: {figures[best]:.2f} with optim.lr=")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
+from edje.inference import precisions
 from edje.inference.precisions import device_of, has_bf16, precision_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -66,9 +67,22 @@ def test_bf16_is_float32_without_instructions_for_it_and_the_log_says_so(
     asked: str | torch.dtype | None,
 ) -> None:
     set_bf16(monkeypatch, False)
+    precisions._say_fp32.cache_clear()
     with caplog.at_level("INFO"):
         assert precision_of(asked, torch.bfloat16, CPU) == torch.float32
     assert "precision bf16: this cpu has no instructions for it, so fp32 is used" in caplog.text
+
+
+def test_float32_for_bf16_is_said_once_for_each_device(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_bf16(monkeypatch, False)
+    precisions._say_fp32.cache_clear()
+    with caplog.at_level("INFO"):
+        for device in (CPU, CUDA, CPU, CUDA, CPU):
+            assert precision_of("bf16", torch.float32, device) == torch.float32
+    said = [record.getMessage() for record in caplog.records]
+    assert ["cpu" in line for line in said] == [True, False] and "this cuda" in said[1]
 
 
 def test_int8_of_a_run_is_bf16_where_there_are_no_products_in_it(

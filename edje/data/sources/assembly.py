@@ -267,6 +267,6 @@ def _existing(root: Path, folder: str) -> Path:
     return place
 
 
-def _few(names: Sequence[str], count: int = 3) -> str:
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest:,} more" if rest > 0 else "")
+def _few(names: Sequence[str]) -> str:
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest:,} more" if rest > 0 else "")

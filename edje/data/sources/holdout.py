@@ -31,8 +31,8 @@ def hold_out(split: RetrievalSplit, count: int, seed: int) -> tuple[RetrievalSpl
 
     held = set(sorted((image.image_id for image in split.images), key=place)[:count])
     return (
-        _restrict(split, {image.image_id for image in split.images} - held),
-        replace(_restrict(split, held), name="dev", skipped=()),
+        split.restricted({image.image_id for image in split.images} - held),
+        replace(split.restricted(held), name="dev", skipped=()),
     )
 
 
@@ -54,11 +54,3 @@ def never_trained_on(source: Source) -> list[RetrievalSplit]:
     if source.dev_images and "train" in there:
         splits.append(hold_out(source.read("train"), source.dev_images, source.dev_seed)[1])
     return splits
-
-
-def _restrict(split: RetrievalSplit, image_ids: set[str]) -> RetrievalSplit:
-    return replace(
-        split,
-        images=tuple(image for image in split.images if image.image_id in image_ids),
-        captions=tuple(caption for caption in split.captions if caption.image_id in image_ids),
-    )

@@ -17,7 +17,7 @@ from edje.data.sources.exported_images import export_images
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import AnnotatedImage, BadImages
 from edje.data.sources.spelling import one_spelling
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.records import RetrievalSplit
 
 
@@ -147,7 +147,7 @@ class HubSource(AnnotatedSource):
                 loaded = datasets.load_dataset(self.dataset, self.subset, revision=self.revision)
         except (OSError, LookupError, ValueError, RuntimeError, DatasetsError) as error:
             raise EdjeError(
-                f"{self.name}: can't load the data set {self.dataset} ({_brief(error)}). Check "
+                f"{self.name}: can't load the data set {self.dataset} ({first_line(error)}). Check "
                 "data.dataset and data.subset, the connection, and access to it on the hub."
             ) from error
         if isinstance(loaded, datasets.Dataset):
@@ -197,7 +197,7 @@ class HubSource(AnnotatedSource):
         except (TypeError, ValueError, NotImplementedError) as error:
             raise EdjeError(
                 f"{self.name}: {self.dataset}, {part}: the column {self.image_column!r} holds no "
-                f"images ({_brief(error)}). Set data.image_column."
+                f"images ({first_line(error)}). Set data.image_column."
             ) from error
         return column.with_format("arrow")[:][self.image_column]
 
@@ -240,7 +240,3 @@ def _content(images: pa.ChunkedArray, row: int) -> bytes | None:
     if image["bytes"] is None and image["path"] and Path(image["path"]).is_file():
         return Path(image["path"]).read_bytes()
     return image["bytes"]
-
-
-def _brief(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edje.errors import first_line
+
 log = logging.getLogger(__name__)
 LARGEST_CODE = 127  # of signed codes
 LARGEST_UNSIGNED = 255
@@ -109,12 +111,11 @@ def _works(what: str, trial: Callable[[], bool]) -> bool:
     try:
         return trial()
     except MISSING as error:
-        reason = str(error).strip().partition("\n")[0]
         log.warning(
             "torch %s has no %s as edje knows them (%s): the slower plain version is used.",
             torch.__version__,
             what,
-            reason,
+            first_line(error),
         )
         return False
 
