@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edje.backbones.pretrained import freeze, weights_digest
 from edje.backbones.protocol import Identity, ImageEncoding
+from edje.backbones.thin_images import without_far_ends
 from edje.errors import EdjeError
 from edje.packaged import packaged_source
 
@@ -119,6 +120,7 @@ class TimmBackbone(nn.Module):
         side = self.image_size
         image = image.convert("RGB")
         if self.resize == "crop":
+            image = without_far_ends(image)
             scale = side / min(image.size)
             width, height = (max(side, round(length * scale)) for length in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)

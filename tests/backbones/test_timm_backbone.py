@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from edje.backbones.timm_backbone import TimmBackbone
 from edje.errors import EdjeError
+from tests.tiny.image_files import photo
 from tests.tiny.towers import save_timm
 
 CONV = "mobilenetv2_050"
@@ -89,6 +90,22 @@ def test_resize_squashes_or_keeps_the_centre(conv_file):
     assert conv(conv_file, resize="crop").preprocess(image).eq(1).all()
     squashed = conv(conv_file, resize="squash").preprocess(image)
     assert squashed[:, :, 0].eq(-1).all() and squashed[:, :, 32].eq(1).all()
+
+
+def test_a_thin_image_is_never_enlarged_whole(conv_file, monkeypatch):
+    backbone, sizes, resize = conv(conv_file, resize="crop"), [], Image.Image.resize
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Image.Image,
+            "resize",
+            lambda self, size, *rest: sizes.append(size) or resize(self, size, *rest),
+        )
+        centre = backbone.preprocess(photo(2, 4001))
+    assert sizes == [(64, 64 * 50 + 32)]  # and half a pixel at both ends, for 4001 is odd
+    whole = photo(2, 4001).resize((64, 64 * 4001 // 2), Image.Resampling.BICUBIC)
+    top = (whole.height - 64) // 2
+    expected = torch.from_numpy(np.array(whole.crop((0, top, 64, top + 64)))).permute(2, 0, 1)
+    torch.testing.assert_close(centre, expected / 127.5 - 1, rtol=0, atol=0.02)
 
 
 def test_identity_tells_weights_and_preprocessing_apart(conv_file, tmp_path):
