@@ -31,6 +31,7 @@ from edje.backbones.pretrained import (
     weights_digest,
 )
 from edje.backbones.protocol import Identity, ImageEncoding
+from edje.backbones.thin_images import without_far_ends
 from edje.errors import EdjeError
 from edje.identity import canonical_pixels, plain_size
 
@@ -196,6 +197,8 @@ class HuggingFaceBackbone(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         """The pixels of one RGB image, resized and normalised as the model's own processor does."""
+        if _keeps_the_centre(self.image_processor):
+            image = without_far_ends(image)
         return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
@@ -325,6 +328,13 @@ def _image_processor(pretrained: str, config: Any, family: _Family, library: str
     if family.class_tokens:
         return kind(size={"shortest_edge": side}, crop_size=square)
     return kind(size=square)
+
+
+def _keeps_the_centre(image_processor: Any) -> bool:
+    """Whether it scales the shorter side to its own and cuts off what is left of the longer."""
+    if not all(getattr(image_processor, step, False) for step in ("do_resize", "do_center_crop")):
+        return False
+    return dict(image_processor.size).keys() == {"shortest_edge"}
 
 
 def _pixel_settings(image_processor: Any) -> str:

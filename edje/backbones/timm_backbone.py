@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 
 from edje.backbones.pretrained import freeze, weights_digest
 from edje.backbones.protocol import Identity, ImageEncoding
+from edje.backbones.thin_images import without_far_ends
 from edje.errors import EdjeError
 from edje.packaged import packaged_source
+
+log = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64  # of the adapter's attention if the tower has no attention of its own
 LAYER_NORM_EPS = 1e-6  # likewise; SigLIP's
@@ -27,9 +31,10 @@ NAMING_WEIGHTS = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 class TimmBackbone(nn.Module):
     """A frozen vision tower of timm; it has no text tower.
 
-    Tokens are the last features: a transformer's patches without its class and register tokens,
-    or a feature map row by row. Image features are the model's own pooled ones, before its
-    classifier. A tower without attention gets heads of width 64 and a norm epsilon of 1e-6.
+    Tokens are the last features: a transformer's patches without the class and register tokens
+    that timm counts (it doesn't count those of VOLO and CoaT), or a feature map row by row.
+    Image features are the model's own pooled ones, before its classifier. A tower without
+    attention gets heads of width 64 and a norm epsilon of 1e-6.
 
     With `stages`, feature maps of earlier stages are averaged to the grid of the last one, and
     their channels are appended to its own (hypercolumns, Hariharan et al., 2015). A classifier's
@@ -87,6 +92,13 @@ class TimmBackbone(nn.Module):
         self.num_tokens: int = encoding.tokens.shape[1]
         self.token_width: int = encoding.tokens.shape[2]
         self.feature_width: int = encoding.features.shape[1]
+        if self.num_tokens == 1:
+            log.warning(
+                "model=%r gives a single token for an image of %d pixels, so a reranker sees no "
+                "parts of it. Take another timm model, or a larger image_size",
+                model,
+                image_size,
+            )
         self.num_heads, self.layer_norm_eps = _attention_settings(self.model, self.token_width)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
@@ -119,6 +131,7 @@ class TimmBackbone(nn.Module):
         side = self.image_size
         image = image.convert("RGB")
         if self.resize == "crop":
+            image = without_far_ends(image)
             scale = side / min(image.size)
             width, height = (max(side, round(length * scale)) for length in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -140,7 +153,9 @@ class TimmBackbone(nn.Module):
             values = self.model.forward_features(pixels)
             tokens = self._tokens(values)
         else:
-            values, maps = self.model.forward_intermediates(pixels, indices=self.stages)
+            values, maps = self.model.forward_intermediates(
+                pixels, indices=self.stages, stop_early=False
+            )
             tokens = torch.cat(
                 [self._tokens(values), *(self._resampled(m, values) for m in maps)], 2
             )
@@ -152,21 +167,24 @@ class TimmBackbone(nn.Module):
         return ImageEncoding(tokens=tokens, features=features.flatten(1))
 
     def _resampled(self, stage: Tensor, last: Tensor) -> Float[Tensor, "batch tokens channels"]:
-        """A stage's map averaged over the cells of the last map."""
-        height, width = last.shape[2:]
-        return self._tokens(nn.functional.adaptive_avg_pool2d(stage, (height, width)))
+        """A stage's map, channels first in every tower, averaged over the cells of the last map."""
+        height, width = last.shape[1:3] if self._channels_last() else last.shape[2:]
+        return _flat(nn.functional.adaptive_avg_pool2d(stage, (height, width)))
 
     def _tokens(self, values: Tensor) -> Float[Tensor, "batch tokens width"]:
-        if values.ndim == 3:
+        ndim = values.ndim if isinstance(values, Tensor) else 0
+        if ndim == 3:
             return values[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        if values.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            return values.flatten(1, 2)
-        if values.ndim == 4:
-            return values.flatten(2).transpose(1, 2).contiguous()
+        if ndim == 4:
+            return values.flatten(1, 2) if self._channels_last() else _flat(values)
+        given = f"of shape {tuple(values.shape)}" if ndim else f"as a {type(values).__name__}"
         raise EdjeError(
-            f"model={self.model_name!r} gives features of shape {tuple(values.shape)}; expected "
-            "(batch, tokens, width) or a feature map. Take another timm model."
+            f"model={self.model_name!r} gives features {given}; expected (batch, tokens, width) "
+            "or a feature map. Take another timm model."
         )
+
+    def _channels_last(self) -> bool:
+        return getattr(self.model, "output_fmt", "NCHW") == "NHWC"
 
     def _probe(self) -> ImageEncoding:
         """One empty image through the tower: shows shapes that no attribute of timm gives."""
@@ -250,13 +268,21 @@ def _named_by_order(state: Mapping[str, Tensor], module: nn.Module) -> dict[str,
 
 
 def _attention_settings(model: nn.Module, width: int) -> tuple[int, float]:
-    """The tower's heads and norm epsilon, or the documented values if it has no attention."""
-    counts = [getattr(module, "num_heads", None) for module in model.modules()]
+    """The tower's heads and norm epsilon, or the documented values if it has no attention.
+
+    A pooling by attention behind the tower may have other heads.
+    """
+    inside = [module for name, module in model.named_modules() if not name.startswith("attn_pool")]
+    counts = [getattr(module, "num_heads", None) for module in inside]
     own = [count for count in counts if isinstance(count, int) and width % count == 0]
     if own:
         return own[-1], getattr(getattr(model, "norm", None), "eps", LAYER_NORM_EPS)
     most = max(1, width // HEAD_WIDTH)
     return next(heads for heads in range(most, 0, -1) if width % heads == 0), LAYER_NORM_EPS
+
+
+def _flat(channels_first: Tensor) -> Float[Tensor, "batch tokens channels"]:
+    return channels_first.flatten(2).transpose(1, 2).contiguous()
 
 
 def _first_line(error: Exception, lines: int = 1) -> str:

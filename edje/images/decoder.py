@@ -15,7 +15,8 @@ from edje.images.pixels import orientation, to_rgb
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise it if pixels of some file change; version 1 refused large JPEGs
+# Stores and indexes of another version don't match: raise it only if pixels of common files change.
+VERSION = 2  # version 1 refused large JPEGs
 LARGE_JPEG = 40_000_000  # pixels; a larger one is reduced by 2, 4 or 8 during decoding
 MOST_PIXELS = 178_956_970  # of other formats: twice PIL's own limit for suspicious files
 

@@ -5,7 +5,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 
 WHITE = (255, 255, 255, 255)
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _ORIENTATION = 0x0112  # tag of EXIF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,7 +23,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Transparency becomes white. Samples of 10 to 16 bits keep their highest eight bits. 32-bit
     integers and floats, which define no white, are scaled from the image's own smallest value
-    (black) to its largest (white); values that are not numbers become black.
+    (black) to its largest (white); values that are not numbers become black. A TIFF whose zero is
+    white has them the other way round.
 
     Raises:
         ValueError: its colours can't be converted to RGB, or none of its floats is finite.
@@ -48,7 +49,9 @@ def orientation(image: Image.Image) -> Image.Transpose | None:
 
 def _eight_bit_grey(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+    if _tiff_tag(image, _PHOTOMETRIC, 1) == 0:  # zero is white: PIL inverts eight bits only
+        samples = -samples if image.mode == "F" else ~samples
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         bits = min(_tiff_tag(image, _BITS_PER_SAMPLE, 16), 16)
         grey = (samples >> (bits - 8)).astype(np.uint8)
     else:

@@ -130,6 +130,26 @@ def test_preprocess_gives_pixels_of_the_tower(family, request):
     assert backbone.encode_images(values[None]).tokens.shape == (1, 4, 32)
 
 
+@pytest.mark.parametrize("library", ["pil", "torchvision"])
+@pytest.mark.parametrize(("family", "seen"), [("clip", (50, 1)), ("siglip", (6000, 1))])
+def test_clip_sees_the_centre_of_a_thin_image_without_its_ends(
+    family, seen, library, request, monkeypatch
+):
+    folder, strip, sizes = str(request.getfixturevalue(family)), photo(6000, 1), []
+    backbone = HuggingFaceBackbone(pretrained=folder, image_library=library)
+    processor, process = backbone.image_processor, type(backbone.image_processor).__call__
+    expected = processor(strip, return_tensors="pt")["pixel_values"][0]
+
+    def recorded(self, image, **options):
+        sizes.append(image.size)
+        return process(self, image, **options)
+
+    monkeypatch.setattr(type(processor), "__call__", recorded)
+    torch.testing.assert_close(backbone.preprocess(strip), expected, rtol=0, atol=0.05)
+    backbone.preprocess(photo())
+    assert sizes == [seen, photo().size]
+
+
 def test_a_folder_without_image_processor_uses_the_family_defaults(tmp_path, caplog):
     folder = save_siglip(tmp_path)
     (folder / "preprocessor_config.json").unlink()

@@ -9,11 +9,30 @@ from safetensors.torch import save_file
 
 from edje.backbones.timm_backbone import TimmBackbone
 from edje.errors import EdjeError
+from tests.tiny.image_files import photo
 from tests.tiny.towers import save_timm
 
 CONV = "mobilenetv2_050"
 VIT = "vit_tiny_patch16_224"
 VIT_ARGS = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3}
+CROSSVIT_ARGS = {"embed_dim": (16, 32), "num_heads": (1, 1), "depth": ((1, 1, 0),)}
+PIT_ARGS = {"img_size": 64, "base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 1, 1)}
+CHANNELS_LAST = {
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 64,
+        "embed_dim": 8,
+        "depths": (1, 1),
+        "num_heads": (1, 2),
+        "window_size": 2,
+    },
+    "mambaout_femto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 24)},
+    "hieradet_small": {  # by itself it stops at the last stage that is asked for
+        "embed_dim": 8,
+        "num_heads": 1,
+        "stages": (1, 1, 1, 1),
+        "global_att_blocks": (),
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +84,29 @@ def test_adapters_take_heads_and_epsilon_of_the_tower_or_the_documented_choice(c
     assert (convolutional.num_heads, convolutional.layer_norm_eps) == (20, 1e-6)
 
 
+def test_the_heads_are_those_of_the_blocks_also_if_the_pooling_has_others(tmp_path):
+    model, arguments = "vit_pe_core_tiny_patch16_384", VIT_ARGS | {"depth": 1}
+    file = str(save_timm(tmp_path / "weights.safetensors", model, **arguments))
+    backbone = TimmBackbone(model=model, checkpoint=file, model_args=arguments, image_size=32)
+    assert backbone.model.attn_pool.num_heads == 8
+    assert backbone.num_heads == backbone.model.blocks[-1].attn.num_heads == 3
+
+
+def test_a_tower_that_gives_a_list_is_refused_as_such(tmp_path):
+    model = "crossvit_tiny_240"
+    file = str(save_timm(tmp_path / "weights.safetensors", model, **CROSSVIT_ARGS))
+    with pytest.raises(EdjeError, match=r"features as a list; expected .*Take another timm model"):
+        TimmBackbone(model=model, checkpoint=file, model_args=CROSSVIT_ARGS, image_size=240)
+
+
+def test_a_tower_of_a_single_token_is_warned_of(tmp_path, conv_file, caplog):
+    conv(conv_file)
+    assert "single token" not in caplog.text
+    file = str(save_timm(tmp_path / "weights.safetensors", "pit_ti_224", **PIT_ARGS))
+    TimmBackbone(model="pit_ti_224", checkpoint=file, model_args=PIT_ARGS, image_size=64)
+    assert "'pit_ti_224' gives a single token" in caplog.text
+
+
 def test_a_channels_last_map_is_read_as_one():
     backbone = TimmBackbone.__new__(TimmBackbone)
     torch.nn.Module.__init__(backbone)
@@ -89,6 +131,22 @@ def test_resize_squashes_or_keeps_the_centre(conv_file):
     assert conv(conv_file, resize="crop").preprocess(image).eq(1).all()
     squashed = conv(conv_file, resize="squash").preprocess(image)
     assert squashed[:, :, 0].eq(-1).all() and squashed[:, :, 32].eq(1).all()
+
+
+def test_a_thin_image_is_never_enlarged_whole(conv_file, monkeypatch):
+    backbone, sizes, resize = conv(conv_file, resize="crop"), [], Image.Image.resize
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Image.Image,
+            "resize",
+            lambda self, size, *rest: sizes.append(size) or resize(self, size, *rest),
+        )
+        centre = backbone.preprocess(photo(2, 4001))
+    assert sizes == [(64, 64 * 50 + 32)]  # and half a pixel at both ends, for 4001 is odd
+    whole = photo(2, 4001).resize((64, 64 * 4001 // 2), Image.Resampling.BICUBIC)
+    top = (whole.height - 64) // 2
+    expected = torch.from_numpy(np.array(whole.crop((0, top, 64, top + 64)))).permute(2, 0, 1)
+    torch.testing.assert_close(centre, expected / 127.5 - 1, rtol=0, atol=0.02)
 
 
 def test_identity_tells_weights_and_preprocessing_apart(conv_file, tmp_path):
@@ -164,6 +222,31 @@ def test_stages_lie_beside_the_last_map_cell_by_cell(conv_file):
     torch.testing.assert_close(second[:, 3].shape, later[:, :, 0, 0].shape)
     torch.testing.assert_close(encoding.features, plain.features, rtol=1e-4, atol=1e-5)
     assert backbone.identity()["layer"] != conv(conv_file).identity()["layer"]
+
+
+@pytest.mark.parametrize("model", CHANNELS_LAST)
+def test_stages_lie_beside_a_channels_last_map_too(tmp_path, model):
+    arguments = CHANNELS_LAST[model]
+    backbone = TimmBackbone(
+        model=model,
+        checkpoint=str(save_timm(tmp_path / "weights.safetensors", model, **arguments)),
+        model_args=arguments,
+        image_size=64,
+        stages=[-2],
+    )
+    tokens = backbone.encode_images(pixels(64)).tokens
+    with torch.no_grad():
+        last = backbone.model.forward_features(pixels(64))  # (2, rows, columns, channels)
+        (stage,) = backbone.model.forward_intermediates(
+            pixels(64), indices=[-2], intermediates_only=True
+        )  # (2, channels, 2 rows, 2 columns)
+    rows, columns, width = last.shape[1:]
+    expected = stage.unflatten(2, (rows, 2)).unflatten(4, (columns, 2)).mean(dim=(3, 5))
+    grid = tokens.unflatten(1, (rows, columns))
+    torch.testing.assert_close(grid[..., :width], last, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        grid[..., width:], expected.permute(0, 2, 3, 1), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_features_can_be_those_of_a_smaller_image(conv_file):

@@ -150,6 +150,29 @@ def test_unsigned_and_twelve_bit_samples_of_a_tiff_are_read_as_such(tmp_path: Pa
     assert [grey for grey, *_ in colours(tmp_path / "b.tif")] == [0, 128, 255]
 
 
+def test_a_tiff_whose_zero_is_white_is_inverted_at_any_depth(tmp_path: Path) -> None:
+    def tiff(samples: np.ndarray, kind: int) -> bytes:
+        bits, data = 8 * samples.itemsize, samples.tobytes()
+        tags = [(256, samples.size), (257, 1), (258, bits), (259, 1), (262, 0), (273, 8)]
+        tags += [(277, 1), (278, 1), (279, len(data)), (339, kind)]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        head = b"II*\0" + struct.pack("<I", 8 + len(data))
+        return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+    for samples, kind, right in (
+        (np.array([0, 100, 255], "<u1"), 1, [255, 155, 0]),
+        (np.array([0, 100 << 8, 65535], "<u2"), 1, [255, 155, 0]),
+        (np.array([0, 0.2, 1, np.nan], "<f4"), 3, [255, 204, 0, 0]),
+    ):
+        (tmp_path / "a.tif").write_bytes(tiff(samples, kind))
+        assert [grey for grey, *_ in colours(tmp_path / "a.tif")] == right
+
+
+def test_floats_of_a_portable_map_are_scaled_as_others(tmp_path: Path) -> None:
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n3 1\n-1.0\n" + struct.pack("<3f", -1, 0, 3))
+    assert [grey for grey, *_ in colours(tmp_path / "a.pfm")] == [0, 64, 255]
+
+
 def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
     first, second = Image.new("RGB", (2, 2), RED), Image.new("RGB", (2, 2))
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
