@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.index.exact_first_stage import Found, Wanted
-from edje.index.image_table import READABLE, ImageTable
+from edje.index.image_table import READABLE, ImageTable, whole
 from edje.retrieval.exact import similarities
 
 SAMPLED = 100  # stored embeddings used to measure recall if no queries are given
@@ -34,10 +34,11 @@ class ApproximateFirstStage:
             EdjeError: a filter is invalid.
         """
         for one in wanted:
-            where = self._readable if one.where is None else f"({one.where}) AND {READABLE}"
-            row_ids, scores = self.table.nearest(self.column, one.query.numpy(), one.k, where)
+            where = f"{whole(one.where)} AND {READABLE}" if one.where else self._readable
+            k = min(one.k, self._all)  # Lance reserves memory for all of them
+            row_ids, scores = self.table.nearest(self.column, one.query.numpy(), k, where)
             order = np.lexsort((row_ids, -scores))
-            searched = self._all if one.where is None else self.table.count(where)
+            searched = self.table.count(where) if one.where else self._all
             yield Found(row_ids[order], torch.from_numpy(scores[order]), searched)
 
     def recall(self, k: int, queries: Float[Tensor, "queries embedding"] | None = None) -> float:

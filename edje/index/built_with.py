@@ -12,6 +12,7 @@ from edje.inference.reranker import Reranker
 from edje.registry import lasting_name
 from edje.tokens.codec import make_codec
 
+TOKENS = "visual_tokens"
 SHOWN = 40  # characters of a value in a message
 
 
@@ -29,7 +30,7 @@ def built_with(reranker: Reranker) -> dict[str, Value]:
         "adapter": lasting_name("adapter", checkpoint.adapter.target),
         "adapter_choices": json.dumps(dict(checkpoint.adapter.choices), sort_keys=True),
         "adapter_weights": weights_digest(reranker.model.adapter),
-        "visual_tokens": int(reranker.model.adapter.num_tokens),
+        TOKENS: int(reranker.model.adapter.num_tokens),
         "visual_width": reranker.model.joint.width,
         "raw_codec": choices.raw_codec,
         "codec": choices.compressed_codec,
@@ -52,10 +53,12 @@ def check_reranker(table: ImageTable, reranker: Reranker) -> None:
     Raises:
         EdjeError: lists the differences, and the command that encodes the pictures with it.
     """
-    facts = table.facts
-    differing = differences(facts.built_with, built_with(reranker))
+    facts, here = table.facts, built_with(reranker)
+    differing = differences(facts.built_with, here)
     if differing:
-        own = f" ({facts.reranker})" if facts.reranker else ""
+        tokens = facts.built_with.get(TOKENS)
+        fewer = "" if tokens == here[TOKENS] else f", num_tokens={tokens}"
+        own = f" ({facts.reranker}{fewer})" if facts.reranker else ""
         raise EdjeError(
             f"the index {table.folder} was built with another reranker: {'; '.join(differing)}. "
             f"Open it with that one{own}, or encode the pictures with this one: edje index "

@@ -69,7 +69,7 @@ class ExactFirstStage:
                 yield self._best(scores, one)
 
     def _best(self, scores: Float[Tensor, "images"], wanted: Wanted) -> Found:
-        rows = torch.arange(len(scores)) if wanted.where is None else self._among(wanted.where)
+        rows = self._among(wanted.where) if wanted.where else torch.arange(len(scores))
         scores = scores[rows]
         searched = len(scores)
         if wanted.k < searched:

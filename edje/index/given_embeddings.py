@@ -138,9 +138,10 @@ def _of_parquet(path: Path) -> tuple[np.ndarray, dict[str, list[Any]]]:
             f"{' and '.join(sorted(missing))}."
         )
     try:
-        values = table.column(EMBEDDING).combine_chunks()
-        matrix = np.asarray(values.flatten()).reshape(len(table), -1)
-        lengths = set(values.value_lengths().to_pylist()) if len(values) else set()
+        chunks = table.column(EMBEDDING).chunks  # one list of all holds 2**31 numbers at most
+        lengths = {length for one in chunks for length in one.value_lengths().unique().to_pylist()}
+        numbers = [np.asarray(one.flatten()) for one in chunks]
+        matrix = np.concatenate(numbers).reshape(len(table), -1)
     except (AttributeError, ValueError, pa.ArrowException) as error:
         raise EdjeError(f"{path}: its column {EMBEDDING} holds no lists of one length.") from error
     if len(lengths) > 1 or None in lengths:

@@ -153,8 +153,15 @@ def absolute(path: str | Path) -> Path:
 
 
 def valid_id(name: str) -> str:
-    """A name as an id: NFC, with bytes that aren't valid Unicode as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name as an id: NFC, with bytes that aren't valid Unicode as escapes.
+
+    Raises:
+        EdjeError: it is no text, or has characters that are neither Unicode nor such bytes.
+    """
+    try:
+        text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    except (TypeError, UnicodeEncodeError) as error:
+        raise EdjeError(f"{name!r} can't be an id of a picture: expected a text.") from error
     return unicodedata.normalize("NFC", text)
 
 

@@ -306,7 +306,7 @@ class ImageIndex:
         space of the former ones.
 
         Args:
-            columns: for each name one value, or a mapping of ids to values.
+            columns: for each name one value, or a mapping of ids to values; None clears one.
             where: only pictures that pass this filter, as in `search`.
 
         Raises:
@@ -456,7 +456,7 @@ class ImageIndex:
         embeddings of 100 pictures; this reads all embeddings.
 
         Raises:
-            EdjeError: there is no index yet, or it can't be read.
+            EdjeError: there is no index yet, it can't be read, or `queries` is no list of texts.
         """
         table = self._existing("measure")
         first_stage = "exact" if self._search.approximate is None else "approximate"

@@ -177,7 +177,7 @@ class ImageTable:
     def count(self, where: str | None = None) -> int:
         """Number of rows, or of rows that pass a filter."""
         with lance(self.folder):
-            return int(self._table.count_rows(where))
+            return int(self._table.count_rows(whole(where) if where else None))
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """All rows in batches, with these columns and `_rowid`.
@@ -187,7 +187,7 @@ class ImageTable:
         """
         with lance(self.folder):
             query = self._table.search().select(list(columns)).with_row_id(True)
-            batches = iter((query.where(where) if where else query).to_batches())
+            batches = iter((query.where(whole(where)) if where else query).to_batches())
         while True:
             with lance(self.folder):
                 batch = next(batches, None)
@@ -358,7 +358,7 @@ class ImageTable:
             search = self._table.search(query, vector_column_name=column).distance_type("dot")
             search = search.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else 0)
             search = search.refine_factor(REFINED).limit(k)  # 0: all, if a filter lets few pass
-            search = search.where(where) if where else search
+            search = search.where(whole(where)) if where else search
             found = search.select([KEY, DISTANCE]).with_row_id(True).to_arrow()
         return found.column(ROW).to_numpy(), 1 - found.column(DISTANCE).to_numpy()
 
@@ -375,6 +375,14 @@ class ImageTable:
         """Number of separate pieces that hold the rows."""
         with lance(self.folder):
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
+
+
+def whole(where: str) -> str:
+    """A filter that Lance reads to its end: alone, only its first expression would count.
+
+    Two pairs of brackets, as one would end at a bracket too many; a line's end ends a comment.
+    """
+    return f"(({where}\n))"
 
 
 def bytes_under(folder: Path) -> int:

@@ -2,11 +2,14 @@
 
 import io
 import json
+import math
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
+from typing import Any
 
 from edje.errors import EdjeError
+from edje.index.hits import Hit
 from edje.index.indexing import RERANKER, check_there, index_pictures, opened
 from edje.index.indexing_choices import Indexing
 from edje.inference.text_image_pairs import check_query
@@ -102,13 +105,30 @@ def answer(chosen: Namespace) -> None:
             chosen.group_duplicates,
         )
         for hit in hits:
-            line = json.dumps({"query": query, **vars(hit)}, default=str) if chosen.json else hit
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{as_json(query, hit) if chosen.json else hit}\n")
         if not hits:
             sys.stderr.write("nothing found\n")
         sys.stdout.flush()
     if bad:
         raise EdjeError(f"{bad} of the input's lines could not be searched for, see above.")
+
+
+def as_json(query: str, hit: Hit) -> str:
+    """A hit with its query as an object of JSON, which has no NaN and no infinity: null."""
+    facts = {"query": query, **vars(hit)}
+    return json.dumps(_finite(facts), default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """A value, with None for the numbers in it that are not finite."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def asked() -> Iterable[str]:

@@ -17,7 +17,7 @@ from edje.images.pictures import is_unicode
 from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
-from edje.index.given_pictures import read_path
+from edje.index.given_pictures import read_path, valid_id
 from edje.index.hits import Hit
 from edje.index.image_table import (
     CELL,
@@ -35,7 +35,7 @@ from edje.inference.encoded_images import EncodedImages
 from edje.inference.given_numbers import finite_numbers, number_per
 from edje.inference.picture_encoder import stored_type
 from edje.inference.reranker import Reranker
-from edje.inference.text_image_pairs import check_query
+from edje.inference.text_image_pairs import check_query, texts_of
 from edje.ranges import check_count
 from edje.tokens.codec import Codec, make_codec
 
@@ -84,13 +84,15 @@ class IndexSearch:
 
     def recall(self, k: int, queries: Sequence[str] | None) -> float:
         """See `ImageIndex.stats`."""
+        if queries is not None and not (queries := texts_of(queries, "queries of stats")):
+            raise EdjeError("stats: queries is empty. Give some texts, or leave it out.")
         if self.approximate is None:
             return 1.0
         if queries is None:
             return self.approximate.recall(k)
         if self.is_given:
             raise EdjeError("stats: texts have no embedding for this index. Leave out queries.")
-        return self.approximate.recall(k, self.reranker.encode_text(list(queries)))
+        return self.approximate.recall(k, self.reranker.encode_text(queries))
 
     def answers(self, questions: Sequence[Question]) -> list[Answer]:
         """The hits of each question; all questions go through each stage together.
@@ -261,6 +263,7 @@ class IndexSearch:
 
     def _row_ids(self, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Row ids of several lists of ids."""
+        lists = [list_of_ids("rerank", ids) for ids in lists]
         every = list(dict.fromkeys(name for ids in lists for name in ids))
         found = self.table.named(every, [PROBLEM])
         for ids in lists:
@@ -312,17 +315,17 @@ def check_where(where: Any) -> None:
 
 
 def list_of_ids(caller: str, ids: Any) -> list[str]:
-    """Ids of pictures as a list.
+    """Ids of pictures as a list, written as the index writes them.
 
     Raises:
-        EdjeError: it is a single text, or something in it isn't a text.
+        EdjeError: it is a single text, or something in it isn't a text or can't be an id.
     """
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise EdjeError(f"{caller}: got {ids!r}, expected a list of ids.")
     found = list(ids)
     if other := [one for one in found if not isinstance(one, str)]:
         raise EdjeError(f"{caller}: got {other[0]!r} among the ids, expected texts.")
-    return found
+    return [valid_id(one) for one in found]
 
 
 def _known(chosen: Candidates) -> Tensor:

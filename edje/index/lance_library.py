@@ -13,7 +13,11 @@ from edje.errors import EdjeError
 FULL = ("No space left", "File too large", "Disk quota exceeded")
 FORBIDDEN = ("Permission denied", "Operation not permitted", "Read-only file system")
 PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # in Lance's own source code
-NO_FILTER = ("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion")
+NO_FILTER = (
+    *("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion"),
+    *("sql filter", "SQL", "does not return a boolean", "during planning", "Operator "),
+    *("logical expression", "Cannot access field"),
+)  # not "Invalid input", as Lance also says it of damage
 TO_READ, TO_WRITE = "read", "write to"
 OF_RAY = ("engine=ray needs Ray and pylance", "Install them: pip install 'edje[ray]'.")
 
@@ -76,7 +80,8 @@ def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
 
 def explained(error: Exception, folder: Path | str, doing: str) -> str:
     """An error of the library, explained for the user of the index."""
-    said = PLACE_IN_SOURCE.sub("", str(error)).strip().split("\n")[0].rstrip(".")
+    said = PLACE_IN_SOURCE.sub("", str(error).replace("\n)", ")"))  # as image_table.whole ends
+    said = said.strip().split("\n")[0].rstrip(".")
     if any(words in said for words in NO_FILTER):
         return f'invalid filter of the index {folder}: {said}. Write it as SQL: "width > 1000".'
     what = f"can't {doing} the index {folder}: {said}."

@@ -94,10 +94,12 @@ def outcomes(
         EdjeError: Ray isn't installed or reachable, or failed.
     """
     folder = Path(work.before.folder)  # never a URL: those can only be read
+    adapter = work.reranker.model.adapter
     assignment = Assignment(
         folder=folder,
         version=work.before.version,
         reranker=work.reranker.name,
+        num_tokens=int(adapter.num_tokens) if adapter.budgets else None,
         values=work.values,
         on_error=work.on_error,
         batch_size=work.batch_size,

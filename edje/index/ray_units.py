@@ -68,6 +68,7 @@ class Outcome:
 class Assignment:
     """The instructions for all workers of an addition.
 
+    `reranker` is its name, `num_tokens` those that it reads, None if it can read no fewer.
     `gone` is the hashes of files that are no longer at their paths. The folder `begun` has a file
     per unit with a byte for each attempt: Ray itself would try it forever.
     """
@@ -75,6 +76,7 @@ class Assignment:
     folder: Path
     version: int
     reranker: str
+    num_tokens: int | None
     values: Callable[[str], Mapping[str, Any]]
     on_error: OnError
     batch_size: int
@@ -124,7 +126,8 @@ class Worker:
 
     @cached_property
     def _reranker(self) -> Reranker:
-        reranker = Reranker.from_pretrained(self.assignment.reranker)
+        told = self.assignment
+        reranker = Reranker.from_pretrained(told.reranker, num_tokens=told.num_tokens)
         check_reranker(self._table, reranker)
         return reranker
 

@@ -8,17 +8,20 @@ from typing import Any
 import pyarrow as pa
 
 from edje.errors import EdjeError
+from edje.index.given_pictures import valid_id
 from edje.index.image_table import OURS
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # names that a filter doesn't need to quote
+UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)  # Arrow's errors of values
 
 
 class UserColumns:
     """The value of `add(columns=…)`: for each name one value for all, or a mapping of ids.
 
     Raises:
-        EdjeError: it is no mapping, a name is taken or invalid, or values have no common type.
+        EdjeError: it is no mapping, a name is taken or invalid, values have no common type, or
+            an id is no text.
     """
 
     def __init__(self, given: Mapping[str, Any] | None):
@@ -26,26 +29,38 @@ class UserColumns:
             raise EdjeError(
                 f"columns: got {given!r}, expected names with their values: {{'album': 'Rome'}}."
             )
-        self.given = dict(given or {})
-        self._fields = [pa.field(name, _type(name, value)) for name, value in self.given.items()]
+        self.given = {
+            name: {valid_id(one): each for one, each in value.items()}
+            if isinstance(value, Mapping)
+            else value
+            for name, value in (given or {}).items()
+        }
+        self._arrays = {name: _array(name, value) for name, value in self.given.items()}
 
     def missing(self, schema: pa.Schema) -> list[pa.Field]:
         """The columns that a table doesn't have yet.
 
         Raises:
-            EdjeError: it has one of them with values of another type.
+            EdjeError: it has one of them with values of another type, or lacks one without a
+                value.
         """
-        for field in self._fields:
-            if field.name in schema.names:
-                there = schema.field(field.name).type
+        missing = []
+        for name, array in self._arrays.items():
+            if name in schema.names:
+                there = schema.field(name).type
                 try:
-                    pa.array(_values(self.given[field.name]), there)
-                except pa.ArrowException as error:
+                    pa.array(_values(self.given[name]), there)
+                    _check_kept(array, there)
+                except UNFIT as error:
                     raise EdjeError(
-                        f"columns: {field.name!r} has type {there} in the index ({error}). Give "
+                        f"columns: {name!r} has type {there} in the index ({error}). Give "
                         "values of that type, or another name."
                     ) from error
-        return [field for field in self._fields if field.name not in schema.names]
+            elif pa.types.is_null(array.type):
+                raise EdjeError(f"columns: {name!r} has no value. Leave it out, or give one.")
+            else:
+                missing.append(pa.field(name, array.type))
+        return missing
 
     @property
     def by_id(self) -> dict[str, Mapping[str, Any]]:
@@ -73,7 +88,17 @@ class UserColumns:
         }
 
 
-def _type(name: str, value: Any) -> pa.DataType:
+def _check_kept(array: pa.Array, there: pa.DataType) -> None:
+    """Refuse values of which another type would keep a part, which `pa.array` allows."""
+    if pa.types.is_decimal(there):  # of these it allows none
+        return
+    kept = array.cast(there)
+    if pa.types.is_timestamp(array.type) and not kept.cast(array.type).equals(array):
+        raise ValueError("it has no time of day")
+
+
+def _array(name: str, value: Any) -> pa.Array:
+    """The values of a column, in the type that Arrow finds for them."""
     if name in OURS or not NAME.fullmatch(name):
         why = "is a column of the index's own" if name in OURS else "can't be the name of a column"
         raise EdjeError(
@@ -81,12 +106,9 @@ def _type(name: str, value: Any) -> pa.DataType:
             f"{', '.join(OURS)}."
         )
     try:
-        found = pa.array(_values(value)).type
-    except pa.ArrowException as error:
+        return pa.array(_values(value))
+    except UNFIT as error:
         raise EdjeError(f"columns: values of {name!r} have no common type ({error}).") from error
-    if pa.types.is_null(found):
-        raise EdjeError(f"columns: {name!r} has no value. Leave it out, or give one.")
-    return found
 
 
 def _values(value: Any) -> list[Any]:

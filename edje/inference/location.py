@@ -19,7 +19,9 @@ TOKENIZER = "tokenizer.json"  # in the same folder
 MODEL_TYPE = "edje"  # in its config.json
 SHIPPED = ("photos", "shapes")  # rerankers that come with edje, under assets/<name>/reranker
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")  # downloaded besides the weights of a saved folder
-HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>.+))?")
+HUB_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(/(?P<file>[^@]+))?(@(?P<revision>[\w./-]+))?"
+)
 
 
 def find_checkpoint(path: Path, revision: str | None = None) -> Path:
@@ -28,7 +30,7 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
     In a run folder: model.ckpt, then best.ckpt, then last.ckpt, then what is saved in it. In a
     folder of `save_pretrained`: its weights. In another folder or a repository of the hub: its
     one file in the published format, whatever its name. If the hub can't be reached, its cache is
-    used. `revision` is a branch, tag or commit on the hub.
+    used. `revision` is a branch, tag or commit on the hub; it can also end the hub name, after @.
 
     Raises:
         EdjeError: there is no checkpoint, there are several in the published format, or there is a
@@ -53,7 +55,13 @@ def find_checkpoint(path: Path, revision: str | None = None) -> Path:
         if shipped := shipped_folder(str(path)):
             return shipped / WEIGHTS
         if on_hub := hub_name(str(path)):
-            return _downloaded(*on_hub, revision)
+            repo, file, named = on_hub
+            if revision and named and revision != named:
+                raise EdjeError(
+                    f"checkpoint={path}: revision={revision!r} is another one than the name has. "
+                    "Give one of them."
+                )
+            return _downloaded(repo, file, revision or named)
     elif shipped_folder(str(path)):
         raise EdjeError(
             f"checkpoint={path}: {path.absolute()} exists and holds no checkpoint. edje's own "
@@ -82,11 +90,11 @@ def shipped_folder(name: str) -> Path | None:
     return Path(asset(f"{name}/reranker")) if name in SHIPPED else None
 
 
-def hub_name(given: str) -> tuple[str, str | None] | None:
-    """Repository and file (None: its only one) of a hub name; None for a path.
+def hub_name(given: str) -> tuple[str, str | None, str | None] | None:
+    """Repository, file (None: its only one) and revision of a hub name; None for a path.
 
-    >>> hub_name("somebody/reranker"), hub_name("somebody/reranker/large/model.pth")
-    (('somebody/reranker', None), ('somebody/reranker', 'large/model.pth'))
+    >>> hub_name("somebody/reranker"), hub_name("somebody/reranker/large/model.pth@v1")
+    (('somebody/reranker', None, None), ('somebody/reranker', 'large/model.pth', 'v1'))
     >>> hub_name("runs/shapes/2026-01-31"), hub_name("checkpoints/model.pth")
     (None, None)
     """
@@ -95,7 +103,7 @@ def hub_name(given: str) -> tuple[str, str | None] | None:
         return None
     if found["file"] is not None and not found["file"].endswith(SUFFIXES):
         return None
-    return found["repo"], found["file"]
+    return found["repo"], found["file"], found["revision"]
 
 
 def _downloaded(repo: str, file: str | None, revision: str | None) -> Path:

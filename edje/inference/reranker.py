@@ -88,7 +88,7 @@ class Reranker:
         name: str = "",
     ):
         self.checkpoint = checkpoint
-        self.name = name  # the name given to from_pretrained; a path is absolute
+        self.name = name  # as from_pretrained takes it, with @<revision>; a path is absolute
         self.metrics = metrics  # from its run's evaluation, as in metrics.json
         self.model = checkpoint.model.eval()
         self.precision = precision
@@ -143,7 +143,7 @@ class Reranker:
                 instructions for bf16), fp16 or int8; by default the one that its run scored
                 with. Scores are always float32.
             num_tokens: use fewer of nested visual tokens; by default as in its run.
-            revision: branch, tag or commit on the hub.
+            revision: branch, tag or commit on the hub; or end the name in @<revision>.
 
         Raises:
             EdjeError: there is no readable reranker of that name, it wasn't trained for
@@ -163,6 +163,8 @@ class Reranker:
         chosen = precision_of(precision, choices.precision, where)
         path = Path(name_or_path).expanduser()
         name = str(path.resolve() if path.exists() else name_or_path)
+        if revision is not None and not name.endswith(f"@{revision}"):
+            name = f"{name}@{revision}"
         return cls(checkpoint, chosen, metrics_of(file), name)
 
     @classmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from edje.errors import EdjeError
 from edje.images.decoder import size_of
 from edje.images.pictures import is_unicode
+from edje.index.given_pictures import valid_id
 from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
 
 MOST_UPLOADS = 32  # pictures in a request
@@ -75,7 +76,7 @@ def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
         image, name = given.image, named[0] if named else None
     if name is not None and (len(name) > LONGEST_ID or "\0" in name or not is_unicode(name)):
         raise BadDocument(f"document {number}: {shown(name)} can't be the id of a picture.")
-    return image, name
+    return image, None if name is None else valid_id(name)
 
 
 def _picture(number: int, given: str) -> tuple[bytes, int]:

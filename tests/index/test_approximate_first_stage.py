@@ -64,6 +64,36 @@ def test_it_finds_nearly_what_the_exact_one_finds_with_the_same_scores(
     assert np.mean(shares) > 0.95
 
 
+@pytest.mark.parametrize("k", [10**9, 10**20])
+def test_more_than_there_are_may_be_wanted(
+    stages: tuple[ExactFirstStage, ApproximateFirstStage], k: int
+) -> None:
+    exact, _ = stages
+    for where, least, count in ((None, ROWS // 2, ROWS), ("key < 30", 30, 30)):
+        for stage in stages:
+            found = next(stage.best([Wanted(exact.embeddings[0], k, where)]))
+            assert least <= len(set(found.row_ids.tolist())) <= found.searched == count
+
+
+@pytest.mark.parametrize(
+    ("where", "same"),
+    [
+        ("", None),
+        ("width = 3 -- a comment", "width = 3"),
+        ("width = 3 OR\nwidth = 4", "width IN (3, 4)"),
+        ("width = 3) OR (width = 4", "width IN (3, 4)"),
+    ],
+)
+def test_both_stages_read_a_filter_alike(
+    stages: tuple[ExactFirstStage, ApproximateFirstStage], where: str, same: str | None
+) -> None:
+    query = stages[0].embeddings[0]
+    for stage in stages:
+        found, expected = stage.best([Wanted(query, K, where), Wanted(query, K, same)])
+        assert found.searched == expected.searched
+        assert found.row_ids.tolist() == expected.row_ids.tolist()
+
+
 def test_its_recall_is_the_share_of_the_exact_candidates_that_it_finds(
     stages: tuple[ExactFirstStage, ApproximateFirstStage],
     table: ImageTable,

@@ -1,16 +1,20 @@
 """Claims about an index whose first stage are embeddings of the user's own."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
+from edje.index.given_embeddings import _of_parquet
 from tests.index.indexed import contents
 
 
@@ -69,6 +73,42 @@ def test_a_table_of_parquet_brings_ids_and_columns(
     before = contents(index)
     again = ImageIndex.from_embeddings(tmp_path / "a.edje", ranker, tmp_path / "mine.parquet")
     assert contents(again) == before and again.stats().version == index.stats().version
+
+
+def test_embeddings_of_parquet_are_never_put_into_one_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A list of Arrow holds at most 2**31 numbers."""
+    groups = [[[1.0, 2.0]], [], [[3.0, 4.0], [5.0, 6.0]]]
+    lists = pa.chunked_array(groups, pa.list_(pa.float32()))
+    others = pa.table({"path": ["a", "b", "c"]})
+
+    class Table:
+        schema = others.append_column("embedding", lists).schema
+
+        def __len__(self) -> int:
+            return len(lists)
+
+        def column(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(chunks=lists.chunks)  # no combine_chunks
+
+        def drop_columns(self, names: list[str]) -> pa.Table:
+            return others
+
+    monkeypatch.setattr("pyarrow.parquet.read_table", lambda path: Table())
+    matrix, columns = _of_parquet(Path("mine.parquet"))
+    np.testing.assert_array_equal(matrix, np.arange(1, 7, dtype=np.float32).reshape(3, 2))
+    assert columns == {"path": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("odd", [[[1.0]], [[1.0, 2.0, 3.0]], [None], [[]]])
+def test_lists_of_several_lengths_are_refused(tmp_path: Path, odd: list[Any]) -> None:
+    rows = pa.chunked_array([[[1.0, 2.0]], odd], pa.list_(pa.float32()))
+    pq.write_table(
+        pa.table({"path": ["a", "b"], "embedding": rows}), tmp_path / "m.parquet", row_group_size=1
+    )
+    with pytest.raises(EdjeError, match="holds no lists of one length"):
+        _of_parquet(tmp_path / "m.parquet")
 
 
 def test_other_embeddings_and_additions_without_are_refused(

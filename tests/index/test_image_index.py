@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from PIL import Image
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.answers import Question, UnknownPicture
+from edje.index.built_with import new_facts
 from edje.index.hits import Hit
-from edje.index.image_table import MAKING, TABLE
+from edje.index.image_table import MAKING, TABLE, ImageTable
 from edje.index.indexing import check_there
+from edje.inference.saved_folder import save_folder
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
+from tests.tiny.rerankers import COMPRESSION, tiny_checkpoint
 
 
 def test_the_order_is_that_of_the_run_on_its_split_and_candidates(
@@ -94,6 +98,15 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
         ("nonsense = 3", r"invalid filter of the index .* No field named nonsense.*\bid\b"),
         ("width >", "invalid filter of the index .* Expected: an expression"),
         ("width = 'wide'", "invalid filter of the index"),
+        ("  ", "invalid filter of the index"),
+        ("width", "invalid filter of the index .* does not return a boolean"),
+        ("width LIKE 'x'", "invalid filter of the index .* to coerce Int32"),
+        ("width = 1 && height = 1", "invalid filter of the index .* Operator && is not supported"),
+        ("width >= 1 <= 3", "invalid filter of the index .* Boolean <= Int64"),
+        ("id IN (SELECT 1)", "invalid filter of the index .* is not supported SQL"),
+        ("id = 'a", "invalid filter of the index .* Unterminated string"),
+        ("id.x = 1", "invalid filter of the index .* Cannot access field"),
+        ("sum(width) > 2", "invalid filter of the index .* Physical plan"),
     ):
         with pytest.raises(EdjeError, match=message):
             index.search("red", where=where)
@@ -108,9 +121,15 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
         (lambda index: index.set_columns({"a": 1}, where=5), "where=5: expected a filter as a"),
         (
             lambda index: index.remove(["a\udcff"]),
-            r"1 of 1 ids are not in the index, such as 'a\\u",
+            r"1 of 1 ids are not in the index, such as 'a\\\\xff'",
         ),
         (lambda index: index.rerank("red", ["a\udcff"]), "1 of 1 ids are not in the index"),
+        (lambda index: index.remove(["a\ud800"]), r"'a\\ud800' can't be an id of a picture"),
+        (lambda index: index.add({"\ud800": b""}), r"'\\ud800' can't be an id of a picture"),
+        (lambda index: index.add([], prefix="\ud800"), r"'\\ud800' can't be an id of a picture"),
+        (lambda index: index.stats("two dogs"), "got the text 'two dogs' as queries of stats;"),
+        (lambda index: index.stats([]), "stats: queries is empty"),
+        (lambda index: index.stats(["red", 5]), "got a int among queries of stats; expected texts"),
         (lambda index: index.optimize(0), "keep=0, expected a datetime.timedelta"),
         (lambda index: index.optimize(timedelta(-1)), "expected a datetime.timedelta"),
         (lambda index: ImageIndex.open(index.folder, None), "got None as reranker, expected a"),
@@ -226,6 +245,20 @@ def test_another_reranker_is_refused_with_the_difference_and_the_command(
         ImageIndex.open(index.folder, other)
     assert f"({ranker.name})" in str(said.value)
     assert f"edje index <folder> --into <new folder> --reranker {run_folder}" in str(said.value)
+
+
+def test_a_reranker_that_reads_other_tokens_is_refused_with_their_number(tmp_path: Path) -> None:
+    choices = {**COMPRESSION.choices, "budgets": (2, 4)}
+    save_folder(tiny_checkpoint(replace(COMPRESSION, choices=choices)), tmp_path / "nested")
+    few, every = (
+        Reranker.from_pretrained(tmp_path / "nested", device="cpu", num_tokens=count)
+        for count in (2, 4)
+    )
+    (tmp_path / "few").mkdir()
+    ImageTable.create(tmp_path / "few", new_facts(few))
+    ImageIndex.open(tmp_path / "few", few)
+    with pytest.raises(EdjeError, match=r"that one \(.*/nested, num_tokens=2\), or encode"):
+        ImageIndex.open(tmp_path / "few", every)
 
 
 def test_a_joint_encoder_trained_further_reads_the_same_index(

@@ -111,6 +111,22 @@ def test_hits_come_as_json_with_their_query(
     assert len(out.split("\n")) == 13 and "new\\nline\\u2028.png" in out
 
 
+def test_numbers_that_json_lacks_are_null(
+    edje, ranker: Reranker, photos: Path, pictures: Path, run_folder: Path
+) -> None:
+    edje("index", pictures / "000.png", "--into", photos, "--reranker", run_folder)
+    index = ImageIndex.open(photos, ranker)
+    nan, infinite = float("nan"), float("inf")
+    index.set_columns({"a": nan, "b": [1.0, -infinite], "c": {"000.png": {"d": infinite, "e": 2}}})
+    _, out, _ = edje("search", photos, "red", "--json")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    columns = json.loads(out, parse_constant=refuse)["columns"]
+    assert columns == {"a": None, "b": [1, None], "c": {"d": None, "e": 2}}
+
+
 def test_an_index_is_not_put_among_pictures(
     edje, pictures: Path, run_folder: Path, photos: Path
 ) -> None:

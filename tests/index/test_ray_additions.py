@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -16,6 +17,7 @@ from edje.index import ray_additions
 from edje.index.additions import Added
 from edje.index.image_table import KEY
 from edje.index.ray_engine import RayEngine, connected
+from edje.inference.saved_folder import save_folder
 from tests.index.blocked import BlockedPicture
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture, make_tar
@@ -150,6 +152,18 @@ def test_a_worker_that_loads_another_reranker_is_refused(
     monkeypatch.setattr(ranker, "name", "")
     with pytest.raises(EdjeError, match="no name or path that workers could load"):
         index.add(pictures, engine="ray")
+
+
+def test_workers_read_as_many_tokens_as_the_reranker_that_sent_them(
+    ranker: Reranker, pictures: Path, tmp_path: Path
+) -> None:
+    adapter = ranker.checkpoint.adapter
+    nested = replace(adapter, choices={**adapter.choices, "budgets": (2, 4)})
+    save_folder(replace(ranker.checkpoint, adapter=nested), tmp_path / "nested")
+    few = Reranker.from_pretrained(tmp_path / "nested", device="cpu", num_tokens=2)
+    index, peace = (ImageIndex.open(tmp_path / name, few) for name in ("a.edje", "b.edje"))
+    assert index.add(pictures, engine=IN_FOURS) == peace.add(pictures) == Added(new=12)
+    assert contents(index) == contents(peace)
 
 
 def test_an_addition_whose_process_is_killed_goes_on_and_says_nothing_else(

@@ -1,14 +1,17 @@
 """Claims about the user's columns of an index: given, changed, found and shown."""
 
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edje import ImageIndex
+from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
-from tests.index.indexed import contents
+from edje.index.answers import Question
+from tests.index.indexed import ODD, contents
 from tests.tiny.image_files import make_picture
 
 
@@ -18,6 +21,7 @@ def columns_of(index: ImageIndex, **search: Any) -> dict[str, dict[str, Any]]:
     return {hit.id: dict(hit.columns) for hit in sorted(found, key=lambda hit: hit.id)}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -> None:
     index.add(pictures / "more", columns={"year": 1999, "place": {"008.png": "Rome"}})
     index.add(pictures, prefix="all", columns={"stars": 2.5})
@@ -30,9 +34,15 @@ def test_columns_are_kept_found_and_checked(index: ImageIndex, pictures: Path) -
     for columns, message in (
         ({"hash": 1}, "'hash' is a column of the index's own"),
         ({"my place": 1}, "'my place' can't be the name"),
-        ({"year": None}, "'year' has no value"),
+        ({"empty": None}, "'empty' has no value"),
+        ({"empty": {}}, "'empty' has no value"),
         ({"mixed": {"a": 1, "b": "x"}}, "'mixed' have no common type"),
         ({"year": "late"}, r"'year' has type int64 in the index \(Could not convert 'late'"),
+        ({"large": 2**63 + 5}, "'large' have no common type"),
+        ({"year": -(2**70)}, "'year' have no common type"),
+        ({"odd": "\ud800"}, "'odd' have no common type"),
+        ({"odd": {"\ud800": 1}}, r"'\\ud800' can't be an id of a picture"),
+        ({"odd": {7: 1}}, "7 can't be an id of a picture: expected a text"),
     ):
         with pytest.raises(EdjeError, match=message):
             index.add(pictures, columns=columns)
@@ -92,6 +102,84 @@ def test_what_columns_cannot_be_set_changes_nothing(index: ImageIndex, pictures:
             index.set_columns(columns, where)
     index.refresh()
     assert index.stats().version == version
+
+
+@pytest.mark.parametrize(
+    ("there", "other"),
+    [
+        (3, 4.7),
+        (3, Decimal("4.7")),
+        (date(2026, 1, 1), datetime(2026, 1, 1, 5)),
+        ([3], [4.7]),
+        ([[3]], [[4.7]]),
+    ],
+)
+def test_a_value_is_kept_whole_or_refused(
+    index: ImageIndex, pictures: Path, there: Any, other: Any
+) -> None:
+    index.add(pictures / "000.png", columns={"mine": there})
+    for give in (
+        lambda: index.set_columns({"mine": {"000.png": other}}),
+        lambda: index.add(pictures / "more", columns={"mine": other}),
+    ):
+        with pytest.raises(EdjeError, match=r"'mine' has type .* in the index"):
+            give()
+    assert columns_of(index) == {"000.png": {"mine": there}}
+
+
+def test_a_value_of_another_kind_that_fits_is_taken(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures / "000.png", columns={"stars": 2.5, "year": 2000, "price": Decimal("1.50")})
+    assert index.set_columns({"stars": 3, "year": 2026.0, "price": 2}) == 1
+    index.set_columns({"day": date(2026, 1, 1)})
+    assert index.set_columns({"day": datetime(2026, 1, 2)}) == 1
+    (found,) = columns_of(index).values()
+    assert found == {"stars": 3, "year": 2026, "price": 2, "day": date(2026, 1, 2)}
+
+
+def test_a_column_is_cleared_with_none(index: ImageIndex, pictures: Path) -> None:
+    index.add(pictures / "more", columns={"album": "Rome", "year": 1999})
+    assert index.set_columns({"year": {"008.png": None}}) == 1
+    assert index.set_columns({"album": None}, "year > 0") == 3
+    found = columns_of(index)
+    assert found["008.png"] == {"album": "Rome", "year": None}
+    assert all(
+        one == {"album": None, "year": 1999} for name, one in found.items() if "008" not in name
+    )
+    index.add(pictures / "000.png", columns={"album": None, "year": 2000})
+    assert columns_of(index)["000.png"] == {"album": None, "year": 2000}
+
+
+def test_names_of_files_are_ids_as_the_disk_has_them(
+    index: ImageIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for number, name in enumerate(ODD):
+        make_picture(tmp_path / f"{number}.png", number).rename(folder / name)
+    names = sorted(path.name for path in folder.iterdir())
+    index.add(folder, columns={"place": dict.fromkeys(names, "Rome")})
+    assert len(columns_of(index, where="place = 'Rome'")) == len(ODD) and not caplog.records
+    assert index.set_columns({"place": dict.fromkeys(names, "Oslo")}) == len(ODD)
+    assert len(columns_of(index, where="place = 'Oslo'")) == len(ODD)
+    assert len(index.rerank("red", names)) == len(index.encoded(names)) == len(ODD)
+    assert len(index.answers([Question("red", ids=names)])[0].hits) == len(ODD)
+    assert index.remove(names) == len(ODD)
+
+
+@pytest.mark.parametrize(
+    "rest", [" year = 2026", ", year = 2026", "; year = 2026", ") year = (2026", ") garbage"]
+)
+@pytest.mark.parametrize("exact_up_to", [0, 100])
+def test_a_filter_is_read_to_its_end(
+    ranker: Reranker, pictures: Path, tmp_path: Path, exact_up_to: int, rest: str
+) -> None:
+    index = ImageIndex.open(tmp_path / "photos.edje", ranker, exact_up_to=exact_up_to)
+    index.add(pictures / "more", columns={"album": "Rome", "year": {"008.png": 2026}})
+    for call in (index.search, lambda _, where: index.set_columns({"album": "Oslo"}, where)):
+        with pytest.raises(EdjeError, match="invalid filter of the index"):
+            call("red", where=f"album = 'Rome'{rest}")
+    index.refresh()
+    assert {one["album"] for one in columns_of(index).values()} == {"Rome"}
 
 
 def test_values_by_other_ids_than_those_of_the_pictures_are_told(

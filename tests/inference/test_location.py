@@ -169,6 +169,24 @@ def test_a_revision_is_read_from_its_own_commit_and_an_absent_one_is_named(hub, 
             label_of(absent)
 
 
+def test_the_name_of_a_reranker_has_its_revision_and_loads_it_again(hub, tmp_path) -> None:
+    for label, commit in (("first", COMMIT), ("second", "b" * 40)):
+        save_folder(replace(tiny_checkpoint(), label=label), tmp_path / label)
+        put_into_cache(hub, NAME, tmp_path / label, commit)
+    first = Reranker.from_pretrained(NAME, device="cpu", revision=COMMIT)
+    assert first.name == f"{NAME}@{COMMIT}"
+    for again in (
+        Reranker.from_pretrained(first.name, device="cpu"),
+        Reranker.from_pretrained(first.name, device="cpu", revision=COMMIT),
+    ):
+        assert (again.name, again.checkpoint.label) == (first.name, "first")
+    assert Reranker.from_pretrained(NAME, device="cpu").name == NAME
+    with pytest.raises(EdjeError, match="revision='main' is another one than the name has"):
+        Reranker.from_pretrained(first.name, revision="main")
+    with pytest.raises(EdjeError, match="can't be read at revision refs/pr/7 "):
+        Reranker.from_pretrained(f"{NAME}@refs/pr/7")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_scores_are_calibrated_probabilities(served: Served, index: ImageIndex) 
         assert answer["model"] == "shapes" and answer["id"]
     found = served.post("/rerank", {"query": QUERY, "texts": ids}).json
     assert {ids[one["index"]]: one["score"] for one in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_id_is_known_in_either_form_of_unicode(served: Served) -> None:
+    name = next(one for one in ODD if one.startswith("é"))
+    both = [name, unicodedata.normalize("NFD", name)]
+    assert both[0] != both[1]
+    answer = served.post("/v1/rerank", {"query": QUERY, "documents": both}).json
+    scores = [one["relevance_score"] for one in answer["results"]]
+    assert len(scores) == 2 and scores[0] == scores[1]
 
 
 def test_only_the_best_and_their_documents_come_where_that_is_asked(
