@@ -34,6 +34,8 @@ scoring = Scoring(candidates=10)
 again = edje.evaluate(folder, source, backbone=backbone, cache=cache, scoring=scoring)
 assert again["t2i"] == found["t2i"] and found["num_images"] == 16
 assert {"dataset", "split", "score", "label", "dtype", "num_candidates"} <= found.keys()
+saved = edje.Reranker.from_pretrained("my_reranker")
+assert saved.rank("a red circle", pictures, top_k=3) == best
 """
 
 
