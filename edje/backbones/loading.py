@@ -19,6 +19,7 @@ from edje.renames import present_target
 
 HOME = "edje.backbones"
 DUAL = ("encode_images", "encode_texts", "project_images", "project_texts")
+_BUILT_FROM = "_built_from"  # attribute of a backbone
 
 
 def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
@@ -53,16 +54,27 @@ def load_backbone(choice: str | Mapping[str, Any], **given: Any) -> Backbone:
                 f"{where}: expected a key _target_, got {sorted(map(str, values)) or 'none'}. Give "
                 "the value of `backbone` in a run's config.yaml, or the name of an option."
             )
+    values = resolved(with_given(values, given), where)
     with quiet_transformers():
-        backbone = _built(resolved(with_given(values, given), where), where)
+        backbone = _built(values, where)
     lacking = [name for name in DUAL if not hasattr(backbone, name)]
     if lacking:
         raise EdjeError(
             f"{where}: {type(backbone).__name__} is one tower of a dual encoder; it lacks "
             f"{', '.join(lacking)}. Put it beside the other one in an AlignedBackbone."
         )
-    encoder: Backbone = backbone.eval()
+    encoder: Backbone = backbone
+    if isinstance(backbone, nn.Module):  # the protocol doesn't ask for one
+        backbone.eval()
+    if hasattr(backbone, "__dict__"):
+        vars(backbone)[_BUILT_FROM] = values
     return encoder
+
+
+def built_from(backbone: Backbone) -> dict[str, Any] | None:
+    """The mapping from which `load_backbone` built a backbone; None if something else built it."""
+    found: dict[str, Any] | None = getattr(backbone, "__dict__", {}).get(_BUILT_FROM)
+    return found
 
 
 def backbone_class(target: str, where: str) -> type[nn.Module]:

@@ -10,7 +10,7 @@ from edje.config.locations import conf_folder
 from edje.config.of_checkpoint import lacks_configuration, stored_config
 from edje.config.of_published import config_of_published
 from edje.config.overrides import is_group, key_of
-from edje.config.parts import leave_out_missing_objectives
+from edje.config.parts import leave_out_losses
 from edje.config.root import RootConfig
 from edje.config.saved import from_text
 from edje.errors import EdjeError
@@ -100,8 +100,8 @@ def config_for_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     if "experiment" in groups:
         taken += OF_THE_EXPERIMENT
     stored = with_present(stored, cfg, taken)
-    leave_out_missing_objectives(stored)
     values = [o for o in overrides if not is_group(key_of(o), conf)]
+    leave_out_losses(stored, [key_of(o) for o in values])
     refuse_training_values(stored, values, f"the checkpoint {cfg.checkpoint}")
     apply_values(stored, values)
     return stored

@@ -36,7 +36,8 @@ def composition_for(arguments: list[str]) -> list[str]:
     if bare:
         return [] if value_given(arguments, "experiment") else [EXPERIMENT]
     if named and len(several) == 1 and value_given(arguments, "name") is None:
-        return [f"++name={quoted(str(stored_config(given).name))}"]
+        name = stored_config(given).get("name")  # a training from Python may give none
+        return [] if name is None else [f"++name={quoted(str(name))}"]
     return []
 
 

@@ -3,7 +3,7 @@
 import ast
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -100,13 +100,19 @@ def use_lasting_names(cfg: DictConfig) -> None:
             OmegaConf.update(cfg, f"{key}._target_", part.name)
 
 
-def leave_out_missing_objectives(stored: DictConfig) -> None:
-    """Drop a trained model's loss terms that aren't registered here; no loss will be computed."""
-    for name, node in (stored.get("objective") or {}).items():
-        given = node.get("_target_") if isinstance(node, DictConfig) else None
-        if isinstance(given, str) and "." not in given and find("objective", given) is None:
-            log.info('objective.%s: "%s" is not registered here, and not needed now', name, given)
-            stored.objective[name] = None
+def leave_out_losses(stored: DictConfig, given: Sequence[str]) -> None:
+    """Drop loss terms and negatives of a trained model whose code is missing or may not be named.
+
+    No loss will be computed. Those with `given` keys, of the command line, stay.
+    """
+    nodes = {f"objective.{name}": node for name, node in (stored.get("objective") or {}).items()}
+    for key, node in {**nodes, "negatives": stored.get("negatives")}.items():
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        if not isinstance(target, str) or any(f"{one}.".startswith(f"{key}.") for one in given):
+            continue
+        if not (_may_be_named(key, target) if "." in target else find("objective", target)):
+            log.info('%s: "%s" is not registered here, and not needed now', key, target)
+            OmegaConf.update(stored, key, None)
 
 
 def check_named_by_file(
@@ -122,21 +128,33 @@ def check_named_by_file(
         EdjeError: it names something else, which is never imported; or a part isn't registered.
     """
     given = [*_named("", plain(present, "", []))]
+    refused: list[tuple[str, str]] = []  # full key of a node, and what it names
+    missing: list[tuple[Kind, str]] = []
     for key, name, value in _named("", plain(cfg, "", [])):
         if (key, name, value) in given or (name == "_target_" and not isinstance(value, str)):
             continue
         kind = part_kind(key)
         if name == "_args_" or not _may_be_named(key, value):
-            trust = "" if kind == "adapter" else f" If you trust it, add {key}.{name}={value}."
-            own = "" if kind is None else f" {how_to_register(kind)}"
-            raise EdjeError(
-                f"{source}: {key}.{name}={value} is neither edje's nor given on the command line. "
-                f"A file must not name other code.{trust}{own}"
-            )
-        if kind is None or "." in value or ours(kind, value):
-            continue
-        if find(kind, value) is None:
-            raise unknown(kind, value, source, packages().get(value))
+            refused.append((key, f"{key}.{name}={value}"))
+        elif kind is not None and "." not in value and not ours(kind, value):
+            missing += [] if find(kind, value) else [(kind, value)]
+    if refused:
+        raise EdjeError(_refusal(source, refused))
+    for kind, value in missing:
+        raise unknown(kind, value, source, packages().get(value))
+
+
+def _refusal(source: str, refused: list[tuple[str, str]]) -> str:
+    """What is said of code that a file may not name, with all that the next command can name."""
+    addable = [named for key, named in refused if part_kind(key) != "adapter"]
+    kinds = dict.fromkeys(kind for key, _ in refused if (kind := part_kind(key)) is not None)
+    them, are = ("them", "are") if len(refused) > 1 else ("it", "is")
+    trust = f" If you trust {them}, add {' '.join(addable)}." if addable else ""
+    register = "".join(f" {how_to_register(kind)}" for kind in kinds)
+    return (
+        f"{source}: {', '.join(named for _, named in refused)} {are} neither edje's nor given on "
+        f"the command line. A file must not name other code.{trust}{register}"
+    )
 
 
 def resume_command(cfg: DictConfig, folder: Path) -> str:

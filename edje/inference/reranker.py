@@ -37,7 +37,13 @@ from edje.inference.location import find_checkpoint, shipped_folder
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
-from edje.inference.run_choices import RunChoices, backbone_of, calibrations_for, choices_of
+from edje.inference.run_choices import (
+    RunChoices,
+    backbone_of,
+    calibrations_for,
+    choices_of,
+    fitting,
+)
 from edje.inference.saved_folder import BACKBONE, METRICS, metrics_of, save_folder
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.inference.text_image_pairs import (
@@ -76,8 +82,11 @@ class Reranker:
     >>> encoded = reranker.encode(paths)         # once per image        # doctest: +SKIP
     >>> reranker.rank("two dogs", encoded)       # once per query        # doctest: +SKIP
 
-    Needs neither lightning nor hydra. The frozen backbone is built when the first picture is
-    encoded. Only one thread at a time may use a reranker.
+    Needs neither lightning nor hydra. The frozen backbone, unless given, is built when the first
+    picture is encoded. Only one thread at a time may use a reranker.
+
+    Raises:
+        EdjeError: the given backbone isn't the one that the reranker was trained with.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class Reranker:
         precision: torch.dtype = torch.float32,
         metrics: dict[str, Any] | None = None,
         name: str = "",
+        backbone: Backbone | None = None,
     ):
         self.checkpoint = checkpoint
         self.name = name  # as from_pretrained takes it, with @<revision>; a path is absolute
@@ -94,6 +104,7 @@ class Reranker:
         self.precision = precision
         self.choices: RunChoices = choices_of(checkpoint)
         self._built = _Built()
+        self._given = None if backbone is None else fitting(checkpoint, backbone)
 
     def __repr__(self) -> str:
         tokens, precision = self.model.adapter.num_tokens, str(self.precision)
@@ -131,6 +142,7 @@ class Reranker:
         precision: str | torch.dtype | None = None,
         num_tokens: int | None = None,
         revision: str | None = None,
+        backbone: Backbone | None = None,
     ) -> "Reranker":
         """A reranker from a path; if nothing is there, by shipped name or by name on the hub.
 
@@ -144,10 +156,13 @@ class Reranker:
                 with. Scores are always float32.
             num_tokens: use fewer of nested visual tokens; by default as in its run.
             revision: branch, tag or commit on the hub; or end the name in @<revision>.
+            backbone: the one that it was trained with; by default built from its run's
+                configuration.
 
         Raises:
             EdjeError: there is no readable reranker of that name, it wasn't trained for
-                `num_tokens`, or the device or the precision isn't available here.
+                `num_tokens` or with this backbone, or the device or the precision isn't available
+                here.
         """
         check_path("name_or_path", name_or_path)
         file = find_checkpoint(Path(name_or_path).expanduser(), revision)
@@ -165,7 +180,7 @@ class Reranker:
         name = str(path.resolve() if path.exists() else name_or_path)
         if revision is not None and not name.endswith(f"@{revision}"):
             name = f"{name}@{revision}"
-        return cls(checkpoint, chosen, metrics_of(file), name)
+        return cls(checkpoint, chosen, metrics_of(file), name, backbone)
 
     @classmethod
     def load(
@@ -416,7 +431,7 @@ class Reranker:
         few = Reranker(
             keep_first_tokens(self.checkpoint, num_tokens), self.precision, self.metrics, self.name
         )
-        few._built = self._built
+        few._built, few._given = self._built, self._given
         return few
 
     def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
@@ -657,7 +672,8 @@ class Reranker:
         """
         if self._built.backbone is None:
             with quiet_transformers(), own_arithmetic():
-                self._built.backbone = backbone_of(self.checkpoint)
+                given = self._given
+                self._built.backbone = backbone_of(self.checkpoint) if given is None else given
         return PictureEncoder(self._built.backbone, self.model, self.choices)
 
     def _encoded(

@@ -49,7 +49,8 @@ def choices_of(checkpoint: Checkpoint) -> RunChoices:
     config = configuration_of(checkpoint)
     scoring, storage = (_section(config, name) for name in ("scoring", "storage"))
     plain = RunChoices()
-    score = config.get("score", plain.score)
+    # Only a training with score=sum leaves its weights, so they say it where nothing else does.
+    score = config.get("score", "sum" if checkpoint.fusion else plain.score)
     if checkpoint.model.residual is not None and score == "joint":
         score = "residual"
     num_tokens = scoring.get("num_tokens")
@@ -98,8 +99,9 @@ def backbone_values(checkpoint: Checkpoint) -> dict[str, Any]:
     config = configuration_of(checkpoint)
     if not isinstance(node := config.get("backbone"), Mapping):
         raise EdjeError(
-            "the checkpoint doesn't say how its backbone is built. Pass the backbone, such as "
-            'edje.load_backbone("siglip2_l16_384"), where a backbone is required.'
+            "the checkpoint doesn't say how its backbone is built. Pass the one that it was "
+            'trained with: backbone=edje.load_backbone("siglip2_l16_384"), for example, to '
+            "edje.Reranker.from_pretrained or edje.evaluate."
         )
     return resolved(node, "the checkpoint's backbone", config)
 
@@ -111,9 +113,13 @@ def backbone_of(checkpoint: Checkpoint) -> Backbone:
         EdjeError: the checkpoint has no configuration of a backbone, it can't be built here, or
             its tokens aren't those that the reranker was trained on.
     """
+    return fitting(checkpoint, _built_backbone(checkpoint))
+
+
+def _built_backbone(checkpoint: Checkpoint) -> Backbone:
     values = backbone_values(checkpoint)
     try:
-        backbone = load_backbone(values)
+        return load_backbone(values)
     except EdjeError:
         raise
     except Exception as error:  # values that its parts can't take
@@ -121,6 +127,14 @@ def backbone_of(checkpoint: Checkpoint) -> Backbone:
             f"the checkpoint's backbone can't be built: {type(error).__name__}: {error}. Its "
             f"configuration says {values}."
         ) from error
+
+
+def fitting(checkpoint: Checkpoint, backbone: Backbone) -> Backbone:
+    """The backbone, if a checkpoint reads its tokens, now with the checkpoint's first stage.
+
+    Raises:
+        EdjeError: its tokens aren't those that the reranker was trained on.
+    """
     if knows_its_backbone(checkpoint.backbone):
         check_identity(checkpoint, backbone)
     elif differing := differing_facts(checkpoint, backbone):
@@ -160,7 +174,7 @@ def check_identity(checkpoint: Checkpoint, backbone: Backbone) -> None:
     if differing := differing_identity(checkpoint.backbone, backbone.identity()):
         raise EdjeError(
             f"the checkpoint was trained on another backbone's tokens ({'; '.join(differing)}). "
-            "Evaluate with the backbone of its run."
+            "Give the backbone of its run."
         )
 
 

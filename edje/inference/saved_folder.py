@@ -229,7 +229,7 @@ def _write(
         for key, name in list(_values(config[BACKBONE])):
             if commit := cached_commit(name):
                 _set(config[BACKBONE], key.split("."), f"{name}@{commit}")
-        config[BACKBONE] = _with_assets(config[BACKBONE])
+        config[BACKBONE] = with_assets(config[BACKBONE])
     _set_num_tokens(config, checkpoint)
     config = _with_short_names(config)
     state = dict(checkpoint.model.state_dict())
@@ -307,12 +307,12 @@ def _copied(source: Path, folder: Path, place: str) -> str:
     return place
 
 
-def _with_assets(node: Any) -> Any:
+def with_assets(node: Any) -> Any:
     """The values with `${asset:…}` for what comes with edje, wherever edje is installed."""
     if isinstance(node, dict):
-        return {key: _with_assets(value) for key, value in node.items()}
+        return {key: with_assets(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_assets(value) for value in node]
+        return [with_assets(value) for value in node]
     assets = asset("")
     if isinstance(node, str) and node.startswith(f"{assets.rstrip('/')}/"):
         return f"${{asset:{Path(node).relative_to(assets).as_posix()}}}"

@@ -56,7 +56,9 @@ class Training:
         compile_training: a backend of torch.compile.
         gradient_checkpointing: recompute layers in the backward pass.
         loggers: functions of save_dir, name and version that build Lightning loggers.
-        config: YAML to keep in the checkpoint.
+        config: YAML to keep in the checkpoint, which is completed by the choices that scoring
+            depends on; with `backbone`, how that is built, for one that `load_backbone` didn't
+            build.
         resume_command: how to continue an interrupted training, for the message.
         published: facts about a published checkpoint, if one is named.
     """

@@ -28,6 +28,7 @@ from edje.pipeline.first_stage import first_stage_lists, first_stage_state
 from edje.pipeline.first_stage_statistics import fix_statistics
 from edje.pipeline.fitted_sum import fitted_sums
 from edje.pipeline.preparation import Prepared, Training, last_checkpoint
+from edje.pipeline.recorded import recorded
 from edje.pipeline.scoring import Scoring, rerank_collection
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import make_trainer
@@ -66,7 +67,11 @@ def train_reranker(
             backbone or adapter, or is finished with other settings.
         TrainingInterrupted: a signal ended the training; the last step is kept.
     """
-    new = replace(prepared.checkpoint, first_stage=first_stage_state(backbone))
+    new = replace(
+        prepared.checkpoint,
+        first_stage=first_stage_state(backbone),
+        config=recorded(prepared.checkpoint, training, backbone, cache.storage),
+    )
     last = last_checkpoint(folder)
     if last is not None:
         check_continued(last, training, new)

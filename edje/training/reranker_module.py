@@ -12,7 +12,7 @@ from torch import Tensor
 from edje.models.edje import EDJE
 from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
-from edje.objectives.negatives import HardNegatives
+from edje.objectives.negatives import HardNegatives, Negatives
 from edje.objectives.outputs import Objective, StepOutputs, mean_of_rows, without_absent
 from edje.parallel.collectives import num_ranks
 from edje.records import PairBatch
@@ -129,7 +129,7 @@ class RerankerModule(L.LightningModule):
                 mask = masked_positions(text, batch.sample_ids, term.probability, self.seed, number)
         counts = StepCounts.of(mined, mask, batch.text)
         if mined is not None:
-            self._count(counts.missing_images + counts.missing_captions, len(mined.images))
+            self._count(counts.missing_images + counts.missing_captions, mined)
         return forward_step(
             self.model,
             batch,
@@ -142,11 +142,11 @@ class RerankerModule(L.LightningModule):
             counts,
         )
 
-    def _count(self, missing: int, pairs: int) -> None:
+    def _count(self, missing: int, mined: Negatives) -> None:
         """Count the negatives that batches lack, and warn sometimes."""
         if not missing:
             return
-        asked = 2 * pairs * self.negatives.count
+        asked = mined.images.numel() + mined.captions.numel()
         self.missing_negatives += missing
         self._short_batches += 1
         if self._short_batches.bit_count() == 1 and self.global_rank == 0:  # 1st, 2nd, 4th, 8th, …
@@ -158,7 +158,7 @@ class RerankerModule(L.LightningModule):
                 self._short_batches,
                 asked - missing,
                 asked,
-                pairs,
+                len(mined.images),
             )
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:

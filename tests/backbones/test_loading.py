@@ -13,7 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from edje.backbones.loading import load_backbone
+import edje
+from edje import registry
+from edje.backbones.loading import built_from, load_backbone
 from edje.backbones.option_values import option_values, resolved, with_given
 from edje.config.locations import register_resolvers
 from edje.errors import EdjeError
@@ -210,3 +212,34 @@ def test_an_option_that_needs_composing_says_so(
     file.write_text("a: [1")
     with pytest.raises(EdjeError, match=r"mine\.yaml is not valid YAML"):
         load_backbone("mine")
+
+
+class Numbers:
+    """A backbone by the protocol alone, which is no module."""
+
+    def __init__(self, *, width: int = 3, unused: Any = None):
+        self.token_width = width
+
+    def encode_images(self, pixels: Any) -> None: ...
+
+    def encode_texts(self, texts: Any) -> None: ...
+
+    project_images = project_texts = identity = text_identity = preprocess = encode_texts
+
+
+def test_a_backbone_that_fulfils_the_protocol_needs_not_be_a_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    edje.register_backbone("numbers")(Numbers)
+    built: Any = load_backbone({"_target_": "numbers", "width": 5})
+    assert isinstance(built, Numbers) and built.token_width == 5
+
+
+def test_it_knows_the_values_that_it_was_built_from(tower: Path) -> None:
+    loaded = load_backbone("siglip2_b16_384", pretrained=tower)
+    values = built_from(loaded)
+    assert values is not None and values["pretrained"] == str(tower)
+    assert load_backbone(values).identity() == loaded.identity()
+    other: Any = Numbers()
+    assert built_from(other) is None

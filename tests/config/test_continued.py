@@ -154,3 +154,15 @@ def test_a_resumed_run_keeps_its_options(
     (trained / "checkpoints" / "last.ckpt").unlink()
     assert command(f"resume={trained}") == 1
     assert "nothing to continue from" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_checkpoint_that_says_only_part_is_evaluated_with_the_present_rest(
+    command: Command, tasks: Calls, trained: Path, tmp_path: Path
+) -> None:
+    whole = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = OmegaConf.masked_copy(OmegaConf.create(whole["edje_config"]), ["backbone", "storage"])
+    kept.score = "sum"
+    torch.save(whole | {"edje_config": OmegaConf.to_yaml(kept)}, tmp_path / "part.ckpt")
+    assert command("task=evaluate", f"checkpoint={tmp_path / 'part.ckpt'}", "seed=4") == 0
+    cfg = tasks[-1][0]
+    assert (cfg.score, cfg.seed) == ("sum", 4) and cfg.name and cfg.data

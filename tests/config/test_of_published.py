@@ -37,6 +37,12 @@ def test_one_of_ours_gives_its_name_unless_another_is_given(ours) -> None:
     assert composition_for(["checkpoint=nowhere"]) == composition_for([]) == []
 
 
+def test_one_of_ours_without_a_name_gives_none(ours) -> None:
+    content = torch.load(ours, weights_only=True) | {"edje_config": "backbone: {}\n"}
+    torch.save(content, ours.with_name("nameless.ckpt"))
+    assert composition_for([f"checkpoint={ours.with_name('nameless.ckpt')}"]) == []
+
+
 def test_one_saved_as_ours_without_a_configuration_counts_as_published(tmp_path) -> None:
     save_checkpoint(tiny_checkpoint(), tmp_path / "named.ckpt")
     assert composition_for([f"checkpoint={tmp_path / 'named.ckpt'}"]) == ["experiment=published"]

@@ -290,6 +290,33 @@ def test_a_term_of_the_loss_that_is_gone_is_missed_by_training_alone(
     assert 'needs the objective "gone"' in capsys.readouterr().err
 
 
+def test_negatives_and_terms_of_ones_own_code_are_missed_by_training_alone(
+    command: Command,
+    tasks: Calls,
+    trained: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rule, term = ({"_target_": f"trap.{name}"} for name in ("Rule", "Term"))
+    folder = trained(negatives=rule, objective__more=term)
+    assert command("task=evaluate", f"checkpoint={folder}") == 0
+    cfg = tasks[-1][0]
+    assert cfg.negatives is None and cfg.objective.more is None
+    assert command(f"resume={folder}") == 1
+    error = capsys.readouterr().err
+    both = "objective.more._target_=trap.Term negatives._target_=trap.Rule"
+    assert f"If you trust them, add {both}." in error
+    assert "trap" not in sys.modules
+
+
+def test_negatives_that_the_command_line_names_again_stay(
+    command: Command, tasks: Calls, trained: Callable[..., Path]
+) -> None:
+    folder = trained(negatives={"_target_": "logs.Log"})
+    named = "negatives._target_=logs.Log"
+    assert command("task=evaluate", f"checkpoint={folder}", named) == 0
+    assert tasks[-1][0].negatives._target_ == "logs.Log"
+
+
 def test_parts_of_ones_own_stay_in_a_checkpoints_configuration(
     command: Command, tasks: Calls, trained: Callable[..., Path]
 ) -> None:

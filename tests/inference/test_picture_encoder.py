@@ -9,53 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
-from edje.backbones.protocol import ImageEncoding
 from edje.errors import EdjeError
 from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.run_choices import RunChoices
+from tests.tiny.bright_tower import BrightTower
 from tests.tiny.rerankers import FACTS, tiny_checkpoint
-
-
-class Tower(torch.nn.Module):
-    """Gives each picture tokens and an embedding by its first pixel; remembers its batches."""
-
-    num_tokens, token_width = FACTS.num_tokens, FACTS.token_width
-    num_heads, layer_norm_eps = FACTS.num_heads, FACTS.layer_norm_eps
-    feature_width = text_width = 1
-    embedding_width = FACTS.embedding_width
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-
-    def encode_images(self, pixels: Tensor) -> ImageEncoding:
-        self.batches.append(len(pixels))
-        first = pixels[:, 0, 0, 0]
-        tokens = first[:, None, None].expand(-1, self.num_tokens, self.token_width) / 256
-        return ImageEncoding(tokens=tokens.contiguous(), features=first[:, None])
-
-    def project_images(self, features: Tensor) -> Tensor:
-        return features.expand(-1, self.embedding_width)
-
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        return torch.tensor([[float(len(text))] for text in texts])
-
-    project_texts = project_images
-
-    def identity(self) -> dict[str, str | int | float]:
-        return {}
-
-    text_identity = identity
 
 
 @pytest.fixture
 def encoder() -> PictureEncoder:
-    return PictureEncoder(Tower(), tiny_checkpoint().model, RunChoices())
+    return PictureEncoder(BrightTower(), tiny_checkpoint().model, RunChoices())
 
 
 def picture(number: int) -> np.ndarray:
@@ -125,7 +89,7 @@ def test_the_tower_runs_in_bf16_where_its_run_did_and_the_device_has_instruction
     monkeypatch: pytest.MonkeyPatch, here: bool, asked: str
 ) -> None:
     monkeypatch.setattr("edje.inference.picture_encoder.has_bf16", lambda device: here)
-    tower, seen = Tower(), []
+    tower, seen = BrightTower(), []
     encode = tower.encode_images
     monkeypatch.setattr(
         tower,

@@ -39,7 +39,9 @@ assert {"dataset", "split", "score", "label", "dtype", "num_candidates"} <= foun
 both = edje.evaluate(
     folder, source, backbone=backbone, cache=cache, scoring=scoring, score="sum"
 )
-assert both["score"] == "sum" and not reranker.fusion
+assert both["score"] == "sum" and not checkpoint.fusion
+saved = edje.Reranker.from_pretrained("my_reranker")
+assert saved.rank("a red circle", pictures, top_k=3) == best
 """
 
 

@@ -141,10 +141,12 @@ def test_the_bar_shows_optimiser_steps(run):
     assert run["bar"] == (STEPS, STEPS)
 
 
-def test_a_short_batch_is_counted_and_said_now_and_then(caplog):
+@pytest.mark.parametrize("own", [False, True])
+def test_a_short_batch_is_counted_and_said_now_and_then(own, caplog):
     torch.manual_seed(0)
+    rule = HardNegatives(count=2, pool=2)
     module = RerankerModule(
-        tiny_reranker(), {"matching": Matching()}, HardNegatives(count=2, pool=2),
+        tiny_reranker(), {"matching": Matching()}, rule.__call__ if own else rule,
         Optimisation(), 4, 1, {},
     )  # fmt: skip
     named = replace(tiny_pairs(6), caption_keys=torch.tensor([0, 0, 0, 0, 0, 1]))

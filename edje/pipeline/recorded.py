@@ -1,0 +1,54 @@
+"""The configuration that a training keeps in its checkpoints: what scoring pictures depends on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from edje.backbones.loading import built_from
+from edje.backbones.protocol import Backbone
+from edje.inference.checkpoint import Checkpoint
+from edje.inference.run_choices import CODECS, configuration_of
+from edje.inference.saved_folder import with_assets
+from edje.pipeline.preparation import Training
+from edje.pipeline.scoring import Scoring
+from edje.pipeline.storage import Storage
+
+
+def recorded(
+    checkpoint: Checkpoint, training: Training, backbone: Backbone, storage: Storage
+) -> str:
+    """The checkpoint's configuration as YAML, with the choices that the training was given.
+
+    Those are its score, its number formats and number of tokens, and how its backbone is built if
+    `load_backbone` built it. A configuration that says all this already stays as it is.
+    """
+    config, scoring = configuration_of(checkpoint), training.scoring
+    of_scoring = {"precision": scoring.precision_name, "num_tokens": scoring.num_tokens}
+    of_storage = {name: getattr(storage, name) for name in (*CODECS, "tower_precision")}
+    full = {
+        **config,
+        "score": training.score,
+        "scoring": _completed(config.get("scoring"), Scoring, of_scoring),
+        "storage": _completed(config.get("storage"), Storage, of_storage),
+    }
+    if "backbone" not in config and (values := _plain(built_from(backbone))):
+        full["backbone"] = values
+    if full == config:
+        return checkpoint.config
+    text: str = yaml.safe_dump(full, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _completed(node: Any, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    before = node if isinstance(node, Mapping) else {}
+    return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **before, **values}
+
+
+def _plain(values: dict[str, Any] | None) -> Any:
+    """The values if a file can hold them, wherever edje is installed; None for objects."""
+    try:
+        yaml.safe_dump(values)
+    except yaml.YAMLError:
+        return None
+    return with_assets(values)
