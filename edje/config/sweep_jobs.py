@@ -114,6 +114,7 @@ class SweepStart(Callback):
         SweepStart.begun = SweepJobs(Path(folder))
         with read_write(config), open_dict(config):  # every job gets these overrides
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+            config.hydra.sweep.dir = folder
             let_in_defaults(config)
 
 

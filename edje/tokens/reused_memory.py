@@ -48,21 +48,23 @@ class ReusedMemory:
 
     def _unused(self, size: int) -> np.ndarray:
         """Memory of this size: kept memory that nothing refers to, at most twice as big, or new."""
+        _, alone = _taken(deque([np.array(())]))
         for _ in range(len(self._kept)):
             try:
-                memory = self._kept.popleft()  # no other thread finds it there
+                memory, references = _taken(self._kept)  # no other thread finds it there
             except IndexError:
                 break
-            if sys.getrefcount(memory) == _ALONE and size <= len(memory) <= 2 * size:
+            if references == alone and size <= len(memory) <= 2 * size:
                 return memory
             self._kept.append(memory)
         return np.empty(size, np.int64)
 
 
-def _references_of_one_variable() -> int:
-    memory = deque([np.empty(0)]).popleft()
-    return sys.getrefcount(memory)
+def _taken(kept: deque[np.ndarray]) -> tuple[np.ndarray, int]:
+    """The first array, taken out, and the number of references to it.
 
-
-# Differs between Pythons, and is higher under a debugger. Lower only means fewer reuses.
-_ALONE = min(_references_of_one_variable(), 2)
+    How many there are to an array that nothing else refers to depends on the Python, a debugger and
+    the code that counts, so that number is asked here, too.
+    """
+    memory = kept.popleft()
+    return memory, sys.getrefcount(memory)

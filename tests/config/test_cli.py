@@ -271,6 +271,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(command: Command, tasks: Calls) 
     for arguments in (("seed=1,2", "-m"), ("trainer.max_steps=3", "--multirun", "seed=1,2")):
         assert command(*arguments) == 0
     assert [cfg.seed for cfg, _ in tasks] == [1, 2, 1, 2]
+    assert len({folder.parent for _, folder in tasks}) == 2  # also of sweeps of one second
 
 
 def test_a_sweep_given_again_keeps_what_is_finished_and_goes_on_with_the_rest(

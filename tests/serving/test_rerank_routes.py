@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -167,6 +168,10 @@ def test_json_sent_as_something_else_says_what_to_send(
     assert reply.status == 415 and "Content-Type: application/json" in reply.message
 
 
+# Python 3.14 reads what former ones refuse to nest so deep.
+NESTED = 422 if sys.version_info >= (3, 14) else 400
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -176,7 +181,7 @@ def test_json_sent_as_something_else_says_what_to_send(
         (b'"text"', 422),
         (b"\xff\xfe", 400),
         (b"[" * 100_000, 400),
-        (b'{"query": "a", "documents": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400),
+        (b'{"query": "a", "documents": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", NESTED),
         (b'{"query": "\\ud800", "documents": ["holiday.jpg"]}', 422),
         (b'{"query": "a", "documents": ["\\ud800"]}', 422),
         (b'{"query": "a\\u0000", "documents": ["holiday.jpg"]}', 422),

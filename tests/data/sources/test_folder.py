@@ -207,8 +207,8 @@ def test_a_folder_that_can_not_be_listed_has_no_images(
     write(tmp_path, json.dumps(entries), "a.png", file="captions.json")
     scandir = os.scandir
 
-    def refusing(place: Path) -> Any:  # root may list all
-        if place.name == "closed":
+    def refusing(place: str | Path) -> Any:  # root may list all
+        if Path(place).name == "closed":
             raise PermissionError(13, "Permission denied", str(place))
         return scandir(place)
 
