@@ -1,9 +1,4 @@
-"""One canonical form of a backbone's identity, whichever version of transformers wrote it.
-
-Stores and checkpoints keep identities for years. Old ones hold an image processor's settings as
-the installed version printed them, and class names and sizes change from version to version.
-Everything that is compared or hashed goes through here first, on both sides.
-"""
+"""What identifies a backbone, in a form that no version of transformers changes."""
 
 import json
 import re
@@ -17,19 +12,22 @@ Value = str | int | float
 # Facts that former versions didn't record: identities without them are of whatever these say.
 LATER = frozenset({"configuration", "tokenizer"})
 
-_CLASS = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(\w*)")
-_LIBRARIES = {"Pil": "pil", "Fast": "torchvision"}  # by the ending of the class name
+_PRINTED = '{"class": "SiglipImageProcessorPil", '
 
 
 def canonical_identity(facts: Mapping[str, Value]) -> dict[str, Value]:
-    """The same facts, with the settings of a transformers image processor in canonical form.
+    """A checkpoint's facts, with the settings of its image processor in canonical form.
 
-    Everything else stays as it is, including what is canonical already.
+    The teacher that ships for `data=shapes`, older than any release, has them as transformers
+    printed them. All other facts stay as they are.
     """
-    settings = _settings(facts.get("preprocessing"))
-    if settings is None:
+    text = str(facts.get("preprocessing"))
+    if facts.get("backbone") != "HuggingFaceBackbone" or not text.startswith(_PRINTED):
         return dict(facts)
-    return {**facts, "preprocessing": canonical_pixels(settings)}
+    settings = json.loads(text)
+    size = dict(re.findall(r"(\w+)=(\d+)", settings["size"]))  # of "SizeDict(height=96, …)"
+    pixels = canonical_pixels(settings | {"backend": "pil", "size": size})
+    return {**facts, "preprocessing": pixels}
 
 
 def differing_names(one: Mapping[str, Value], other: Mapping[str, Value]) -> list[str]:
@@ -51,11 +49,11 @@ def differing_names(one: Mapping[str, Value], other: Mapping[str, Value]) -> lis
 def canonical_pixels(settings: Mapping[str, Any]) -> str:
     """What an image processor does to pixels, as JSON: its family, its library, its steps.
 
-    `settings` are its attributes, as objects or as any version of transformers prints them, with
-    the name of its `class` and, if known, its `backend`. A step that is off is left out.
+    `settings` are its attributes, with the name of its `class` and its `backend`. A step that is
+    off is left out.
     """
-    family, library = _kind(settings)
-    steps: dict[str, Any] = {"family": family, "library": library}
+    family = str(settings["class"]).partition("ImageProcessor")[0].lower()
+    steps: dict[str, Any] = {"family": family, "library": settings["backend"]}
     if settings.get("do_resize"):
         steps["resize"] = plain_size(settings["size"])
         steps["resample"] = _resample(settings["resample"])
@@ -69,31 +67,8 @@ def canonical_pixels(settings: Mapping[str, Any]) -> str:
     return json.dumps(steps, sort_keys=True)
 
 
-def _settings(preprocessing: object) -> dict[str, Any] | None:
-    """An image processor's settings as identities used to hold them; None for anything else."""
-    try:
-        settings = json.loads(str(preprocessing))
-    except ValueError:
-        return None
-    if not isinstance(settings, dict) or not _CLASS.fullmatch(str(settings.get("class"))):
-        return None
-    return settings
-
-
-def _kind(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Family and library: classes without an ending changed library when `SizeDict` came."""
-    name = str(settings["class"])
-    found = _CLASS.fullmatch(name)
-    family, ending = (found[1], found[2]) if found else (name, "")
-    printed = any(str(settings.get(size)).startswith("SizeDict") for size in ("size", "crop_size"))
-    library = settings.get("backend") or _LIBRARIES.get(ending)
-    return family.lower(), library or ("torchvision" if printed else "pil")
-
-
 def plain_size(size: Any) -> Any:
     """The keys of an image processor's size that are set, as a plain dictionary."""
-    if isinstance(size, str):
-        return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", size)}
     if isinstance(size, int):
         return size
     pairs = size.items() if isinstance(size, Mapping) else vars(size).items()

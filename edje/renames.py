@@ -22,15 +22,13 @@ MOVED_MODULES = {
     "edje.data.stream_datamodule": "edje.data.datamodules.stream_datamodule",
     "edje.data.tar_pairs": "edje.data.mixture.tar_pairs",
 }
-CACHED_LOADING = "edje.data.datamodules.cached_datamodule.CachedLoading"
 MOVED_CLASSES = {
-    "edje.data.datamodule.CachedTokenDataModule": CACHED_LOADING,
-    "edje.data.datamodules.cached_datamodule.CachedTokenDataModule": CACHED_LOADING,
-    "edje.tasks.evaluate.Evaluation": "edje.pipeline.scoring.Scoring",
+    "edje.data.datamodule.CachedTokenDataModule": (
+        "edje.data.datamodules.cached_datamodule.CachedLoading"
+    ),
+    "edje.tasks.evaluate.Evaluation": "edje.pipeline.scoring.Scoring",  # the shipped teacher's
     "edje.tasks.scoring.Evaluation": "edje.pipeline.scoring.Scoring",
-    "edje.pipeline.scoring.Evaluation": "edje.pipeline.scoring.Scoring",
     "edje.tasks.writing.Writing": "edje.pipeline.storage.Storage",
-    "edje.pipeline.writing.Writing": "edje.pipeline.storage.Storage",
 }
 KEYS = {  # full keys, and components with everything in them
     "compile": "compile_training",
@@ -42,7 +40,6 @@ KEYS = {  # full keys, and components with everything in them
     "writing.precision": "storage.tower_precision",
 }
 LATER_KEYS: dict[str, Any] = {  # root keys added later, with the values of earlier runs
-    "gradient_checkpointing": False,
     "paper": None,
 }
 COMPONENTS = {  # that former root keys are now parts of

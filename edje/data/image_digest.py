@@ -35,18 +35,6 @@ def images_digest(split: RetrievalSplit) -> str:
     return digest.hexdigest()
 
 
-def former_images_digest(split: RetrievalSplit) -> str:
-    """What `images_digest` was in stores of earlier versions: over ids and sizes alone.
-
-    Raises:
-        EdjeError: an image file is gone.
-    """
-    digest = hashlib.sha256()
-    for image in split.images:
-        digest.update(f"{image.image_id}\t{_status(image).st_size}\n".encode())
-    return digest.hexdigest()
-
-
 def _marked(images: Sequence[ImageRecord]) -> bytes:
     lines = []
     for image in images:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from edje.backbones.pretrained import state_digest, weights_digest
 from edje.errors import EdjeError
-from edje.identity import Value, canonical_identity, differing_names
+from edje.identity import Value, differing_names
 from edje.images.decoder import VERSION
 from edje.index.image_table import ImageTable, TableFacts
 from edje.inference.reranker import Reranker
@@ -22,9 +22,8 @@ def built_with(reranker: Reranker) -> dict[str, Value]:
     The joint encoder isn't included: another one can read the same cells.
     """
     checkpoint, choices = reranker.checkpoint, reranker.choices
-    backbone = canonical_identity(checkpoint.backbone)
     return {
-        **{f"backbone.{name}": value for name, value in backbone.items()},
+        **{f"backbone.{name}": value for name, value in checkpoint.backbone.items()},
         "first_stage": state_digest(checkpoint.first_stage),
         "embedding_width": checkpoint.facts.embedding_width,
         "adapter": lasting_name("adapter", checkpoint.adapter.target),

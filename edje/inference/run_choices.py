@@ -11,7 +11,7 @@ from edje.backbones.loading import load_backbone
 from edje.backbones.option_values import resolved
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
-from edje.identity import canonical_identity, differing_names
+from edje.identity import differing_names
 from edje.inference.checkpoint import Checkpoint, knows_its_backbone
 from edje.inference.precisions import PRECISIONS
 from edje.models.adapters import BackboneFacts
@@ -181,8 +181,7 @@ def check_identity(checkpoint: Checkpoint, backbone: Backbone) -> None:
 def differing_identity(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """What differs between the backbones of a training and of now, a phrase per fact."""
     before, now = (
-        {key: str(value) for key, value in canonical_identity(identity).items()}
-        for identity in (trained, given)
+        {key: str(value) for key, value in identity.items()} for identity in (trained, given)
     )
     return [
         f"{key}: trained on {before.get(key)}, given {now.get(key)}"

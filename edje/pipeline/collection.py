@@ -14,7 +14,7 @@ from torch import Tensor
 from edje.backbones.protocol import Backbone, Identity, ImageEncoding
 from edje.captions import clean_caption
 from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.data.image_digest import former_images_digest, images_digest
+from edje.data.image_digest import images_digest
 from edje.data.images import check_images
 from edje.data.sources.source import BadImages, Source
 from edje.errors import EdjeError
@@ -132,18 +132,14 @@ def raw_fingerprints(
     """The fingerprints of a split's raw tier: backbone, number format, images.
 
     A tower in bf16 makes another store. TF32 and float32 count as the same store, as do a GPU and
-    a CPU. The present fingerprint comes first, then those that earlier versions gave the same
-    store, when they didn't record which decoder had read the images.
+    a CPU. The present fingerprint comes first, then the one that version 0.1.0, which didn't record
+    the decoder of the images, gave the same store.
     """
     precision = storage.tower_precision
     coarse = {"tower_precision": precision} if precision == "bf16" else {}
-    shared = {**identity, **coarse, "codec": storage.raw_codec}
-    images, former = images_digest(split), former_images_digest(split)
-    return (
-        Fingerprint({**shared, "images": images, "decoder": decoder.VERSION}),
-        Fingerprint({**shared, "images": images}),
-        Fingerprint({**shared, "images": former}),
-    )
+    facts = {"codec": storage.raw_codec, "images": images_digest(split)}
+    former = {**identity, **coarse, **facts}
+    return Fingerprint({**former, "decoder": decoder.VERSION}), Fingerprint(former)
 
 
 def collection_of(

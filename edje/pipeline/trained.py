@@ -10,7 +10,7 @@ from typing import Any
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
-from edje.identity import canonical_identity, differing_names
+from edje.identity import differing_names
 from edje.inference.checkpoint import (
     PREFIX,
     Checkpoint,
@@ -107,7 +107,7 @@ def check_own(given: str, key: str, backbone: Backbone) -> None:
         EdjeError: it wasn't; the message says what differs.
     """
     trained = read_checkpoint(Path(given))["edje"]["backbone"]
-    differing = differing_names(trained, canonical_identity(backbone.identity()))
+    differing = differing_names(trained, backbone.identity())
     if differing and knows_its_backbone(trained):
         raise EdjeError(
             f"{key}={given}: it reads tokens of another backbone, or of another layer, than this "

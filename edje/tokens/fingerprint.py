@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edje.identity import canonical_identity, differing_names
+from edje.identity import differing_names
 
 _RECORDS = ("store.json", "table.json", "plan.json")  # files with the fingerprint, best first
 
@@ -16,13 +16,12 @@ class Fingerprint:
     """Named facts of a store: backbone, weights, layer, preprocessing, codec, images, …
 
     Two stores with equal fingerprints hold the same tokens; any difference makes another store.
-    Facts of the backbone are always in canonical form (see edje/identity.py).
     """
 
     fields: Mapping[str, str | int | float]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", canonical_identity(self.fields))
+        object.__setattr__(self, "fields", dict(self.fields))  # or raises: damaged
 
     @property
     def digest(self) -> str:
@@ -44,22 +43,18 @@ def store_folder(
 ) -> Path:
     """`<cache_dir>/<data>-<split>/<tier>-<12 digits>`: one folder per fingerprint.
 
-    The digits may come from an earlier form of the same facts. So if nothing is under today's
-    digits, the folder beside it that records this fingerprint is returned, if there is one, or
-    else one that differs in no fact that both record.
+    An earlier version recorded fewer facts, which gave other digits. So if nothing is under
+    today's digits, a folder beside it that differs in no fact that both record is returned.
     """
     folder = Path(cache_dir) / f"{data}-{split}" / f"{tier}-{fingerprint.digest[:12]}"
     if any((folder / name).is_file() for name in _RECORDS):
         return folder
-    beside = []
     for name in _RECORDS:
         for record in sorted(folder.parent.glob(f"{tier}-*/{name}")):
             recorded = _recorded(record)
-            if recorded == fingerprint:
-                return record.parent
             if recorded is not None and not recorded.differences(fingerprint):
-                beside.append(record.parent)
-    return beside[0] if beside else folder
+                return record.parent
+    return folder
 
 
 def _recorded(record: Path) -> Fingerprint | None:

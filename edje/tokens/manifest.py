@@ -15,7 +15,6 @@ from edje.tokens.fingerprint import Fingerprint
 STORE_FILE = "store.json"  # written last: its presence means that the store is complete
 PLAN_FILE = "plan.json"  # the same for an unfinished store; without shards until the end
 _FORMAT = "edje token store 2"
-_FORMER = "edje token store 1"  # the same, but the checksums of shards are all SHA-256
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,14 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
         content: dict[str, Any] = json.loads(text)
         checksum = content.pop("checksum")
         version = content.pop("format")
-        if version not in (_FORMAT, _FORMER):
+        if version != _FORMAT:
             raise EdjeError(
                 f"{folder}/{name} has format {version!r}, but this version reads {_FORMAT!r}. "
                 "Build the store again with task=cache in another cache_dir."
             )
         if checksum != _checksum(content | {"format": version}):
             raise ValueError("its checksum doesn't match")
-        shards = tuple(_shard(shard) for shard in content.pop("shards"))
+        shards = tuple(Shard(**shard) for shard in content.pop("shards"))
         fingerprint = Fingerprint(content.pop("fingerprint"))
         return Manifest(fingerprint=fingerprint, shards=shards, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -117,14 +116,14 @@ def parse_manifest(text: bytes, folder: object, name: str = STORE_FILE) -> Manif
 
 
 def is_as_written(text: bytes) -> bool:
-    """Whether a manifest is the unique text of its content, in this format or the former one."""
+    """Whether a manifest is the unique text of its content."""
     return _text(json.loads(text)).encode() == text
 
 
 def read_shard_note(path: Path) -> Shard | None:
     """The note on a finished shard; None if there is no readable one."""
     try:
-        return _shard(json.loads(path.read_bytes()))
+        return Shard(**json.loads(path.read_bytes()))
     except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 
@@ -138,13 +137,6 @@ def write_shard_note(path: Path, shard: Shard) -> None:
 def hash_ids(image_ids: Sequence[str]) -> str:
     """SHA-256 of ids in order."""
     return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
-
-
-def _shard(content: dict[str, Any]) -> Shard:
-    """A shard from the content in this format or the former one."""
-    if "sha256" in content:
-        content["checksum"] = f"sha256:{content.pop('sha256')}"
-    return Shard(**content)
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from edje.durable import reading
 from edje.errors import EdjeError
-from edje.tokens.checksum import has_checksum
+from edje.tokens.checksum import checksum_of
 from edje.tokens.manifest import (
     STORE_FILE,
     Manifest,
@@ -51,7 +51,7 @@ def verify(folder: str | Path, progress: Callable[[int], None] | None = None) ->
         path = folder / shard.file
         try:
             if path.is_file() and path.stat().st_size == shard.bytes:
-                if not has_checksum(path, shard.checksum):
+                if checksum_of(path) != shard.checksum:
                     problems.append(f"{shard.file} has changed: its checksum doesn't match")
                 else:
                     problems += _wrong_content(path, shard, manifest, image_ids)

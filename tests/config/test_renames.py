@@ -278,7 +278,7 @@ def test_a_sweep_of_an_earlier_version_goes_on_by_its_command(
     tree["evaluation"] = tree.pop("scoring") | {"codec": storage.pop("compressed_codec")}
     tree["writing"] = storage | {"precision": storage.pop("tower_precision")}
     tree["initial"] = None
-    del tree["start"], tree["paper"], tree["gradient_checkpointing"]
+    del tree["start"], tree["paper"]
     links = "".join(f"{line}\n" for line in config.read_text().splitlines() if line[0] == "#")
     config.write_text(OmegaConf.to_yaml(OmegaConf.create(tree)) + links)
     figures = {"t2i": {"reranked": {"recall@1": {"value": 51.5}}, "first_stage": {}}}

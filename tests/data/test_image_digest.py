@@ -1,6 +1,5 @@
 """Claims about telling image files apart without reading them whole."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edje.data.image_digest import BLOCK_BYTES, former_images_digest, images_digest
+from edje.data.image_digest import BLOCK_BYTES, images_digest
 from edje.errors import EdjeError
 from edje.records import CaptionRecord, ImageRecord, RetrievalSplit
 
@@ -29,14 +28,13 @@ def test_every_picture_replaced_by_one_of_equal_size_is_noticed(tmp_path: Path, 
     save(0)
     split = make_split(*sorted(tmp_path.iterdir()))
     times = {path: path.stat() for path in tmp_path.iterdir()}
-    before, former = images_digest(split), former_images_digest(split)
+    before = images_digest(split)
     assert images_digest(split) == before
     save(1)
     for path, status in times.items():
         assert path.stat().st_size == status.st_size
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as `cp -p` leaves it
     assert images_digest(split) != before
-    assert former_images_digest(split) == former
     save(0)
     assert images_digest(split) == before  # of the content, not of its times
 
@@ -60,12 +58,9 @@ def test_ids_and_sizes_count_and_a_file_that_is_gone_is_named(tmp_path: Path) ->
     for path in (first, second):
         path.write_bytes(b"same")
     assert images_digest(make_split(first)) != images_digest(make_split(second))
-    expected = hashlib.sha256(b"a.png\t4\nb.png\t4\n").hexdigest()  # in the stores on disks
-    assert former_images_digest(make_split(first, second)) == expected
     second.unlink()
-    for digest in (images_digest, former_images_digest):
-        with pytest.raises(EdjeError, match=r"b\.png is not readable"):
-            digest(make_split(first, second))
+    with pytest.raises(EdjeError, match=r"b\.png is not readable"):
+        images_digest(make_split(first, second))
 
 
 def test_the_shares_of_several_threads_are_put_together_in_order(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ import pytest
 import torch
 
 from edje.cli import run
-from edje.data.image_digest import former_images_digest
-from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.inference.reranker import Reranker
 from edje.tokens.fingerprint import Fingerprint, store_folder
@@ -114,24 +112,21 @@ def test_raw_tokens_behind_a_url_are_evaluated_and_compressed(root: Path, tmp_pa
     assert metrics["t2i"] == expected["t2i"]
 
 
-def test_what_is_made_of_a_raw_store_of_the_former_digest_bears_it_and_is_found(
+def test_what_is_made_of_a_raw_store_of_a_former_fingerprint_bears_it_and_is_found(
     root: Path, tmp_path: Path
 ) -> None:
     raw = next((root / "cache" / "folder-val").glob("raw-*"))
-    data = FolderSource(name="folder", root=str(root / "data"), images="images")
-    former = {"images": former_images_digest(data.read("val"))}
     manifest = read_manifest(raw / "store.json")
-    fields = {**manifest.fingerprint.fields, **former}
-    del fields["decoder"]  # which came later than the present digest
+    fields = dict(manifest.fingerprint.fields)
+    del fields["decoder"]
     fingerprint = Fingerprint(fields)
     there = store_folder(tmp_path / "cache", "folder", "val", "raw", fingerprint)
     shutil.copytree(raw, there)
     replace(manifest, fingerprint=fingerprint).write(there / "store.json")
     cache = f"cache_dir={tmp_path / 'cache'}"
     compressed = compress(root, str(tmp_path / "compressed"), cache)
-    # Not the present digest: the old tokens may be of other pictures of equal sizes.
     fields = TokenStore.open(compressed).manifest.fingerprint.fields
-    present = {**TokenStore.open(store_of(root)).manifest.fingerprint.fields, **former}
+    present = TokenStore.open(store_of(root)).manifest.fingerprint.fields
     assert fields == {name: value for name, value in present.items() if name != "decoder"}
     shutil.rmtree(there)
     evaluate(root, str(tmp_path / "evaluated"), cache)

@@ -70,25 +70,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-def as_former_format(path: Path) -> None:
-    """Rewrite a store.json or plan.json, and the notes beside it, as format 1 had them."""
-
-    def former(shard: dict[str, Any]) -> dict[str, Any]:
-        content = (path.parent / shard["file"]).read_bytes()
-        del shard["checksum"]
-        return shard | {"sha256": hashlib.sha256(content).hexdigest()}
-
-    for note in path.parent.glob("shard-*.json"):
-        note.write_text(json.dumps(former(json.loads(note.read_text())), sort_keys=True))
-    content = json.loads(path.read_text())
-    del content["checksum"]
-    content["format"] = "edje token store 1"
-    content["shards"] = [former(shard) for shard in content["shards"]]
-    text = json.dumps(content, sort_keys=True)
-    content["checksum"] = hashlib.sha256(text.encode()).hexdigest()
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
 def as_recorded(record: Path, fields: dict[str, str | int | float], place: Path, tier: str) -> Path:
     """Give a folder these facts, letter by letter, and the name that they hash to; returns it."""
     content = json.loads(record.read_text()) | {"fingerprint": fields}

@@ -1,17 +1,15 @@
 """Claims about verifying: every damage is found and named by its file."""
 
-import hashlib
 import random
 from pathlib import Path
 
 import pytest
-import torch
 
 from edje.errors import EdjeError
-from edje.tokens.checksum import checksum_of, has_checksum
+from edje.tokens.checksum import checksum_of
 from edje.tokens.store import TokenStore
 from edje.tokens.verification import verify
-from tests.tiny.stores import NUM_IMAGES, as_former_format, contents, make_store, refused
+from tests.tiny.stores import contents, make_store, refused
 
 
 def test_a_sound_store_has_no_problems(tmp_path: Path) -> None:
@@ -35,11 +33,8 @@ def test_a_store_that_may_not_be_read_is_an_error_and_no_damage(
         verify(tmp_path)
 
 
-@pytest.mark.parametrize("former", [False, True])
-def test_random_damage_is_always_found_and_names_the_file(tmp_path: Path, former: bool) -> None:
+def test_random_damage_is_always_found_and_names_the_file(tmp_path: Path) -> None:
     make_store(tmp_path)
-    if former:
-        as_former_format(tmp_path / "store.json")
     sound = contents(tmp_path)
     draws = random.Random(0)
     for _ in range(200):
@@ -69,19 +64,7 @@ def test_missing_and_swapped_shards_are_named(tmp_path: Path) -> None:
     assert "shard-00001.arrow is missing" in verify(tmp_path)
 
 
-def test_a_store_of_the_former_format_reads_the_same(tmp_path: Path) -> None:
-    rows = torch.arange(NUM_IMAGES)
-    expected = TokenStore.open(make_store(tmp_path)).read(rows)
-    as_former_format(tmp_path / "store.json")
-    assert b"sha256" in (tmp_path / "store.json").read_bytes()
-    assert torch.equal(TokenStore.open(tmp_path).read(rows), expected)
-
-
 def test_a_checksum_names_its_algorithm(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
     assert checksum_of(path) == "xxh3_128:99aa06d3014798d86001c324468d497f"  # as xxHash has it
-    assert has_checksum(path, f"sha256:{hashlib.sha256(b'').hexdigest()}")
-    assert not has_checksum(path, "xxh3_128:99aa06d3014798d86001c324468d497e")
-    with pytest.raises(ValueError, match="of 'crc32' are unknown"):
-        has_checksum(path, "crc32:00000000")

@@ -22,7 +22,6 @@ from tests.tiny.stores import (
     FINGERPRINT,
     IDS,
     NUM_IMAGES,
-    as_former_format,
     contents,
     encode,
     features_of,
@@ -260,19 +259,6 @@ def test_a_shard_that_was_cut_off_since_is_written_again(tmp_path: Path) -> None
     (tmp_path / "a" / "shard-00001.arrow").write_bytes(b"cut")
     make_store(tmp_path / "a")
     assert contents(tmp_path / "a") == contents(make_store(tmp_path / "b"))
-
-
-def test_finished_shards_of_the_former_format_are_kept(tmp_path: Path) -> None:
-    def second_half(rows: Sequence[int]) -> Any:
-        return forbidden(rows) if rows[0] < 16 else encode(rows)
-
-    with pytest.raises(InterruptedError):
-        make_store(tmp_path, encode=failing_from(20))
-    as_former_format(tmp_path / "plan.json")
-    make_store(tmp_path, encode=second_half)
-    kinds = [shard.checksum.split(":")[0] for shard in TokenStore.open(tmp_path).manifest.shards]
-    assert kinds == ["sha256"] * 2 + ["xxh3_128"] * (NUM_SHARDS - 2)
-    assert verify(tmp_path) == []
 
 
 @pytest.mark.parametrize("ids", [[], ["b", "a"], ["a", "a"]])
