@@ -109,6 +109,8 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
     holding = (data.get("evaluated") or {"dev_images": 0}) if is_mixture else data
     if holding.get("dev_images") == 0:
         score, every = str(tree.get("score")), scoring.get("dev_every") or 0
+        if is_mixture and tree.get("resume") is not None:
+            every = 0  # an earlier version began it, and scored nothing
         yield from nothing_held_back(score, every, is_mixture=is_mixture)
     adapter = tree.get("adapter") or {}
     asked, most = scoring.get("num_tokens"), adapter.get("num_tokens")

@@ -182,7 +182,6 @@ def _of(source: Any) -> Iterator[GivenPicture]:
         path = absolute(source)
         mode = mode_of(path, source)
         if stat.S_ISDIR(mode):
-            path = path.resolve()
             for file in files_under(path):
                 yield GivenPicture(valid_id(file.relative_to(path).as_posix()), str(file))
         elif stat.S_ISREG(mode):

@@ -1,10 +1,12 @@
 """The image index: search over a user's own pictures, first stage and reranker together."""
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -546,13 +548,16 @@ class ImageIndex:
         Raises:
             EdjeError: there are some, but the folder has no pictures or can't be listed.
         """
-        leads = tuple(f"{str(one).rstrip('/')}/" for one in (root, root.resolve()))
+        true_folder = cache(os.path.realpath)
+        by_name, by_place = (f"{str(one).rstrip('/')}/" for one in (root, root.resolve()))
         gone = [
             (row[KEY], path)
             for batch in table.scan([KEY, PATH])
             for row in batch.to_pylist()
             if (path := read_path(row[PATH])) is not None
-            if path.startswith(leads) and is_gone(path)
+            if path.startswith(by_name)
+            or f"{true_folder(path.rpartition('/')[0])}/".startswith(by_place)
+            if is_gone(path)
         ]
         if gone and next(files_under(root), None) is None:
             raise EdjeError(

@@ -110,18 +110,22 @@ class KnownPictures:
                 'index.add(source, prefix="…").'
             )
         if given.shard is not None:
-            now = (given.shard.path, given.shard.size, given.shard.modified)
+            now = (given.shard.size, given.shard.modified)
         else:
             assert given.path is not None
             try:
                 status = Path(given.path).stat()
             except OSError:
                 return False
-            now = (given.path, status.st_size, status.st_mtime_ns)
-        path = known.path
-        if path is not None and path != given.file:
-            path = str(absolute(path))  # an earlier version kept the link that a folder is
-        return now == (path, known.size, known.modified)
+            now = (status.st_size, status.st_mtime_ns)
+        return now == (known.size, known.modified) and _is_one_place(given.file, known.path)
+
+
+def _is_one_place(one: str | None, other: str | None) -> bool:
+    """Whether two paths of files are one, also by way of a folder that is a link."""
+    if one is None or other is None:
+        return one is other
+    return one == other or absolute(one) == absolute(other)
 
 
 def is_another(given: GivenPicture, known: KnownPicture) -> bool:

@@ -82,7 +82,8 @@ def explained(error: Exception, folder: Path | str, doing: str) -> str:
     """An error of the library, explained for the user of the index."""
     said = PLACE_IN_SOURCE.sub("", str(error).replace("\n)", ")"))  # as image_table.whole ends
     said = said.strip().split("\n")[0].rstrip(".")
-    if any(words in said for words in NO_FILTER):
+    unnamed = said.replace(str(folder).strip("/"), "")  # its name may have such words
+    if any(words in unnamed for words in NO_FILTER):
         return f'invalid filter of the index {folder}: {said}. Write it as SQL: "width > 1000".'
     what = f"can't {doing} the index {folder}: {said}."
     if any(words in said for words in FULL):

@@ -28,6 +28,8 @@ def told(*overrides: str) -> str:
 def test_a_mixture_with_its_loader_and_a_dual_encoder_fits() -> None:
     assert told(*STREAMED) == ""
     assert told(*STREAMED, "data@data.evaluated=coco", "score=residual") == ""
+    of_0_1_0 = ("resume=its folder", "data.evaluated.dev_images=0", "scoring.dev_every=10")
+    assert told(*STREAMED, *of_0_1_0) == ""  # it scored nothing, and goes on so
 
 
 @pytest.mark.parametrize(

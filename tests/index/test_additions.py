@@ -529,21 +529,27 @@ def test_a_folder_and_a_link_to_it_are_the_same_source(
     assert index.sync(link) == Added(unchanged=10, removed=1)
 
 
-def test_an_index_made_by_way_of_a_link_is_still_known_and_synchronised(
+def test_a_folder_and_a_link_to_it_have_the_same_pictures(
     index: ImageIndex, pictures: Path, tmp_path: Path
 ) -> None:
-    """Earlier versions kept the link in the paths of their rows."""
     link = tmp_path / "link"
     link.symlink_to(pictures)
-    index.add(link)
-    table = ImageTable.open(index.folder)
-    assert table is not None
-    rows = [row for batch in table.scan(["key", "path"]) for row in batch.to_pylist()]
-    changed = [row | {"path": row["path"].replace(str(pictures), str(link))} for row in rows]
-    table.change(changed)
-    assert index.add(link) == index.add(pictures) == Added(unchanged=12)
-    (pictures / "000.png").unlink()
-    assert index.sync(link) == Added(unchanged=11, removed=1)
+    assert index.add(link) == Added(new=12)
+    assert index.add(pictures) == index.sync(link) == Added(unchanged=12)
+
+
+def test_a_link_that_leads_to_another_folder_now_has_the_pictures_of_that(
+    index: ImageIndex, pictures: Path, tmp_path: Path
+) -> None:
+    current, later = tmp_path / "current", tmp_path / "later"
+    current.symlink_to(pictures)
+    index.sync(current)
+    for number, name in enumerate(["000.png", "001.png", "new.png"]):
+        make_picture(later / name, 50 + number)
+    current.unlink()
+    current.symlink_to(later)
+    assert index.sync(current) == Added(new=1, changed=2, removed=10)
+    assert sorted(index.ids()) == ["000.png", "001.png", "new.png"]
 
 
 def test_pictures_that_get_a_second_id_are_told(

@@ -12,6 +12,7 @@ import pytest
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
+from edje.index.lance_library import explained
 from edje.tokens.lock import writer_lock
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
@@ -89,6 +90,13 @@ def test_two_processes_that_begin_one_index_at_once_both_get_their_pictures_in(
     assert other.returncode == 0
     index.refresh()
     assert index.ids() == [path.name for path in paths]
+
+
+def test_words_of_a_filter_in_the_name_of_an_index_blame_no_filter() -> None:
+    said = "LanceError(IO): No space left on device: data/SQL Operator/index/data/x.lance"
+    for folder in ("/data/SQL Operator/index", Path("/data/SQL Operator/index")):
+        assert "Free some space" in explained(OSError(said), folder, "write to")
+    assert "invalid filter" in explained(OSError(f"{said}: sql parser"), folder, "read")
 
 
 def test_a_full_disk_is_named_and_what_was_written_is_kept(

@@ -137,11 +137,3 @@ def test_a_source_that_is_denied_or_that_no_file_can_be_is_named(
     for source in (path, {"a": path}):
         with pytest.raises(EdjeError, match=r"a\.png can't be read: Permission denied\. Check its"):
             given_pictures(source)
-
-
-def test_a_folder_that_is_a_link_gives_the_paths_of_its_target(tmp_path: Path) -> None:
-    path = make_picture(tmp_path / "real" / "a.png", 0)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert [(one.id, one.path) for one in given_pictures(tmp_path / "link")] == [
-        ("a.png", str(path))
-    ]
