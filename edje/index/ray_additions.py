@@ -17,6 +17,7 @@ from edje.index.known_pictures import KnownPictures
 from edje.index.lance_library import TO_WRITE, lance, pylance
 from edje.index.ray_engine import RayEngine, connected, data_library
 from edje.index.ray_units import OUTCOME, UNIT, Assignment, Outcome, Unit, Worker
+from edje.inference.run_choices import configuration_of
 
 KEYS_OF_A_SHARD = 2**32  # reserved for it, as its number of pictures isn't known before opening
 BEGUN = "begun"  # folder of an index in which workers note the units they begin
@@ -38,6 +39,11 @@ def added_on_ray(work: ToAdd, engine: RayEngine, show_progress_bar: bool | None 
         raise EdjeError(
             "engine=ray: this reranker has no name or path that workers could load. Save it "
             "(reranker.save_pretrained) and load it from there."
+        )
+    if "backbone" not in configuration_of(work.reranker.checkpoint):
+        raise EdjeError(
+            "engine=ray: this reranker doesn't say how its backbone is built, as its workers must "
+            'do. Add with engine="local".'
         )
     known = work.known()
     to_read = known.to_be_read(work.files)

@@ -13,8 +13,8 @@ _TOLERANCE = 1e-4  # seen: below 1e-5 where padding isn't read, above 1e-2 where
 def why_unsuitable(language_model: PreTrainedModel, separator_id: int) -> str | None:
     """Why [CLS] wouldn't tell a pair's images apart, or would depend on padding; None if it fits.
 
-    Rows of the word embeddings stand for the visual tokens. Weights, mode and torch's generator
-    stay as they were.
+    Rows of the word embeddings stand for the visual tokens. Weights that it had, mode and torch's
+    generator stay as they were.
 
     Raises:
         EdjeError: its word embeddings and its states differ in width.

@@ -1,6 +1,7 @@
 """Continuing a training from its last checkpoint: what must be as before, and what is told."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
             "with the backbone of its run, or start a new run: start=checkpoint "
             f"start.path={last}."
         )
+    before, now = content["edje"]["facts"], asdict(new.facts)
+    if other := [
+        f"{name} {before.get(name)}, here {now[name]}"
+        for name in now
+        if before.get(name) != now[name]
+    ]:
+        raise EdjeError(
+            f"{last} was trained with {'; '.join(other)}, as another version of edje or of its "
+            f"backbone has it. Start a new run from it: start=checkpoint start.path={last}."
+        )
     for name, tensor in new.model.state_dict().items():
         own = content["state_dict"].get(PREFIX + name)
         if own is None or own.shape != tensor.shape:
@@ -39,7 +50,7 @@ def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
                 f"{last} is of another model: the shape of {name} is {there} there, here "
                 f"{tuple(tensor.shape)}. Give the new training another folder."
             )
-    before, now = content.get(SETTINGS, {}), settings_of(training)
+    before, now = content.get(SETTINGS, {}), dict(settings_of(training))
     changed = [key for key in before | now if before.get(key) != now.get(key)]
     if not before or not changed:
         return

@@ -60,7 +60,8 @@ def evaluate(
     Args:
         checkpoint: a trained reranker, or its run folder or .ckpt.
         source: the source whose `split` is evaluated.
-        backbone: the one that it was trained with; by default built from its run's configuration.
+        backbone: the one that it was trained with; by default the reranker's, or built from its
+            run's configuration.
         cache: where stores are; by default the folder `cache`.
         scoring: candidates, number format and similar options.
         score: joint, residual or sum; by default residual if it was trained so, else joint.
@@ -71,6 +72,7 @@ def evaluate(
         EdjeError: data, store, backbone, checkpoint and score don't fit each other.
     """
     if isinstance(checkpoint, Reranker):
+        backbone = checkpoint.picture_encoder.backbone if backbone is None else backbone
         checkpoint = checkpoint.checkpoint
     elif not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))

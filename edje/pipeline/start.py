@@ -54,6 +54,13 @@ class CheckpointStart(Start):
         content = trained_content(self.path, "start.path", backbone, published)
         fresh = warm_start(new.model, Path(self.path), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
+        heads, here = content["edje"].get("facts", {}).get("num_heads"), new.facts.num_heads
+        if heads not in (None, here) and "adapter" not in parts:
+            log.warning(
+                "start.path=%s: its adapter attends with %d heads and the new one with %d, so that "
+                "its weights have another effect",
+                *(self.path, heads, here),
+            )
         log.info("warm start from %s; fresh: %s", self.path, ", ".join(parts) or "nothing")
 
 

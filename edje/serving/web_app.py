@@ -25,6 +25,7 @@ import edje
 from edje.errors import EdjeError
 from edje.index.answers import Answer, Question
 from edje.index.hits import Hit
+from edje.inference.location import hub_name
 from edje.serving import messages
 from edje.serving.batcher import Batcher, Busy
 from edje.serving.documents import BadDocument, Documents, documents_of
@@ -114,7 +115,8 @@ class WebApp:
         self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
         self.problem: str | None = None  # why the index can't be read
         reranker = searcher.index.reranker
-        self.name = Path(reranker.name).name or "edje"
+        named = hub_name(reranker.name)
+        self.name = Path(named[0] if named else reranker.name).name or "edje"
         self.budgets = reranker.token_budgets
         self.pictures = WebPictures(searcher.index.folder)
         self.metrics = ServerMetrics(lambda: self.batcher.waiting, lambda: searcher.facts.images)

@@ -152,6 +152,10 @@ def test_a_worker_that_loads_another_reranker_is_refused(
     monkeypatch.setattr(ranker, "name", "")
     with pytest.raises(EdjeError, match="no name or path that workers could load"):
         index.add(pictures, engine="ray")
+    monkeypatch.setattr(ranker, "name", "shapes")
+    monkeypatch.setattr(ranker, "checkpoint", replace(ranker.checkpoint, config="{}"))
+    with pytest.raises(EdjeError, match=r"doesn't say how its backbone.*engine=\"local\""):
+        index.add(pictures, engine="ray")
 
 
 def test_workers_read_as_many_tokens_as_the_reranker_that_sent_them(

@@ -16,6 +16,7 @@ from edje.objectives.alignment import Alignment
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.pipeline.continuing import SETTINGS, check_continued, settings_of
+from edje.pipeline.start import CheckpointStart
 from edje.training.optimisation import Optimisation
 from tests.tiny.rerankers import tiny_checkpoint
 
@@ -44,6 +45,13 @@ def test_a_training_is_not_continued_on_the_tokens_of_another_backbone(tmp_path:
     other = replace(first, backbone={"backbone": "a tower", "layer": -1})
     with pytest.raises(EdjeError, match=r"layer: trained on -2, given -1.*start a new run"):
         check_continued(last, training(), other)
+
+
+def test_a_training_is_not_continued_with_other_heads_for_the_same_weights(tmp_path: Path) -> None:
+    first = tiny_checkpoint()
+    last = left(tmp_path, replace(first, facts=replace(first.facts, num_heads=8)))
+    with pytest.raises(EdjeError, match=r"num_heads 8, here 2.*start=checkpoint start\.path="):
+        check_continued(last, training(), first)
 
 
 def test_a_training_is_not_continued_with_another_model(tmp_path: Path) -> None:
@@ -81,3 +89,16 @@ def test_a_finished_training_is_not_taken_for_one_of_other_settings(
         check_continued(last, training(max_steps=20, **changed), own)
     assert "is continued; it had " in caplog.text
     check_continued(left(tmp_path, own), training(**changed), own)  # of an earlier version
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_start_from_weights_of_other_heads_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = replace(tiny_checkpoint(), backbone={"backbone": "a tower", "layer": -2})
+    start = CheckpointStart(path=str(left(tmp_path, new)))
+    start.load(new, None, None)
+    assert "heads" not in caplog.text
+    left(tmp_path, replace(new, facts=replace(new.facts, num_heads=8)))
+    start.load(new, None, None)
+    assert "its adapter attends with 8 heads and the new one with 2" in caplog.text

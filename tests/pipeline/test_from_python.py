@@ -40,6 +40,9 @@ both = edje.evaluate(
     folder, source, backbone=backbone, cache=cache, scoring=scoring, score="sum"
 )
 assert both["score"] == "sum" and not checkpoint.fusion
+built = edje.Reranker.from_pretrained(folder, backbone=backbone)
+assert edje.evaluate(built, source, cache=cache, scoring=scoring)["t2i"] == found["t2i"]
+assert built.picture_encoder.backbone is backbone
 saved = edje.Reranker.from_pretrained("my_reranker")
 assert saved.rank("a red circle", pictures, top_k=3) == best
 """

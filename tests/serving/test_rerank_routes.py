@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from edje import ImageIndex, Reranker
+from edje.serving.searcher import Searcher
+from edje.serving.web_app import WebApp
 from tests.serving.served import ODD, TWIN, Served
 
 QUERY = "a red circle above a blue square"
@@ -199,3 +201,14 @@ def test_a_body_that_is_no_request_gets_one_clear_line(
 ) -> None:
     reply = served.post(path, body)
     assert reply.status == status and reply.message
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("somebody/model@refs/pr/3", "model"), ("/runs/a", "a"), ("shapes", "shapes"), ("", "edje")],
+)
+def test_answers_name_the_reranker_without_its_revision(
+    index: ImageIndex, shapes: Reranker, monkeypatch: pytest.MonkeyPatch, name: str, shown: str
+) -> None:
+    monkeypatch.setattr(shapes, "name", name)
+    assert WebApp(Searcher(ImageIndex.open(index.folder, shapes))).name == shown
