@@ -16,7 +16,7 @@ PLACE_IN_SOURCE = re.compile(r",? ?\S+/src/\S+\.rs:\d+:\d+")  # in Lance's own s
 NO_FILTER = (
     *("Schema error", "sql parser", "Error parsing", "filter expression", "type_coercion"),
     *("sql filter", "SQL", "does not return a boolean", "during planning", "Operator "),
-    *("logical expression", "Cannot access field"),
+    *("logical expression", "Cannot access field", "Error tokenizing"),
 )  # not "Invalid input", as Lance also says it of damage
 TO_READ, TO_WRITE = "read", "write to"
 OF_RAY = ("engine=ray needs Ray and pylance", "Install them: pip install 'edje[ray]'.")

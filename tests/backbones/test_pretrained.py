@@ -46,7 +46,8 @@ def rewrite(folder: Path, name: Callable[[str], str | None]) -> None:
     """Give the weights other names, or leave out those without one."""
     state = load_file(folder / WEIGHTS)
     kept = {new: tensor for key, tensor in state.items() if (new := name(key))}
-    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(kept, folder / "new", metadata={"format": "pt"})
+    (folder / "new").replace(folder / WEIGHTS)  # a model that was loaded may still map the former
 
 
 def configure(folder: Path, file: str = "config.json", **changes: Any) -> None:

@@ -104,7 +104,7 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
         ("width = 1 && height = 1", "invalid filter of the index .* Operator && is not supported"),
         ("width >= 1 <= 3", "invalid filter of the index .* Boolean <= Int64"),
         ("id IN (SELECT 1)", "invalid filter of the index .* is not supported SQL"),
-        ("id = 'a", "invalid filter of the index .* Unterminated string"),
+        ("id = 'a", "invalid filter of the index .*Unterminated string"),
         ("id.x = 1", "invalid filter of the index .* Cannot access field"),
         ("sum(width) > 2", "invalid filter of the index .* Physical plan"),
     ):
