@@ -9,13 +9,14 @@ class EdjeError(Exception):
     """
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none.
+def first_line(error: BaseException, lines: int = 1) -> str:
+    """The first line of an error's message, or several as one; its type if it has none.
 
     >>> first_line(ValueError("too long\\nby 3")), first_line(KeyError())
     ('too long', 'KeyError')
     """
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(said[:lines]) or type(error).__name__
 
 
 class TrainingInterrupted(Exception):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 import edje
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.packaged import packaged_source
 
 Loaded = TypeVar("Loaded")
@@ -107,7 +107,7 @@ def load_pretrained(
         return load(source, trust_remote_code=False, **options)
     except ImportError as error:
         raise EdjeError(
-            f"can't load the {what} of pretrained={pretrained!r}: {_lines(error, 1)}. "
+            f"can't load the {what} of pretrained={pretrained!r}: {first_line(error)}. "
             "Install it; SigLIP's first generation needs sentencepiece and protobuf: "
             "`pip install 'edje[siglip]'`."
         ) from error
@@ -131,12 +131,7 @@ def reason(error: Exception) -> str:
             f"its file can't be read ({type(error).__name__}): it is damaged, a pointer of "
             "git-lfs, or holds more than weights. Download it again."
         )
-    return _lines(error, 2 if isinstance(error, StrictDataclassError) else 1)
-
-
-def _lines(error: Exception, count: int) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    return " ".join(lines[:count]) or type(error).__name__
+    return first_line(error, 2 if isinstance(error, StrictDataclassError) else 1)
 
 
 def load_weights(pretrained: str, **options: object) -> tuple[Any, list[str]]:

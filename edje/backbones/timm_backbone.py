@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edje.backbones.pretrained import freeze, weights_digest
 from edje.backbones.protocol import Identity, ImageEncoding
 from edje.backbones.thin_images import without_far_ends
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.packaged import packaged_source
 
 log = logging.getLogger(__name__)
@@ -194,12 +194,12 @@ class TimmBackbone(nn.Module):
             if self.stages:
                 raise EdjeError(
                     f"model={self.model_name!r} gives no maps of stages={self.stages} beside its "
-                    f"last one at {self.image_size} pixels ({_first_line(error)}). Give stages of "
+                    f"last one at {self.image_size} pixels ({first_line(error)}). Give stages of "
                     "its feature map (timm's `forward_intermediates`), or none."
                 ) from error
             raise EdjeError(
                 f"model={self.model_name!r} doesn't take images of {self.image_size} pixels "
-                f"({_first_line(error)}). Set image_size, or the model's img_size in model_args."
+                f"({first_line(error)}). Set image_size, or the model's img_size in model_args."
             ) from error
 
     @functools.cached_property
@@ -224,7 +224,7 @@ def _create(model: str, checkpoint: str | None, model_args: Mapping[str, Any]) -
     except (TypeError, RuntimeError, OSError, ValueError) as error:
         raise EdjeError(
             f"timm can't make model={model!r} with model_args={dict(model_args)} and "
-            f"checkpoint={checkpoint!r}: {_first_line(error)}. Check model_args; without a "
+            f"checkpoint={checkpoint!r}: {first_line(error)}. Check model_args; without a "
             "connection to the hub, give checkpoint=<file of weights>."
         ) from error
 
@@ -247,7 +247,7 @@ def _load(module: nn.Module, model: str, given: str) -> None:
     except Exception as error:
         raise EdjeError(
             f"checkpoint={given!r} doesn't fit timm's {model!r}: "
-            f"{_first_line(error, lines=2)}. Give its own weights, or the model_args of these "
+            f"{first_line(error, lines=2)}. Give its own weights, or the model_args of these "
             "weights."
         ) from error
 
@@ -283,8 +283,3 @@ def _attention_settings(model: nn.Module, width: int) -> tuple[int, float]:
 
 def _flat(channels_first: Tensor) -> Float[Tensor, "batch tokens channels"]:
     return channels_first.flatten(2).transpose(1, 2).contiguous()
-
-
-def _first_line(error: Exception, lines: int = 1) -> str:
-    text = [line.strip() for line in str(error).strip().splitlines() if line.strip()][:lines]
-    return " ".join(text) or type(error).__name__

@@ -105,17 +105,17 @@ def late_misfits(tree: dict[str, Any]) -> Iterator[Problem]:
             "scoring.dev_every, or leave it out."
         )
         yield Problem("scoring.patience", what)
-    is_mixture = data.get("_target_") == STREAMED
+    is_mixture, is_new = data.get("_target_") == STREAMED, tree.get("resume") is None
     holding = (data.get("evaluated") or {"dev_images": 0}) if is_mixture else data
     if holding.get("dev_images") == 0:
         score, every = str(tree.get("score")), scoring.get("dev_every") or 0
-        if is_mixture and tree.get("resume") is not None:
+        if is_mixture and not is_new:
             every = 0  # an earlier version began it, and scored nothing
         yield from nothing_held_back(score, every, is_mixture=is_mixture)
     adapter = tree.get("adapter") or {}
     asked, most = scoring.get("num_tokens"), adapter.get("num_tokens")
     budgets = adapter.get("budgets")
-    if isinstance(budgets, list) and most is not None and tree.get("resume") is None:
+    if isinstance(budgets, list) and most is not None and is_new:
         yield from untrained_tokens(budgets, most)
     if task == "run" and asked is not None:
         if not budgets:

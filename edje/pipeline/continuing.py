@@ -32,11 +32,11 @@ def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
             "with the backbone of its run, or start a new run: start=checkpoint "
             f"start.path={last}."
         )
-    before, now = content["edje"]["facts"], asdict(new.facts)
+    made_for, here = content["edje"]["facts"], asdict(new.facts)
     if other := [
-        f"{name} {before.get(name)}, here {now[name]}"
-        for name in now
-        if before.get(name) != now[name]
+        f"{name} {made_for.get(name)}, here {value}"
+        for name, value in here.items()
+        if made_for.get(name) != value
     ]:
         raise EdjeError(
             f"{last} was trained with {'; '.join(other)}, as another version of edje or of its "
@@ -50,7 +50,7 @@ def check_continued(last: Path, training: Training, new: Checkpoint) -> None:
                 f"{last} is of another model: the shape of {name} is {there} there, here "
                 f"{tuple(tensor.shape)}. Give the new training another folder."
             )
-    before, now = content.get(SETTINGS, {}), dict(settings_of(training))
+    before, now = content.get(SETTINGS, {}), settings_of(training)
     changed = [key for key in before | now if before.get(key) != now.get(key)]
     if not before or not changed:
         return
