@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from edje import __version__
 from edje.backbones.loading import load_backbone
 from edje.config.choices import misfits
 from edje.config.defaults import fill_defaults
@@ -170,8 +171,13 @@ def test_run_py_stops_at_a_mistake_before_anything_large_is_imported(
     assert "hydra" in imported and not imported & {"torch", "lightning", "transformers"}
 
 
-def test_help_and_the_configuration_can_be_shown() -> None:
-    for arguments, expected in ((["--help"], "Groups"), (["--cfg", "job"], "_target_")):
+def test_help_the_configuration_and_the_version_can_be_shown() -> None:
+    for arguments, expected in (
+        (["--help"], "Groups"),
+        (["--cfg", "job"], "_target_"),
+        (["--version"], f"edje {__version__}"),
+        (["index", "--help"], "--into"),
+    ):
         result = subprocess.run(
             [sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True
         )
