@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from edje.backbones.protocol import ImageEncoding
 from edje.data.datamodules.shard_datamodule import ShardBatch, ShardDataModule
-from edje.data.datamodules.workers import share_of_cores
+from edje.data.datamodules.workers import number_of, share_of_cores
 from edje.errors import EdjeError
 from edje.inference.precisions import has_bf16
 from edje.parallel.processes import in_processes
@@ -75,11 +75,19 @@ class Encoding:
         storage: Storage,
         devices: Sequence[torch.device],
     ) -> "Encoding":
-        """An encoding with the storage's number of loading processes, or one that suits here."""
-        num_workers = storage.num_workers
-        if num_workers is None:
-            share = share_of_cores(len(devices), _MOST_WORKERS)
-            num_workers = 1 if devices[0].type == "cpu" else share
+        """An encoding with the storage's number of loading processes, or one that suits here.
+
+        Raises:
+            EdjeError: the first image can't be read, or shared memory is too small for the
+                batches of as many processes as the storage asks for.
+        """
+        processes = len(devices)
+        suited = 1 if devices[0].type == "cpu" else share_of_cores(processes, _MOST_WORKERS)
+        images = min(storage.batch_size, len(work.image_ids))
+        batch_bytes = images * work.dataset()[range(1)].inputs.nbytes
+        num_workers = number_of(
+            "storage.num_workers", storage.num_workers, suited, processes, batch_bytes
+        )
         return cls(work, unfinished, tuple(devices), storage.batch_size, num_workers)
 
 

@@ -20,6 +20,7 @@ from edje.retrieval.calibration import Calibration
 from edje.retrieval.fusion import Standardiser, SumFusion
 from edje.tasks import benchmark
 from tests.tiny.rerankers import tiny_checkpoint
+from tests.tiny.work import TinyWork
 
 CPU = torch.device("cpu")
 
@@ -101,7 +102,7 @@ def test_each_process_of_a_shared_evaluation_takes_its_own(four_gpus, monkeypatc
 
 
 def test_stores_are_written_on_all_of_them(four_gpus):
-    encoding = Encoding.of(None, None, Storage(), devices_of("auto", [1, 3]))
+    encoding = Encoding.of(TinyWork(), None, Storage(), devices_of("auto", [1, 3]))
     assert [str(device) for device in encoding.devices] == ["cuda:1", "cuda:3"]
 
 

@@ -13,6 +13,7 @@ from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
 from edje.pipeline.collection import VisionWork, raw_fingerprints
+from edje.pipeline.encoding import Encoding
 from edje.pipeline.storage import Storage
 from edje.pipeline.writing import fill_store
 from edje.retrieval.exact import products_in
@@ -50,6 +51,27 @@ def test_the_predict_loop_writes_what_the_writer_alone_writes(
 ) -> None:
     filled = fill(tmp_path / "a", TinyWork(), num_workers=num_workers)
     assert contents(filled) == contents(make_store(tmp_path / "b"))
+
+
+def test_the_first_image_says_how_many_processes_shared_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch of TinyWork has eight bytes per row."""
+    for name in ("room", "whole"):
+        monkeypatch.setattr(f"edje.data.datamodules.workers.{name}", lambda: 5 * 3 * 8)
+    monkeypatch.setattr("edje.data.datamodules.workers.cores", lambda: 16)
+    for device, batch_size, workers in (
+        ("cuda", 3, 2),
+        ("cuda", 8, 0),
+        ("cpu", 3, 1),
+        ("cpu", 8, 0),
+    ):
+        storage = Storage(batch_size=batch_size)
+        encoding = Encoding.of(TinyWork(), None, storage, [torch.device(device)])
+        assert encoding.num_workers == workers, (device, batch_size)
+    asked = Storage(batch_size=3, num_workers=3)
+    with pytest.raises(EdjeError, match=r"storage\.num_workers=3: .* Use storage\.num_workers=0"):
+        Encoding.of(TinyWork(), None, asked, [CPU])
 
 
 @pytest.mark.clusters

@@ -10,12 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from edje.data.datamodules.stored_pairs import PairDataset, StoredPairs, TrainingSet
-from edje.data.datamodules.workers import (
-    leave_signals_to_main,
-    share_of_cores,
-    start_method,
-    that_fit,
-)
+from edje.data.datamodules.workers import begin, number_of, share_of_cores, start_method
 from edje.errors import EdjeError
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch
@@ -213,19 +208,21 @@ class CachedTokenDataModule(L.LightningDataModule):
             pin_memory=on_gpu(trainer),
             multiprocessing_context=start_method(workers),
             collate_fn=_as_is,  # type: ignore[arg-type]  # the dataset gives whole batches
-            worker_init_fn=leave_signals_to_main,
+            worker_init_fn=begin,
         )
 
     def _workers(self, trainer: L.Trainer) -> int:
-        """The requested number of workers, or as many as this machine can have."""
-        if self.loading.num_workers is not None:
-            return self.loading.num_workers
-        if trainer.strategy.root_device.type == "cpu":
-            return 0
+        """The requested number of workers, or as many as this machine can have.
+
+        Raises:
+            EdjeError: shared memory is too small for the requested ones.
+        """
         training, ranks = self.training, trainer.num_devices  # of this machine
         stores = [training.store, *([] if training.teacher is None else [training.teacher])]
         batch_bytes = self.batch_size * sum(store.codec.cell_bytes for store in stores)
-        return that_fit(share_of_cores(ranks, _MOST_WORKERS), ranks, batch_bytes)
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        suited = 0 if on_cpu else share_of_cores(ranks, _MOST_WORKERS)
+        return number_of("loader.num_workers", self.loading.num_workers, suited, ranks, batch_bytes)
 
     def transfer_batch_to_device(
         self, batch: StoredPairs, device: torch.device, dataloader_idx: int

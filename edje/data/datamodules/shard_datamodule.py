@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edje.data.datamodules.batches import Batch
 from edje.data.datamodules.cached_datamodule import on_gpu
-from edje.data.datamodules.workers import leave_signals_to_main, start_method
+from edje.data.datamodules.workers import begin, start_method
 from edje.images.decoder import open_image
 
 
@@ -81,7 +81,7 @@ class ShardDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=on_gpu(trainer),
             multiprocessing_context=start_method(self.num_workers),
-            worker_init_fn=leave_signals_to_main,
+            worker_init_fn=begin,
         )
 
     def transfer_batch_to_device(

@@ -8,10 +8,11 @@ from typing import Any, Literal, Protocol
 import lightning as L
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from edje.data.datamodules.cached_datamodule import ResumableLoader, on_gpu
-from edje.data.datamodules.workers import leave_signals_to_main, start_method
+from edje.data.datamodules.workers import begin, number_of, share_of_cores, start_method
 from edje.data.mixture.order import MixtureOrder
 from edje.data.mixture.pretrain import Mixture
 from edje.data.mixture.streamed_pairs import DecodedPairs, Preprocess, StreamedPairs, StreamSampler
@@ -21,6 +22,7 @@ from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch, TextBatch
 
 log = logging.getLogger(__name__)
+_MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class StreamDataModule(L.LightningDataModule):
         seed: seeds the order.
         has_bf16: whether a device has instructions for bf16.
         batch_size: pairs per optimiser micro-step and rank.
-        num_workers: processes that read and decode; 0 does so in the training process.
+        num_workers: processes of each rank that read and decode; 0 does so in the training
+            process. null means up to 4, limited by the cores and by the shared memory for their
+            batches.
         window: number of blocks (tars, or ten thousand pairs of a list) shuffled together.
         max_bad: number of bad pairs of one rank, from the run's start, above which it stops; a
             resumed run continues the first rank's count on each.
@@ -85,7 +89,7 @@ class StreamDataModule(L.LightningDataModule):
         has_bf16: Callable[[torch.device], bool],
         *,
         batch_size: PositiveInt = 64,
-        num_workers: NonNegativeInt = 4,
+        num_workers: NonNegativeInt | None = None,
         window: PositiveInt = 16,
         max_bad: NonNegativeInt = 10_000,
         tower_precision: Literal["fp32", "bf16"] = "bf16",
@@ -122,15 +126,26 @@ class StreamDataModule(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
+        workers = self._workers(trainer.num_devices)
         return ResumableLoader(
             self.pairs,
             batch_size=None,  # whole batches are gathered
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             pin_memory=on_gpu(trainer),
-            multiprocessing_context=start_method(self.num_workers),
-            worker_init_fn=leave_signals_to_main,
+            multiprocessing_context=start_method(workers),
+            worker_init_fn=begin,
         )
+
+    def _workers(self, ranks: int) -> int:
+        """The requested number of workers of each rank of this machine, or as many as fit.
+
+        Raises:
+            EdjeError: shared memory is too small for the requested ones.
+        """
+        image = self.pairs.preprocess(Image.new("RGB", (64, 64)))
+        suited, batch_bytes = share_of_cores(ranks, _MOST_WORKERS), self.batch_size * image.nbytes
+        return number_of("loader.num_workers", self.num_workers, suited, ranks, batch_bytes)
 
     def transfer_batch_to_device(
         self, batch: DecodedPairs | EdjeError, device: torch.device, dataloader_idx: int

@@ -2,12 +2,16 @@
 
 import atexit
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
+import traceback
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from edje.cores import cores
+from edje.errors import EdjeError
 
 SHARED = Path("/dev/shm")  # where Linux keeps the batches that workers hand over
 AHEAD = 2  # batches that each worker reads in advance, as in torch
@@ -18,13 +22,26 @@ def share_of_cores(processes: int, most: int) -> int:
     return min(most, cores() // processes)
 
 
-def that_fit(workers: int, processes: int, batch_bytes: int) -> int:
-    """`workers` of each process, or as many as shared memory has room for their batches.
+def number_of(option: str, asked: int | None, suited: int, processes: int, batch_bytes: int) -> int:
+    """Workers of each process: those asked for, or as many of `suited` as fit.
 
-    Containers often have only 64 MB of shared memory; a batch that doesn't fit kills the process.
+    Their batches have to fit into shared memory, of which containers often have only 64 MB.
+
+    Raises:
+        EdjeError: the batches of the workers that `option` asks for don't fit, whatever is free.
     """
-    batches = room() // (processes * batch_bytes)
-    return min(workers, max(batches - 1, 0) // AHEAD)  # one more is being handed over
+    if asked is None:
+        batches = room() // (processes * batch_bytes)
+        return min(suited, max(batches - 1, 0) // AHEAD)  # one more is being handed over
+    needed = processes * (AHEAD * asked + 1) * batch_bytes
+    if asked and needed > (size := whole()):
+        raise EdjeError(
+            f"{option}={asked}: {SHARED} has {size / 2**20:.0f} MB of shared memory, but the "
+            f"batches on their way, of {batch_bytes / 2**20:.0f} MB each, take "
+            f"{needed / 2**20:.0f}. Use {option}=0, which loads without workers, or start the "
+            f"container with --shm-size={-(-needed // 2**20)}m."
+        )
+    return asked
 
 
 def start_method(workers: int) -> str | None:
@@ -40,13 +57,25 @@ def room() -> int:
     return shutil.disk_usage(SHARED).free if SHARED.is_dir() else sys.maxsize
 
 
-def leave_signals_to_main(worker: int) -> None:
+def whole() -> int:
+    """Bytes of shared memory, free or not."""
+    return shutil.disk_usage(SHARED).total if SHARED.is_dir() else sys.maxsize
+
+
+def begin(worker: int) -> None:
     """Ignore Ctrl-C and a scheduler's signals, which reach the whole process group.
 
-    Only the main process reacts. A worker ends when the main process tells it to, or is gone.
+    Only the main process reacts. A worker ends when the main process tells it to, or is gone, or
+    when it can't hand over a batch, for which the main process would wait for ever.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
+
+
+def _end(error: Exception, batch: object) -> None:
+    traceback.print_exception(error)
+    os._exit(1)  # from the queue's own thread; torch reports it in the main process
 
 
 @atexit.register

@@ -187,6 +187,22 @@ def test_workers_change_nothing(mixture: Mixture, tmp_path: Path) -> None:
     assert_equal(alone, batches(datamodule(mixture, num_workers=2), tmp_path, 12))
 
 
+def test_by_default_there_are_as_many_workers_as_cores_and_shared_memory_allow(
+    mixture: Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has six images of three by three pixels."""
+    for name in ("room", "whole"):
+        monkeypatch.setattr(f"edje.data.datamodules.workers.{name}", lambda: 5 * 6 * 3 * 3 * 3 * 4)
+    data = datamodule(mixture, num_workers=None)
+    data.trainer = quiet_trainer(tmp_path, 1)
+    for cores, workers in ((1, 1), (8, 2)):
+        monkeypatch.setattr("edje.data.datamodules.workers.cores", lambda cores=cores: cores)
+        assert data.train_dataloader().num_workers == workers
+    data.num_workers = 3
+    with pytest.raises(EdjeError, match=r"loader\.num_workers=3: .* Use loader\.num_workers=0"):
+        data.train_dataloader()
+
+
 def test_workers_need_no_copy_of_the_tower_however_python_starts_processes(
     mixture: Mixture, tmp_path: Path
 ) -> None:

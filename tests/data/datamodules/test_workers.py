@@ -1,13 +1,17 @@
-"""Loading processes end with the main one, whatever ended it."""
+"""Claims about loading processes: how many there are, and how they end."""
 
 import subprocess
 import sys
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from edje.data.datamodules.workers import begin, number_of, start_method
+from edje.errors import EdjeError
 
 SCRIPT = """
 from torch.utils.data import DataLoader, Dataset
-from edje.data.datamodules.workers import leave_signals_to_main
+from edje.data.datamodules.workers import begin
 
 class Broken(Dataset):
     def __len__(self):
@@ -18,7 +22,7 @@ class Broken(Dataset):
             raise ValueError("row 4 is broken")
         return row
 
-for _ in DataLoader(Broken(), num_workers=1, worker_init_fn=leave_signals_to_main):
+for _ in DataLoader(Broken(), num_workers=1, worker_init_fn=begin):
     pass
 """
 
@@ -30,3 +34,70 @@ def test_an_error_that_leaves_a_loading_process_behind_still_ends_the_program():
     )
     assert ended.returncode == 1
     assert ended.stderr.rstrip().splitlines()[-1].endswith("row 4 is broken")
+
+
+class Unsent:
+    """A batch that can't be handed over, as one that shared memory has no room for."""
+
+    def __reduce__(self) -> str:
+        raise OSError("No space left on device")
+
+
+class Rows(Dataset[Unsent]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, row: int) -> Unsent:
+        return Unsent()
+
+
+@pytest.mark.filterwarnings("ignore:.*This process .* is multi-threaded, use of fork.*")
+def test_a_batch_that_cannot_be_handed_over_is_an_error_not_a_wait(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    loader = DataLoader(
+        Rows(),
+        batch_size=None,
+        num_workers=1,
+        timeout=20,
+        multiprocessing_context=start_method(1),
+        worker_init_fn=begin,
+    )
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(loader))
+    assert "No space left on device" in capfd.readouterr().err
+
+
+def small_memory(monkeypatch: pytest.MonkeyPatch, free: int, whole: int) -> None:
+    monkeypatch.setattr("edje.data.datamodules.workers.room", lambda: free)
+    monkeypatch.setattr("edje.data.datamodules.workers.whole", lambda: whole)
+
+
+def test_there_are_as_many_workers_as_shared_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_memory(monkeypatch, 64, 100)
+    for batch_bytes, processes, workers in (
+        (113, 1, 0),
+        (22, 1, 0),
+        (21, 1, 1),
+        (6, 1, 4),
+        (6, 2, 2),
+    ):
+        assert number_of("some.option", None, 4, processes, batch_bytes) == workers
+    assert number_of("some.option", None, 0, 1, 1) == 0
+
+
+def test_more_workers_than_shared_memory_can_ever_have_room_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_memory(monkeypatch, 20 << 20, 64 << 20)
+    batch_bytes = 113_246_208  # 64 images at 384 pixels, in float32
+    expected = (
+        r"^some\.option=4: /dev/shm has 64 MB of shared memory, .* of 108 MB each, take 1944\. "
+        r"Use some\.option=0, .* --shm-size=1944m\.$"
+    )
+    with pytest.raises(EdjeError, match=expected):
+        number_of("some.option", 4, 4, 2, batch_bytes)
+    assert number_of("some.option", 0, 4, 2, batch_bytes) == 0
+    assert number_of("some.option", 1, 4, 1, (64 << 20) // 3) == 1  # others' files may go
