@@ -57,7 +57,7 @@ from edje.inference.text_image_pairs import (
 from edje.language_model import tokenize
 from edje.quiet import quiet_transformers
 from edje.ranges import check_count, check_path, check_probability
-from edje.records import Direction
+from edje.records import Direction, TextBatch
 from edje.retrieval.calibration import Calibration
 from edje.retrieval.exact import exact_products, own_arithmetic
 from edje.tokens.sharing import reaching_hub
@@ -124,12 +124,16 @@ class Reranker:
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> "Reranker":
-        """Move it to another device; returns itself.
+        """Move it to another device, with all that is built; returns itself.
 
         Raises:
             EdjeError: there is no such device.
         """
         self.model.to(device_of(device))
+        for other in self._built.scorers.keys() - {self.device}:
+            del self._built.scorers[other]
+        if isinstance(tower := self._built.backbone, torch.nn.Module):
+            tower.to(self.device)
         return self
 
     @classmethod
@@ -660,7 +664,8 @@ class Reranker:
             if self.precision == torch.int8:  # its ranges must also fit later queries
                 words = example_texts(self.checkpoint.language_model.tokenizer)
                 examples = ScoringSet(words, collection.visual)
-            scorers[device] = StoredTokenScorer(self.model, examples, self.precision)
+            made = StoredTokenScorer(self.model, examples, self.precision)
+            scorers[device] = made.on(_emptied(collection))  # it outlives the call's pictures
         return scorers[device].on(collection)
 
     @cached_property
@@ -716,6 +721,15 @@ class Reranker:
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, but this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
+
+
+def _emptied(collection: ScoringSet) -> ScoringSet:
+    """No captions and no images, of the same shapes; holds none of the collection's memory."""
+    text, visual = collection.text, collection.visual
+    assert isinstance(visual, Tensor)
+    return ScoringSet(
+        TextBatch(text.input_ids[:0].clone(), text.attention_mask[:0].clone()), visual[:0].clone()
+    )
 
 
 def _origin(given: str | Path, file: Path) -> str:

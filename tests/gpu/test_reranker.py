@@ -12,7 +12,7 @@ from torch import Tensor
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.reranker import Reranker
 from edje.retrieval.fusion import Standardiser, SumFusion
-from tests.gpu.sizes import DEVICE, IS_REAL
+from tests.gpu.sizes import DEVICE, IS_REAL, needs_gpu
 
 pytestmark = pytest.mark.gpu
 QUERIES = ("a red square above a blue circle", "a green triangle", "two stars on a grey ground")
@@ -124,6 +124,19 @@ def test_a_model_that_is_moved_takes_its_tower_along(pictures):
         torch.testing.assert_close(moved.encode(pictures).tokens, expected.tokens, **CLOSE)
         torch.testing.assert_close(moved.encode_text(QUERIES), words, rtol=0, atol=2e-3)
         moved.model.to("cpu")
+
+
+@needs_gpu
+def test_a_reranker_that_leaves_the_gpu_leaves_nothing_there(pictures):
+    moved = opened(DEVICE, "joint")
+    expected = moved.score_images(QUERIES[0], moved.encode(pictures))
+    assert moved.to("cpu").to("cpu") is moved
+    assert moved._built.scorers == {}
+    assert {weight.device.type for weight in moved._built.backbone.parameters()} == {"cpu"}
+    torch.testing.assert_close(
+        moved.score_images(QUERIES[0], moved.encode(pictures)), expected, **CLOSE
+    )
+    assert [device.type for device in moved._built.scorers] == ["cpu"]
 
 
 @pytest.mark.parametrize("place", ["cpu", DEVICE.type])

@@ -1,6 +1,7 @@
 """The Reranker runs on the fast scorer and gives the scores of the training module."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_scores_equal_the_training_modules_pair_by_pair(residual, direction):
     (scorer,) = served._built.scorers.values()
     served.score(captions[:2], visual[:2], first[:2], direction)
     assert list(served._built.scorers.values()) == [scorer]  # weights are copied once, not per call
+
+
+def test_nothing_of_a_call_is_kept_for_the_next():
+    served, images = reranker(False), gallery()
+    expected = served.score_images("red star", images)
+    kept = weakref.ref(images.tokens)
+    del images
+    assert kept() is None
+    (scorer,) = served._built.scorers.values()
+    assert len(scorer.collection.visual) == len(scorer.transfer.visual) == 0
+    assert torch.equal(served.score_images("red star", gallery()), expected)
 
 
 def test_no_captions_have_no_scores_and_half_precision_is_near():
