@@ -81,7 +81,8 @@ class WholeClsEncoder:
     ) -> Float[Tensor, "texts length text_width"]:
         """Word embeddings, or states of the fusion layer."""
         with self._autocast(input_ids):
-            return self.joint.read_text(input_ids, torch.ones_like(input_ids, dtype=torch.bool))
+            mask = torch.ones_like(input_ids, dtype=torch.bool)
+            return self.joint.read_text(input_ids, mask, padded=False)
 
     def cls_states(
         self,
@@ -93,7 +94,7 @@ class WholeClsEncoder:
         states = texts[rows]
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         with self._autocast(visual):
-            return self.joint.fuse(states, mask, visual)[:, 0].float()
+            return self.joint.fuse(states, mask, visual, padded=False)[:, 0].float()
 
     def bytes_per_pair(self, sequence: int) -> int:
         """The estimate for a BERT whose feed-forward is four times as wide."""

@@ -22,7 +22,7 @@ from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
 from tests.gpu.pretended import PRETENDED
 from tests.tiny import rerankers
-from tests.tiny.encoders import tiny_encoder, tiny_language_model
+from tests.tiny.encoders import Family, tiny_encoder, tiny_language_model
 from tests.tiny.words import WORDS, tiny_tokenizer
 
 ON_GPU = torch.cuda.is_available()
@@ -46,10 +46,15 @@ LOCAL = AdapterSpecification(rerankers.LOCAL.target, {"hidden_width": HIDDEN})
 
 
 def reranker(
-    adapter: AdapterSpecification = COMPRESSION, residual: bool = False, **options: Any
+    adapter: AdapterSpecification = COMPRESSION,
+    residual: bool = False,
+    *,
+    family: Family = "bert",
+    **options: Any,
 ) -> EDJE:
     """On the CPU; weights are drawn so wide that the scores of pairs differ."""
     encoder = tiny_encoder(
+        family,
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,

@@ -134,6 +134,20 @@ def test_nothing_waits_for_the_gpu_from_one_call_to_the_next(model, pairs, by_pl
         torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5)
 
 
+@needs_gpu
+def test_nothing_waits_for_the_gpu_with_a_language_model_that_is_no_bert(pairs):
+    model = reranker(family="modernbert").to(DEVICE).eval()
+    scorer = StoredTokenScorer(model, collection(CAPTIONS, IMAGES), batch_size=64)
+    expected = scorer("t2i", *pairs)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scores = scorer.launch("t2i", *pairs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(scores.cpu(), expected, rtol=0, atol=1e-5)
+
+
 @needs_real_gpu
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, compiling):
