@@ -80,9 +80,13 @@ def calibrated(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of the device that this process can get, in bytes; Linux's file cache counts."""
+    """Memory of the device that this process can get, in bytes.
+
+    What torch holds of a GPU without using it counts, as does Linux's file cache.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     with suppress(OSError, StopIteration), Path("/proc/meminfo").open() as facts:
         line = next(line for line in facts if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024

@@ -30,9 +30,9 @@ COUNTS = "missing_negatives"  # in training checkpoints: their number, and in ho
 class RerankerModule(L.LightningModule):
     """Trains an EDJE on pairs whose vision tokens are cached.
 
-    Negatives, masks and dropout are functions of (seed, step, sample), so a run resumed mid-epoch
-    is bitwise equal to an uninterrupted one. A step is an optimiser step. With accumulated
-    gradients, masks and dropout differ between its micro-batches.
+    Negatives, masks and dropout are functions of (seed, step, sample), so on a CPU a run resumed
+    mid-epoch is bitwise equal to an uninterrupted one. A step is an optimiser step. With
+    accumulated gradients, masks and dropout differ between its micro-batches.
 
     Args:
         model: the reranker; only this is trained and saved.

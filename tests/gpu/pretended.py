@@ -302,7 +302,7 @@ CUDA: dict[str, Any] = {
         SimpleNamespace(name="pretended GPU", major=9, minor=0, total_memory=8 << 30)
     ),
     "mem_get_info": _always((6 << 30, 8 << 30)),
-    **dict.fromkeys(("memory_allocated", "max_memory_allocated"), _always(0)),
+    **dict.fromkeys(("memory_allocated", "memory_reserved", "max_memory_allocated"), _always(0)),
     **{"set_device": _set_device, "device": _always(nullcontext())},
     **dict.fromkeys(("synchronize", "empty_cache", "_lazy_init"), _nothing),
     **dict.fromkeys(("reset_peak_memory_stats", "manual_seed", "manual_seed_all"), _nothing),

@@ -44,6 +44,13 @@ def test_files_in_the_cache_of_linux_count_as_free_memory(tmp_path, monkeypatch)
     assert free_bytes(CPU) > 2 * 2**20
 
 
+def test_what_torch_holds_of_a_gpu_without_using_it_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 78 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 8 << 30)
+    assert free_bytes(torch.device("cuda", 0)) == 71 << 30
+
+
 @pytest.mark.parametrize(
     ("seconds_per_row", "expected"),
     [

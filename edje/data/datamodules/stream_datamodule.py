@@ -20,6 +20,7 @@ from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
 from edje.ranges import NonNegativeInt, PositiveInt
 from edje.records import PairBatch, TextBatch
+from edje.retrieval.exact import products_in
 
 log = logging.getLogger(__name__)
 _MOST_WORKERS = 4
@@ -164,7 +165,9 @@ class StreamDataModule(L.LightningDataModule):
         """The batch in the form of a cached source's."""
         device = batch.pixels.device
         half = self.half and self.has_bf16(device)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        products = products_in("bf16" if half else "fp32", device)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
+        with torch.no_grad(), products, autocast:
             encoded = self.encode(batch.pixels, batch.texts)
         return PairBatch(
             sample_ids=batch.sample_ids,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from edje.data.datamodules.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.data.mixture.listed_pairs import ListedPairs
 from edje.data.mixture.pretrain import Mixture, PretrainSource
+from edje.data.mixture.streamed_pairs import DecodedPairs, Place
 from edje.data.mixture.tar_pairs import TarPairs
 from edje.errors import EdjeError, TrainingInterrupted
 from edje.inference.checkpoint import checkpoint_fields
@@ -28,6 +29,7 @@ from edje.objectives.text_recovery import TextRecovery
 from edje.records import PairBatch
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
+from tests.gpu.pretended import pretended_gpu
 from tests.tiny.image_files import jpeg, write_tar
 from tests.tiny.rerankers import FACTS, tiny_checkpoint
 from tests.tiny.training import StopAt, quiet_trainer
@@ -240,6 +242,30 @@ def test_half_precision_stays_near_and_gives_float32(mixture: Mixture, tmp_path:
     assert half.tokens.dtype == half.image_embeddings.dtype == torch.float32
     assert not torch.equal(half.tokens, exact.tokens)
     torch.testing.assert_close(half.tokens, exact.tokens, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "here", "computed"),
+    [("fp32", True, "ieee"), ("bf16", False, "ieee"), ("bf16", True, "tf32")],
+)
+def test_a_tower_in_float32_is_exact_on_a_gpu_also_where_it_convolves(
+    mixture: Mixture, asked: str, here: bool, computed: str
+) -> None:
+    data, seen, backends = datamodule(mixture, here=here, tower_precision=asked), [], torch.backends
+    decoded = data.pairs[Place(0, data.order.at(0, 0, 6))]
+    assert isinstance(decoded, DecodedPairs)
+    encode = data.encode
+
+    def noting(pixels: Tensor, texts: list[str]) -> EncodedPairs:
+        seen.append((backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision))
+        return encode(pixels.to("cpu"), texts)
+
+    data.encode = noting
+    before = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    with pretended_gpu():
+        data.on_after_batch_transfer(decoded.to(torch.device("cuda", 0)), 0)
+    assert seen == [(computed, computed)]
+    assert before == (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)
 
 
 def test_without_instructions_for_bf16_it_is_float32(mixture: Mixture, tmp_path: Path) -> None:
