@@ -1,5 +1,6 @@
 """BERT layers for inference: fewer, larger products; the last layer only for [CLS]."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,6 +66,14 @@ class BertLayer:
         """The layer's output."""
         query, key, value = self.query_key_value(states).chunk(3, dim=-1)
         return self._rest(states, self.attend(query, key, value, self.heads))
+
+    def weights(self) -> Iterator[Tensor]:
+        """All weights and biases, as they are laid out here."""
+        for part in vars(self).values():
+            if isinstance(part, Dense):
+                yield from (part.weight, part.bias)
+        for weight, bias, _ in self.norms:
+            yield from (weight, bias)
 
     def _rest(self, states: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward, each added to its input and normalised."""

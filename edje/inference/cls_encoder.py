@@ -1,6 +1,7 @@
 """[CLS] states of many (text, image) pairs by the cheapest exact method; the scorer runs it."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -125,6 +126,9 @@ class BertClsEncoder:
             keep_freed_memory()
         self.upper: Callable[[Tensor], Tensor] = self._upper
         if compiled:
+            for weight in chain(*(layer.weights() for layer in [*self.layers, self.last])):
+                # A graph would copy an input that may move before every replay.
+                torch._dynamo.mark_static_address(weight, guard=False)
             self.upper = CompiledLayers(self._upper, self.last.expand.bias.device)
 
     def read_text(
