@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 PORT ?= 8000
-INDEX = $(if $(IMAGES),photos,shapes).edje
+NAMED = $(shell basename "$$(cd "$(IMAGES)" 2>/dev/null && pwd || echo "$(IMAGES)")")
+INDEX = $(if $(IMAGES),$(NAMED),shapes).edje
 FAST := -m pytest -q -rs --numprocesses auto --maxprocesses 8 --dist worksteal
 SLOW := kills clusters slurm compilers packaging assets serving browser notebooks sweeps ray docs# what they are and how long they take: pyproject.toml
 OR := $(subst ,, or )
@@ -38,16 +39,16 @@ search: SHELL := /bin/bash
 search: .SHELLFLAGS := -o pipefail -c
 search: .venv/search  ## the search page over IMAGES=<folder>, or the shapes; QUERY="…" answers here
 ifdef IMAGES
-	$(BIN)/edje index "$(IMAGES)" --into photos.edje
+	$(BIN)/edje index "$(IMAGES)" --into "$(INDEX)"
 else
 	@$(BIN)/python -c "from edje.data.shapes.shapes_source import ShapesSource as Shapes; Shapes( \
 		root='cache/search', train_images=0, val_images=0, image_side=384).render()"
 	$(BIN)/edje index cache/search/images --into shapes.edje --reranker shapes
 endif
 ifdef QUERY
-	@$(BIN)/edje search $(INDEX) "$(QUERY)"
+	@$(BIN)/edje search "$(INDEX)" "$(QUERY)"
 else
-	@$(BIN)/edje serve $(INDEX) --port $(PORT) | while read -r line; do \
+	@$(BIN)/edje serve "$(INDEX)" --port $(PORT) | while read -r line; do \
 		echo "$$line"; test -z "$$DISPLAY$$WAYLAND_DISPLAY" || \
 		{ [[ $$line == *" at http://"* ]] && $(BIN)/python -m webbrowser "$${line##* }"; } || true; done
 endif

@@ -54,7 +54,7 @@ def budget_table(
         if missing:
             raise EdjeError(
                 f"Some runs of {group.name} lack {', '.join(missing)}: evaluate them "
-                "again with python run.py task=evaluate checkpoint=<run folder>."
+                "again with edje task=evaluate checkpoint=<run folder>."
             )
         if own[BYTES].nunique() > 1:
             stored = " and ".join(f"{number:,.0f}" for number in own[BYTES].unique())

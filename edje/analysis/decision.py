@@ -23,8 +23,9 @@ def decide(
     `behind`: by how many points it is behind the best choice, with its 95% interval
     (`behind.low`, `behind.high`; nan for the best itself); `worse`: whether it is shown to be
     worse, by `compare` and corrected for all pairs; `best`: whether it has the highest recall;
-    and `taken`, true in one row: the cheapest choice that is not shown to be worse than the best.
-    Of equally cheap choices the one with the higher recall comes first.
+    `taken`, true in one row: the cheapest choice that is not shown to be worse than the best; and
+    `run`, the folder of its first run. Of equally cheap choices the one with the higher recall
+    comes first.
 
     Args:
         runs: as for `compare`.
@@ -39,8 +40,10 @@ def decide(
     pairs = compare(runs, by=by, direction=direction)
     recall = {pair[side]: pair[f"{side}.recall"] for _, pair in pairs.iterrows() for side in "ab"}
     best = max(recall, key=recall.__getitem__)
+    groups = grouped_by(table, [by])
+    first = {group.name: group.folders[0] for group in groups}
     rows = []
-    for group in grouped_by(table, [by]):
+    for group in groups:
         costs = table.loc[list(group.folders), cost] if cost in table else pd.Series([float("nan")])
         if costs.isna().any():
             raise EdjeError(
@@ -54,6 +57,7 @@ def decide(
     )
     choices["best"] = choices["choice"] == best
     choices["taken"] = choices.index == (~choices["worse"]).idxmax()
+    choices["run"] = choices["choice"].map(first)
     return choices
 
 

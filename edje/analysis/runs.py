@@ -85,7 +85,7 @@ def latest_run(runs: pd.DataFrame, *, trained: bool = False) -> Path:
     if not folders:
         raise EdjeError(
             f"No finished run{' with a checkpoint' if trained else ''} below "
-            f"{runs.attrs.get('folder')}: `python run.py`, the demo, makes one."
+            f"{runs.attrs.get('folder')}: `edje` without arguments, the demo, makes one."
         )
     return max(folders, key=lambda run: (run / "metrics.json").stat().st_mtime)
 

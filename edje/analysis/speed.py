@@ -106,7 +106,7 @@ def read_benchmark(run_folder: str | Path) -> list[dict[str, Any]]:
     path = Path(run_folder) / "benchmark.json"
     if not path.is_file():
         raise EdjeError(
-            f"{path.parent}: it has no benchmark.json. Make one with python run.py task=benchmark."
+            f"{path.parent}: it has no benchmark.json. Make one with edje task=benchmark."
         )
     return json.loads(path.read_text(encoding="utf-8-sig"))
 

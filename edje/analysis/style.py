@@ -1,6 +1,9 @@
 """The style that all figures share: a small palette, thin lines, no decoration."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from matplotlib.font_manager import get_font_names
 
 INK = "#20262e"
 QUIET = "#6b7683"
@@ -11,8 +14,22 @@ GOOD = "#2c8c5a"
 BAD = "#b5482f"
 TRUE = "#eda813"  # the frame of the image that the caption describes
 
+# For captions in writings that matplotlib's own font lacks; systems have some of them.
+OF_MORE_WRITINGS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "PingFang SC",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Hiragino Sans", "Apple SD Gothic Neo",
+    "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari",
+    "Noto Sans Thai",
+)  # fmt: skip
+
+
+def families(installed: Iterable[str]) -> list[str]:
+    """Fonts for each glyph to be looked up in, in this order: the usual one, then those above."""
+    return ["sans-serif", *(name for name in OF_MORE_WRITINGS if name in set(installed))]
+
+
 RC: Any = {  # matplotlib types each key separately, and differently in each version
-    "font.family": "sans-serif",
+    "font.family": families(get_font_names()),
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,  # a caption may hold a dollar sign

@@ -256,7 +256,7 @@ class AlignedBackbone(nn.Module):
         if not self.fitted:
             raise EdjeError(
                 "the aligned backbone has no projections yet: fit them on a training split "
-                "(`python run.py task=cache`), or load those of a checkpoint."
+                "(`edje task=cache`), or load those of a checkpoint."
             )
         buffers = [self.get_buffer(name) for name in self._shapes()]
         return Pair(LinearMap(*buffers[:2]), LinearMap(*buffers[2:]))

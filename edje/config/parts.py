@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -164,7 +165,8 @@ def resume_command(cfg: DictConfig, folder: Path) -> str:
         for key, name, value in _named("", OmegaConf.to_container(cfg, resolve=True))
         if name == "_target_" and not _may_be_named(key, str(value))
     ]
-    return " ".join([f"python run.py resume={folder}", *given])
+    began = "python run.py" if Path(sys.argv[0]).name == "run.py" else "edje"
+    return " ".join([f"{began} resume={folder}", *given])
 
 
 def _may_be_named(key: str, target: str) -> bool:

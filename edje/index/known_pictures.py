@@ -106,7 +106,7 @@ class KnownPictures:
         if is_another(given, known):
             raise EdjeError(
                 f"{given.file or 'a picture without a file'} would have the id {given.id!r}, which "
-                f"{known.path or 'one without a file'} has. Give a prefix: "
+                f"{known.path or 'one without a file'} has. Give a prefix: --prefix, or "
                 'index.add(source, prefix="…").'
             )
         if given.shard is not None:

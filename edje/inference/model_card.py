@@ -125,7 +125,7 @@ def _provided(part: Part) -> str:
 
 def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
     if metrics is None or not DIRECTIONS.keys() & metrics.keys():
-        yield "It hasn't been evaluated: `python run.py task=evaluate checkpoint=<this folder>`."
+        yield "It hasn't been evaluated: `edje task=evaluate checkpoint=<this folder>`."
         return
     facts = [
         f"{metrics.get('dataset')} {metrics.get('split')}",

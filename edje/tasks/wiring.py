@@ -72,9 +72,7 @@ def evaluation_choices(cfg: DictConfig) -> dict[str, Any]:
         "seed": cfg.seed,
         "store": cfg.store,
         "rebuild": backbone_builder(cfg),
-        "rebuild_command": (
-            f"python run.py task=compress checkpoint={cfg.checkpoint or '<this run>'}"
-        ),
+        "rebuild_command": f"edje task=compress checkpoint={cfg.checkpoint or '<this run>'}",
     }
 
 

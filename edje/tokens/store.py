@@ -23,7 +23,7 @@ from edje.tokens.spanned_map import SpannedMap
 if TYPE_CHECKING:
     import datasets
 
-REBUILD = "python run.py task=cache with this run's options"
+REBUILD = "edje task=cache with this run's options"
 
 
 class TokenStore:

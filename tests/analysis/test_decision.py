@@ -38,6 +38,7 @@ def test_the_cheapest_that_is_not_shown_to_be_worse_is_taken(sweep: Path) -> Non
     assert table.loc[table["best"], "behind.low"].isna().all()
     equal = table.loc[~table["worse"] & ~table["best"]].iloc[0]
     assert equal["behind"] == 0 and equal["behind.low"] <= 0 <= equal["behind.high"]
+    assert table["run"].tolist() == [sweep / first for first in ("4", "2", "0")]
 
 
 def test_it_is_what_the_comparison_of_every_pair_says(sweep: Path) -> None:

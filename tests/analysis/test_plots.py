@@ -12,7 +12,7 @@ from edje.analysis.failures import query_outcomes
 from edje.analysis.gallery import gallery
 from edje.analysis.plots import save_plots
 from edje.analysis.recall import recall_bars
-from edje.analysis.style import BAD, GOOD, TRUE
+from edje.analysis.style import BAD, GOOD, TRUE, families
 from edje.errors import EdjeError
 
 
@@ -30,6 +30,15 @@ def test_a_finished_run_gets_all_three_plots(tmp_path, make_run):
         with Image.open(path) as image:
             assert min(image.size) > 300
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+
+
+def test_captions_in_other_writings_take_the_fonts_that_are_there():
+    assert families(["DejaVu Sans"]) == ["sans-serif"]
+    assert families(["Yu Gothic", "Noto Sans CJK SC", "Arial"]) == [
+        "sans-serif",
+        "Noto Sans CJK SC",
+        "Yu Gothic",
+    ]
 
 
 def test_a_plot_without_its_data_is_left_out_and_logged(tmp_path, make_run, caplog):

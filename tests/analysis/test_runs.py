@@ -168,7 +168,7 @@ def test_the_latest_run_is_the_finished_one_that_was_evaluated_last(tmp_path, ma
 
 def test_without_a_finished_run_there_is_no_latest(tmp_path, make_run):
     with pytest.raises(
-        EdjeError, match=r"No finished run below .*`python run\.py`, the demo, makes one"
+        EdjeError, match=r"No finished run below .*`edje` without arguments, the demo, makes one"
     ):
         latest_run(load_runs(tmp_path))
     make_run(tmp_path / "a")

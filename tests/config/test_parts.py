@@ -260,11 +260,17 @@ def test_a_logger_of_lightning_or_a_part_of_ours_stays_in_a_resumed_run(
     assert command(f"resume={trained(logger=node)}") == 0
 
 
-def test_the_command_that_continues_a_run_names_the_code_that_its_folder_may_not() -> None:
+@pytest.mark.parametrize(
+    ("started", "command"), [("run.py", "python run.py"), ("/bin/edje", "edje"), ("own.py", "edje")]
+)
+def test_the_command_that_continues_a_run_names_the_code_that_its_folder_may_not(
+    started: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
     nodes = {"data": "edje.data.sources.folder.FolderSource", "logger": "logs.Log"}
     nodes |= {"adapter": "first_tokens", "trainer": "lightning.Trainer"}
     cfg = OmegaConf.create({key: {"_target_": target} for key, target in nodes.items()})
-    assert resume_command(cfg, Path("x")) == "python run.py resume=x logger._target_=logs.Log"
+    assert resume_command(cfg, Path("x")) == f"{command} resume=x logger._target_=logs.Log"
 
 
 def test_a_checkpoint_says_which_package_a_part_of_its_configuration_came_with(
