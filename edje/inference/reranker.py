@@ -471,7 +471,7 @@ class Reranker:
         return str(commit.commit_url)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def compress(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images tokens width"]:
@@ -484,7 +484,7 @@ class Reranker:
         return self.model.compress(self._moved(tokens)).to(tokens.device)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention_maps(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images heads tokens vision_tokens"]:
@@ -510,7 +510,7 @@ class Reranker:
         return tokens.to(self.device, torch.float32)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(
         self,
         captions: Sequence[str],
@@ -610,7 +610,7 @@ class Reranker:
     ) -> Tensor:
         """Final scores of the chosen pairs, all of one direction."""
         rows, first = (pairs.text_rows[chosen], pairs.image_rows[chosen]), first[chosen]
-        with torch.inference_mode():
+        with torch.no_grad():
             joint = self._logits(pairs.texts, images.tokens, *rows, first, direction)
         if self.choices.score != "sum":
             return joint.double()

@@ -319,6 +319,23 @@ def test_several_texts_are_scored_together_as_each_alone():
             torch.testing.assert_close(scores, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_what_it_returns_can_be_changed_in_place_and_learned_from():
+    served, images, queries = reranker(False), gallery(3), tiny_captions(3)
+    raw = torch.randn(3, FACTS.num_tokens, FACTS.token_width)
+    for found in (
+        served.score(queries, images.tokens),
+        served.score_images(queries[0], images),
+        *served.score_several(queries[:2], images, [[0, 1], [2]]),
+        served.predict([("red star", image) for image in images], convert_to_tensor=True),
+        served.compress(raw),
+        served.attention_maps(raw),
+    ):
+        weight = torch.ones((), requires_grad=True)
+        (weight * found).sum().backward()
+        assert torch.equal(weight.grad, found.sum())
+        assert not found.requires_grad and (found.zero_() == 0).all()
+
+
 def test_rows_and_first_stages_of_several_texts_may_be_lists_or_arrays():
     served, images, queries = reranker(True), gallery(3), tiny_captions(2)
     rows, first = [torch.tensor([2, 0]), torch.tensor([1])], [torch.ones(2), torch.zeros(1)]
