@@ -172,7 +172,7 @@ class Reranker:
         choices = choices_of(checkpoint)
         fewer = choices.num_tokens if num_tokens is None else num_tokens
         if fewer is not None:
-            checkpoint = keep_first_tokens(checkpoint, fewer)
+            checkpoint = keep_first_tokens(checkpoint, fewer, is_recorded=num_tokens is None)
         where = device_of(device)
         checkpoint.model.to(where)
         chosen = precision_of(precision, choices.precision, where)

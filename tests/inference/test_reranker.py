@@ -359,3 +359,8 @@ def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():
     assert few._built is served._built and len(few._built.scorers) == 1  # weights laid out once
     with pytest.raises(EdjeError, match="trained only with all of its 4 tokens"):
         reranker(False).with_first_tokens(2)
+    for untrained in (0, 3, 5):
+        with pytest.raises(EdjeError, match=r"has 4 tokens, trained for the first 2, 4\. Give"):
+            served.with_first_tokens(untrained)
+    with pytest.raises(EdjeError, match=r"has 2 tokens, trained for the first 2\. Give"):
+        few.with_first_tokens(4)
