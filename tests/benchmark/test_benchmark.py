@@ -19,7 +19,8 @@ from edje.benchmark.measure import measure
 from edje.benchmark.models import random_reranker
 from edje.benchmark.ours import OurLane
 from edje.benchmark.pages import LEFT, share_in_memory, share_kept
-from edje.benchmark.peers import LeanRoad, cross_encoder
+from edje.benchmark.peer import Peer
+from edje.benchmark.peers import LeanRoad, ResearchRoad, cross_encoder
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import Timing, timed_together
 from edje.cli import run
@@ -186,6 +187,48 @@ def test_the_arithmetic_of_a_calibration_is_not_counted(tmp_path: Path):
     (row,), _ = measure(sizes, CPU, tmp_path)
     given = count_flops(ours(tiny(batch_size=9), 4, 40, 0)) / 40
     assert row["flops_per_pair"] == given
+
+
+class Slept(Peer):
+    """A peer whose batches take a known time, by a clock of its own."""
+
+    def __init__(self, k: int, seconds: dict[int, float], **changes):
+        super().__init__(tiny(**changes), k, CPU)
+        self.seconds, self.now = seconds, 0.0
+        self.clock = lambda: self.now
+
+    def scores(self, pairs: int, batch_size: int) -> torch.Tensor:
+        self.now += self.seconds[pairs] if pairs == batch_size else 0.0
+        return torch.full((pairs,), float(batch_size))
+
+
+def test_a_peer_runs_in_its_own_fastest_batch_unless_one_is_given():
+    seconds = {16: 1.6, 32: 2.2, 64: 6.4, 100: 12.0, 40: 3.0, 5: 1.0}  # 32: 0.07 s per pair
+    assert Slept(100, seconds)().tolist() == [32.0] * 100
+    assert Slept(40, seconds | {32: 2.6})().tolist() == [40.0] * 40
+    assert Slept(5, seconds)().tolist() == [5.0] * 5
+    assert Slept(100, {}, batch_size=64)().tolist() == [64.0] * 100
+    assert Slept(5, {5: 1.0}, batch_size=64).batch() == 5
+
+
+def test_rows_say_the_batch_in_which_each_peer_ran(monkeypatch, tmp_path):
+    """Sizes below k are tried, and of them only the given one is fast."""
+    monkeypatch.setattr("edje.benchmark.peer.SIZES", (2, 3))
+    monkeypatch.setattr("edje.benchmark.peer.calibrated", lambda run, tried, *_: tried[1])
+    peers = {"lanes": ["research", "lean"], "tokens": [4], "min_runs": 1, "seconds": 0.0}
+    rows, _ = measure(tiny(**peers), CPU, tmp_path)
+    assert [(row["lane"], row["batch"]) for row in rows] == [("research", 3), ("lean", 3)]
+    rows, _ = measure(tiny(batch_size=2, **peers), CPU, tmp_path)
+    assert [row["batch"] for row in rows] == [2, 2]
+
+
+def test_a_peers_scores_do_not_depend_on_its_batch():
+    pytest.importorskip("sentence_transformers")
+    roads = [LeanRoad, ResearchRoad, cross_encoder]
+    peers = [road(tiny(), 4, 5, CPU) for road in roads]
+    for peer in [*peers, BlipRoad(tiny(), 5, CPU, with_vision=False)]:
+        torch.testing.assert_close(peer.scores(5, 2), peer(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(peer.scores(3, 3), peer()[:3], rtol=1e-4, atol=1e-5)
 
 
 def test_settings_whose_query_would_take_too_long_are_left_out(tmp_path, monkeypatch, caplog):
