@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from edje.benchmark.models import random_text
+from edje.benchmark.peer import Peer
 from edje.benchmark.settings import Benchmark
 
 PATCH = 16
@@ -49,14 +50,14 @@ def blip_tokens(sizes: Benchmark) -> int:
     return (sizes.blip_image_size // PATCH) ** 2 + 1
 
 
-class BlipRoad:
+class BlipRoad(Peer):
     """One query with k candidates, whose pixels or image features are on the device."""
 
     def __init__(self, sizes: Benchmark, k: int, device: torch.device, with_vision: bool):
+        super().__init__(sizes, k, device)
         dtype = sizes.dtype(device)
         model = BlipForImageTextRetrieval(blip_config(sizes)).eval().requires_grad_(False)
         self.model = model.to(device, dtype)
-        self.batch_size = sizes.batch_size or k
         self.ids = random_text(sizes, sizes.text_tokens).to(device)
         self.vision = self.model.vision_model if with_vision else None
         shape: tuple[int, ...] = (3, sizes.blip_image_size, sizes.blip_image_size)
@@ -65,10 +66,10 @@ class BlipRoad:
         self.images = torch.randn(k, *shape).to(device, dtype)
 
     @torch.inference_mode()
-    def __call__(self) -> Tensor:
-        """Match logits of the candidates."""
+    def scores(self, pairs: int, batch_size: int) -> Tensor:
+        """Match logits; see `Peer.scores`."""
         scores = []
-        for images in self.images.split(self.batch_size):
+        for images in self.images[:pairs].split(batch_size):
             features = images if self.vision is None else self.vision(images).last_hidden_state
             ids = self.ids.expand(len(images), -1)
             states = self.model.text_encoder(

@@ -1,19 +1,16 @@
 """Tokens in a store on disk, read warm (in the page cache) or cold (dropped from it)."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edje.benchmark.pages import drop_pages
+from edje.benchmark.pages import drop_all
 from edje.tokens.codec import Codec, make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from edje.tokens.writer import write_store
-
-CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class StoredFile:
@@ -58,9 +55,13 @@ class StoredFile:
         return self._opened.read_cells(rows, out)
 
     def forget(self) -> None:
-        """Have the system drop the files from memory, so that the next read is from disk."""
+        """Have the system drop the files from memory, so that the next read is from disk.
+
+        Raises:
+            EdjeError: some of their pages stay.
+        """
         self.store = None  # mapped pages would stay
-        drop_pages(path for path in self.folder.iterdir() if path.is_file())
+        drop_all([path for path in self.folder.iterdir() if path.is_file()])
         self.store = TokenStore.open(self.folder)
         self.store.read(torch.empty(0, dtype=torch.long))  # maps the files, reads none
 

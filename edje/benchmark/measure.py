@@ -126,7 +126,7 @@ def timed_rows(sizes: Benchmark, entries: list[Entry], device: torch.device) -> 
     """The entries of one setting and the ceilings of their number formats, measured in turns."""
     names = [f"{entry.lane}|{entry.tier}" for entry in entries]
     for entry in entries:
-        entry.call()  # a first warm-up, in which our scorer calibrates its batch
+        entry.call()  # a first warm-up, in which each lane finds its batch size
     flops = {
         entry.lane: count_flops(entry.call) / entry.k for entry in entries if entry.tier == SCORER
     }

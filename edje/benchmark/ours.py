@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edje.benchmark.entry import Entry, name_of_dtype
-from edje.benchmark.files import CAN_FORGET, StoredFile
+from edje.benchmark.files import StoredFile
 from edje.benchmark.models import random_reranker, random_text, random_text_encoder
+from edje.benchmark.pages import LEFT, share_kept
 from edje.benchmark.settings import Benchmark, Tier
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
 from edje.inference.transfer import VisualTokens
@@ -55,8 +56,12 @@ class OurLane:
     def entries(self) -> Iterator[Entry]:
         """The entries to measure; an unsupported tier is left out with a warning."""
         for tier in self.sizes.tiers:
-            if tier == "cold" and not CAN_FORGET:
-                log.warning("tier cold is skipped: this system can't drop a file from memory.")
+            if tier == "cold" and (kept := share_kept(self.folder)) > LEFT:
+                log.warning(
+                    "tier cold is skipped: %.0f%% of the pages of a file in %s can't be dropped.",
+                    100 * kept,
+                    self.folder,
+                )
             else:
                 yield self.entry(tier)
 

@@ -3,11 +3,18 @@
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edje.errors import EdjeError
+
+LEFT = 0.001  # largest share of pages in memory for a read to count as cold
+TRIES = 10  # to drop the pages that are left
+PROBE = 2**20  # bytes
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,6 +55,43 @@ def share_in_memory(paths: Iterable[Path]) -> float:
         present += int((pages & 1).sum())
         total += len(pages)
     return present / max(total, 1)
+
+
+def share_left(files: Sequence[Path]) -> float:
+    """Drop the files' pages; returns the share that is left in memory, in [0, 1].
+
+    A page that the kernel is using stays at first, so dropping is tried again.
+    """
+    for _ in range(TRIES):
+        drop_pages(files)
+        left = share_in_memory(files)
+        if left <= LEFT:
+            break
+        time.sleep(0.05)
+    return left
+
+
+def share_kept(folder: Path) -> float:
+    """Share of a file's pages that can't be dropped in this folder: 1 if it is in memory."""
+    with tempfile.NamedTemporaryFile(dir=folder) as probe:
+        probe.write(bytes(PROBE))
+        probe.flush()
+        return share_left([Path(probe.name)])
+
+
+def drop_all(files: Sequence[Path]) -> None:
+    """Drop the files' pages before a cold read.
+
+    Raises:
+        EdjeError: more than `LEFT` of them stay.
+    """
+    left = share_left(files)
+    if left > LEFT:
+        raise EdjeError(
+            f"{files[0].parent}: {left:.2%} of the pages of the benchmark's files stay in "
+            "memory, so no cold read can be timed. Stop other programs that read or copy them, "
+            "and start again."
+        )
 
 
 def kernel_read_ahead(path: Path) -> int | None:

@@ -2,8 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -21,19 +21,19 @@ from transformers import (
 from edje.benchmark.blip import BlipRoad, blip_tokens
 from edje.benchmark.entry import SCORER, Entry
 from edje.benchmark.models import language_model_config, random_text
+from edje.benchmark.peer import Peer
 from edje.benchmark.settings import Benchmark, Lane
 from edje.models.adapters import BackboneFacts, TokenCompressionAdapter
 from edje.models.heads import MatchHead
 
 log = logging.getLogger(__name__)
-Call = Callable[[], Tensor]
 
 
 def peer_entry(
     lane: Lane, sizes: Benchmark, tokens: int, k: int, device: torch.device
 ) -> Entry | None:
     """One query with k candidates in a peer's lane; None, with a warning, if it can't run."""
-    call: Call | None
+    call: Peer | None
     if lane == "research":
         call = ResearchRoad(sizes, tokens, k, device)
     elif lane == "lean":
@@ -51,18 +51,19 @@ def peer_entry(
         tokens=tokens,
         k=k,
         call=call,
-        batch=lambda: min(sizes.batch_size or k, k),
+        batch=call.batch,
         dtype=sizes.dtype(device),
     )
 
 
-class PaddedRoad:
+class PaddedRoad(Peer):
     """The common part of both lanes on transformers: the input of one query with k candidates.
 
     Every candidate has its own copy of the text and a mask, even if nothing is padded.
     """
 
     def __init__(self, sizes: Benchmark, tokens: int, k: int, device: torch.device):
+        super().__init__(sizes, k, device)
         length = sizes.text_tokens
         self.ids = random_text(sizes, length).to(device)
         self.separator = torch.full((1, 1), sizes.vocabulary - 1, device=device)
@@ -70,7 +71,6 @@ class PaddedRoad:
         self.segments = torch.ones_like(self.mask)
         self.segments[:, :length] = 0
         self.head = MatchHead(sizes.width).to(device)
-        self.batch_size = sizes.batch_size or k
 
     def inputs(self, words: torch.nn.Module, visual: Tensor) -> Tensor:
         """`[CLS] caption [SEP] v_1 … v_m [SEP]` of each candidate, embedded."""
@@ -102,10 +102,10 @@ class ResearchRoad(PaddedRoad):
         self.raw = raw.to(device, dtype)
 
     @torch.inference_mode()
-    def __call__(self) -> Tensor:
-        """Scores of the candidates."""
+    def scores(self, pairs: int, batch_size: int) -> Tensor:
+        """See `Peer.scores`."""
         scores = []
-        for rows in torch.arange(len(self.raw), device=self.raw.device).split(self.batch_size):
+        for rows in torch.arange(pairs, device=self.device).split(batch_size):
             visual = self.adapter(self.raw[rows])
             output = self.model(
                 inputs_embeds=self.inputs(self.model.get_input_embeddings(), visual),
@@ -128,12 +128,10 @@ class LeanRoad(PaddedRoad):
         self.visual = torch.randn(k, tokens, sizes.width).to(device, dtype)
 
     @torch.inference_mode()
-    def __call__(self) -> Tensor:
-        """Scores of the candidates."""
+    def scores(self, pairs: int, batch_size: int) -> Tensor:
+        """See `Peer.scores`."""
         scores = []
-        for rows in torch.arange(len(self.visual), device=self.visual.device).split(
-            self.batch_size
-        ):
+        for rows in torch.arange(pairs, device=self.device).split(batch_size):
             words = self.model.get_input_embeddings()
             output = self.model(
                 inputs_embeds=self.inputs(words, self.visual[rows]),
@@ -144,7 +142,29 @@ class LeanRoad(PaddedRoad):
         return torch.cat(scores).cpu()
 
 
-def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -> Call | None:
+class CrossEncoderRoad(Peer):
+    """sentence-transformers' CrossEncoder, which makes its own batches, over one pair of texts."""
+
+    def __init__(
+        self, model: Any, texts: tuple[str, str], sizes: Benchmark, k: int, device: torch.device
+    ):
+        super().__init__(sizes, k, device)
+        self.model, self.texts = model, texts
+
+    def scores(self, pairs: int, batch_size: int) -> Tensor:
+        """See `Peer.scores`."""
+        scores: Tensor = self.model.predict(
+            [self.texts] * pairs,
+            batch_size=batch_size,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        return scores.cpu()
+
+
+def cross_encoder(
+    sizes: Benchmark, tokens: int, k: int, device: torch.device
+) -> CrossEncoderRoad | None:
     """sentence-transformers' CrossEncoder on text pairs as long as text and image together."""
     try:
         from sentence_transformers import CrossEncoder
@@ -164,12 +184,7 @@ def cross_encoder(sizes: Benchmark, tokens: int, k: int, device: torch.device) -
         )
     query = " ".join(["w7"] * (sizes.text_tokens - 2))  # text_tokens with [CLS] and [SEP]
     passage = " ".join(["w9"] * tokens)
-    return lambda: model.predict(
-        [(query, passage)] * k,
-        batch_size=sizes.batch_size or k,
-        convert_to_tensor=True,
-        show_progress_bar=False,
-    ).cpu()
+    return CrossEncoderRoad(model, (query, passage), sizes, k, device)
 
 
 def made_up_words(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:

@@ -34,7 +34,8 @@ class Benchmark:
         fusion_layers: of our lane; each one above 0 is a lane of its own.
         int8: whether our scorer alone is also measured in int8, on a CPU.
         precision: of every lane; auto is bf16 if the hardware has it.
-        batch_size: pairs per run of an encoder; null is our scorer's default, and k for peers.
+        batch_size: pairs per run of an encoder; with null our scorer and each peer find their own
+            fastest one in the warm-up (a peer among 16, 32, 64 and k).
         width: of the language model (by default MiniLM-L12's, as are the four below).
         num_layers: layers of the language model.
         num_heads: attention heads of the language model.

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from edje.benchmark.pages import drop_pages, kernel_read_ahead, share_in_memory
+from edje.benchmark.pages import LEFT, drop_all, drop_pages, kernel_read_ahead, share_left
 from edje.benchmark.store_lanes import (
     STORED,
     Lane,
@@ -22,7 +21,6 @@ from edje.benchmark.store_lanes import (
     StoreLane,
 )
 from edje.benchmark.timing import Timing, timed_together
-from edje.errors import EdjeError
 from edje.ranges import PositiveInt
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
@@ -33,8 +31,6 @@ log = logging.getLogger(__name__)
 Tier = Literal["warm", "cold", "write"]
 CPU = torch.device("cpu")
 OURS, MAP, PLAIN = "store", "memory map", "plain write"
-LEFT = 0.001  # largest share of pages in memory for a read to count as cold
-TRIES = 10  # to drop the pages that are left
 DISTINCT = 1024  # images of different content; the others repeat them
 
 
@@ -206,20 +202,6 @@ def measure_warm(
     return _rows(timings, "warm", batch, sizes, MAP)
 
 
-def share_left(files: Sequence[Path]) -> float:
-    """Drop the files' pages; returns the share that is left in memory, in [0, 1].
-
-    A page that the kernel is using stays at first, so dropping is tried again.
-    """
-    for _ in range(TRIES):
-        drop_pages(files)
-        left = share_in_memory(files)
-        if left <= LEFT:
-            break
-        time.sleep(0.05)
-    return left
-
-
 def measure_cold(
     sizes: StoreBenchmark, lanes: Mapping[str, Lane], batch: int, files: Sequence[Path]
 ) -> list[StoreRow]:
@@ -228,13 +210,7 @@ def measure_cold(
     def prepare(name: str) -> None:
         for lane in lanes.values():
             lane.close()  # mapped pages can't be dropped
-        left = share_left(files)
-        if left > LEFT:
-            raise EdjeError(
-                f"{files[0].parent}: {left:.2%} of the pages of the benchmark's files stay in "
-                "memory, so no cold read can be timed. Stop other programs that read or copy them, "
-                "and start again."
-            )
+        drop_all(files)
         lanes[name].open()
 
     timings = _read_in_turns(sizes, lanes, batch, prepare)

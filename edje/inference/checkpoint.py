@@ -160,14 +160,17 @@ def adapter_class(
     raise unknown("adapter", target, where, package)
 
 
-def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
+def keep_first_tokens(
+    checkpoint: Checkpoint, num_tokens: int, *, is_recorded: bool = False
+) -> Checkpoint:
     """A reranker with nested budgets that returns only the first `num_tokens` visual tokens.
 
     It shares its weights with the original. The weights of score=sum and the calibration are
-    those fitted with this number of tokens, or none if none were fitted.
+    those fitted with this number of tokens, or none if none were fitted. `is_recorded` takes any
+    number up to all tokens: runs of version 0.1.0 could score with one between the budgets.
 
     Raises:
-        EdjeError: its adapter was trained without budgets, or has fewer tokens.
+        EdjeError: its adapter was trained without budgets, or not for this number of tokens.
     """
     adapter = checkpoint.model.adapter
     if not adapter.budgets:
@@ -176,10 +179,12 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
             f"{adapter.num_tokens} tokens. Train one with adapter=compression_nested, or leave "
             "num_tokens out."
         )
-    if not isinstance(num_tokens, int) or not 1 <= num_tokens <= adapter.num_tokens:
+    trained = _trained_numbers(adapter)
+    usable = range(1, adapter.num_tokens + 1) if is_recorded else trained
+    if not isinstance(num_tokens, int) or num_tokens not in usable:
         raise EdjeError(
             f"num_tokens={num_tokens}: this reranker has {adapter.num_tokens} tokens, trained for "
-            f"the first {', '.join(map(str, sorted(set(adapter.budgets))))}. Give one of these."
+            f"the first {', '.join(map(str, trained))}. Give one of these."
         )
     return replace(
         checkpoint,
@@ -193,10 +198,16 @@ def keep_first_tokens(checkpoint: Checkpoint, num_tokens: int) -> Checkpoint:
 
 def each_budget(checkpoint: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
     """The reranker with each of its adapter's budgets and with all tokens, in increasing order."""
-    every = checkpoint.model.adapter.num_tokens
-    for count in sorted({count for count in checkpoint.model.adapter.budgets if count < every}):
+    *fewer, every = _trained_numbers(checkpoint.model.adapter)
+    for count in fewer:
         yield count, keep_first_tokens(checkpoint, count)
     yield every, checkpoint
+
+
+def _trained_numbers(adapter: Adapter) -> list[int]:
+    """Numbers of first tokens that can be used alone, ascending; the last is all of them."""
+    every = adapter.num_tokens
+    return [*sorted({count for count in adapter.budgets if count < every}), every]
 
 
 def knows_its_backbone(backbone: Mapping[str, Any]) -> bool:

@@ -85,7 +85,7 @@ class PictureEncoder:
         return picture if isinstance(picture, Tensor) else self.backbone.preprocess(rgb_of(picture))
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def encoded(
         self, pixels: Float[Tensor, "images channels height width"]
     ) -> tuple[Float[Tensor, "images embedding"], UInt8[np.ndarray, "images _"]]:

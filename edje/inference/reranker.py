@@ -176,7 +176,7 @@ class Reranker:
         choices = choices_of(checkpoint)
         fewer = choices.num_tokens if num_tokens is None else num_tokens
         if fewer is not None:
-            checkpoint = keep_first_tokens(checkpoint, fewer)
+            checkpoint = keep_first_tokens(checkpoint, fewer, is_recorded=num_tokens is None)
         where = device_of(device)
         checkpoint.model.to(where)
         chosen = precision_of(precision, choices.precision, where)
@@ -475,7 +475,7 @@ class Reranker:
         return str(commit.commit_url)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def compress(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images tokens width"]:
@@ -488,7 +488,7 @@ class Reranker:
         return self.model.compress(self._moved(tokens)).to(tokens.device)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention_maps(
         self, tokens: Float[Tensor, "images vision_tokens token_width"]
     ) -> Float[Tensor, "images heads tokens vision_tokens"]:
@@ -514,7 +514,7 @@ class Reranker:
         return tokens.to(self.device, torch.float32)
 
     @own_arithmetic()
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(
         self,
         captions: Sequence[str],
@@ -544,12 +544,12 @@ class Reranker:
             )
         if not captions:
             return torch.empty(0)
-        width = self.model.joint.width
-        if not isinstance(visual, Tensor) or visual.ndim != 3 or visual.shape[2] != width:
+        tokens, width = self._visual_shape
+        if not isinstance(visual, Tensor) or tuple(visual.shape[1:]) != (tokens, width):
             shape = tuple(visual.shape) if isinstance(visual, Tensor) else type(visual).__name__
             raise EdjeError(
-                f"score: got {shape} as visual tokens, expected a tensor of shape (pairs, tokens, "
-                f"{width}). Encode the images with this reranker."
+                f"score: got {shape} as visual tokens, expected a tensor of shape (pairs, "
+                f"{tokens}, {width}). Encode the images with this reranker."
             )
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         texts = torch.tensor([different[caption] for caption in captions])
@@ -572,7 +572,7 @@ class Reranker:
         images = pairs.images
         if not isinstance(images, EncodedImages):
             images = self._encoded(images, batch_size, show_progress_bar)
-        self._check_visual(images.tokens)
+        self._check_visual(images.tokens.shape[1:])
         first = torch.zeros(len(pairs.text_rows))
         if first_stage is not None:
             first = number_per(len(first), first_stage, "first_stage")
@@ -614,7 +614,7 @@ class Reranker:
     ) -> Tensor:
         """Final scores of the chosen pairs, all of one direction."""
         rows, first = (pairs.text_rows[chosen], pairs.image_rows[chosen]), first[chosen]
-        with torch.inference_mode():
+        with torch.no_grad():
             joint = self._logits(pairs.texts, images.tokens, *rows, first, direction)
         if self.choices.score != "sum":
             return joint.double()
@@ -690,7 +690,7 @@ class Reranker:
         """Pictures and encoded images as encoded images, in the same order."""
         for image in images:
             if isinstance(image, EncodedImage):
-                self._check_visual(image.tokens)
+                self._check_visual(image.tokens.shape)
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
         if fresh:
@@ -700,13 +700,16 @@ class Reranker:
         rows = iter(made)
         return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
 
-    def _check_visual(self, visual: Tensor) -> None:
-        expected = (int(self.model.adapter.num_tokens), self.model.joint.width)
-        given = tuple(visual.shape[-2:])
-        if given != expected:
+    @property
+    def _visual_shape(self) -> tuple[int, int]:
+        """Visual tokens of an image, and their width."""
+        return int(self.model.adapter.num_tokens), self.model.joint.width
+
+    def _check_visual(self, shape: torch.Size) -> None:
+        if tuple(shape) != self._visual_shape:
             raise EdjeError(
-                f"got images encoded to {given} numbers each (tokens, width), but this reranker "
-                f"reads {expected}. Encode them with this reranker."
+                f"got images encoded to {tuple(shape)} numbers each (tokens, width), but this "
+                f"reranker reads {self._visual_shape}. Encode them with this reranker."
             )
 
     def _check_width(self, tokens: Tensor, caller: str) -> None:

@@ -142,7 +142,6 @@ class StoredTokenScorer:
         """Match logits of the pairs; only residual models read `first_stage`."""
         return self.launch(direction, queries, candidates, first_stage).cpu()
 
-    @torch.inference_mode()
     def launch(
         self,
         direction: Direction,
@@ -160,9 +159,11 @@ class StoredTokenScorer:
         order = self.text_lengths[captions].argsort(stable=True)
         waiting = sent(first_stage[order.to(first_stage.device)], self.device)
         scores = [torch.empty(0, device=self.device)]
-        for states, evidence in self._states(captions[order], images[order]):
-            first, waiting = waiting[: len(states)], waiting[len(states) :]
-            scores.append(self.model.match_logits(states, direction, first, evidence))
+        with torch.inference_mode():
+            for states, evidence in self._states(captions[order], images[order]):
+                first, waiting = waiting[: len(states)], waiting[len(states) :]
+                scores.append(self.model.match_logits(states, direction, first, evidence))
+        # Outside: tensors of inference mode can't be changed in place or learned from.
         return torch.cat(scores)[sent(order.argsort(), self.device)]
 
     def _states(self, captions: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -118,7 +118,7 @@ def evaluated(
     check_fit(checkpoint, backbone, score)
     dev = None
     if score == "sum" and not checkpoint.fusion:
-        dev = dev_to_fit_on(cache, source, backbone, checkpoint, scoring)
+        dev = dev_to_fit_on(cache, source, backbone, checkpoint)
     restore_first_stage(backbone, checkpoint.first_stage)
     collection = compressed_collection(
         cache, source, backbone, checkpoint, store=store, rebuild=rebuild_command

@@ -89,7 +89,7 @@ def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:
         backbone.load_first_stage_state(state)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embeddings(
     backbone: Backbone, collection: Collection
 ) -> tuple[Float[Tensor, "images embedding"], Float[Tensor, "captions embedding"]]:

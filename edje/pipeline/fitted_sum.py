@@ -53,19 +53,14 @@ def fitted_sums(
 
 
 def dev_to_fit_on(
-    cache: Cache, source: Source, backbone: Backbone, checkpoint: Checkpoint, scoring: Scoring
+    cache: Cache, source: Source, backbone: Backbone, checkpoint: Checkpoint
 ) -> Collection:
     """The images that a checkpoint's run held back, if everything needed is in the cache.
 
     Raises:
         EdjeError: the run held none back, was trained on another data set than the source's, or
-            doesn't say which, or their tokens aren't in the cache; or it wasn't trained for
-            `scoring.num_tokens`.
+            doesn't say which, or their tokens aren't in the cache.
     """
-    budgets = checkpoint.model.adapter.budgets
-    all_tokens = checkpoint.adapter.choices.get("num_tokens")
-    if scoring.num_tokens not in (None, all_tokens, *budgets):
-        raise _not_fitted(checkpoint, "its adapter wasn't trained for this number")
     held_back = _held_back(checkpoint)
     has_its_data = checkpoint.label == f"{trained_on(source)} train"
     if has_its_data and not held_back:

@@ -15,7 +15,12 @@ from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.data.mixture.pretrain import PretrainSource, trained_on
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
-from edje.inference.checkpoint import AdapterSpecification, Checkpoint, build_reranker
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    Checkpoint,
+    build_reranker,
+    keep_first_tokens,
+)
 from edje.inference.run_choices import Score, facts_of
 from edje.language_model import LanguageModel
 from edje.objectives.negatives import HardNegatives
@@ -166,8 +171,8 @@ def check_new(training: Training, new: Checkpoint, source: Source) -> None:
     One that an earlier version began may continue.
 
     Raises:
-        EdjeError: the adapter's budgets don't end with all tokens, or the source holds no images
-            back for `score` or `scoring.dev_every`.
+        EdjeError: the adapter's budgets don't end with all tokens, or lack `scoring.num_tokens`;
+            or the source holds no images back for `score` or `scoring.dev_every`.
     """
     adapter = new.model.adapter
     problems = [*untrained_tokens(adapter.budgets, adapter.num_tokens)]
@@ -176,6 +181,8 @@ def check_new(training: Training, new: Checkpoint, source: Source) -> None:
         problems += nothing_held_back(training.score, every, is_mixture=mixture)
     if problems:
         raise EdjeError(" ".join(map(str, problems)))
+    if training.scoring.num_tokens is not None:
+        keep_first_tokens(new, training.scoring.num_tokens)
 
 
 def new_checkpoint(training: Training, backbone: Backbone, source: Source) -> Checkpoint:

@@ -41,8 +41,8 @@ class Scoring:
         patience: training ends after this many dev scores without a new best; null: never.
         shuffle_tokens: a control: every image gets another image's tokens, so that the joint
             encoder learns nothing from the images.
-        num_tokens: use only this many of the first visual tokens, of an adapter trained with
-            budgets; null uses all.
+        num_tokens: use only this many of the first visual tokens, one of the adapter's budgets;
+            null uses all.
         examples: number of example queries shown in the gallery.
         compile: the scorer's layers run under torch.compile, on CUDA as graphs. It takes seconds
             to minutes per text length, so it is for large evaluations on a GPU.

@@ -146,7 +146,8 @@ def _side_by_side(
     """Keys of each query in its own row, followed by padding keys below all others."""
     counts = torch.bincount(query, minlength=queries)
     place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[query]
-    table = keys.new_full((queries, int(counts.max())), torch.iinfo(torch.int64).min)
+    most = int(counts.max()) if queries else 0
+    table = keys.new_full((queries, most), torch.iinfo(torch.int64).min)
     table[query, place] = keys
     return table
 

@@ -124,6 +124,7 @@ def _latency(sizes: ScoringSizes, device: torch.device, flops: float, lane: OurL
     rerank = Work(flops * k, sent_bytes=cell * k)
     peer = f"transformers' BertModel, rerank {k}, tokens on the device"
     lean = LeanRoad(benchmark, tokens, k, device)
+    lean()  # finds its batch size, which must not be counted
     lanes = {peer: Lane(lean, k, "ms", [Work(float(count_flops(lean)))], lane.dtype)}
     images = len(lane.stored)
     wholes = {}

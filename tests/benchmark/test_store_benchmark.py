@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from edje.analysis.store_speed import store_table
+from edje.benchmark import pages
 from edje.benchmark import store_benchmark as store
 from edje.benchmark.pages import drop_pages, share_in_memory
 from edje.benchmark.store_benchmark import StoreBenchmark, measure_store
@@ -118,10 +119,10 @@ def test_pages_that_stay_at_first_are_dropped_again_and_those_that_stay_are_told
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter([0.3, 0.002, 0.0])
-    monkeypatch.setattr(store, "drop_pages", lambda files: None)
-    monkeypatch.setattr(store, "share_in_memory", lambda files: next(shares))
-    assert store.share_left([tmp_path]) == 0.0
-    monkeypatch.setattr(store, "share_in_memory", lambda files: 0.3)
+    monkeypatch.setattr(pages, "drop_pages", lambda files: None)
+    monkeypatch.setattr(pages, "share_in_memory", lambda files: next(shares))
+    assert pages.share_left([tmp_path]) == 0.0
+    monkeypatch.setattr(pages, "share_in_memory", lambda files: 0.3)
     with pytest.raises(EdjeError, match=r"30\.00% of the pages .* Stop other programs"):
         lanes = {"memory map": MemoryMapLane(tmp_path / "flat", (2, 1, 1))}
         store.measure_cold(StoreBenchmark(images=2), lanes, 1, [tmp_path / "flat"])

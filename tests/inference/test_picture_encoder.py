@@ -77,10 +77,12 @@ def test_a_picture_that_cant_be_read_ends_it_at_once(encoder: PictureEncoder) ->
     assert encoder.backbone.batches == []
 
 
-def test_embeddings_of_texts_are_tensors_like_any_other(encoder: PictureEncoder) -> None:
+def test_embeddings_are_tensors_like_any_other(encoder: PictureEncoder) -> None:
     found = encoder.texts(["..." + "a" * (number % 7) for number in range(600)])
     assert found[:, 0].tolist() == [number % 7 for number in range(600)]
-    assert not found.is_inference() and encoder.texts([]).shape == (0, FACTS.embedding_width)
+    embeddings, _ = encoder.encoded(encoder.prepared(picture(1))[None])
+    assert not found.is_inference() and not embeddings.is_inference()
+    assert encoder.texts([]).shape == (0, FACTS.embedding_width)
 
 
 @pytest.mark.parametrize("here", [True, False])

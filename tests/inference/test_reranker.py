@@ -234,9 +234,15 @@ def test_a_row_of_another_reranker_is_named_among_the_documents():
         (lambda one: one.score(["a", None], gallery(2).tokens), "a NoneType among captions"),
         (lambda one: one.score(["a"], gallery(1).tokens, None, "x"), "direction='x', expected t2i"),
         (lambda one: one.score(["a"], torch.zeros(1, 4, 7)), r"got \(1, 4, 7\) as visual tokens"),
+        (lambda one: one.score(["a"], torch.zeros(1, 9, 32)), r"of shape \(pairs, 4, 32\)"),
+        (lambda one: one.score(["a"], torch.zeros(1, 0, 32)), r"got \(1, 0, 32\) as visual"),
         (lambda one: one.score(["a"], gallery(1)), "got EncodedImages as visual tokens"),
         (lambda one: one.score(["a"], np.zeros((1, 4, 32))), "got ndarray as visual tokens"),
         (lambda one: one.score(["a"], gallery(1).tokens, [1, 2]), r"shape \(2,\), expected 1"),
+        (
+            lambda one: one.score_images("a", EncodedImages(torch.ones(4, 12), torch.ones(4, 32))),
+            r"encoded to \(32,\) .*reads \(4, 32\)",
+        ),
         (lambda one: one.score_images("a", gallery(3), torch.rand(3, 1)), r"\(3, 1\), expected 3"),
         (lambda one: one.score_images("a", gallery(3), torch.rand(4)), r"\(4,\), expected 3"),
         (lambda one: one.score_images("a", gallery(1), [math.nan]), "first_stage: some .* not fin"),
@@ -325,6 +331,23 @@ def test_several_texts_are_scored_together_as_each_alone():
             torch.testing.assert_close(scores, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_what_it_returns_can_be_changed_in_place_and_learned_from():
+    served, images, queries = reranker(False), gallery(3), tiny_captions(3)
+    raw = torch.randn(3, FACTS.num_tokens, FACTS.token_width)
+    for found in (
+        served.score(queries, images.tokens),
+        served.score_images(queries[0], images),
+        *served.score_several(queries[:2], images, [[0, 1], [2]]),
+        served.predict([("red star", image) for image in images], convert_to_tensor=True),
+        served.compress(raw),
+        served.attention_maps(raw),
+    ):
+        weight = torch.ones((), requires_grad=True)
+        (weight * found).sum().backward()
+        assert torch.equal(weight.grad, found.sum())
+        assert not found.requires_grad and (found.zero_() == 0).all()
+
+
 def test_rows_and_first_stages_of_several_texts_may_be_lists_or_arrays():
     served, images, queries = reranker(True), gallery(3), tiny_captions(2)
     rows, first = [torch.tensor([2, 0]), torch.tensor([1])], [torch.ones(2), torch.zeros(1)]
@@ -348,3 +371,8 @@ def test_a_reranker_of_nested_tokens_reads_fewer_with_the_same_weights():
     assert few._built is served._built and len(few._built.scorers) == 1  # weights laid out once
     with pytest.raises(EdjeError, match="trained only with all of its 4 tokens"):
         reranker(False).with_first_tokens(2)
+    for untrained in (0, 3, 5):
+        with pytest.raises(EdjeError, match=r"has 4 tokens, trained for the first 2, 4\. Give"):
+            served.with_first_tokens(untrained)
+    with pytest.raises(EdjeError, match=r"has 2 tokens, trained for the first 2\. Give"):
+        few.with_first_tokens(4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,12 @@ import torch
 import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.errors import EdjeError
-from edje.inference.checkpoint import AdapterSpecification, Checkpoint, load_checkpoint
+from edje.inference.checkpoint import (
+    AdapterSpecification,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from edje.inference.reranker import Reranker
 from edje.inference.run_choices import facts_of
 from edje.inference.saved_folder import save_folder
@@ -72,6 +78,15 @@ def test_one_cut_to_fewer_tokens_is_saved_as_such_and_can_be_read_with_all(tmp_p
         again.save_pretrained(tmp_path / f"{count}")
         whole = Reranker.from_pretrained(tmp_path / f"{count}", device="cpu", num_tokens=4)
         assert whole.model.adapter.num_tokens == 4
+
+
+def test_a_number_between_the_budgets_is_refused_unless_its_run_recorded_it(tmp_path: Path) -> None:
+    recorded = replace(tiny_checkpoint(NESTED), config="scoring: {num_tokens: 3}")
+    save_checkpoint(recorded, tmp_path / "former.ckpt")
+    former = Reranker.from_pretrained(tmp_path / "former.ckpt", device="cpu")
+    assert former.model.adapter.num_tokens == 3
+    with pytest.raises(EdjeError, match=r"num_tokens=3: .* trained for the first 2, 4\. Give"):
+        Reranker.from_pretrained(tmp_path / "former.ckpt", device="cpu", num_tokens=3)
 
 
 @pytest.mark.parametrize("way", [".", "link", "below/deeper"])

@@ -12,7 +12,6 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edje.inference.saved_folder import save_folder
 from edje.pipeline.fitted_sum import dev_to_fit_on
-from edje.pipeline.scoring import Scoring
 from tests.tiny.rerankers import tiny_checkpoint
 
 HELD_BACK = {"dev_images": 20, "dev_seed": 1}
@@ -33,7 +32,7 @@ def refusal(checkpoint: Checkpoint, **changes: Any) -> str:
     source: Any = SimpleNamespace(**{"name": "drawn", "read": read, **HELD_BACK, **changes})
     nothing: Any = None
     with pytest.raises(EdjeError, match=r"^score=sum: ") as caught:
-        dev_to_fit_on(nothing, source, nothing, checkpoint, Scoring())
+        dev_to_fit_on(nothing, source, nothing, checkpoint)
     return str(caught.value)
 
 

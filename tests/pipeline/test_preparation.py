@@ -85,6 +85,13 @@ def test_a_new_training_that_would_leave_tokens_untrained_is_refused(begun, tmp_
     assert begun(tmp_path, budgets=[2, 3]).checkpoint.model.adapter.budgets == (2, 3)
 
 
+def test_a_new_training_that_would_be_scored_with_untrained_tokens_is_refused(begun, tmp_path):
+    begun(budgets=[2, 4], scoring=Scoring(num_tokens=2))
+    for budgets, said in (([2, 4], "trained for the first 2, 4"), (None, "only with all of its 4")):
+        with pytest.raises(EdjeError, match=rf"num_tokens=3: .*{said}"):
+            begun(tmp_path, budgets=budgets, scoring=Scoring(num_tokens=3))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

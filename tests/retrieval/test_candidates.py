@@ -58,6 +58,14 @@ def test_a_tie_never_costs_more_than_the_tied():
     assert lists.candidates.tolist() == [[2, 1, 0]]
 
 
+def test_no_queries_have_no_lists_however_many_blocks_the_gallery_has():
+    few = torch.empty(0, dtype=torch.long)
+    for block in (100, 7):
+        images, owners = torch.randn(100, 8), torch.arange(100)
+        found = candidate_lists(images, images, owners, "t2i", 2, queries=few, block=block)
+        assert found.candidates.shape == found.relevant.shape == (0, 2)
+
+
 def test_chunks_change_nothing():
     generator = torch.Generator().manual_seed(0)
     images, captions = (torch.randn(n, 4, generator=generator) for n in (7, 21))

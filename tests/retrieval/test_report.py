@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import torch
 
 from edje.records import CandidateList
@@ -60,3 +63,15 @@ def test_columns_hold_one_row_per_pair_and_per_query():
     assert queries["image_id"] == ["x", "x", "y", "y"]
     assert queries["num_relevant"] == [1, 1, 1, 1]
     assert queries["text"] == [None] * 4
+
+
+def test_the_page_of_formats_names_every_column():
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    written = {
+        "candidates": candidate_columns(RERANKED, ["a", "b", "c", "d"], ["x", "y", "z"]),
+        "queries": query_columns(RERANKED, ["a", "b", "c", "d"], ["x", "x", "y", "y"]),
+    }
+    for name, columns in written.items():
+        named = re.search(rf"`{name}.parquet` has ([^.;]*)", page)
+        assert named is not None
+        assert set(re.split(r", | and ", re.sub(r" \(.*?\)", "", named[1]))) == set(columns)

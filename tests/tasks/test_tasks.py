@@ -194,7 +194,7 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
         for name in ("nested", "few")
     ]
     assert sizes == [4 * 32 * 2, 2 * 32 * 2]
-    # score=sum: each budget has its own weight; a number of tokens that is none has none
+    # score=sum: each budget has its own weight
     checkpoint = load_checkpoint(root / "nested")
     assert {count: set(sums) for count, sums in checkpoint.fusion.items()} == {
         2: set(DIRECTIONS),
@@ -202,7 +202,7 @@ def test_a_run_with_nested_budgets_is_evaluated_with_fewer_tokens(world, root):
     }
     assert checkpoint.fusion[2]["t2i"].joint.std != checkpoint.fusion[4]["t2i"].joint.std
     assert keep_first_tokens(checkpoint, 2).fusion == {2: checkpoint.fusion[2]}
-    with pytest.raises(EdjeError, match=r"score=sum: .* no weight fitted with 3 tokens"):
+    with pytest.raises(EdjeError, match=r"num_tokens=3: .* trained for the first 2, 4\. Give"):
         run(
             with_changes(
                 few,
