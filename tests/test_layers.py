@@ -37,7 +37,10 @@ MAY_IMPORT = {
     "retrieval": {"ranges", "records", "errors"},
     "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
     "images": {"errors"},
-    "data": {"ranges", "records", "errors", "captions", "cores", "durable", "images", "tokens"},
+    "data": {
+        "ranges", "records", "errors", "captions", "cores", "durable", "images", "tokens",
+        "parallel.environment",
+    },
     "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},
     "inference": {
