@@ -208,8 +208,8 @@ def taken_port(process: Launched, port: int) -> EdjeError:
     way = "export MASTER_PORT=" if process.launcher == "srun" else "torchrun --master-port="
     return EdjeError(
         f"rank {process.rank} on {socket.gethostname()}: another program uses port {port}, at "
-        f"which the processes of this run would meet. Choose another with {way}<a free port, and "
-        "so is the next one>."
+        f"which the processes of this run would meet. Choose another: {way}<a free port>. The next "
+        "port is used too."
     )
 
 
