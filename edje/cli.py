@@ -233,8 +233,12 @@ def take_part(folder: Path) -> None:
     except TrainingInterrupted:
         return
     except Exception as wrapped:
-        time.sleep(GRACE_SECONDS)
         error = own_words(wrapped)
+        if (process := launched()) is not None:
+            from edje.parallel.agreement import tell_failure  # imports torch
+
+            tell_failure(process, error)
+        time.sleep(GRACE_SECONDS)
         record_failure(folder, error, f"error_rank_{own_rank()}.txt")
         if error is wrapped:
             raise

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "images": {"errors"},
     "data": {
         "ranges", "records", "errors", "captions", "cores", "durable", "images", "tokens",
-        "retrieval.exact",
+        "parallel.environment", "retrieval.exact",
     },
     "parallel": {"errors", "quiet", "durable"},
     "training": {"records", "errors", "models", "objectives", "retrieval", "parallel"},

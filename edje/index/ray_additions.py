@@ -15,7 +15,7 @@ from edje.index.additions import SECONDS, Added, ToAdd
 from edje.index.given_pictures import GivenPicture
 from edje.index.known_pictures import KnownPictures
 from edje.index.lance_library import TO_WRITE, lance, pylance
-from edje.index.ray_engine import RayEngine, connected, data_library
+from edje.index.ray_engine import RayEngine, connected, data_library, places_with_gpu
 from edje.index.ray_units import OUTCOME, UNIT, Assignment, Outcome, Unit, Worker
 from edje.inference.run_choices import configuration_of
 
@@ -117,9 +117,9 @@ def outcomes(
         shutil.rmtree(assignment.begun, ignore_errors=True)
         assignment.begun.mkdir()
     with connected(engine) as ray, data_library(ray) as data:
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        workers = min(engine.workers or gpus or cores, len(units))
+        places, cores = places_with_gpu(ray.nodes())
+        all_cores = int(ray.cluster_resources().get("CPU", 1))
+        workers = min(engine.workers or places or all_cores, len(units))
         items = [{UNIT: pickle.dumps(unit)} for unit in units]
         try:
             made = data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -128,8 +128,8 @@ def outcomes(
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-                num_gpus=1 if gpus else None,
-                num_cpus=max(1, cores // workers) if gpus else 1,
+                num_gpus=1 if places else None,
+                num_cpus=cores if places else 1,
             )
             for batch in made.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0

@@ -1,10 +1,10 @@
-"""Ray, which can run an addition: its cluster's address; imported and started when needed."""
+"""Ray, which can run an addition: its cluster's address and places; imported when needed."""
 
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,6 +80,20 @@ def connected(engine: RayEngine) -> Iterator[Any]:
         yield library
     finally:
         library.shutdown()
+
+
+def places_with_gpu(nodes: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many workers with a GPU the nodes of a cluster have room for, and the cores of each.
+
+    All workers are alike, but a worker is on one node, so they get what the node with the fewest
+    cores per GPU has. A node with fewer cores than GPUs counts only if there are no others; its
+    workers reserve none.
+    """
+    living = [node["Resources"] for node in nodes if node["Alive"]]
+    found = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in living]
+    with_gpu = [(cores, gpus) for cores, gpus in found if gpus]
+    each = min((cores // gpus for cores, gpus in with_gpu if cores >= gpus), default=0)
+    return sum(gpus for cores, gpus in with_gpu if cores >= gpus or not each), each
 
 
 def ray_library() -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edje.inference.bert_layer import BertLayer, FirstRowBertLayer, is_bert_layer
 from edje.inference.compiled import CompiledLayers
-from edje.inference.cpu import keep_freed_memory
+from edje.inference.cpu import keep_freed_memory, stay_in_place
 from edje.models.joint_encoder import JointEncoder
 
 # Architectures with BERT's embeddings and layers: the same names, the same computation.
@@ -126,9 +126,7 @@ class BertClsEncoder:
             keep_freed_memory()
         self.upper: Callable[[Tensor], Tensor] = self._upper
         if compiled:
-            for weight in chain(*(layer.weights() for layer in [*self.layers, self.last])):
-                # A graph would copy an input that may move before every replay.
-                torch._dynamo.mark_static_address(weight, guard=False)
+            stay_in_place(chain(*(layer.weights() for layer in [*self.layers, self.last])))
             self.upper = CompiledLayers(self._upper, self.last.expand.bias.device)
 
     def read_text(

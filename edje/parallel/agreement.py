@@ -9,10 +9,14 @@ import os
 import socket
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import DistError, DistNetworkError, PrefixStore, Store, TCPStore
 
 from edje.durable import writing_to
 from edje.errors import EdjeError
@@ -22,9 +26,11 @@ from edje.parallel.environment import Launched
 PATIENCE = timedelta(minutes=10)  # for rank 0 to compose and check a configuration
 SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show a new file
 FOLDER = "run_folder"
+FAILED = "failed"
 LOOK_AGAIN = 0.5  # seconds between checks whether all ranks are there
 _named: list[Path] = []  # the run folder that rank 0 announced, once the others have it
 _open: dict[int, Store] = {}  # by rank; the others read rank 0's while it lives
+_calls: defaultdict[int, Iterator[int]] = defaultdict(count)  # by rank, of `of_rank_0`
 
 
 def tell(
@@ -36,8 +42,9 @@ def tell(
 ) -> None:
     """Announce the run folder to the other ranks; None: there is none, and they exit.
 
-    If rank 0 `has_failed`, they exit with an error too, because a launcher waits for processes
-    that exit normally. A file in the cache folder lets them check that they see the same folder.
+    They also hear of the working folder, to which relative paths refer. If rank 0 `has_failed`,
+    they exit with an error too, because a launcher waits for processes that exit normally. A file
+    in the cache folder lets them check that they see the same folder.
 
     Raises:
         EdjeError: the cache folder can't be written, or another rank doesn't arrive.
@@ -51,7 +58,7 @@ def tell(
             mark.touch()
     places: dict[str, object] = {"has_failed": has_failed}
     if folder is not None:
-        places |= {"folder": str(folder.absolute()), "mark": str(mark)}
+        places |= {"folder": str(folder.absolute()), "mark": str(mark), "working": str(Path.cwd())}
     store.set(FOLDER, json.dumps(places))
     if mark is None:
         return
@@ -71,10 +78,14 @@ def tell(
 def hear(process: Launched) -> Path | None:
     """The run folder that rank 0 announces; None if rank 0 ends without one.
 
+    This process then works in rank 0's working folder.
+
     Raises:
         SystemExit: rank 0 has failed and reports why itself.
-        EdjeError: rank 0 doesn't answer, or this node doesn't see its run folder or cache.
+        EdjeError: rank 0 doesn't answer, or this node doesn't see its run folder, cache or working
+            folder.
     """
+    here = f"rank {process.rank} on {socket.gethostname()}"
     try:
         store = common_store(process)
         places = json.loads(store.get(FOLDER))
@@ -82,8 +93,8 @@ def hear(process: Launched) -> Path | None:
         raise
     except Exception as error:  # a lost connection may raise anything
         raise EdjeError(
-            f"rank {process.rank} on {socket.gethostname()}: rank 0 announced no run folder within "
-            f"{PATIENCE.seconds // 60} minutes ({error}). It may have failed: see its message."
+            f"{here}: rank 0 announced no run folder within {PATIENCE.seconds // 60} minutes "
+            f"({error}). It may have failed: see its message."
         ) from error
     if places["has_failed"]:
         sys.exit(1)
@@ -93,9 +104,18 @@ def hear(process: Launched) -> Path | None:
     for path, key in ((config, "hydra.run.dir"), (Path(places["mark"]), "cache_dir")):
         if not is_seen(path):
             raise EdjeError(
-                f"rank {process.rank} on {socket.gethostname()} doesn't see {path.parent}, which "
-                f"rank 0 uses. All nodes need it: give {key}=<a folder on a shared disk>."
+                f"{here} doesn't see {path.parent}, which rank 0 uses. All nodes need it: give "
+                f"{key}=<a folder on a shared disk>."
             )
+    working = Path(places["working"])
+    try:
+        is_seen(working)
+        os.chdir(working)
+    except OSError as error:
+        raise EdjeError(
+            f"{here} can't enter {working}, in which rank 0 works ({error.strerror}). Start all "
+            "processes in a folder that every node has, for example on a shared disk."
+        ) from error
     store.set(f"seen {process.rank}", "")
     return config.parent
 
@@ -104,13 +124,59 @@ def meet(process: Launched, place: str) -> None:
     """Wait until all ranks have reached a point of the run, however long one takes to prepare.
 
     Raises:
-        RuntimeError: rank 0 is gone; if another rank is, its launcher ends the waiting ones.
+        RuntimeError: rank 0 is gone.
+        EdjeError: as `check_others`.
     """
     store = common_store(process)
     store.set(f"{place} {process.rank}", "")
     everyone = [f"{place} {rank}" for rank in range(process.world_size)]
     while not store.check(everyone):
+        check_others(process)
         time.sleep(LOOK_AGAIN)
+
+
+def of_rank_0(process: Launched, value: str) -> str:
+    """Rank 0's text of the same call, which all ranks make, however long one takes to get there.
+
+    Raises:
+        EdjeError: as `check_others`.
+    """
+    name = f"text {next(_calls[process.rank])}"
+    if process.rank == 0:
+        common_store(process).set(name, value)
+    check_others(process)
+    while not common_store(process).check([name]):
+        time.sleep(LOOK_AGAIN)
+        check_others(process)
+    return common_store(process).get(name).decode()
+
+
+def tell_failure(process: Launched, error: Exception) -> None:
+    """Let the other ranks know that this one has failed: launchers don't tell other nodes."""
+    with suppress(RuntimeError):  # from a store whose other users are gone
+        said = f"rank {process.rank} on {socket.gethostname()} failed: {error}"
+        common_store(process).set(FAILED, said)
+
+
+def check_others(process: Launched) -> None:
+    """End this rank if another one has failed; called while it waits for the others.
+
+    Raises:
+        SystemExit: another rank has failed, and rank 0 reports it.
+        EdjeError: rank 0 is gone; or, on rank 0, another rank has failed.
+    """
+    try:
+        store = common_store(process)
+        said = store.get(FAILED).decode() if store.check([FAILED]) else None
+    except DistError as error:
+        raise EdjeError(
+            f"rank {process.rank} on {socket.gethostname()}: rank 0 is gone. Its message is above, "
+            "or in the log of its node."
+        ) from error
+    if said is not None and process.rank > 0:
+        sys.exit(1)
+    if said is not None:
+        raise EdjeError(said)
 
 
 def is_seen(path: Path) -> bool:
@@ -127,10 +193,24 @@ def named_folder() -> Path | None:
 
 
 def common_store(process: Launched) -> Store:
-    """The store shared by all ranks, opened once."""
+    """The store shared by all ranks, opened once.
+
+    Raises:
+        EdjeError: another program uses its port.
+    """
     if process.rank not in _open:
         _open[process.rank] = _store(process)
     return _open[process.rank]
+
+
+def taken_port(process: Launched, port: int) -> EdjeError:
+    """The error for a port, of the two where the ranks meet, that another program uses."""
+    way = "export MASTER_PORT=" if process.launcher == "srun" else "torchrun --master-port="
+    return EdjeError(
+        f"rank {process.rank} on {socket.gethostname()}: another program uses port {port}, at "
+        f"which the processes of this run would meet. Choose another: {way}<a free port>. The next "
+        "port is used too."
+    )
 
 
 def _store(process: Launched) -> Store:
@@ -143,11 +223,11 @@ def _store(process: Launched) -> Store:
         kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         port = port if kept else port + 1
         run = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = TCPStore(
-        address,
-        port,
-        is_master=process.rank == 0 and not kept,
-        wait_for_workers=False,
-        timeout=PATIENCE,
-    )
+    opens = process.rank == 0 and not kept
+    try:
+        store = TCPStore(address, port, is_master=opens, wait_for_workers=False, timeout=PATIENCE)
+    except DistNetworkError as error:
+        if not opens or "EADDRINUSE" not in str(error):
+            raise
+        raise taken_port(process, port) from error
     return PrefixStore(f"edje {run}", store)

@@ -17,7 +17,7 @@ import lightning as L
 from torch import distributed
 
 from edje.errors import EdjeError
-from edje.parallel.agreement import meet
+from edje.parallel.agreement import meet, taken_port
 from edje.parallel.environment import RUN_FOLDER, Launched, launched
 
 LOST = re.compile("gloo|NCCL|[Cc]onnection (closed|reset)")  # in what torch raises in that case
@@ -96,7 +96,7 @@ def lost_ranks_named(process: Launched, folder: Path) -> Iterator[None]:
     """Report a lost rank, for which the libraries only report a closed connection.
 
     Raises:
-        EdjeError: another rank is gone.
+        EdjeError: another rank is gone, or another program uses the port of the training.
     """
     try:
         yield
@@ -104,6 +104,8 @@ def lost_ranks_named(process: Launched, folder: Path) -> Iterator[None]:
         said = " ".join(str(error).split())
         if not isinstance(error, distributed.DistError) and not LOST.search(said):
             raise
+        if "EADDRINUSE" in said:
+            raise taken_port(process, int(os.environ["MASTER_PORT"])) from error
         raise EdjeError(
             f"rank {process.rank} on {socket.gethostname()}: another rank is gone or doesn't "
             f"answer ({said[:200]}). Its message is above, or in the log of its node. Continue "

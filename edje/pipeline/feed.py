@@ -1,5 +1,6 @@
 """The training data of a reranker: a cached split, or a mixture that is encoded on the fly."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from edje.data.datamodules.stored_pairs import TrainingSet
 from edje.data.datamodules.stream_datamodule import EncodedPairs, StreamDataModule
 from edje.data.mixture.pretrain import DEV, PretrainSource
 from edje.data.sources.holdout import hold_out
-from edje.data.sources.source import Source
+from edje.data.sources.source import Source, split_digest
 from edje.errors import EdjeError
 from edje.inference.pinned import sent
 from edje.inference.precisions import has_bf16
@@ -46,6 +47,23 @@ class Feed:
     def known(self) -> Collection | None:
         """The images and captions whose first stage is known."""
         return self.train or self.dev
+
+    def facts(self) -> str:
+        """What is trained and chosen on, as counts and a digest: the same text for the same data.
+
+        The places of the data and the times of its files don't count.
+        """
+        facts, said = [], f"{self.num_pairs:,} pairs"
+        for part in (self.train, self.dev):
+            if part is not None:
+                facts += [split_digest(part.split), part.store.manifest.fingerprint.digest]
+        if self.train is not None:
+            said = f"{len(self.train.split.images):,} images with {self.num_pairs:,} captions"
+        if isinstance(self.datamodule, StreamDataModule):
+            facts.append(self.datamodule.order.digest)
+            facts += [table.digest for table in self.datamodule.pairs.mixture.tables]
+        digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        return f"{said} (digest {digest[:12]})"
 
 
 def check_size(source: Source, batch_size: int) -> None:

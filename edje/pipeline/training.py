@@ -40,6 +40,7 @@ from edje.training.data_wait import DataWait
 from edje.training.development_recall import DevelopmentRecall
 from edje.training.gradient_checkpointing import keep_all
 from edje.training.one_precision import OnePrecision
+from edje.training.one_training_set import OneTrainingSet
 from edje.training.reranker_module import RerankerModule
 from edje.training.step_figures import StepFigures
 from edje.training.throughput import Throughput
@@ -136,6 +137,7 @@ def callbacks_of(
         scored = [development_score(new, backbone, feed.dev, scoring, codec, best)]
     return [
         OnePrecision(),
+        OneTrainingSet(feed.facts),
         Throughput(wait),
         StepFigures(training.optimisation.lr),
         *scored,

@@ -1,6 +1,8 @@
 """Filling token stores with Lightning's predict loop, on all devices."""
 
+import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,7 +13,9 @@ from tqdm import tqdm
 
 from edje.durable import writing_to
 from edje.errors import EdjeError
-from edje.parallel.environment import own_rank
+from edje.identity import differing_names
+from edje.parallel.agreement import check_others, of_rank_0
+from edje.parallel.environment import Launched, launched, own_rank
 from edje.pipeline.devices import of_this_process
 from edje.pipeline.encoding import Encoding, Work, encode, encode_in_processes
 from edje.pipeline.storage import Storage
@@ -48,8 +52,12 @@ def fill_store(
 
     Raises:
         EdjeError: the folder holds another store, can't be written, or, with `wait` off, is
-            being written; an image can't be encoded; or, with `storage.join`, no run leads.
+            being written; an image can't be encoded; with `storage.join`, no run leads; or, with
+            `by_all_ranks`, rank 0 writes another store or another rank has failed.
     """
+    process = launched() if by_all_ranks else None
+    if process is not None:
+        _check_store_of_rank_0(process, folder, fingerprint)
     if (folder / STORE_FILE).is_file():
         return
     with writing_to(folder):
@@ -71,6 +79,8 @@ def fill_store(
         while _is_unwritten(unfinished, helps):
             if not _has_work(unfinished, helps):  # other runs are doing the rest
                 time.sleep(_POLL_SECONDS)
+                if process is not None:
+                    check_others(process)
                 if storage.join:
                     _wait_for_leader(folder)
                 continue
@@ -93,6 +103,23 @@ def wait_until_written(folder: Path) -> None:
             log.info("waiting for the run that writes %s", folder)
             announced = True
         time.sleep(_POLL_SECONDS)
+
+
+def _check_store_of_rank_0(process: Launched, folder: Path, fingerprint: Fingerprint) -> None:
+    """Refuse to help with a store that rank 0 doesn't write, which would never be finished.
+
+    Raises:
+        EdjeError: rank 0 writes another store; the message names what differs.
+    """
+    own = {"store": folder.name, "facts": fingerprint.fields}
+    first = json.loads(of_rank_0(process, json.dumps(own)))
+    if first["store"] != folder.name:
+        differing = ", ".join(differing_names(first["facts"], fingerprint.fields))
+        raise EdjeError(
+            f"{folder.parent.name}: on {socket.gethostname()} the store to write is {folder.name}, "
+            f"but rank 0 writes {first['store']}; they differ in {differing}. Give every node the "
+            "same images, weights and version of edje, on a shared disk or as equal copies."
+        )
 
 
 def _wait_for_leader(folder: Path) -> None:

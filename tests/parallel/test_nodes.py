@@ -1,19 +1,27 @@
 """Runs whose processes a launcher has started: what they agree on, and that they are one run."""
 
+import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from torch.distributed import TCPStore
 
+from edje import cli
 from edje.errors import EdjeError
 from edje.parallel import agreement
 from edje.parallel.cluster import meeting_port
@@ -104,6 +112,7 @@ def meeting(monkeypatch) -> list[Launched]:
     monkeypatch.setattr(agreement, "SEEN_WITHIN", 0.2)
     monkeypatch.setattr(agreement, "PATIENCE", timedelta(minutes=1))
     monkeypatch.setattr(agreement, "_open", {})
+    monkeypatch.setattr(agreement, "_calls", defaultdict(count))
     return [Launched("torchrun", rank, 0, 2, 2) for rank in range(2)]
 
 
@@ -150,6 +159,97 @@ def test_a_node_that_does_not_see_the_run_folder_says_so(meeting, tmp_path):
     said = heard(meeting, tmp_path / "not shared", tmp_path / "cache")
     assert isinstance(said, EdjeError)
     assert "doesn't see" in str(said) and "hydra.run.dir=<a folder on a shared disk>" in str(said)
+
+
+def test_the_others_work_in_rank_0_s_folder_or_say_that_it_is_not_there(
+    meeting, tmp_path, monkeypatch
+):
+    """So relative paths, as of the data, mean the same to all."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    told = (meeting[0], tmp_path / "run", Path("cache"))
+    telling = threading.Thread(target=agreement.tell, args=told)
+    telling.start()
+    store = agreement.common_store(meeting[1])
+    store.wait([agreement.FOLDER])
+    monkeypatch.chdir(tmp_path / "second")
+    assert agreement.hear(meeting[1]) == tmp_path / "run"
+    assert Path.cwd() == tmp_path / "first"
+    telling.join(timeout=30)
+    monkeypatch.chdir(tmp_path / "second")
+    shutil.rmtree(tmp_path / "first")
+    (tmp_path / "cache").touch()
+    places = {"has_failed": False, "folder": str(tmp_path / "run"), "mark": str(tmp_path / "cache")}
+    places["working"] = str(tmp_path / "first")
+    store.set(agreement.FOLDER, json.dumps(places))
+    with pytest.raises(EdjeError, match=r"rank 1 on .* can't enter .*first.*on a shared disk"):
+        agreement.hear(meeting[1])
+
+
+def test_what_rank_0_says_is_heard_call_by_call_by_ranks_before_and_after_it(meeting):
+    heard: dict[int, list[str]] = {0: [], 1: []}
+
+    def rank(number: int) -> None:
+        for text in ("a", "b"):
+            heard[number].append(agreement.of_rank_0(meeting[number], f"{text} of {number}"))
+
+    early, first = (threading.Thread(target=rank, args=(number,)) for number in (1, 0))
+    early.start()
+    early.join(timeout=1)
+    assert heard[1] == []
+    first.start()
+    for thread in (early, first):
+        thread.join(timeout=30)
+    assert heard[0] == heard[1] == ["a of 0", "b of 0"]
+
+
+def test_a_rank_that_fails_ends_those_that_wait_for_it_with_one_message(
+    meeting, tmp_path, monkeypatch
+):
+    """Launchers don't tell the other nodes."""
+    (tmp_path / "config.yaml").write_text("task: cache")
+    agreement.common_store(meeting[0])
+
+    def fail(cfg: object, folder: object) -> None:
+        raise EdjeError("no such image.")
+
+    monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=lambda _: cli))
+    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(cli, "launched", lambda: meeting[1])
+    monkeypatch.setattr(cli, "GRACE_SECONDS", 0)
+    with pytest.raises(EdjeError, match=r"no such image\."):
+        cli.take_part(tmp_path)
+    with pytest.raises(EdjeError, match=r"rank 1 on .* failed: no such image\."):
+        agreement.meet(meeting[0], "the training")
+    with pytest.raises(EdjeError, match=r"rank 1 on .* failed: no such image\."):
+        agreement.of_rank_0(meeting[0], "a store")
+    with pytest.raises(SystemExit):
+        agreement.meet(Launched("torchrun", 2, 0, 3, 3), "the training")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "way"), [("srun", r"export MASTER_PORT="), ("torchrun", r"--master-port=")]
+)
+def test_a_port_that_another_program_uses_is_named(meeting, monkeypatch, tmp_path, launcher, way):
+    """The one at which rank 0 opens its store, or the one of the training before it."""
+    monkeypatch.setenv("SLURM_NODELIST", "localhost")
+    process = Launched(launcher, 0, 0, 2, 1)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port - 1))
+        with pytest.raises(EdjeError, match=rf"another program uses port {port}, .*{way}<a free"):
+            agreement.common_store(process)
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with (
+            pytest.raises(EdjeError, match=rf"another program uses port {port}, .*{way}<a free"),
+            lost_ranks_named(process, tmp_path),
+        ):
+            TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
 
 
 def test_all_wait_for_the_last_one(meeting):

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.pipeline import training
 from edje.pipeline.scoring import Scoring
+from edje.training import one_training_set
 from tests.tiny.rerankers import tiny_checkpoint
 
 
@@ -45,3 +47,23 @@ def test_nothing_is_fitted_on_shuffled_tokens(monkeypatch: pytest.MonkeyPatch) -
     cache: Any = SimpleNamespace(storage=SimpleNamespace(compressed_codec="bf16"), devices=())
     training.fitted_on(cache, choices, tiny_checkpoint(), cache, cache)
     assert seen == [False, False] and scoring.shuffle_tokens
+
+
+def test_a_training_asks_all_ranks_for_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused: Any = SimpleNamespace()
+    choices: Any = SimpleNamespace(
+        trainer={},
+        scoring=Scoring(),
+        optimisation=SimpleNamespace(lr=1.0),
+        checkpoint_every=1,
+        resume_command="",
+    )
+    feed: Any = SimpleNamespace(dev=None, facts=lambda: "mine")
+    monkeypatch.setattr(one_training_set, "num_ranks", lambda: 2)
+    monkeypatch.setattr(one_training_set, "of_every_rank", lambda own: [own, "another's"])
+    callbacks = training.callbacks_of(choices, tiny_checkpoint(), feed, unused, unused, tmp_path)
+    (check,) = [one for one in callbacks if isinstance(one, one_training_set.OneTrainingSet)]
+    with pytest.raises(EdjeError, match=r"mine on 1 of 2 ranks, such as 0; another's on 1"):
+        check.on_fit_start(unused, unused)

@@ -1,5 +1,6 @@
 """Claims about filling a store through Lightning's predict loop."""
 
+import json
 import pickle
 import time
 from functools import partial
@@ -12,12 +13,14 @@ import torch
 from edje.backbones.huggingface import HuggingFaceBackbone
 from edje.data.sources.folder import FolderSource
 from edje.errors import EdjeError
+from edje.parallel.environment import Launched
 from edje.pipeline.collection import VisionWork, raw_fingerprints
 from edje.pipeline.encoding import Encoding
 from edje.pipeline.storage import Storage
 from edje.pipeline.writing import fill_store
 from edje.retrieval.exact import products_in
 from edje.tokens.codec import make_codec
+from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
 from tests.tiny.stores import FINGERPRINT, NUM_TOKENS, WIDTH, contents, make_store, run_script
 from tests.tiny.towers import make_siglip
@@ -153,6 +156,27 @@ def test_a_run_that_joins_ends_when_its_leader_was_killed(
     monkeypatch.setattr("edje.pipeline.writing._LEADER_SECONDS", 0.7)
     with pytest.raises(EdjeError, match="no run writes"):
         fill(tmp_path, TinyWork(), join=True)
+
+
+def test_a_rank_that_would_write_another_store_than_rank_0_says_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a leader for ever; a complete store of rank 0 changes nothing."""
+    theirs = Fingerprint({**FINGERPRINT.fields, "images": "others"})
+    make_store(tmp_path / "raw-theirs", fingerprint=theirs)
+    first = json.dumps({"store": "raw-theirs", "facts": theirs.fields})
+    monkeypatch.setattr("edje.pipeline.writing.launched", lambda: Launched("srun", 1, 0, 2, 2))
+    monkeypatch.setattr("edje.pipeline.writing.of_rank_0", lambda process, own: first)
+    codec = make_codec("fp16", NUM_TOKENS, WIDTH)
+
+    def helped(name: str, fingerprint: Fingerprint) -> None:
+        folder, storage = tmp_path / name, Storage()
+        fill_store(folder, fingerprint, codec, pytest.fail, storage, [CPU], by_all_ranks=True)
+
+    said = r"is raw-mine, but rank 0 writes raw-theirs; they differ in images\. Give every node"
+    with pytest.raises(EdjeError, match=said):
+        helped("raw-mine", FINGERPRINT)
+    helped("raw-theirs", theirs)
 
 
 def test_a_complete_store_costs_nothing(tmp_path: Path) -> None:

@@ -12,14 +12,23 @@ from pathlib import Path
 
 from edje.cores import cores
 from edje.errors import EdjeError
+from edje.parallel.environment import launched
 
 SHARED = Path("/dev/shm")  # where Linux keeps the batches that workers hand over
 AHEAD = 2  # batches that each worker reads in advance, as in torch
 
 
 def share_of_cores(processes: int, most: int) -> int:
-    """Workers of each of several processes on this machine: one per core, at most `most`."""
-    return min(most, cores() // processes)
+    """Workers of each of several processes on this machine: one per core, at most `most`.
+
+    A launcher's or a user's process shares its cores with the others. Slurm may bind each of its
+    tasks to cores of its own, which are then not divided again.
+    """
+    own, process = cores(), launched()
+    of_all = own
+    if process is not None and process.launcher == "srun":
+        of_all = max(own, int(os.environ.get("SLURM_CPUS_ON_NODE", own)))
+    return min(most, own, of_all // processes)
 
 
 def number_of(option: str, asked: int | None, suited: int, processes: int, batch_bytes: int) -> int:

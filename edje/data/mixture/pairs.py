@@ -85,6 +85,12 @@ class PairTable:
         (values,) = self._batch(block).slice(row - int(self._starts[block]), 1).to_pylist()
         return Pair(**(values | {"captions": tuple(values["captions"])}))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all its pairs; a copy of their files elsewhere gives the same."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def files(self, block: int) -> list[str]:
         """The files of a block's images, row by row; empty if they are members of a tar."""
         batch = self._batch(block)

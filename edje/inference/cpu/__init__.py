@@ -17,6 +17,7 @@ from edje.inference.cpu.operators import (
     has_bf16_instructions,
     has_int8_products,
     packed_products,
+    stay_in_place,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "keep_freed_memory",
     "packed_products",
     "prefers_products",
+    "stay_in_place",
 ]

@@ -1,4 +1,4 @@
-"""All private operators of torch for CPUs that edje uses; each is tested before its first use.
+"""All private operators of torch that edje uses; each is tested before its first use.
 
 They are oneDNN's kernels as torch's own compiler calls them. A new version of torch may change or
 remove them. If a test finds one missing, changed or wrong, it isn't used and the log says so; the
@@ -6,7 +6,8 @@ plain layers give the same scores, slower. Nothing else in edje touches a privat
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -105,6 +106,13 @@ def packed_products() -> list[Any]:
         getattr(torch.ops.onednn, "qlinear_pointwise", None),
     )
     return [operator for operator in found if operator is not None]
+
+
+def stay_in_place(weights: Iterable[Tensor]) -> None:
+    """Tell compiled functions that these inputs never move, so that a graph needn't copy them."""
+    with suppress(*MISSING):
+        for weight in weights:
+            torch._dynamo.mark_static_address(weight, guard=False)
 
 
 def _works(what: str, trial: Callable[[], bool]) -> bool:

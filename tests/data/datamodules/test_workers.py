@@ -6,8 +6,10 @@ import sys
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from edje.data.datamodules.workers import begin, number_of, start_method
+from edje.data.datamodules import workers
+from edje.data.datamodules.workers import begin, number_of, share_of_cores, start_method
 from edje.errors import EdjeError
+from edje.parallel.environment import Launched
 
 SCRIPT = """
 from torch.utils.data import DataLoader, Dataset
@@ -77,14 +79,14 @@ def test_there_are_as_many_workers_as_shared_memory_has_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_memory(monkeypatch, 64, 100)
-    for batch_bytes, processes, workers in (
+    for batch_bytes, processes, fitting in (
         (113, 1, 0),
         (22, 1, 0),
         (21, 1, 1),
         (6, 1, 4),
         (6, 2, 2),
     ):
-        assert number_of("some.option", None, 4, processes, batch_bytes) == workers
+        assert number_of("some.option", None, 4, processes, batch_bytes) == fitting
     assert number_of("some.option", None, 0, 1, 1) == 0
 
 
@@ -101,3 +103,27 @@ def test_more_workers_than_shared_memory_can_ever_have_room_for_are_refused(
         number_of("some.option", 4, 4, 2, batch_bytes)
     assert number_of("some.option", 0, 4, 2, batch_bytes) == 0
     assert number_of("some.option", 1, 4, 1, (64 << 20) // 3) == 1  # others' files may go
+
+
+@pytest.mark.parametrize(
+    ("launcher", "own", "right"),
+    [
+        ("srun", 8, 8),  # each of four tasks is bound to cores of its own
+        ("srun", 32, 8),  # or to none
+        ("srun", 4, 4),  # or to one thread of each core
+        ("torchrun", 32, 8),  # one task, whose cores its processes share
+        ("torchrun", 8, 2),
+        (None, 8, 2),  # a process that started the others
+    ],
+)
+def test_cores_that_slurm_gave_to_a_task_alone_are_not_divided_again(
+    monkeypatch, launcher, own, right
+):
+    process = launcher and Launched(launcher, 0, 0, 4, 1)
+    monkeypatch.setattr(workers, "launched", lambda: process)
+    monkeypatch.setattr(workers, "cores", lambda: own)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "32")
+    assert share_of_cores(4, 16) == right
+    assert share_of_cores(4, 1) == 1
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE")
+    assert share_of_cores(4, 16) == own // 4
