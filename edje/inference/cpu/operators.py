@@ -1,8 +1,8 @@
-"""All private operators of torch that edje uses; each is tested before its first use.
+"""All private parts of torch that edje uses; each kernel is tested before its first use.
 
-They are oneDNN's kernels as torch's own compiler calls them. A new version of torch may change or
+The kernels are oneDNN's, as torch's own compiler calls them. A new version of torch may change or
 remove them. If a test finds one missing, changed or wrong, it isn't used and the log says so; the
-plain layers give the same scores, slower. Nothing else in edje touches a private operator.
+plain layers give the same scores, slower. Nothing else in edje touches a private part.
 """
 
 import logging
