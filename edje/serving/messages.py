@@ -45,8 +45,10 @@ TopN = Annotated[int, Field(ge=1, le=MOST_DOCUMENTS)]
 class DocumentObject(BaseModel):
     """A document as an object: the id of a stored picture, or a picture in base64."""
 
-    text: str | None = Field(None, description="the id of a stored picture")
-    id: str | None = Field(None, description="the same")
+    text: str | None = Field(
+        None, description="the id of a stored picture, or a picture as a data: address"
+    )
+    id: str | None = Field(None, description="the id of a stored picture")
     image: str | None = Field(None, description="a picture file in base64, or its data: address")
 
 
