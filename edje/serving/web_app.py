@@ -7,16 +7,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from torch import Tensor
@@ -29,7 +30,7 @@ from edje.inference.location import hub_name
 from edje.serving import messages
 from edje.serving.batcher import Batcher, Busy
 from edje.serving.documents import BadDocument, Documents, documents_of
-from edje.serving.gate import COOKIE, Gate, cookie_of, refusal
+from edje.serving.gate import Gate, cookie_of, refusal
 from edje.serving.messages import (
     DocumentsRequest,
     ErrorAnswer,
@@ -86,6 +87,9 @@ UNHEALTHY: dict[int | str, dict[str, Any]] = {
 JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 }
+
+
+BEARER = HTTPBearer(auto_error=False, description="the server's token")  # checked by the gate
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ class WebApp:
         api.exception_handler(HTTPException)(_refused)
         api.exception_handler(EdjeError)(self._mistaken)
         api.exception_handler(Exception)(_failed)
-        add = api.add_api_route
+        needs = [] if self.token is None else [Depends(BEARER)]  # said in the schema alone
+        add = partial(api.add_api_route, dependencies=needs)
         add("/v1/search", self.search, responses=ERRORS, tags=["search"])
         add("/v1/info", self.info, responses=ERRORS, tags=["search"])
         for path in ("/v1/rerank", "/v2/rerank"):
@@ -206,7 +211,7 @@ class WebApp:
             response_class=Response,
             tags=["search"],
         )
-        add("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
+        api.add_api_route("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
         add(
             "/metrics",
             self.figures,
@@ -380,8 +385,8 @@ class WebApp:
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
         response = RedirectResponse(f"./?{urlencode(rest)}" if rest else "./", 303)
         if hmac.compare_digest(token.encode(), self.token.encode()):
-            kept = cookie_of(token)
-            response.set_cookie(COOKIE, kept, httponly=True, samesite="strict", path="/")
+            name, value = cookie_of(token)
+            response.set_cookie(name, value, httponly=True, samesite="strict", path="/")
         return response
 
     async def static(self, name: str) -> Response:
