@@ -115,11 +115,17 @@ class Rank(BaseModel):
 
 
 class HitAnswer(BaseModel):
-    """A picture that was found; `rank` is its place in this list, from 1."""
+    """A picture that was found; `rank` is its place in this list, from 1.
+
+    It moved by `first_stage_place - rank` places: near duplicates that are one hit have one place.
+    """
 
     id: str
     rank: int
-    first_stage_rank: int
+    first_stage_rank: int = Field(description="its place in the first stage, each picture counted")
+    first_stage_place: int = Field(
+        description="its place in the first stage's list of hits, before this is cut to `top`"
+    )
     first_stage_score: float
     score: float | None
     probability: float | None

@@ -5,7 +5,7 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -248,7 +248,7 @@ class WebApp:
         num_tokens = None if tokens == self.budgets[-1] else tokens
         answer, facts = await self.answered(Question(q, k, num_tokens=num_tokens), k)
         self.metrics.searched(answer.seconds)
-        first, best = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
+        first, best, places = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
         calibrated = answer.hits[0].probability is not None if answer.hits else facts.is_calibrated
         times = {name: 1000 * value for name, value in vars(answer.seconds).items()}
         return SearchAnswer(
@@ -260,8 +260,8 @@ class WebApp:
             calibrated=calibrated,
             matches_well=matches_well(answer.hits) if calibrated else None,
             times_ms=Times(**times, total=1000 * (time.perf_counter() - began)),
-            first_stage=_hits(first),
-            reranked=_hits(best),
+            first_stage=_hits(first, places),
+            reranked=_hits(best, places),
         )
 
     async def info(self) -> Info:
@@ -404,16 +404,22 @@ def matches_well(hits: Sequence[Hit]) -> bool:
     return sum(hit.probability or 0.0 for hit in hits) >= MATCHES
 
 
-def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit]]:
-    return answer.first_stage(top, group), answer.best(top, group)
+def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit], dict[str, int]]:
+    """The hits of both stages, and the place of every picture in the first stage's whole list."""
+    first = answer.first_stage(group_duplicates=group)
+    places = {
+        one: place for place, hit in enumerate(first, start=1) for one in (hit.id, *hit.duplicates)
+    }
+    return first[:top], answer.best(top, group), places
 
 
-def _hits(hits: Sequence[Hit]) -> list[HitAnswer]:
+def _hits(hits: Sequence[Hit], places: Mapping[str, int]) -> list[HitAnswer]:
     return [
         HitAnswer(
             id=hit.id,
             rank=place,
             first_stage_rank=hit.rank,
+            first_stage_place=places[hit.id],
             first_stage_score=hit.first_stage,
             score=hit.score,
             probability=hit.probability,
