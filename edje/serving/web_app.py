@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,6 +64,7 @@ PAGE = Path(__file__).parent / "page"
 MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
 PICTURES_AT_ONCE = 4  # made for browsers at the same time
 UPLOADS_AT_ONCE = 2  # decoded at the same time
+HEALTH_SECONDS = 0.5  # that /healthz waits for a look at the index
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
@@ -118,6 +120,7 @@ class WebApp:
         self.limits = limits or Limits()
         self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
         self.problem: str | None = None  # why the index can't be read
+        self._look: asyncio.Future[None] | None = None  # the latest of /healthz
         reranker = searcher.index.reranker
         named = hub_name(reranker.name)
         self.name = Path(named[0] if named else reranker.name).name or "edje"
@@ -357,21 +360,38 @@ class WebApp:
         return CapacityLimiter(PICTURES_AT_ONCE)
 
     async def health(self, response: Response) -> Health:
-        """Whether the server is up and its index can be read; after an error it is read again."""
+        """Whether the server is up, and whether its index could be read when it last looked.
+
+        It looks again after some seconds or an error, but doesn't wait long for a busy server.
+        """
+        if self.problem is not None or self.searcher.is_due:
+            if self._look is None or self._look.done():
+                self._look = asyncio.ensure_future(self._looked())
+            done, _ = await asyncio.wait((self._look,), timeout=HEALTH_SECONDS)
+            for look in done:
+                look.result()
         if self.problem is not None:
+            response.status_code = 503
+            return Health(status="the index can't be read")
+        return Health(status="ok")
+
+    async def _looked(self) -> None:
+        """Find out whether the index can be read; being busy or stopping says nothing of it."""
+        with suppress(HTTPException):
             try:
                 await self.answered(self.searcher.look, 2)
-            except (EdjeError, HTTPException):
-                response.status_code = 503
-                return Health(status="the index can't be read")
-        return Health(status="ok")
+            except EdjeError as error:
+                self._unreadable(error)
+
+    def _unreadable(self, error: EdjeError) -> None:
+        if str(error) != self.problem:
+            log.error("%s", error)  # with paths, which must not reach clients
+        self.problem = str(error)
 
     async def _mistaken(self, _: Request, error: EdjeError) -> Response:
         if isinstance(error, BadDocument):
             return refusal(422, str(error))
-        if str(error) != self.problem:
-            log.error("%s", error)  # with paths, which must not reach clients
-        self.problem = str(error)
+        self._unreadable(error)
         return refusal(503, "the index can't be read at present; the server's log says why.")
 
     async def figures(self) -> Response:
