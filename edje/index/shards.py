@@ -4,6 +4,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -18,6 +19,7 @@ from edje.images.decoder import brief
 from edje.index.given_pictures import ENDINGS, IDS, IMAGE, GivenPicture, ShardFile, valid_id
 
 TAR, PARQUET = ".tar", ".parquet"
+KEPT_OPEN = 4  # shards that pictures are read from by their ids
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ class Shard:
         file = ShardFile(self.path, 0, 0)
         opened: TarPictures | ParquetPictures | Unreadable
         try:
-            status = Path(self.path).stat()
-            file = ShardFile(self.path, status.st_size, status.st_mtime_ns)
-            opened = (TarPictures if self.path.endswith(TAR) else ParquetPictures)(file)
+            file = _file(self.path)
+            opened = _opened(file)
         except (OSError, pa.ArrowException) as error:
             opened = Unreadable(brief(error))
         names = [f"{self.lead}/{valid_id(name)}" for name in opened.names]
@@ -60,6 +61,36 @@ class Shard:
         return found
 
 
+class ShardReader:
+    """Reads pictures of shards by their ids; keeps the latest shards open. For several threads."""
+
+    def __init__(self) -> None:
+        self._opening = Lock()  # a shard that several threads need is opened once
+        self._rows = lru_cache(KEPT_OPEN)(_rows)
+
+    def content(self, path: str, image_id: str) -> bytes:
+        """The encoded picture of an id that begins with the shard's lead, whatever that is.
+
+        Raises:
+            OSError: the shard has no such picture, or can't be read.
+            EdjeError, pyarrow.ArrowException: as `ParquetPictures`.
+        """
+        with self._opening:
+            opened, rows = self._rows(_file(path))
+        parts, name = image_id.split("/"), valid_id(Path(path).stem)
+        ends = sorted(range(1, len(parts)), key=lambda at: parts[at - 1] != name)  # the usual lead
+        for at in ends:
+            if (row := rows.get("/".join(parts[at:]))) is not None:
+                content: bytes = opened[row][IMAGE]
+                return content
+        raise OSError(f"{path} has no picture {image_id!r}")
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is taken for one of many pictures, by its name."""
+    return path.endswith((TAR, PARQUET))
+
+
 def with_shards(given: Sequence[GivenPicture]) -> tuple[list[GivenPicture], list[Shard]]:
     """The pictures, and separately those that are files of many pictures.
 
@@ -69,7 +100,7 @@ def with_shards(given: Sequence[GivenPicture]) -> tuple[list[GivenPicture], list
     files: list[GivenPicture] = []
     shards: list[Shard] = []
     for one in given:
-        if one.path is not None and one.path.endswith((TAR, PARQUET)):
+        if one.path is not None and is_shard(one.path):
             shards.append(Shard(one.id.removesuffix(TAR).removesuffix(PARQUET), one.path))
         else:
             files.append(one)
@@ -187,6 +218,21 @@ class ParquetPictures:
         if content is None:
             raise OSError("the row has no bytes of a picture")
         return {IMAGE: content}
+
+
+def _file(path: str) -> ShardFile:
+    status = Path(path).stat()
+    return ShardFile(path, status.st_size, status.st_mtime_ns)
+
+
+def _opened(file: ShardFile) -> TarPictures | ParquetPictures:
+    return (TarPictures if file.path.endswith(TAR) else ParquetPictures)(file)
+
+
+def _rows(file: ShardFile) -> tuple[TarPictures | ParquetPictures, dict[str, int]]:
+    """An opened shard, and the row of each picture by the end of its id."""
+    opened = _opened(file)
+    return opened, {valid_id(name): row for row, name in enumerate(opened.names)}
 
 
 def _is_picture(name: str) -> bool:

@@ -7,7 +7,7 @@ from edje.errors import EdjeError
 from edje.images.decoder import size_of
 from edje.images.pictures import is_unicode
 from edje.index.given_pictures import valid_id
-from edje.serving.messages import DATA, LONGEST_ID, Document, uploaded
+from edje.serving.messages import DATA, LONGEST_ID, Document, DocumentObject, uploaded
 
 MOST_UPLOADS = 32  # pictures in a request
 UPLOAD_BYTES = 10 << 20
@@ -64,16 +64,17 @@ def documents_of(given: Sequence[Document]) -> Documents:
 def _parts(number: int, given: Document) -> tuple[str | None, str | None]:
     """The id and the picture of a document, one of them None."""
     if isinstance(given, str):
-        is_picture = given[: len(DATA)].lower() == DATA
-        image, name = (given, None) if is_picture else (None, given)
-    else:
-        named = [one for one in (given.id, given.text) if one is not None]
-        if len(named) + (given.image is not None) != 1:
-            raise BadDocument(
-                f"document {number}: expected one of text or id, the id of a stored picture, and "
-                "image, a picture in base64."
-            )
-        image, name = given.image, named[0] if named else None
+        given = DocumentObject.model_construct(text=given)
+    text, name, image = given.text, given.id, given.image
+    if sum(one is not None for one in (text, name, image)) != 1:
+        raise BadDocument(
+            f"document {number}: expected one of text or id, the id of a stored picture, and "
+            "image, a picture in base64."
+        )
+    if text is not None and text[: len(DATA)].lower() == DATA:
+        image = text
+    elif text is not None:
+        name = text
     if name is not None and (len(name) > LONGEST_ID or "\0" in name or not is_unicode(name)):
         raise BadDocument(f"document {number}: {shown(name)} can't be the id of a picture.")
     return image, None if name is None else valid_id(name)

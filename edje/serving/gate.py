@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "edje_token"
 MOST_BODY = 16 << 20  # bytes of a request's body
 TOO_LARGE = f"a body of more than {MOST_BODY >> 20} MiB."
 BODIES_AT_ONCE = 128 << 20  # bytes of all bodies in memory
@@ -39,9 +38,13 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None) ->
     )
 
 
-def cookie_of(token: str) -> str:
-    """The cookie that a browser keeps instead of the token."""
-    return hashlib.sha256(f"edje serve {token}".encode()).hexdigest()
+def cookie_of(token: str) -> tuple[str, str]:
+    """Name and value of the cookie that a browser keeps instead of the token.
+
+    Servers on other ports of a host share its cookies, so each token has a name of its own.
+    """
+    value = hashlib.sha256(f"edje serve {token}".encode()).hexdigest()
+    return f"edje_token_{value[:8]}", value
 
 
 class Gate:
@@ -164,13 +167,12 @@ class Gate:
         kind, _, shown = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return hmac.compare_digest(shown.strip().encode(), token.encode())
+        name, value = cookie_of(token)
         try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(name)
         except CookieError:
             return False
-        return cookie is not None and hmac.compare_digest(
-            cookie.value.encode(), cookie_of(token).encode()
-        )
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), value.encode())
 
 
 def _name(host: str) -> str:

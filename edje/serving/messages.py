@@ -45,8 +45,10 @@ TopN = Annotated[int, Field(ge=1, le=MOST_DOCUMENTS)]
 class DocumentObject(BaseModel):
     """A document as an object: the id of a stored picture, or a picture in base64."""
 
-    text: str | None = Field(None, description="the id of a stored picture")
-    id: str | None = Field(None, description="the same")
+    text: str | None = Field(
+        None, description="the id of a stored picture, or a picture as a data: address"
+    )
+    id: str | None = Field(None, description="the id of a stored picture")
     image: str | None = Field(None, description="a picture file in base64, or its data: address")
 
 
@@ -113,11 +115,17 @@ class Rank(BaseModel):
 
 
 class HitAnswer(BaseModel):
-    """A picture that was found; `rank` is its place in this list, from 1."""
+    """A picture that was found; `rank` is its place in this list, from 1.
+
+    It moved by `first_stage_place - rank` places: near duplicates that are one hit have one place.
+    """
 
     id: str
     rank: int
-    first_stage_rank: int
+    first_stage_rank: int = Field(description="its place in the first stage, each picture counted")
+    first_stage_place: int = Field(
+        description="its place in the first stage's list of hits, before this is cut to `top`"
+    )
     first_stage_score: float
     score: float | None
     probability: float | None

@@ -88,6 +88,11 @@ class Searcher:
         """A small job that finds out whether the index can be read."""
         return Question(LOOK, k=2, ids=[] if self.index.has_given_embeddings else None)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last successful look at the index is some seconds old; for any thread."""
+        return time.monotonic() >= self._due
+
     def run(self, jobs: Sequence[Job]) -> list[Result]:
         """The results of jobs, in their order.
 

@@ -5,18 +5,20 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from torch import Tensor
@@ -29,7 +31,7 @@ from edje.inference.location import hub_name
 from edje.serving import messages
 from edje.serving.batcher import Batcher, Busy
 from edje.serving.documents import BadDocument, Documents, documents_of
-from edje.serving.gate import COOKIE, Gate, cookie_of, refusal
+from edje.serving.gate import Gate, cookie_of, refusal
 from edje.serving.messages import (
     DocumentsRequest,
     ErrorAnswer,
@@ -62,6 +64,7 @@ PAGE = Path(__file__).parent / "page"
 MATCHES = 0.5  # expected number of right pictures from which `matches_well` is true
 PICTURES_AT_ONCE = 4  # made for browsers at the same time
 UPLOADS_AT_ONCE = 2  # decoded at the same time
+HEALTH_SECONDS = 0.5  # that /healthz waits for a look at the index
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
@@ -86,6 +89,9 @@ UNHEALTHY: dict[int | str, dict[str, Any]] = {
 JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 }
+
+
+BEARER = HTTPBearer(auto_error=False, description="the server's token")  # checked by the gate
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class WebApp:
         self.limits = limits or Limits()
         self.ending = asyncio.Event()  # once set, requests stop waiting for their answers
         self.problem: str | None = None  # why the index can't be read
+        self._look: asyncio.Future[None] | None = None  # the latest of /healthz
         reranker = searcher.index.reranker
         named = hub_name(reranker.name)
         self.name = Path(named[0] if named else reranker.name).name or "edje"
@@ -178,7 +185,8 @@ class WebApp:
         api.exception_handler(HTTPException)(_refused)
         api.exception_handler(EdjeError)(self._mistaken)
         api.exception_handler(Exception)(_failed)
-        add = api.add_api_route
+        needs = [] if self.token is None else [Depends(BEARER)]  # said in the schema alone
+        add = partial(api.add_api_route, dependencies=needs)
         add("/v1/search", self.search, responses=ERRORS, tags=["search"])
         add("/v1/info", self.info, responses=ERRORS, tags=["search"])
         for path in ("/v1/rerank", "/v2/rerank"):
@@ -206,7 +214,7 @@ class WebApp:
             response_class=Response,
             tags=["search"],
         )
-        add("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
+        api.add_api_route("/healthz", self.health, responses=UNHEALTHY, tags=["server"])
         add(
             "/metrics",
             self.figures,
@@ -243,7 +251,7 @@ class WebApp:
         num_tokens = None if tokens == self.budgets[-1] else tokens
         answer, facts = await self.answered(Question(q, k, num_tokens=num_tokens), k)
         self.metrics.searched(answer.seconds)
-        first, best = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
+        first, best, places = await anyio.to_thread.run_sync(_both, answer, top, group_duplicates)
         calibrated = answer.hits[0].probability is not None if answer.hits else facts.is_calibrated
         times = {name: 1000 * value for name, value in vars(answer.seconds).items()}
         return SearchAnswer(
@@ -255,8 +263,8 @@ class WebApp:
             calibrated=calibrated,
             matches_well=matches_well(answer.hits) if calibrated else None,
             times_ms=Times(**times, total=1000 * (time.perf_counter() - began)),
-            first_stage=_hits(first),
-            reranked=_hits(best),
+            first_stage=_hits(first, places),
+            reranked=_hits(best, places),
         )
 
     async def info(self) -> Info:
@@ -352,21 +360,38 @@ class WebApp:
         return CapacityLimiter(PICTURES_AT_ONCE)
 
     async def health(self, response: Response) -> Health:
-        """Whether the server is up and its index can be read; after an error it is read again."""
+        """Whether the server is up, and whether its index could be read when it last looked.
+
+        It looks again after some seconds or an error, but doesn't wait long for a busy server.
+        """
+        if self.problem is not None or self.searcher.is_due:
+            if self._look is None or self._look.done():
+                self._look = asyncio.ensure_future(self._looked())
+            done, _ = await asyncio.wait((self._look,), timeout=HEALTH_SECONDS)
+            for look in done:
+                look.result()
         if self.problem is not None:
+            response.status_code = 503
+            return Health(status="the index can't be read")
+        return Health(status="ok")
+
+    async def _looked(self) -> None:
+        """Find out whether the index can be read; being busy or stopping says nothing of it."""
+        with suppress(HTTPException):
             try:
                 await self.answered(self.searcher.look, 2)
-            except (EdjeError, HTTPException):
-                response.status_code = 503
-                return Health(status="the index can't be read")
-        return Health(status="ok")
+            except EdjeError as error:
+                self._unreadable(error)
+
+    def _unreadable(self, error: EdjeError) -> None:
+        if str(error) != self.problem:
+            log.error("%s", error)  # with paths, which must not reach clients
+        self.problem = str(error)
 
     async def _mistaken(self, _: Request, error: EdjeError) -> Response:
         if isinstance(error, BadDocument):
             return refusal(422, str(error))
-        if str(error) != self.problem:
-            log.error("%s", error)  # with paths, which must not reach clients
-        self.problem = str(error)
+        self._unreadable(error)
         return refusal(503, "the index can't be read at present; the server's log says why.")
 
     async def figures(self) -> Response:
@@ -380,8 +405,8 @@ class WebApp:
         rest = [(key, value) for key, value in request.query_params.multi_items() if key != "token"]
         response = RedirectResponse(f"./?{urlencode(rest)}" if rest else "./", 303)
         if hmac.compare_digest(token.encode(), self.token.encode()):
-            kept = cookie_of(token)
-            response.set_cookie(COOKIE, kept, httponly=True, samesite="strict", path="/")
+            name, value = cookie_of(token)
+            response.set_cookie(name, value, httponly=True, samesite="strict", path="/")
         return response
 
     async def static(self, name: str) -> Response:
@@ -399,16 +424,22 @@ def matches_well(hits: Sequence[Hit]) -> bool:
     return sum(hit.probability or 0.0 for hit in hits) >= MATCHES
 
 
-def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit]]:
-    return answer.first_stage(top, group), answer.best(top, group)
+def _both(answer: Answer, top: int, group: bool) -> tuple[list[Hit], list[Hit], dict[str, int]]:
+    """The hits of both stages, and the place of every picture in the first stage's whole list."""
+    first = answer.first_stage(group_duplicates=group)
+    places = {
+        one: place for place, hit in enumerate(first, start=1) for one in (hit.id, *hit.duplicates)
+    }
+    return first[:top], answer.best(top, group), places
 
 
-def _hits(hits: Sequence[Hit]) -> list[HitAnswer]:
+def _hits(hits: Sequence[Hit], places: Mapping[str, int]) -> list[HitAnswer]:
     return [
         HitAnswer(
             id=hit.id,
             rank=place,
             first_stage_rank=hit.rank,
+            first_stage_place=places[hit.id],
             first_stage_score=hit.first_stage,
             score=hit.score,
             probability=hit.probability,

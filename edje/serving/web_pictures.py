@@ -9,8 +9,9 @@ from typing import Literal
 from PIL import Image
 
 from edje.images.decoder import decoded
-from edje.index.given_pictures import read_path
+from edje.index.given_pictures import read_path, valid_id
 from edje.index.image_table import PATH, PROBLEM, ImageTable, Place
+from edje.index.shards import ShardReader, is_shard
 
 Size = Literal["thumb", "large"]
 LONGEST_SIDE: dict[Size, int] = {"thumb": 400, "large": 1600}  # pixels
@@ -28,6 +29,7 @@ class WebPictures:
         self.folder = folder
         self._reading = threading.Lock()  # a table is for one thread at a time
         self._table: ImageTable | None = None
+        self._shards = ShardReader()
         self._keeping = threading.Lock()
         self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
         self._bytes = 0
@@ -35,20 +37,24 @@ class WebPictures:
     def jpeg(self, image_id: str, size: Size) -> bytes | None:
         """A picture as a JPEG without EXIF, comments or profiles; None if there is none.
 
+        The id may be in either form of Unicode; the picture a file, or in a tar or Parquet file.
+
         Raises:
             EdjeError: the index can't be read.
         """
+        image_id = valid_id(image_id)
         path = self._path(image_id)
         if path is None:
             return None
         try:
             status = Path(path).stat()
-            key = (path, status.st_mtime_ns, status.st_size, size)
+            key = (path, status.st_mtime_ns, status.st_size, image_id, size)
             with self._keeping:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-            made = _jpeg(path, size)
+            content = self._shards.content(path, image_id) if is_shard(path) else None
+            made = _jpeg(path, content, size)
         except Exception:  # the file is gone, or its decoder raises anything
             return None
         self._keep(key, made)
@@ -75,8 +81,8 @@ class WebPictures:
                 self._bytes -= len(dropped)
 
 
-def _jpeg(path: str, size: Size) -> bytes:
-    image = decoded(path)
+def _jpeg(path: str, content: bytes | None, size: Size) -> bytes:
+    image = decoded(path, content)
     image.thumbnail((LONGEST_SIDE[size], LONGEST_SIDE[size]), Image.Resampling.LANCZOS)
     image.info = {}  # PIL would write a comment into the new file
     file = io.BytesIO()

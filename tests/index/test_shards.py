@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pytest
 
 from edje import EdjeError, ImageIndex, Reranker
 from edje.index.additions import Added
-from edje.index.shards import Shard
+from edje.index.given_pictures import ShardFile
+from edje.index.shards import Shard, ShardReader, TarPictures
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture, make_tar
 
@@ -161,3 +163,37 @@ def test_sources_whose_ids_could_clash_are_refused(index: ImageIndex, tmp_path: 
     index.add(tar, prefix="one")
     with pytest.raises(EdjeError, match="Give a prefix"):
         index.add(make_tar(tmp_path / "else" / "one" / "same.tar", {"a.png": 1}), prefix="one")
+
+
+def test_a_picture_of_a_shard_is_read_by_its_id_under_any_lead(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "tar.tar", {"a.png": 1, "tar/a.png": 2, "tar/tar/a.png": 3})
+    expected = [(tmp_path / "of tar" / name).read_bytes() for name in ("a.png", "tar/a.png")]
+    reader = ShardReader()
+    for lead in ("tar", "prefix/tar"):
+        found = [reader.content(str(tar), f"{lead}/{name}") for name in ("a.png", "tar/a.png")]
+        assert found == expected
+    assert reader.content(str(tar), "an id of one's own/a.png") == expected[0]
+    with pytest.raises(OSError, match=r"has no picture 'tar/b\.png'"):
+        reader.content(str(tar), "tar/b.png")
+
+
+def test_a_shard_that_several_threads_need_is_opened_once_and_anew_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Counted(TarPictures):
+        def __init__(self, file: ShardFile):
+            opened.append(file.size)
+            super().__init__(file)
+
+    monkeypatch.setattr("edje.index.shards.TarPictures", Counted)
+    tar = make_tar(tmp_path / "tar.tar", {"a.png": 1, "b.png": 2})
+    reader = ShardReader()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: reader.content(str(tar), f"tar/{name}"), ["a.png", "b.png"] * 4))
+    assert len(opened) == 1
+    make_tar(tar, {"a.png": 3, "b.png": 2, "c.png": 4})
+    changed = (tmp_path / "of tar" / "a.png").read_bytes()
+    assert reader.content(str(tar), "tar/a.png") == changed
+    assert len(opened) == 2

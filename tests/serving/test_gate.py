@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
 from edje import ImageIndex, Reranker
 from edje.serving import gate
@@ -198,8 +199,8 @@ def test_without_the_token_nothing_is_told(locked: Served) -> None:
         {"Authorization": f"Basic {TOKEN}"},
         {"Authorization": f"Bearer {TOKEN}x"},
         {"Authorization": "Bearer \xe9"},
-        {"Cookie": f"{gate.COOKIE}={TOKEN}"},
-        {"Cookie": f"{gate.COOKIE}="},
+        {"Cookie": f"{gate.cookie_of(TOKEN)[0]}={TOKEN}"},
+        {"Cookie": f"{gate.cookie_of(TOKEN)[0]}="},
         {"Cookie": "\xe9;;==,"},
     ]
     for headers in wrong:
@@ -230,6 +231,24 @@ def test_a_browser_logs_in_once(locked: Served) -> None:
     assert "set-cookie" not in wrong.headers  # which would replace one that is right
     away = locked.get(f"/?token={TOKEN}&q=//evil.example").headers["location"]
     assert away == "./?q=%2F%2Fevil.example"
+
+
+def test_a_browser_stays_logged_in_to_a_server_on_another_port_with_another_token() -> None:
+    names = {gate.cookie_of(token)[0] for token in (TOKEN, f"{TOKEN} of another")}
+    assert len(names) == 2
+    both = "; ".join("=".join(gate.cookie_of(token)) for token in (f"{TOKEN} of another", TOKEN))
+    assert Gate(None, token=TOKEN)._knows(Headers({"cookie": both}), TOKEN)
+
+
+def test_the_schema_says_that_a_token_is_needed_where_it_is(locked: Served, served: Served) -> None:
+    schema = locked.get("/openapi.json", {"Authorization": f"Bearer {TOKEN}"}).json
+    (scheme,) = schema["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    needs = {
+        path for path, ways in schema["paths"].items() for way in ways.values() if "security" in way
+    }
+    assert set(schema["paths"]) - needs == {"/healthz"}
+    assert "security" not in served.get("/openapi.json").body.decode()
 
 
 def sent(port: int, data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from edje import ImageIndex, Reranker
 from edje.data.shapes.shapes_source import ShapesSource
+from edje.index.answers import Question
 from edje.index.hits import Hit
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
@@ -225,6 +226,26 @@ def test_the_page_shows_what_the_index_finds_with_probabilities_and_places(
     first = hits(page, "First stage")
     assert [known[name].rank for name in texts(first, ".id")] == list(range(1, 21))
     assert set(texts(first, ".moved")) == {""}
+
+
+@pytest.mark.parametrize("query", [PLAIN, TWICE, NO_MATCH])
+def test_with_folded_pictures_each_is_said_to_move_from_its_place_in_the_whole_folded_list(
+    page: Page, site: Site, query: str
+) -> None:
+    search(page, query)
+    (answer,) = site.index.answers([Question(query)])
+    folded = answer.first_stage(group_duplicates=True)
+    assert len(folded) < len(answer.hits), "some are folded"
+    places = {
+        one: place for place, hit in enumerate(folded, start=1) for one in (hit.id, *hit.duplicates)
+    }
+    items = hits(page, "Reranked")
+    shown = texts(items, ".id")
+    moves = [places[name] - place for place, name in enumerate(shown, start=1)]
+    said = ["" if not by else f"▲up  {by}" if by > 0 else f"▼down  {-by}" for by in moves]
+    assert texts(items, ".moved") == said
+    ranks = {hit.id: hit.rank for hit in answer.hits}
+    assert any(20 < places[name] < ranks[name] for name in shown), "one tells places from ranks"
 
 
 def test_nothing_matches_well_is_said_where_it_is_so(page: Page) -> None:
@@ -554,6 +575,68 @@ def test_a_server_that_is_gone_at_first_can_be_tried_again(context: BrowserConte
     page.unroute("**/v1/info")
     page.get_by_role("button", name="Try again").click()
     answered(page, PLAIN)
+
+
+def test_enter_tries_again_where_the_server_was_gone_at_first_and_keeps_the_choices(
+    context: BrowserContext,
+) -> None:
+    page = context.new_page()
+    page.route("**/v1/info", lambda route: route.abort("connectionrefused"))
+    page.goto("/?q=nothing&k=10&fold=0&top=40")
+    expect(page.get_by_role("alert")).to_contain_text("The server can’t be reached")
+    page.unroute("**/v1/info")
+    search(page, PLAIN)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert parse_qs(urlsplit(page.url).query) == {"q": [PLAIN], "k": ["10"], "fold": ["0"]}
+    expect(hits(page, "Reranked")).to_have_count(10)
+    expect(page.get_by_label("Fold similar pictures")).not_to_be_checked()
+
+
+def test_a_slow_first_load_says_so_until_it_is_done(context: BrowserContext) -> None:
+    page = context.new_page()
+    held: list[Route] = []
+    page.route("**/v1/info", lambda route: held.append(route))
+    page.goto("/")
+    line = page.get_by_role("status")
+    expect(line).to_contain_text("Loading…")
+    page.get_by_role("searchbox").fill(PLAIN)
+    page.keyboard.press("Enter")
+    held.pop().continue_()
+    answered(page, PLAIN)
+    expect(line).to_contain_text("pictures reranked in")
+    assert held == [], "Enter asks for nothing twice"
+    page.goto("/")
+    expect(line).to_contain_text("Loading…")
+    held.pop().continue_()
+    expect(page.locator("#hint")).to_be_visible()
+    expect(line).to_have_text("")
+
+
+OLDER = (
+    "delete URLSearchParams.prototype.size; delete Element.prototype.checkVisibility;"
+    "for (const name of ['ariaExpanded', 'ariaHidden', 'ariaPressed', 'role'])"
+    " delete Element.prototype[name];"
+)  # Firefox before 112, Safari before 17.4
+
+
+def test_browsers_of_some_years_ago_are_enough(context: BrowserContext, heard: list[str]) -> None:
+    context.add_init_script(OLDER)
+    page = context.new_page()
+    page.goto("/")
+    expect(page.locator("#size")).to_have_text("49 pictures")
+    search(page, TWICE)
+    assert parse_qs(urlsplit(page.url).query) == {"q": [TWICE]}
+    item = hits(page, "Reranked").first
+    item.get_by_role("button", name="similar", expanded=False).click()
+    expect(item.get_by_role("button", name="similar", expanded=True)).to_be_visible()
+    item.locator(".picture").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    page.get_by_label("Fold similar pictures").uncheck()
+    page.get_by_role("button", name="Show more").click()
+    expect(hits(page, "Reranked")).to_have_count(40)
+    assert heard == []
 
 
 def test_words_typed_while_the_page_loads_stay(context: BrowserContext) -> None:

@@ -89,12 +89,14 @@ def test_a_picture_that_is_sent_scores_as_the_same_one_stored(
         f"DATA:image/JPEG;Base64,{sent}",
         {"id": name},
         {"text": name},
+        {"text": f"data:image/jpeg;base64,{sent}"},
+        {"text": f"DATA:image/JPEG;Base64,{sent}"},
     ]
     given = {"query": QUERY, "documents": documents, "raw_scores": True}
     results = served.post("/v1/rerank", given).json["results"]
     scores = {one["index"]: one["relevance_score"] for one in results}
-    assert set(scores) == set(range(7))
-    assert [scores[at] for at in (1, 3, 4, 5, 6)] == pytest.approx([scores[2]] * 5, abs=1e-4)
+    assert set(scores) == set(range(9))
+    assert [scores[at] for at in (1, *range(3, 9))] == pytest.approx([scores[2]] * 7, abs=1e-4)
     assert abs(scores[0] - scores[2]) > 1e-3
 
 
@@ -129,6 +131,8 @@ def huge(side: int = 9000) -> bytes:
         ({"image": base64.b64encode(b"x" * (10 << 20 | 1)).decode()}, "10 MiB"),
         ({}, "expected one of"),
         ({"id": "holiday.jpg", "image": "aaaa"}, "expected one of"),
+        ({"text": "data:image/png;base64,aaaa", "image": "aaaa"}, "expected one of"),
+        ({"text": "data:image/png;base64,aaaa"}, "can't be read as a picture"),
         ("", "no picture ''"),
         ("a\0b", "can't be the id"),
         ("x" * 5000, "can't be the id"),

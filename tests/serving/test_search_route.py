@@ -66,6 +66,24 @@ def test_near_duplicates_are_folded_where_it_is_asked(served: Served, index: Ima
     assert any(hit.duplicates for hit in hits)
 
 
+def test_a_hit_knows_its_place_in_the_whole_list_of_the_first_stage(served: Served) -> None:
+    for fold in ("true", "false"):
+        values = {"q": QUERY, "k": 17, "group_duplicates": fold}
+        few, whole = (asked(served, **values, top=top) for top in (3, 20))
+        places = {
+            one: hit["rank"]
+            for hit in whole["first_stage"]
+            for one in (hit["id"], *hit["duplicates"])
+        }
+        assert len(places) == 17
+        for found in (few, whole):
+            for hit in found["first_stage"] + found["reranked"]:
+                assert hit["first_stage_place"] == places[hit["id"]]
+        later = [hit for hit in few["reranked"] if hit["first_stage_place"] > 3]
+        folded = [hit["first_stage_place"] < hit["first_stage_rank"] for hit in later]
+        assert later and any(folded) == (fold == "true")
+
+
 def test_it_says_whether_anything_matches_well(served: Served, scenes: RetrievalSplit) -> None:
     good = [asked(served, q=one.text)["matches_well"] for one in scenes.captions[::5]]
     assert good.count(True) >= 10 and asked(served, q=QUERY)["calibrated"] is True

@@ -178,8 +178,12 @@ def test_what_others_add_is_found_soon(
 
 
 def test_an_index_made_anew_is_served_and_health_tells_when_it_cannot_be_read(
-    shapes: Reranker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    shapes: Reranker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("edje.serving.web_app.HEALTH_SECONDS", 20)  # machines may be busy
     folder = tmp_path / "own.edje"
     for name in ("one", "two"):
         ImageIndex.open(folder, shapes).add({name: photograph(tmp_path / f"{name}.jpg")})
@@ -199,9 +203,55 @@ def test_an_index_made_anew_is_served_and_health_tells_when_it_cannot_be_read(
         assert served.get("/images/three").status == 200
 
 
-def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
-    shapes: Reranker, tmp_path: Path
+def test_health_tells_that_the_index_is_gone_before_any_request_has_failed(
+    shapes: Reranker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("edje.serving.web_app.HEALTH_SECONDS", 20)
+    own = ImageIndex.open(tmp_path / "own.edje", shapes)
+    own.add({name: photograph(tmp_path / f"{name}.jpg") for name in ("one", "two")})
+    searcher = Searcher(ImageIndex.open(own.folder, shapes))
+    with serving(WebApp(searcher)) as served:
+        assert served.get("/healthz").status == 200 and not searcher.is_due
+        shutil.rmtree(own.folder)
+        assert served.get("/healthz").status == 200  # it has just looked
+        searcher._due = 0.0  # as some seconds later
+        assert [served.get("/healthz").status for _ in range(2)] == [503, 503]
+        assert caplog.text.count("own.edje is gone") == 1
+
+
+def test_health_of_a_busy_server_is_what_was_last_known(slow: tuple[Served, Slow]) -> None:
+    served, searcher = slow
+    for _ in range(2):
+        assert searcher.is_due and served.get("/healthz").status == 200
+    assert searcher.began.acquire(timeout=20)
+    assert searcher.batches == [1]  # both calls wait for one look
+    served.web.problem = "it was being copied"
+    assert served.get("/healthz").status == 503
+    searcher.may.set()
+    for _ in range(400):
+        if served.get("/healthz").status == 200:
+            break
+        threading.Event().wait(0.02)
+    assert served.web.problem is None
+
+
+def test_a_look_that_takes_too_long_does_not_make_a_server_ill(
+    index: ImageIndex, shapes: Reranker
+) -> None:
+    searcher = Slow(ImageIndex.open(index.folder, shapes))
+    with serving(WebApp(searcher, limits=Limits(waiting=3, seconds=0.1))) as served:
+        assert served.get("/healthz").status == 200
+        assert search(served).status == 504
+        searcher.may.set()
+
+
+def test_an_index_of_given_embeddings_reranks_and_says_why_it_does_not_search(
+    shapes: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edje.serving.web_app.HEALTH_SECONDS", 20)
     paths = [photograph(tmp_path / f"{at}.jpg", at) for at in range(3)]
     given = ImageIndex.from_embeddings(
         tmp_path / "given.edje", shapes, np.eye(3, dtype=np.float32), paths

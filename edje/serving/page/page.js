@@ -3,7 +3,7 @@
 
 const TOP = 20; // hits of a list at first
 const CANDIDATES = 100;
-const SLOW = 400; // milliseconds after which the page shows that a search is running
+const SLOW = 400; // milliseconds after which the page says that it waits
 const STEPS = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]; // of candidates, up to the limit
 const STAGES = { text: "text", first_stage: "first stage", reading: "reading", scoring: "scoring" };
 
@@ -12,6 +12,7 @@ const whole = new Intl.NumberFormat("en");
 
 let info; // of the index, from /v1/info
 let asking; // AbortController of the running request
+let waiting; // timer of the line that says so
 
 // ---- the query, in the address ----------------------------------------------------------------
 
@@ -39,8 +40,11 @@ function address({ q, k, tokens, top, fold }) {
   if (tokens !== info.default_tokens) said.set("tokens", tokens);
   if (top !== Math.min(TOP, info.max_top)) said.set("top", top);
   if (!fold) said.set("fold", "0");
-  return said.size ? `${location.pathname}?${said}` : location.pathname;
+  return addressOf(said);
 }
+
+/** The page's address with parameters. */
+const addressOf = (said) => (`${said}` ? `${location.pathname}?${said}` : location.pathname);
 
 function ask(changes) {
   const next = { ...asked(), ...changes };
@@ -78,11 +82,15 @@ async function get(path, signal) {
   throw new Problem(said.replace(/^q: it /, "The text "));
 }
 
-/** Run a step; an error is shown with a button that runs the step again. */
-async function attempt(step) {
-  asking?.abort();
+/** Run a step; if it is slow, `doing` is shown; an error, with a button that runs it again. */
+async function attempt(doing, step) {
+  rest();
   const { signal } = (asking = new AbortController());
   document.body.setAttribute("aria-busy", "true");
+  waiting = setTimeout(() => {
+    at("verdict").textContent = "";
+    at("times").textContent = doing;
+  }, SLOW);
   try {
     await step(signal);
     if (asking.signal === signal) at("problem").hidden = true; // else a later step has shown its own
@@ -92,15 +100,22 @@ async function attempt(step) {
     at("results").hidden = true;
     at("verdict").textContent = at("times").textContent = "";
     at("problem").querySelector("p").textContent = error.message;
-    at("problem").querySelector("button").onclick = () => attempt(step);
+    at("problem").querySelector("button").onclick = () => attempt(doing, step);
     at("problem").hidden = false;
   } finally {
-    if (asking.signal === signal) document.body.removeAttribute("aria-busy");
+    if (asking.signal === signal) rest();
   }
 }
 
+/** Stop what is running. */
+function rest() {
+  asking?.abort();
+  clearTimeout(waiting);
+  document.body.removeAttribute("aria-busy");
+}
+
 const start = () =>
-  attempt(async (signal) => {
+  attempt("Loading…", async (signal) => {
     info = await get("v1/info", signal);
     at("name").textContent = info.name;
     at("size").textContent = `${whole.format(info.images)} pictures`;
@@ -119,27 +134,18 @@ function answer() {
   at("hint").hidden = true;
   if (at("viewer").open) at("viewer").close();
   if (!wanted.q) {
-    asking?.abort();
-    document.body.removeAttribute("aria-busy");
+    rest();
     at("results").hidden = at("problem").hidden = true;
     at("times").textContent = "";
     at("verdict").textContent = info.images ? "" : "This index has no pictures yet.";
     at("hint").hidden = !info.images;
     return undefined;
   }
-  return attempt(async (signal) => {
+  return attempt("Searching…", async (signal) => {
     const { q, k, top, tokens, fold } = wanted;
     const query = new URLSearchParams({ q, k, top, tokens, group_duplicates: fold });
     if (info.token_budgets.length < 2) query.delete("tokens");
-    const slow = setTimeout(() => {
-      at("verdict").textContent = "";
-      at("times").textContent = "Searching…";
-    }, SLOW);
-    try {
-      show(await get(`v1/search?${query}`, signal));
-    } finally {
-      clearTimeout(slow);
-    }
+    show(await get(`v1/search?${query}`, signal));
   });
 }
 
@@ -157,16 +163,12 @@ function choose(select, number) {
 // ---- an answer --------------------------------------------------------------------------------
 
 function show(found) {
-  const before = new Map(); // places in the first stage's list; near duplicates have their hit's
-  for (const { id, rank, duplicates } of found.first_stage) {
-    for (const one of [id, ...duplicates]) before.set(one, rank);
-  }
   const lists = {
     first_stage: found.first_stage.map((hit) => ({ ...hit, list: "first_stage" })),
     reranked: found.reranked.map((hit) => ({
       ...hit,
       list: "reranked",
-      moved: (before.get(hit.id) ?? hit.first_stage_rank) - hit.rank,
+      moved: hit.first_stage_place - hit.rank,
     })),
   };
   for (const [list, hits] of Object.entries(lists)) {
@@ -230,7 +232,7 @@ function moved(place, by) {
   const [arrow, word] = by > 0 ? ["▲", "up"] : ["▼", "down"];
   place.classList.add(word);
   const arrowed = document.createElement("span");
-  arrowed.ariaHidden = "true";
+  arrowed.setAttribute("aria-hidden", "true");
   arrowed.textContent = arrow;
   place.append(arrowed, unseen(`${word} `), ` ${whole.format(Math.abs(by))}`);
 }
@@ -263,15 +265,15 @@ function duplicates(hit) {
   button.type = "button";
   button.className = "fold";
   button.textContent = `+${count} similar`;
-  button.ariaExpanded = "false";
+  button.setAttribute("aria-expanded", "false");
   list.hidden = true;
-  list.role = "list";
+  list.setAttribute("role", "list");
   button.addEventListener("click", () => {
     if (!list.childElementCount) {
       list.append(...hit.duplicates.map((id) => duplicate(id, hit)));
     }
     list.hidden = !list.hidden;
-    button.ariaExpanded = String(!list.hidden);
+    button.setAttribute("aria-expanded", String(!list.hidden));
   });
   return [button, list];
 }
@@ -290,8 +292,10 @@ function duplicate(id, hit) {
 const viewer = at("viewer");
 let shown; // the button of the large picture
 
+const isDisplayed = (one) => one.getClientRects().length > 0;
+
 const pictures = () =>
-  [...shown.closest("section").querySelectorAll(".picture")].filter((one) => one.checkVisibility());
+  [...shown.closest("section").querySelectorAll(".picture")].filter(isDisplayed);
 
 function open(button) {
   shown = button;
@@ -355,7 +359,11 @@ at("form").addEventListener("submit", (event) => {
   const q = at("query").value.trim();
   if (!q) return;
   if (!info) { // the answer follows once it is loaded
-    history.pushState(null, "", `?${new URLSearchParams({ q })}`);
+    const said = new URLSearchParams(location.search);
+    said.set("q", q);
+    said.delete("top");
+    history.pushState(null, "", addressOf(said));
+    if (!document.body.hasAttribute("aria-busy")) start();
     return;
   }
   if (matchMedia("(pointer: coarse)").matches) at("query").blur(); // hides the keyboard
@@ -371,7 +379,7 @@ at("more").addEventListener("click", async () => {
   const { top } = asked();
   await ask({ top: Math.min(2 * top, info.max_top) });
   const lists = [...document.querySelectorAll("#reranked, #first_stage")];
-  const seen = lists.filter((list) => list.checkVisibility()).at(-1); // for both layouts
+  const seen = lists.filter(isDisplayed).at(-1); // for both layouts
   seen?.querySelectorAll("ol > li > .picture")[top]?.focus();
 });
 
@@ -385,7 +393,7 @@ for (const button of document.querySelectorAll(".switch button")) {
     const list = button.dataset.list; // the one that a narrow window shows
     at("results").dataset.shown = list;
     for (const other of document.querySelectorAll(".switch button")) {
-      other.ariaPressed = String(other === button);
+      other.setAttribute("aria-pressed", String(other === button));
     }
   });
 }
@@ -409,7 +417,7 @@ addEventListener("popstate", () => {
 const given = new URLSearchParams(location.search);
 if (given.has("token")) { // the cookie has it now; a shared address must not contain it
   given.delete("token");
-  history.replaceState(null, "", given.size ? `${location.pathname}?${given}` : location.pathname);
+  history.replaceState(null, "", addressOf(given));
 }
 // From now on the box is the reader's: what is typed while the page loads stays.
 if (inAddress()) at("query").value = inAddress();
