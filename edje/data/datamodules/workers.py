@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
+from multiprocessing.context import BaseContext, ForkContext, ForkProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from edje.errors import EdjeError
 from edje.parallel.environment import launched
 
 SHARED = Path("/dev/shm")  # where Linux keeps the batches that workers hand over
+PAUSE = 0.05  # seconds before a worker is forked
 AHEAD = 2  # batches that each worker reads in advance, as in torch
 
 
@@ -53,12 +56,31 @@ def number_of(option: str, asked: int | None, suited: int, processes: int, batch
     return asked
 
 
-def start_method(workers: int) -> str | None:
+def start_method(workers: int) -> BaseContext | None:
     """How a loader's workers start: on Linux forked, also where Python or the process would not be.
 
     A forked worker needs no copy of a tower or of a training set.
     """
-    return "fork" if workers and sys.platform == "linux" else None
+    return FORKED if workers and sys.platform == "linux" else None
+
+
+class _Forked(ForkProcess):
+    def start(self) -> None:
+        """Start it when the threads that have just exchanged tensors are done.
+
+        Before Python 3.12 a forked process waits for ever if a thread of its parent was just
+        beginning or ending to run Python, as torch's do after each collective operation.
+        """
+        if sys.version_info < (3, 12):
+            time.sleep(PAUSE)
+        super().start()
+
+
+class _Forking(ForkContext):
+    Process = _Forked
+
+
+FORKED = _Forking()
 
 
 def room() -> int:

@@ -127,3 +127,15 @@ def test_cores_that_slurm_gave_to_a_task_alone_are_not_divided_again(
     assert share_of_cores(4, 1) == 1
     monkeypatch.delenv("SLURM_CPUS_ON_NODE")
     assert share_of_cores(4, 16) == own // 4
+
+
+def test_a_worker_is_forked_only_when_threads_of_a_collective_have_had_time_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(workers.time, "sleep", waited.append)
+    process = workers.FORKED.Process(target=print)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert waited == ([workers.PAUSE] if sys.version_info < (3, 12) else [])
