@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Real
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.index.hits import NEAR_DUPLICATE, Hit, grouped
+from edje.index.hits import NEAR_DUPLICATE, Hit, cosines, grouped
 from edje.inference.given_numbers import Numbers
 from edje.ranges import check_count, check_probability
 
@@ -92,8 +93,14 @@ class Answer:
         least = _least_cosine(group_duplicates)
         if least is None:
             return hits[:top]
-        tokens = self.tokens[torch.tensor(rows, dtype=torch.long)]
-        return grouped(hits, tokens, len(hits) if top is None else top, least)
+        order = torch.tensor(rows, dtype=torch.long)
+        cosine = self._cosines[order][:, order]
+        return grouped(hits, cosine, len(hits) if top is None else top, least)
+
+    @cached_property
+    def _cosines(self) -> Float[Tensor, "hits hits"]:
+        """Computed once for the lists of both stages."""
+        return cosines(self.tokens)
 
 
 def _least_cosine(group_duplicates: bool | float) -> float | None:

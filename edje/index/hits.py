@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,22 +55,29 @@ def on_one_line(name: str) -> str:
     )
 
 
+def cosines(tokens: Float[Tensor, "hits tokens width"]) -> Float[Tensor, "hits hits"]:
+    """Of the tokens of each two pictures, each concatenated to one vector."""
+    vectors = torch.nn.functional.normalize(tokens.float().flatten(1), dim=1)
+    return similarities(vectors, vectors)
+
+
 def grouped(
-    hits: Sequence[Hit], tokens: Float[Tensor, "hits tokens width"], top: int, least: float
+    hits: Sequence[Hit], cosine: Float[Tensor, "hits hits"], top: int, least: float
 ) -> list[Hit]:
     """The `top` best distinct hits, each with the near duplicates that come after it.
 
-    A hit is a near duplicate of a better one if the cosine of their tokens, each concatenated to
-    one vector, is at least `least`.
+    A hit is a near duplicate of the best hit with which its `cosine` is at least `least`, and
+    which isn't a near duplicate itself.
     """
-    vectors = torch.nn.functional.normalize(tokens.float().flatten(1), dim=1)
-    close = similarities(vectors, vectors) >= least - ROUNDING
-    kept: list[int] = []
-    stands_for: dict[int, list[str]] = {}
+    close = (cosine >= least - ROUNDING).cpu().numpy()
+    is_left = np.ones(len(hits), dtype=bool)
+    found: list[Hit] = []
     for row, hit in enumerate(hits):
-        better = next((one for one in kept if close[one, row]), None)
-        if better is None:
-            kept.append(row)
-        else:
-            stands_for.setdefault(better, []).append(hit.id)
-    return [replace(hits[row], duplicates=tuple(stands_for.get(row, ()))) for row in kept[:top]]
+        if len(found) == top:
+            break
+        if is_left[row]:
+            is_left[row] = False
+            alike = np.flatnonzero(close[row] & is_left)
+            is_left[alike] = False
+            found.append(replace(hit, duplicates=tuple(hits[one].id for one in alike.tolist())))
+    return found
