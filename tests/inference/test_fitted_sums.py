@@ -67,7 +67,7 @@ def test_fewer_tokens_leave_their_own_weights_and_the_given_checkpoint_as_it_is(
     given = replace(tiny_checkpoint(NESTED), fusion=SUMS)
     tokens = torch.randn(2, 9, 16)
     everything = given.model.compress(tokens)
-    few = keep_first_tokens(given, count)
+    few = keep_first_tokens(given, count, is_recorded=True)
     assert few.fusion == left and given.fusion == SUMS
     assert given.model.adapter.num_tokens == 4 and few.model.adapter.num_tokens == count
     assert torch.equal(given.model.compress(tokens), everything)

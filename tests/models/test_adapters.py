@@ -446,7 +446,8 @@ def test_a_reranker_with_budgets_serves_fewer_tokens(tmp_path):
     few = Reranker.from_pretrained(tmp_path / "nested.ckpt", num_tokens=2)
     visual = few.compress(tokens)
     torch.testing.assert_close(visual, full.compress(tokens)[:, :2])
-    torch.testing.assert_close(few.score(captions, visual), full.score(captions, visual))
+    cut = full.with_first_tokens(2)
+    torch.testing.assert_close(few.score(captions, visual), cut.score(captions, visual))
     with pytest.raises(EdjeError, match=r"num_tokens=5: this reranker has 4 tokens.*first 2, 4"):
         Reranker.from_pretrained(tmp_path / "nested.ckpt", num_tokens=5)
 
