@@ -25,7 +25,8 @@ OF_MORE_WRITINGS = (
 
 def families(installed: Iterable[str]) -> list[str]:
     """Fonts for each glyph to be looked up in, in this order: the usual one, then those above."""
-    return ["sans-serif", *(name for name in OF_MORE_WRITINGS if name in set(installed))]
+    there = set(installed)
+    return ["sans-serif", *(name for name in OF_MORE_WRITINGS if name in there)]
 
 
 RC: Any = {  # matplotlib types each key separately, and differently in each version

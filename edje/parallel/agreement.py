@@ -141,14 +141,14 @@ def of_rank_0(process: Launched, value: str) -> str:
     Raises:
         EdjeError: as `check_others`.
     """
-    name = f"text {next(_calls[process.rank])}"
+    name, store = f"text {next(_calls[process.rank])}", common_store(process)
     if process.rank == 0:
-        common_store(process).set(name, value)
-    check_others(process)
-    while not common_store(process).check([name]):
-        time.sleep(LOOK_AGAIN)
+        store.set(name, value)
+    while True:
         check_others(process)
-    return common_store(process).get(name).decode()
+        if store.check([name]):
+            return store.get(name).decode()
+        time.sleep(LOOK_AGAIN)
 
 
 def tell_failure(process: Launched, error: Exception) -> None:
