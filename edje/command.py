@@ -72,7 +72,3 @@ def on_index(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader closed the pipe, like `| head`
         stop_talking()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

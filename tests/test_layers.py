@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "models": {"ranges", "records", "errors"},
     "objectives": {"records", "errors"},
     "retrieval": {"ranges", "records", "errors"},
-    "tokens": {"records", "errors", "durable", "identity", "backbones.protocol"},
+    "tokens": {"ranges", "records", "errors", "durable", "identity", "backbones.protocol"},
     "images": {"errors"},
     "data": {
         "ranges", "records", "errors", "captions", "cores", "durable", "images", "tokens",
@@ -69,6 +69,7 @@ MAY_IMPORT = {
         "parallel.slurm", "sweeps",
     },
     "command": {"cli", "config.terminal", "errors", "garbage", "index", "serving"},
+    "__main__": {"command"},
     "sweeps": {"config", "errors"},
     "pipeline": {
         "ranges", "records", "errors", "captions", "durable", "identity", "images",

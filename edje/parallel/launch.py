@@ -40,7 +40,7 @@ def check_processes(num_nodes: int, devices_of_a_node: int) -> None:
             f"{said}: only this process was started. Start one for each device with srun "
             "(srun -N2 --ntasks-per-node=4 edje …) or torchrun (torchrun --nnodes=2 "
             "--nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=<first node>:29400 "
-            "-m edje.cli …)."
+            "-m edje …)."
         )
     if process is not None and process.world_size != asked:
         each = process.world_size // process.num_nodes

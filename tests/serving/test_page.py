@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @contextmanager
 def edje_serve(index: Path) -> Iterator[str]:
     """`edje serve` in another process; its address."""
-    command = [sys.executable, "-m", "edje.command", "serve", str(index), "--port", "0"]
+    command = [sys.executable, "-m", "edje", "serve", str(index), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

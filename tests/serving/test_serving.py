@@ -32,7 +32,7 @@ class Process(Served):
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        command = [sys.executable, "-m", "edje.command", "serve", str(index.folder)]
+        command = [sys.executable, "-m", "edje", "serve", str(index.folder)]
         command += ["--port", "0", "--precision", "fp32"]
         self.process = subprocess.Popen(
             [*command, *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
