@@ -544,13 +544,8 @@ class Reranker:
             )
         if not captions:
             return torch.empty(0)
-        tokens, width = self._visual_shape
-        if not isinstance(visual, Tensor) or tuple(visual.shape[1:]) != (tokens, width):
-            shape = tuple(visual.shape) if isinstance(visual, Tensor) else type(visual).__name__
-            raise EdjeError(
-                f"score: got {shape} as visual tokens, expected a tensor of shape (pairs, "
-                f"{tokens}, {width}). Encode the images with this reranker."
-            )
+        _check_tensor(visual, "score")
+        self._check_visual(visual.shape[1:])
         different = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         texts = torch.tensor([different[caption] for caption in captions])
         images = torch.arange(len(visual))
@@ -700,30 +695,30 @@ class Reranker:
         rows = iter(made)
         return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
 
-    @property
-    def _visual_shape(self) -> tuple[int, int]:
-        """Visual tokens of an image, and their width."""
-        return int(self.model.adapter.num_tokens), self.model.joint.width
-
     def _check_visual(self, shape: torch.Size) -> None:
-        if tuple(shape) != self._visual_shape:
+        reads = int(self.model.adapter.num_tokens), self.model.joint.width
+        if tuple(shape) != reads:
             raise EdjeError(
                 f"got images encoded to {tuple(shape)} numbers each (tokens, width), but this "
-                f"reranker reads {self._visual_shape}. Encode them with this reranker."
+                f"reranker reads {reads}. Encode them with this reranker."
             )
 
     def _check_width(self, tokens: Tensor, caller: str) -> None:
-        if not isinstance(tokens, Tensor):
-            raise EdjeError(
-                f"{caller}: got a {type(tokens).__name__}, expected a tensor: torch.from_numpy "
-                "makes one of an array."
-            )
+        _check_tensor(tokens, caller)
         width = self.checkpoint.facts.token_width
         if tokens.ndim != 3 or tokens.shape[2] != width:
             raise EdjeError(
                 f"{caller}: got tokens of shape {tuple(tokens.shape)}, but this model reads "
                 f"(images, tokens, {width}). Encode the images with the backbone it was trained on."
             )
+
+
+def _check_tensor(tokens: Any, caller: str) -> None:
+    if not isinstance(tokens, Tensor):
+        raise EdjeError(
+            f"{caller}: got a {type(tokens).__name__}, expected a tensor: torch.from_numpy makes "
+            "one of an array, and encoded images have .tokens."
+        )
 
 
 def _emptied(collection: ScoringSet) -> ScoringSet:
