@@ -38,6 +38,7 @@ from edje.config.overrides import (
     forced,
     quoted,
     readable,
+    refuse_empty_paths,
     refuse_former_names,
     value_given,
 )
@@ -138,6 +139,7 @@ def run(arguments: list[str]) -> None:
     register_sweeper(checked)
     conf = conf_folder()
     refuse_former_names(arguments)
+    refuse_empty_paths(arguments)
     if launched() is not None and MULTIRUN & set(arguments):
         raise EdjeError(
             "-m: a sweep starts its jobs itself, but a launcher has started several processes of "

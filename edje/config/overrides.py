@@ -15,6 +15,10 @@ HOME = re.compile(r"^(['\"]?)~(?=/|['\"]?$)")
 MEANT = frozenset(",=[]{}()'\"")  # characters with a meaning of their own in a value
 MULTIRUN = {"-m", "--multirun"}
 NONE = "none.yaml"  # the option of a group that may be left out
+PATHS = (  # which an unset variable of the shell leaves empty
+    *("checkpoint", "resume", "store", "cache_dir", "teacher", "miner"),
+    *("data.root", "start.path"),
+)
 KEY = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[^=@:]+)")
 
 
@@ -33,6 +37,19 @@ def refuse_former_names(arguments: list[str]) -> None:
     given = ((key_of(a), a.partition("=")[2] or None) for a in arguments if a[:1] != "-")
     if told := [said for key, value in given if (said := advice(key, value))]:
         raise EdjeError(" ".join(told))
+
+
+def refuse_empty_paths(arguments: list[str]) -> None:
+    """Refuse a path without text, which would mean the current folder.
+
+    Raises:
+        EdjeError: names the key.
+    """
+    if empty := [key for key in PATHS if value_given(arguments, key) == ""]:
+        raise EdjeError(
+            f"{empty[0]}= has no value: expected a path. Give it, or leave {empty[0]} out; the "
+            f"current folder is a dot: {empty[0]}=."
+        )
 
 
 def is_group(key: str, conf: Path) -> bool:

@@ -26,6 +26,7 @@ from edje.language_model import (
 from edje.models.adapters import BackboneFacts
 from edje.models.joint_encoder import extend_position_table
 from edje.packaged import packaged_source
+from edje.ranges import check_path
 
 if TYPE_CHECKING:
     from edje.inference.reranker import Reranker
@@ -77,6 +78,7 @@ def load_reference_checkpoint(
     """
     from edje.inference.reranker import Reranker  # it imports this module
 
+    check_path("path", path)
     tower = str(vision_tower)
     return Reranker(reference_checkpoint(str(path), str(language_model), tower_facts(tower), tower))
 

@@ -122,7 +122,7 @@ def cached_collection(
             wait=wait,
             by_all_ranks=cache.by_all_ranks,
         )
-    opened = open_store(store or folder, fingerprints)
+    opened = open_store(folder if store is None else store, fingerprints)
     return collection_of(cache, source, split, backbone, opened, wait=wait)
 
 

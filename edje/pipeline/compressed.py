@@ -57,7 +57,7 @@ def compress(
     raw_folder, _ = find_store(cache.folder, source.name, source.split, "raw", expected)
     if store is None:
         wait_until_written(raw_folder)
-    raw = open_store(store or raw_folder, expected)
+    raw = open_store(raw_folder if store is None else store, expected)
     fingerprint = compressed_fingerprint(checkpoint, raw.manifest.fingerprint, codec)
     target = store_folder(cache.folder, source.name, source.split, "compressed", fingerprint)
     fill_store(

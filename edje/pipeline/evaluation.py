@@ -24,6 +24,7 @@ from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.pipeline.token_cache import Cache
+from edje.ranges import check_path
 from edje.records import Direction
 from edje.retrieval.report import retrieval_metrics
 from edje.retrieval.rerank import RerankedList
@@ -75,6 +76,7 @@ def evaluate(
         backbone = checkpoint.picture_encoder.backbone if backbone is None else backbone
         checkpoint = checkpoint.checkpoint
     elif not isinstance(checkpoint, Checkpoint):
+        check_path("checkpoint", checkpoint)
         checkpoint = load_checkpoint(Path(checkpoint))
     if backbone is None:
         backbone = backbone_of(checkpoint)

@@ -11,6 +11,7 @@ from edje.inference.checkpoint import Checkpoint, warm_start
 from edje.pipeline.canonical import canonical_start
 from edje.pipeline.collection import Collection
 from edje.pipeline.trained import Published, trained_content
+from edje.ranges import check_path
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class CheckpointStart(Start):
     """
 
     def __init__(self, *, path: str):
+        check_path("start.path", path)
         self.path = path
 
     def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edje.durable import reading
 from edje.errors import EdjeError
+from edje.ranges import check_path
 from edje.tokens.codec import Codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.manifest import PLAN_FILE, STORE_FILE, Manifest, parse_manifest
@@ -222,7 +223,12 @@ class TokenStore:
 
 
 def place_of(folder: str | Path) -> Path | RemoteFolder:
-    """The place of a store: a local folder, also as `file://`, or a URL."""
+    """The place of a store: a local folder, also as `file://`, or a URL.
+
+    Raises:
+        EdjeError: it is no path, or empty.
+    """
+    check_path("store", folder)
     if isinstance(folder, Path) or "://" not in folder:
         return Path(folder)
     for local in ("file://", "local://"):

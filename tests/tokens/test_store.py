@@ -16,6 +16,7 @@ from edje.tokens import reused_memory, spanned_map
 from edje.tokens.codec import make_codec
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.store import TokenStore
+from edje.tokens.verification import verify
 from edje.tokens.writer import write_store
 from tests.tiny.stores import (
     FINGERPRINT,
@@ -258,6 +259,12 @@ def test_a_shard_that_may_not_be_read_is_named(
     monkeypatch.setattr("edje.tokens.spanned_map.os.open", refused)
     with pytest.raises(EdjeError, match=r"can't read .*shard-00000\.arrow"):
         store.read(torch.arange(3))
+
+
+def test_an_empty_text_is_no_store() -> None:
+    for opened in (TokenStore.open, verify):
+        with pytest.raises(EdjeError, match="store='': expected a path"):
+            opened("")
 
 
 def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edje.data.sources.source import BadImages, Source
 from edje.data.sources.spelling import as_text, one_spelling
 from edje.data.sources.tables import table_rows
 from edje.errors import EdjeError
+from edje.ranges import check_path
 
 Annotation = tuple[str, str, Any]  # an image's path; its caption's position; its caption or a list
 
@@ -51,6 +52,7 @@ class ListedPairs:
         passes: float = 1.0,
         held_back: Source | None = None,
     ):
+        check_path("root", root)
         self.root = Path(root)
         self.annotations = self.root / annotations
         self.images = tuple(images)

@@ -23,6 +23,7 @@ from edje.data.sources.assembly import require_root
 from edje.data.sources.image_captions import ImageCaptions
 from edje.data.sources.source import BadImages
 from edje.errors import EdjeError
+from edje.ranges import check_path
 
 MANY_TARS = 16  # from this number on, starting several processes is worth it
 
@@ -55,6 +56,7 @@ class TarPairs:
         caption_key: str = "caption",
         passes: float = 1.0,
     ):
+        check_path("root", root)
         self.root = Path(root)
         self.shards = shards
         self.caption_key = caption_key

@@ -15,6 +15,7 @@ from edje.data.sources.assembly import (
     require_unique,
 )
 from edje.data.sources.source import AnnotatedImage, BadImages, split_counts, unknown_split
+from edje.ranges import check_path
 from edje.records import RetrievalSplit
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class AnnotatedSource(ABC):
         split_names: dict[str, str] | None = None,
     ) -> None:
         self.name = name
+        check_path("data.root", root)
         self.root = Path(root)
         self.split_names = dict(split_names or {})
         self.split = self.our_name(split)
