@@ -28,7 +28,8 @@ class SweepJob:
     message: str
 
     def __str__(self) -> str:
-        return f"{os.path.relpath(self.folder)} ({' '.join(self.overrides)}): {self.message}"
+        given = f" ({' '.join(self.overrides)})" if self.overrides else ""
+        return f"{os.path.relpath(self.folder)}{given}: {self.message}"
 
 
 def record_job(
@@ -68,7 +69,8 @@ class SweepJobs:
     def unfinished(self) -> list[SweepJob]:
         """Failed or stopped jobs, in order, with the overrides that not all jobs share."""
         jobs = [read_job(path) for path in sorted(self._touched(), key=_natural)]
-        shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs[1:] else set()
+        known = [set(job.overrides) for job in jobs if job.overrides]
+        shared = set.intersection(*known) if known[1:] else set()
         return [
             replace(job, overrides=[text for text in job.overrides if text not in shared])
             for job in jobs
@@ -92,11 +94,16 @@ class SweepJobs:
 
 
 def read_job(path: Path) -> SweepJob:
-    """The job that a job.json describes."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """The job that a job.json describes; a failed one without overrides if it is damaged."""
     cut = "it stopped before its end, perhaps killed; logs/run.log has its last messages"
-    said = content.get("message", cut)
-    return SweepJob(path.parent, content["overrides"], content["state"], said)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        said = content.get("message", cut)
+        return SweepJob(path.parent, list(content["overrides"]), content["state"], said)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        damage = f"{JOB_FILE} can't be read ({type(error).__name__}: {error})"
+        again = "The sweep's command, given again, writes it anew."
+        return SweepJob(path.parent, (), "failed", f"{damage}. {again}")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

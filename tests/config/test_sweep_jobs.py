@@ -187,6 +187,34 @@ def test_what_ends_the_launcher_itself_is_told_after_its_failed_jobs(
     assert end == "The sweep was ended: RuntimeError: a worker was killed"
 
 
+@pytest.mark.parametrize("damaged", ['{"overrides": ["seed', "[]", '{"state": "done"}'])
+def test_a_damaged_record_of_a_job_is_named_and_written_anew(
+    command: Command,
+    basic: type[Launcher],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damaged: str,
+) -> None:
+    launch = basic.launch
+
+    def damaging(self, jobs, initial_job_idx):  # type: ignore[no-untyped-def]
+        done = launch(self, jobs, initial_job_idx)
+        Path("runs/seeds/0/job.json").write_text(damaged)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(basic, "launch", damaging)
+        given = ("seed=1,13,2", "trainer.max_steps=9", "hydra.sweep.dir=runs/seeds")
+        assert command("-m", *given) == 1
+    _, first, failed = capsys.readouterr().err.splitlines()
+    assert first.startswith("  runs/seeds/0: job.json can't be read (")
+    assert first.endswith("The sweep's command, given again, writes it anew.")
+    assert failed == "  runs/seeds/1 (seed=13): seed=13: unlucky. Take another."
+    assert command("-m", *given) == 1
+    assert "runs/seeds/0" not in capsys.readouterr().err
+    assert json.loads(Path("runs/seeds/0/job.json").read_text())["state"] == "done"
+
+
 def test_an_interruption_reaches_another_process_as_it_is() -> None:
     error = pickle.loads(pickle.dumps(StoppedError(TrainingInterrupted(15, "python run.py"))))
     assert error.interruption.exit_status == 128 + 15
