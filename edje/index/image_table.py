@@ -380,9 +380,9 @@ class ImageTable:
 def whole(where: str) -> str:
     """A filter that Lance reads to its end: alone, only its first expression would count.
 
-    Two pairs of brackets, as one would end at a bracket too many; a line's end ends a comment.
+    A line's end ends a comment.
     """
-    return f"(({where}\n))"
+    return f"({where}\n)"
 
 
 def bytes_under(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Searching one version of an index: first stage, the candidates' cells, the reranker's scores."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,9 @@ from edje.ranges import check_count
 from edje.tokens.codec import Codec, make_codec
 
 OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
+OF_A_FILTER = re.compile(  # whole texts, names, comments and casts; else brackets and placeholders
+    r"""'[^']*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/|::|[()?$:]""", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -305,13 +309,31 @@ class IndexSearch:
 
 
 def check_where(where: Any) -> None:
-    """Refuse a filter that isn't a text.
+    """Refuse a filter that isn't a text, or whose brackets or placeholders Lance misreads.
+
+    A closing bracket too many would end it there, and a placeholder ends in a panic.
 
     Raises:
-        EdjeError: it is something else, or no valid Unicode.
+        EdjeError: it is something else, no valid Unicode, has a bracket without its other one, or
+            a placeholder.
     """
-    if where is not None and not (isinstance(where, str) and is_unicode(where)):
+    if where is None:
+        return
+    if not (isinstance(where, str) and is_unicode(where)):
         raise EdjeError(f'where={where!r}: expected a filter as a text, such as "width > 1000".')
+    opened = 0
+    for mark in OF_A_FILTER.findall(where):
+        opened += {"(": 1, ")": -1}.get(mark, 0)
+        if mark in ("?", "$", ":"):
+            raise EdjeError(
+                f"invalid filter {where!r}: {mark} stands for a value that nothing gives. "
+                "Write the value itself, a text in single quotes: \"album = 'Rome'\"."
+            )
+        if opened < 0:
+            break
+    if opened:
+        which = "opened and not closed" if opened > 0 else "closed and not opened"
+        raise EdjeError(f"invalid filter {where!r}: a bracket is {which}. Write both of a pair.")
 
 
 def list_of_ids(caller: str, ids: Any) -> list[str]:

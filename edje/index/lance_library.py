@@ -18,6 +18,7 @@ NO_FILTER = (
     *("sql filter", "SQL", "does not return a boolean", "during planning", "Operator "),
     *("logical expression", "Cannot access field", "Error tokenizing"),
 )  # not "Invalid input", as Lance also says it of damage
+PANICS = ("RustPanic", "PanicException")  # no class that can be imported; the latter no Exception
 TO_READ, TO_WRITE = "read", "write to"
 OF_RAY = ("engine=ray needs Ray and pylance", "Install them: pip install 'edje[ray]'.")
 
@@ -74,11 +75,14 @@ def lance(folder: Path | str, doing: str = TO_READ) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except BaseException as error:
+        fault = isinstance(error, OSError | RuntimeError | ValueError)
+        if not fault and type(error).__name__ not in PANICS:
+            raise
         raise EdjeError(explained(error, folder, doing)) from error
 
 
-def explained(error: Exception, folder: Path | str, doing: str) -> str:
+def explained(error: BaseException, folder: Path | str, doing: str) -> str:
     """An error of the library, explained for the user of the index."""
     said = PLACE_IN_SOURCE.sub("", str(error).replace("\n)", ")"))  # as image_table.whole ends
     said = said.strip().split("\n")[0].rstrip(".")

@@ -12,7 +12,7 @@ import pytest
 from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
-from edje.index.lance_library import explained
+from edje.index.lance_library import explained, lance
 from edje.tokens.lock import writer_lock
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
@@ -90,6 +90,16 @@ def test_two_processes_that_begin_one_index_at_once_both_get_their_pictures_in(
     assert other.returncode == 0
     index.refresh()
     assert index.ids() == [path.name for path in paths]
+
+
+@pytest.mark.parametrize("is_like", [Exception, BaseException])
+def test_a_panic_of_lance_is_an_error_of_the_users(is_like: type[BaseException]) -> None:
+    panic = type("PanicException", (is_like,), {})
+    said = r"can't read the index photos\.edje: not yet implemented"
+    with pytest.raises(EdjeError, match=said), lance("photos.edje"):
+        raise panic("not yet implemented")
+    with pytest.raises(KeyboardInterrupt), lance("photos.edje"):
+        raise KeyboardInterrupt
 
 
 def test_words_of_a_filter_in_the_name_of_an_index_blame_no_filter() -> None:

@@ -97,6 +97,9 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
     for where, message in (
         ("nonsense = 3", r"invalid filter of the index .* No field named nonsense.*\bid\b"),
         ("width >", "invalid filter of the index .* Expected: an expression"),
+        ("width = ?", r"invalid filter 'width = \?': \? stands for a value that nothing gives"),
+        ("width = 1)) OR ((width = 2", "a bracket is closed and not opened"),
+        ("(width = 1", "a bracket is opened and not closed"),
         ("width = 'wide'", "invalid filter of the index"),
         ("  ", "invalid filter of the index"),
         ("width", "invalid filter of the index .* does not return a boolean"),
@@ -110,6 +113,20 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
     ):
         with pytest.raises(EdjeError, match=message):
             index.search("red", where=where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "id NOT IN ('?', ')) OR ((', '$1:x', '--', '/*')",
+        "`id` <> 'it''s ) \"' AND (((width)) > 1)",
+        "\"id\" <> '`' -- ?)",
+        "/* :) */ width::int > 1",
+    ],
+)
+def test_brackets_and_placeholders_in_texts_and_comments_are_no_fault(index, pictures, where):
+    index.add(pictures / "more")
+    assert len(index.search("red", where=where)) == 4
 
 
 @pytest.mark.usefixtures("unchecked")

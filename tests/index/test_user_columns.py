@@ -167,7 +167,12 @@ def test_names_of_files_are_ids_as_the_disk_has_them(
 
 
 @pytest.mark.parametrize(
-    "rest", [" year = 2026", ", year = 2026", "; year = 2026", ") year = (2026", ") garbage"]
+    "rest",
+    [
+        *(" year = 2026", ", year = 2026", "; year = 2026", ") year = (2026", ") garbage"),
+        *(")) OR ((year = 2026", ") OR (year = 2026", " AND (year = 2026", " OR year = ?"),
+        *(" OR year = $1", " OR year = :year"),
+    ],
 )
 @pytest.mark.parametrize("exact_up_to", [0, 100])
 def test_a_filter_is_read_to_its_end(
@@ -176,7 +181,7 @@ def test_a_filter_is_read_to_its_end(
     index = ImageIndex.open(tmp_path / "photos.edje", ranker, exact_up_to=exact_up_to)
     index.add(pictures / "more", columns={"album": "Rome", "year": {"008.png": 2026}})
     for call in (index.search, lambda _, where: index.set_columns({"album": "Oslo"}, where)):
-        with pytest.raises(EdjeError, match="invalid filter of the index"):
+        with pytest.raises(EdjeError, match=r"invalid filter (of the index|['\"]album = )"):
             call("red", where=f"album = 'Rome'{rest}")
     index.refresh()
     assert {one["album"] for one in columns_of(index).values()} == {"Rome"}
