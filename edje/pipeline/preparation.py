@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from edje.backbones.protocol import Backbone
@@ -14,14 +15,14 @@ from edje.config.problems import nothing_held_back, untrained_tokens
 from edje.data.datamodules.cached_datamodule import CachedLoading
 from edje.data.mixture.pretrain import PretrainSource, trained_on
 from edje.data.sources.source import Source
-from edje.errors import EdjeError
+from edje.errors import EdjeError, first_line
 from edje.inference.checkpoint import (
     AdapterSpecification,
     Checkpoint,
     build_reranker,
     keep_first_tokens,
 )
-from edje.inference.run_choices import Score, facts_of
+from edje.inference.run_choices import LOADER, Score, facts_of
 from edje.language_model import LanguageModel
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
@@ -99,6 +100,18 @@ class Training:
             raise EdjeError(
                 "objective: no term has a weight above 0, so nothing would be learned. Give one, "
                 "for example objective.matching.weight=1."
+            )
+        try:
+            values = yaml.load(self.config, Loader=LOADER)
+        except yaml.YAMLError as error:
+            said = first_line(error, lines=3)
+            raise EdjeError(
+                f"config: it isn't valid YAML ({said}). Give values by key, or leave it out."
+            ) from error
+        if values is not None and not isinstance(values, Mapping):
+            raise EdjeError(
+                f"config: got a {type(values).__name__}, expected YAML with values by key. Leave "
+                "it out for a run without a configuration."
             )
         warmup, steps = self.optimisation.warmup_steps, self.trainer["max_steps"]
         if warmup >= steps:

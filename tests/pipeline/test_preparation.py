@@ -40,6 +40,15 @@ def test_a_loss_without_a_weight_is_refused():
         training(weight=0.0)
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("a: [1", "config: it isn't valid YAML .*line 1"), ("[1]", "config: got a list, expected")],
+)
+def test_a_configuration_to_keep_that_is_no_yaml_of_values_is_refused(config, said):
+    with pytest.raises(EdjeError, match=said):
+        replace(training(), config=config)
+
+
 @pytest.mark.parametrize(("warmup_steps", "warns"), [(3, False), (4, True)])
 def test_a_warm_up_that_never_ends_is_told(warmup_steps, warns, caplog):
     with caplog.at_level(logging.WARNING, "edje"):
