@@ -22,7 +22,7 @@ from transformers import (
 from edje.backbones.pretrained import UNREADABLE, check_complete, reason
 from edje.errors import EdjeError
 from edje.models.joint_options import PLAIN, JointOptions
-from edje.models.suitability import why_unsuitable
+from edje.models.suitability import unread_weights, why_unsuitable
 from edje.packaged import packaged_source
 from edje.pretrained_head import PretrainedHead, pretrained_head
 from edje.ranges import NonNegativeInt, PositiveInt
@@ -289,6 +289,8 @@ def _require_suitable(
 ) -> None:
     """Check that a joint encoder of this language model scores pairs by text and image alone.
 
+    Weights that it keeps for other uses are frozen: several ranks would wait for their gradients.
+
     Raises:
         EdjeError: it doesn't.
     """
@@ -309,6 +311,8 @@ def _require_suitable(
             "padding, such as MiniLM, BERT, RoBERTa, ELECTRA, DistilBERT, MPNet, DeBERTa or "
             "ModernBERT."
         ) from cause
+    for weight in unread_weights(encoder, separator):
+        weight.requires_grad_(False)
 
 
 _ON_THE_RIGHT = {"padding_side": "right", "truncation_side": "right"}  # as `TextBatch` has it

@@ -333,6 +333,7 @@ def extend_position_table(language_model: PreTrainedModel, length: int) -> None:
         length, weight.shape[1], table.padding_idx, dtype=weight.dtype, device=weight.device
     )
     grown.weight.data = torch.cat([weight, weight[-1:].expand(missing, -1)])
+    grown.requires_grad_(table.weight.requires_grad)
     assert embeddings is not None
     embeddings.position_embeddings = grown
     language_model.config.max_position_embeddings = length

@@ -4,9 +4,10 @@ from itertools import chain, combinations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from edje.inference.checkpoint import build_reranker
-from edje.language_model import LanguageModel
+from edje.language_model import LanguageModel, pretrained_language_model
 from edje.objectives.alignment import Alignment
 from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
@@ -14,7 +15,7 @@ from edje.objectives.negatives import HardNegatives
 from edje.objectives.text_recovery import TextRecovery
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
-from tests.tiny.encoders import tiny_encoder
+from tests.tiny.encoders import SIZES, tiny_encoder
 from tests.tiny.rerankers import FACTS, LOCAL, tiny_pairs, tiny_reranker
 from tests.tiny.words import tiny_tokenizer
 
@@ -24,6 +25,7 @@ TERMS = {
     "text_recovery": TextRecovery(),
     "alignment": Alignment(),
 }
+KEPT = {"luke": {"entity_vocab_size": 8}, "longformer": {"attention_window": 4}, "esm": {}}
 CHOICES = list(chain.from_iterable(combinations(TERMS, count) for count in (1, 2, 4)))
 
 
@@ -56,3 +58,20 @@ def test_a_pooler_that_nothing_reads_is_frozen():
     trained(model, TERMS)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen == {f"joint.language_model.pooler.dense.{part}" for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("family", ["luke", "longformer", "esm"])
+def test_what_a_language_model_keeps_for_other_uses_is_frozen(family, tmp_path):
+    """Entities, global attention, a pooler and a head of contacts; several ranks would wait."""
+    torch.manual_seed(0)
+    made = AutoConfig.for_model(family, **SIZES, **KEPT[family])
+    AutoModel.from_config(made).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    language_model = pretrained_language_model(pretrained=str(tmp_path), dropout=0.0)
+    module = trained(build_reranker(LOCAL, FACTS, language_model, False), TERMS)
+    outputs = module(tiny_pairs(8), 0)
+    torch.stack([term(outputs) for term in module.objectives.values()]).sum().backward()
+    weights = dict(module.named_parameters())
+    chosen = {name for name, weight in weights.items() if weight.requires_grad}
+    assert chosen == {name for name, weight in weights.items() if weight.grad is not None}
+    assert chosen < weights.keys()
