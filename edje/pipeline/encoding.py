@@ -78,13 +78,15 @@ class Encoding:
         """An encoding with the storage's number of loading processes, or one that suits here.
 
         Raises:
-            EdjeError: the first image can't be read, or shared memory is too small for the
-                batches of as many processes as the storage asks for.
+            EdjeError: there are loading processes and the first image can't be read, or shared
+                memory is too small for the batches of as many as the storage asks for.
         """
         processes = len(devices)
         suited = 1 if devices[0].type == "cpu" else share_of_cores(processes, _MOST_WORKERS)
-        images = min(storage.batch_size, len(work.image_ids))
-        batch_bytes = images * work.dataset()[range(1)].inputs.nbytes
+        batch_bytes = 0
+        if storage.num_workers != 0:  # without workers, batches take no shared memory
+            images = min(storage.batch_size, len(work.image_ids))
+            batch_bytes = images * work.dataset()[range(1)].inputs.nbytes
         num_workers = number_of(
             "storage.num_workers", storage.num_workers, suited, processes, batch_bytes
         )

@@ -198,7 +198,8 @@ def finish(
     """Write checkpoints/model.ckpt: the best weights on dev, or else the last.
 
     On dev, the weights of score=sum are fitted, and for every score the calibration. The caller
-    should release the feed first, because it is gigabytes.
+    should release the feed first, because it is gigabytes. `pretrained/` is written by the command
+    line only, with the results of its evaluation; `Reranker.save_pretrained` writes such a folder.
     """
     gc.collect()  # a Trainer is in reference cycles and holds the training set
     checkpoints = folder / "checkpoints"

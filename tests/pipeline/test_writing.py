@@ -77,6 +77,13 @@ def test_the_first_image_says_how_many_processes_shared_memory_has_room_for(
         Encoding.of(TinyWork(), None, asked, [CPU])
 
 
+def test_no_image_is_read_ahead_where_nothing_loads_in_processes_of_its_own() -> None:
+    unreadable = TinyWork(0, "error")
+    with pytest.raises(EdjeError, match=r"020\.jpg is not readable"):
+        Encoding.of(unreadable, None, Storage(), [CPU])
+    assert Encoding.of(unreadable, None, Storage(num_workers=0), [CPU]).num_workers == 0
+
+
 @pytest.mark.clusters
 def test_two_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
     filled = fill(tmp_path / "a", TinyWork(), devices=2)
