@@ -11,8 +11,8 @@ from transformers import (
     BlipVisionConfig,
 )
 
+from edje.benchmark.entry import Peer
 from edje.benchmark.models import random_text
-from edje.benchmark.peer import Peer
 from edje.benchmark.settings import Benchmark
 
 PATCH = 16

@@ -19,9 +19,8 @@ from transformers import (
 )
 
 from edje.benchmark.blip import BlipRoad, blip_tokens
-from edje.benchmark.entry import SCORER, Entry
+from edje.benchmark.entry import SCORER, Entry, Peer
 from edje.benchmark.models import language_model_config, random_text
-from edje.benchmark.peer import Peer
 from edje.benchmark.settings import Benchmark, Lane
 from edje.models.adapters import BackboneFacts, TokenCompressionAdapter
 from edje.models.heads import MatchHead

@@ -13,13 +13,13 @@ from hydra.utils import instantiate
 from edje.benchmark import pages
 from edje.benchmark.blip import BlipRoad
 from edje.benchmark.ceiling import Ceiling
+from edje.benchmark.entry import Peer
 from edje.benchmark.files import StoredFile
 from edje.benchmark.flops import count_flops
 from edje.benchmark.measure import measure
 from edje.benchmark.models import random_reranker
 from edje.benchmark.ours import OurLane
 from edje.benchmark.pages import LEFT, share_in_memory, share_kept
-from edje.benchmark.peer import Peer
 from edje.benchmark.peers import LeanRoad, ResearchRoad, cross_encoder
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import Timing, timed_together
@@ -213,8 +213,8 @@ def test_a_peer_runs_in_its_own_fastest_batch_unless_one_is_given():
 
 def test_rows_say_the_batch_in_which_each_peer_ran(monkeypatch, tmp_path):
     """Sizes below k are tried, and of them only the given one is fast."""
-    monkeypatch.setattr("edje.benchmark.peer.SIZES", (2, 3))
-    monkeypatch.setattr("edje.benchmark.peer.calibrated", lambda run, tried, *_: tried[1])
+    monkeypatch.setattr("edje.benchmark.entry.SIZES", (2, 3))
+    monkeypatch.setattr("edje.benchmark.entry.calibrated", lambda run, tried, *_: tried[1])
     peers = {"lanes": ["research", "lean"], "tokens": [4], "min_runs": 1, "seconds": 0.0}
     rows, _ = measure(tiny(**peers), CPU, tmp_path)
     assert [(row["lane"], row["batch"]) for row in rows] == [("research", 3), ("lean", 3)]
