@@ -25,6 +25,7 @@ from edje.index.built_with import new_facts
 from edje.index.hits import Hit
 from edje.index.image_table import MAKING, TABLE, ImageTable
 from edje.index.indexing import check_there
+from edje.inference.encoded_images import EncodedImages
 from edje.inference.saved_folder import save_folder
 from tests.index.indexed import contents
 from tests.tiny.image_files import make_picture
@@ -522,6 +523,27 @@ def test_questions_of_several_kinds_are_answered_together(
     assert all(value > 0 for value in vars(answers[0].seconds).values())
     sizes = {(hit.width, hit.height) for answer in answers for hit in answer.hits}
     assert sizes and (None, None) not in sizes
+
+
+def test_a_question_may_read_fewer_of_nested_tokens(
+    index: ImageIndex, ranker: Reranker, pictures: Path
+) -> None:
+    index.add(pictures)
+    nested = copy.deepcopy(ranker)
+    nested.model.adapter.budgets = (2, 4)  # as if it had been trained so
+    by_joint = replace(nested.checkpoint.fusion[4]["t2i"], weight=1.0)
+    fusion = {2: {"t2i": by_joint}, 4: {"t2i": by_joint}}
+    nested.checkpoint = replace(nested.checkpoint, fusion=fusion)
+    opened = ImageIndex.open(index.folder, nested)
+    hits = opened.answers([Question("red", num_tokens=2)])[0].best(top=10)
+    images = index.encoded([hit.id for hit in hits])
+    first_two = EncodedImages(images.embeddings, images.tokens[:, :2])
+    expected = nested.with_first_tokens(2).score_images("red", first_two)
+    np.testing.assert_allclose([hit.score for hit in hits], expected, rtol=0, atol=1e-4)
+    every = nested.score_images("red", images)
+    assert len(hits) == 10 and (every - expected).abs().max() > 1e-2
+    with pytest.raises(EdjeError, match="num_tokens=3"):
+        opened.answers([Question("red", num_tokens=3)])
 
 
 def test_stored_pictures_are_had_by_their_ids(
