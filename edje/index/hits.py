@@ -23,9 +23,10 @@ class Hit:
 
     `score` is the reranker's; `probability` is that of the picture being right (None if the
     reranker has no calibration); `first_stage` and `rank` are the score and place (from 1) in the
-    first stage. `duplicates` are the ids of near duplicates grouped under this hit. `path` is
-    None if the picture was no file. `width` and `height` are its pixels, upright. `columns` are the
-    values of your own columns, None where it has none.
+    first stage, but after `ImageIndex.rerank` the place among the given ids. `duplicates` are the
+    ids of near duplicates grouped under this hit. `path` is None if the picture was no file.
+    `width` and `height` are its pixels, upright. `columns` are the values of your own columns,
+    None where it has none.
     """
 
     id: str

@@ -61,7 +61,7 @@ class ImageIndex:
 
     It is a table of LanceDB in a folder, with a row per picture. One process writes at a time; a
     second one waits (or with wait=False is refused). Any number of processes read, each the
-    version it opened, until `refresh`. A kill loses at most the pictures being processed. Needs
+    version it opened, until `refresh`. A kill loses at most the last 20 seconds' pictures. Needs
     the extra `index`. An object is for one thread at a time.
 
     Up to 200,000 pictures (`exact_up_to`), the first stage compares a query with all embeddings,
@@ -305,7 +305,7 @@ class ImageIndex:
         """Give pictures that are in the index values of your own columns; returns how many.
 
         Other columns stay. Lance writes these rows anew, with their tokens; `optimize` frees the
-        space of the former ones.
+        space of the former ones, once they are an hour old or as its `keep` says.
 
         Args:
             columns: for each name one value, or a mapping of ids to values; None clears one.

@@ -33,7 +33,7 @@ class Scoring:
 
     Args:
         candidates: pool size k of the first stage, per query and direction.
-        batch_size: pairs per call of the joint encoder.
+        batch_size: pairs handed to the scorer at a time; it may run the joint encoder on fewer.
         precision: of the joint encoder's matrix products; scores are float32. bf16 is fp32 if
             the device has no instructions for bf16, which then is several times slower. int8
             needs a CPU with exact int8 products (VNNI), and is only used if it is faster there.

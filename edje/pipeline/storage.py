@@ -17,7 +17,8 @@ class Storage:
         batch_size: images encoded at once. Batches don't cross shards; another size may change
             the last bits of the tokens.
         num_workers: processes per device that read and decode images; null is one per core, up
-            to 16, on an accelerator, and 1 on a CPU, because the tower needs its cores.
+            to 16 and as far as the shared memory allows, on an accelerator, and 1 on a CPU,
+            because the tower needs its cores.
         join: help a run on another machine that writes the same store into a shared folder.
         tower_precision: of the tower's products. tf32 keeps 10 bits of a number on a GPU, more
             than a bf16 cell's 8; elsewhere it is float32. fp32 is float32 everywhere. bf16 is

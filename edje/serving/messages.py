@@ -171,7 +171,7 @@ class SearchAnswer(BaseModel):
 
 
 class Info(BaseModel):
-    """What is served, and the limits of requests."""
+    """What is served, and the most that a search may ask for."""
 
     name: str
     images: int

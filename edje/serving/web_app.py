@@ -268,7 +268,7 @@ class WebApp:
         )
 
     async def info(self) -> Info:
-        """What is served, and the limits of requests."""
+        """What is served, and the most that a search may ask for."""
         facts = self.searcher.facts
         return Info(
             name=self.name,
