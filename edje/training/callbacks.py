@@ -5,16 +5,14 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from torch import Tensor
 
 from edje.errors import TrainingInterrupted
 from edje.parallel.collectives import largest_of_ranks, num_ranks
@@ -199,114 +197,3 @@ class StepProgress(TQDMProgressBar):
         self._looked = -math.inf
         self.train_progress_bar.n = trainer.global_step
         super().on_train_epoch_end(trainer, pl_module)
-
-
-class DevelopmentScore(Callback):
-    """Scores the reranker on the development set at intervals and keeps the best weights.
-
-    Rank 0 scores, the others wait. A score is logged only at its own step.
-
-    Args:
-        score: returns the figure to maximise; takes no arguments (it knows model and data).
-        keep: writes the current weights as the best ones.
-        every_n_steps: optimiser steps between two scores.
-        name: the figure's name in the log.
-        patience: after this many scores in a row without a new best, the training ends, on all
-            ranks together; None: never.
-    """
-
-    def __init__(
-        self,
-        score: Callable[[], float | Tensor],
-        keep: Callable[[], None],
-        every_n_steps: int,
-        name: str,
-        patience: int | None = None,
-    ):
-        self.score = score
-        self.keep = keep
-        self.every_n_steps = every_n_steps
-        self.name = name
-        self.patience = patience
-        self.best = float("-inf")
-        self.since_best = 0  # scores
-
-    @property
-    def state_key(self) -> str:
-        """The name of its state in checkpoints, that of version 0.1.0 for subclasses too."""
-        return "DevelopmentScore"
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether patience has run out."""
-        return self.patience is not None and self.since_best >= self.patience
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at once if the resumed training had been stopped early."""
-        if self.is_at_end:
-            self._stop(trainer)
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Score when due, and keep the weights if the score is a new best."""
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not stepped or trainer.global_step % self.every_n_steps:
-            return
-        scored = None
-        if trainer.is_global_zero:
-            pl_module.eval()
-            scored = self.score()
-            pl_module.train()
-        value = self.logged(trainer, pl_module, scored)
-        log.info("step %d: %s %.2f", trainer.global_step, self.name, value)
-        self.since_best += 1
-        if value > self.best:
-            self.best, self.since_best = value, 0
-            if trainer.is_global_zero:
-                self.keep()
-        if self.is_at_end:
-            self._stop(trainer)
-
-    def _stop(self, trainer: L.Trainer) -> None:
-        log.info(
-            "stopped early, at step %d of %d: %s did not rise above %.2f again (scores since then: "
-            "%d, scoring.patience=%d); the best weights are kept",
-            *(trainer.global_step, trainer.max_steps, self.name),
-            *(self.best, self.since_best, self.patience),
-        )
-        trainer.should_stop = True
-
-    def logged(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, scored: float | Tensor | None
-    ) -> float:
-        """The figure on all ranks, written into the log; `scored` is rank 0's, None on others."""
-        value = trainer.strategy.broadcast(0.0 if scored is None else float(scored))
-        self.write(trainer, pl_module, {self.name: torch.tensor(value)})
-        return value
-
-    def write(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, figures: Mapping[str, Tensor]
-    ) -> None:
-        """Write figures into the log at the current step, and show them beside the bar.
-
-        Lightning itself would write them at the next logged step, and at all later ones.
-        """
-        pl_module.log_dict(dict(figures), logger=False)
-        values = {name: float(value) for name, value in figures.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step - 1)  # counts from 0
-
-    def state_dict(self) -> dict[str, float]:
-        """The best figure so far and the scores since, so that a resumed run goes on comparing."""
-        return {"best": self.best, "since_best": self.since_best}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Take over those of the interrupted run; earlier versions kept only the best."""
-        self.best = state_dict["best"]
-        self.since_best = int(state_dict.get("since_best", 0))

@@ -5,10 +5,10 @@ import math
 import lightning as L
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from edje.inference.scorer import ScoringSet, StoredTokenScorer
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint
+from edje.training.callbacks import ResumableCheckpoint
 from edje.training.compilation import compile_layers
 from edje.training.development_recall import DevelopmentRecall
 from tests.gpu.fitting import USUAL, Fitted, fit
@@ -114,17 +114,17 @@ def test_a_development_score_between_steps_leaves_the_training_on_its_device(
 ):
     model, scores = reranker(), []
 
-    def score() -> float:
+    def score() -> Tensor:
         assert next(model.parameters()).device.type == DEVICE.type
         rows = torch.arange(4)
         with torch.inference_mode():
             visual = model.compress(raw.store.read(rows, device=DEVICE)).float().cpu()
         scorer = StoredTokenScorer(model, ScoringSet(texts(4), visual), torch.bfloat16)
         scores.append(float(scorer("t2i", rows, rows, torch.zeros(4)).mean()))
-        return scores[-1]
+        return torch.ones(1)
 
     callbacks = [
-        DevelopmentScore(score, lambda: None, 2, "dev"),
+        DevelopmentRecall(score, lambda: None, 2, "dev/t2i_recall@1"),
         ResumableCheckpoint(tmp_path, 3, "resume"),
     ]
     assert is_sound(fit(model, raw, tmp_path, steps=4, callbacks=callbacks))

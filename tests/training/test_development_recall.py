@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.callbacks import ResumableCheckpoint, StepProgress
 from edje.training.development_recall import DevelopmentRecall
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
@@ -168,8 +168,5 @@ def test_the_bar_shows_the_last_score_with_accumulated_batches_and_after_a_resum
 
 
 def test_the_best_score_has_the_name_in_checkpoints_that_version_0_1_gave_it():
-    names = {
-        kind(lambda: 0.0, lambda: None, 1, FIGURE).state_key
-        for kind in (DevelopmentScore, DevelopmentRecall)
-    }
-    assert names == {"DevelopmentScore"}
+    callback = DevelopmentRecall(lambda: torch.ones(1), lambda: None, 1, FIGURE)
+    assert callback.state_key == "DevelopmentScore"

@@ -14,7 +14,8 @@ from edje.objectives.masked_language import MaskedLanguage
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.training import reranker_module as reranker
-from edje.training.callbacks import DevelopmentScore, ResumableCheckpoint, StepProgress
+from edje.training.callbacks import ResumableCheckpoint, StepProgress
+from edje.training.development_recall import DevelopmentRecall
 from edje.training.optimisation import Optimisation
 from edje.training.reranker_module import RerankerModule
 from tests.tiny.rerankers import COMPRESSION, tiny_pairs, tiny_reranker
@@ -70,6 +71,11 @@ def run(tmp_path_factory):
     module.transfer_batch_to_device = lambda batch, device, index: batch
     progress = StepProgress()
     keeping = ResumableCheckpoint(folder, 2, "resume")
+
+    def score():
+        scored.append(trainer.global_step)
+        return torch.ones(1)
+
     keeping._save = lambda trainer: saved.append(trainer.global_step)
     trainer = L.Trainer(
         max_steps=STEPS,
@@ -80,9 +86,7 @@ def run(tmp_path_factory):
         enable_checkpointing=False,
         default_root_dir=str(folder),
         callbacks=[
-            DevelopmentScore(
-                lambda: scored.append(trainer.global_step) or 0.0, lambda: None, 2, "dev"
-            ),
+            DevelopmentRecall(score, lambda: None, 2, "dev/t2i_recall@1"),
             keeping,
             progress,
             watch,

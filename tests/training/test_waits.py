@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import edje
-from edje.training.callbacks import DevelopmentScore, StepProgress
+from edje.training.callbacks import StepProgress
 from edje.training.data_wait import DataWait
+from edje.training.development_recall import DevelopmentRecall
 from tests.gpu.fitting import fit
 from tests.gpu.sizes import LOCAL, RawTokens, reranker
 
@@ -111,7 +112,7 @@ def test_a_step_waits_once_where_it_counts(model, terms, batch, raw: RawTokens, 
     watch = Watch()
     callbacks = [
         watch,
-        DevelopmentScore(lambda: 1.0, lambda: None, 2, "dev"),
+        DevelopmentRecall(lambda: torch.ones(1), lambda: None, 2, "dev/t2i_recall@1"),
         StepProgress(clock=lambda: 0.0),
         DataWait(),
     ]
