@@ -102,16 +102,14 @@ def rerank_collection(
     directions: Sequence[Direction] = DIRECTIONS,
     first: Sequence[CandidateList] | None = None,
     queries: Mapping[Direction, Int[Tensor, "queries"]] | None = None,
-    stride: int = 1,
     devices: Sequence[torch.device] = (),
 ) -> tuple[dict[Direction, RerankedList], Codec, float, torch.dtype]:
     """Candidates of both directions with their joint scores, codec, pairs per second, precision.
 
     `first` are the first stage's lists of the directions, if already known. `queries` are the rows
     of their queries, if these aren't all of the collection's in order. The speed is the scorer's
-    alone, including its gathering of tokens. A `stride` above 1 reranks only every `stride`-th
-    query, against the whole gallery. With several `devices` and enough pairs, each device scores
-    its share of the queries; otherwise the model's own device scores all.
+    alone, including its gathering of tokens. With several `devices` and enough pairs, each device
+    scores its share of the queries; otherwise the model's own device scores all.
     """
     model = checkpoint.model
     codec = make_codec(codec_name, *visual_shape(checkpoint))
@@ -132,8 +130,7 @@ def rerank_collection(
             precision,
             scoring.batch_size,
             first,
-            stride,
-            scoring.compile,
+            compiled=scoring.compile,
             queries=None if queries is None else [queries[one.direction] for one in first],
         )
         work = settled(asked)

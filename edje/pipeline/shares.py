@@ -31,8 +31,8 @@ WORK = "work.pt"
 class ScoringWork:
     """Everything that a process needs to score its share.
 
-    Each list has one direction; its queries 0, stride, 2·stride, … are scored. `queries` are, for
-    each list, the rows by which the scorer knows its queries; by default 0, 1, 2, …
+    Each list has one direction. `queries` are, for each list, the rows by which the scorer knows
+    its queries; by default 0, 1, 2, …
     """
 
     model: EDJE
@@ -40,7 +40,6 @@ class ScoringWork:
     precision: torch.dtype
     batch_size: int
     lists: Sequence[CandidateList]
-    stride: int = 1
     compiled: bool = False
     as_given: bool = False  # the precision, without a measurement of int8
     queries: Sequence[Int[Tensor, "queries"]] | None = None
@@ -48,9 +47,7 @@ class ScoringWork:
     @property
     def num_pairs(self) -> int:
         """The number of pairs to score."""
-        return sum(
-            len(scored_rows(self, lists)) * lists.candidates.shape[1] for lists in self.lists
-        )
+        return sum(lists.candidates.numel() for lists in self.lists)
 
 
 def score(
@@ -58,7 +55,7 @@ def score(
 ) -> tuple[list[RerankedList], float]:
     """The lists with their joint scores, on the model's device, and the seconds it took.
 
-    With a `share` (i, n), only the i-th of these queries and every n-th from there are scored.
+    With a `share` (i, n), only the i-th query and every n-th from there are scored.
     """
     scorer = scorer_of(work)
     started = time.perf_counter()
@@ -66,7 +63,7 @@ def score(
     scorer = scorer.on(ScoringSet(text, near(visual, scorer.device)))
     scored = []
     for number, lists in enumerate(work.lists):
-        places = scored_rows(work, lists)[share[0] :: share[1]]
+        places = torch.arange(len(lists.candidates))[share[0] :: share[1]]
         own = of_queries(lists, places)
         rows = places if work.queries is None else work.queries[number][places]
         scored.append(
@@ -128,11 +125,10 @@ def scored_in_shares(
         parts = [_scores_in(_result(folder, index)) for index in range(count)]
     reranked = []
     for number, lists in enumerate(work.lists):
-        own = of_queries(lists, scored_rows(work, lists))
-        joint = torch.empty(own.candidates.shape)
+        joint = torch.empty(lists.candidates.shape)
         for index, (shares, _) in enumerate(parts):
             joint[index::count] = shares[number]
-        reranked.append(RerankedList(own, joint, joint))
+        reranked.append(RerankedList(lists, joint, joint))
     return reranked, max(seconds for _, seconds in parts)
 
 
@@ -155,11 +151,6 @@ def _by_processes(
         doing="scored pairs",
         advice="Run the same command again, with fewer trainer.devices if memory was short.",
     )
-
-
-def scored_rows(work: ScoringWork, lists: CandidateList) -> Int[Tensor, "queries"]:
-    """Places of the scored queries in the lists."""
-    return torch.arange(0, len(lists.candidates), work.stride)
 
 
 def of_queries(lists: CandidateList, rows: Int[Tensor, "queries"]) -> CandidateList:

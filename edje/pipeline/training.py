@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from edje.backbones.protocol import Backbone
@@ -30,6 +31,7 @@ from edje.pipeline.fitted_sum import fitted_sums
 from edje.pipeline.preparation import Prepared, Training, last_checkpoint
 from edje.pipeline.recorded import recorded
 from edje.pipeline.scoring import Scoring, rerank_collection
+from edje.pipeline.shares import of_queries
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import make_trainer
 from edje.records import CandidateList
@@ -161,11 +163,13 @@ def development_score(
     path: Path,
 ) -> DevelopmentRecall:
     """A callback that keeps the weights with the best t2i recall@1 on dev."""
+    rows = torch.arange(0, len(dev.texts), DEV_STRIDE)
 
     @cache
-    def first() -> list[CandidateList]:  # the same each time
+    def first() -> CandidateList:  # the same each time
         device = similarity_device(next(current.model.parameters()).device)
-        return first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
+        (every,) = first_stage_lists(backbone, dev, scoring.candidates, ("t2i",), device=device)
+        return of_queries(every, rows)
 
     def ranks() -> Tensor:
         reranked, *_ = rerank_collection(
@@ -175,8 +179,8 @@ def development_score(
             scoring,
             codec,
             directions=("t2i",),
-            first=first(),
-            stride=DEV_STRIDE,
+            first=[first()],
+            queries={"t2i": rows},
         )
         lists = reranked["t2i"]
         return first_hit_ranks(lists.final, lists.first.relevant)

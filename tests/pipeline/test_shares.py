@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edje.pipeline.shares import ScoringWork, score
+from edje.pipeline.shares import ScoringWork, of_queries, score
 from edje.records import CandidateList
 from tests.tiny.scoring import collection, reranker_of
 
@@ -17,10 +17,14 @@ def test_a_part_of_the_queries_gets_the_scores_that_it_has_among_all(share):
     lists = CandidateList(
         "t2i", candidates, torch.rand(12, 5), torch.rand(12, 5) > 0.5, torch.ones(12).long()
     )
-    work = [ScoringWork(model, stored, torch.float32, 16, [lists], stride) for stride in (1, 2)]
+    rows = torch.arange(0, 12, 2)
+    work = [
+        ScoringWork(model, stored, torch.float32, 16, [lists]),
+        ScoringWork(model, stored, torch.float32, 16, [of_queries(lists, rows)], queries=[rows]),
+    ]
     (every,), _ = score(work[0], lambda _: None)
     (some,), _ = score(work[1], lambda _: None, share)
-    queries = torch.arange(0, 12, 2)[share[0] :: share[1]]
+    queries = rows[share[0] :: share[1]]
     torch.testing.assert_close(some.joint, every.joint[queries], rtol=0, atol=1e-6)
     assert torch.equal(some.first.candidates, candidates[queries])
     assert (every.joint[1:] - every.joint[:-1]).abs().amax(dim=1).min() > 1e-4  # the word matters
