@@ -75,18 +75,18 @@ def fill_later(cfg: DictConfig) -> None:
 
 def expand_home(cfg: DictConfig) -> None:
     """Replace `~` at the start of every text with the home folder, in place."""
+    for key, text in texts("", OmegaConf.to_container(cfg, resolve=False)):
+        if text == "~" or text.startswith("~/"):
+            OmegaConf.update(cfg, key, str(Path(text).expanduser()))
 
-    def expand(key: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                expand(f"{key}.{name}" if key else str(name), inner)
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                expand(f"{key}.{index}", inner)
-        elif isinstance(value, str) and (value == "~" or value.startswith("~/")):
-            OmegaConf.update(cfg, key, str(Path(value).expanduser()))
 
-    expand("", OmegaConf.to_container(cfg, resolve=False))
+def texts(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Full key and text of every text in a plain tree, also in its lists."""
+    if isinstance(node, dict | list):
+        for name, inner in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from texts(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(node, str):
+        yield key, node
 
 
 def leaves(key: str, node: Any) -> Iterator[tuple[str, Any]]:

@@ -7,13 +7,13 @@ copies it.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from edje.config.resolution import texts
 from edje.errors import EdjeError
 from edje.renames import present_configuration
 
@@ -24,7 +24,8 @@ LINK = re.compile(r"^#   (?P<key>\S+): (?P<text>.*)$")
 def to_text(cfg: DictConfig) -> str:
     """YAML with every interpolation resolved, and the interpolations as comments at the end."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
-    links = [f"#   {key}: {source}" for key, source in interpolations(cfg)]
+    sources = texts("", OmegaConf.to_container(cfg, resolve=False))
+    links = [f"#   {key}: {source}" for key, source in sources if "${" in source]
     return "\n".join([text.rstrip("\n"), *([HEADER, *links] if links else [])]) + "\n"
 
 
@@ -47,17 +48,3 @@ def from_text(text: str, source: str) -> DictConfig:
             OmegaConf.update(cfg, link["key"], link["text"], merge=False)
     former: Any = OmegaConf.to_container(cfg)
     return OmegaConf.create(present_configuration(former))
-
-
-def interpolations(cfg: DictConfig) -> list[tuple[str, str]]:
-    """Full key and text of every interpolation in a tree."""
-    return list(_texts("", OmegaConf.to_container(cfg, resolve=False)))
-
-
-def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict | list):
-        named = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, inner in named:
-            yield from _texts(f"{key}.{name}" if key else str(name), inner)
-    elif isinstance(value, str) and "${" in value:
-        yield key, value
