@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from edje.cores import cores
 from edje.errors import EdjeError
 from edje.images.decoder import MissingDecoder, brief, decoded
 from edje.images.pictures import rgb_of
@@ -42,10 +40,9 @@ from edje.index.image_table import (
 )
 from edje.index.known_pictures import KnownPicture, KnownPictures, known_in
 from edje.index.shards import Shard
-from edje.inference.picture_encoder import PictureEncoder
+from edje.inference.picture_encoder import PictureEncoder, prepared_ahead
 from edje.inference.reranker import Reranker
 
-MOST_THREADS = 16  # that read and decode pictures
 GROUPS = 8  # groups of pictures through the tower that are written together at first;
 GROWTH, MOST_ROWS = 32, 4096  # then a 32nd of what is written, at most so many pictures …
 SECONDS = 20.0  # … or fewer, if they take this long
@@ -229,7 +226,7 @@ class Addition:
         """
         rows: list[Row] = []
         written, begun = 0, time.monotonic()
-        for group in self._groups():
+        for group in prepared_ahead(self._read, self.to_read, self.batch_size):
             try:
                 rows += self._rows(group)
             except EdjeError:
@@ -250,23 +247,6 @@ class Addition:
     def is_new(self, row: Row) -> bool:
         """Whether a row of this addition replaces no other row."""
         return bool(row[KEY] >= self.first_key)
-
-    def _groups(self) -> Iterator[list[Reading]]:
-        """The readings in groups; the next group is prepared while one is used."""
-        threads = min(MOST_THREADS, cores(), max(len(self.to_read), 1))
-        waiting: list[Future[Reading]] = []
-        started = 0
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for first in range(0, len(self.to_read), self.batch_size):
-                    ahead = self.to_read[started : first + 2 * self.batch_size]
-                    waiting += [pool.submit(self._read, one) for one in ahead]
-                    started += len(ahead)
-                    group, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-                    yield [one.result() for one in group]
-            finally:
-                for one in waiting:
-                    one.cancel()
 
     def _read(self, given: GivenPicture) -> Reading:
         """A picture's reading; a file's content belongs to the time and size noted with it."""

@@ -1,7 +1,8 @@
 """From pictures to visual tokens and embeddings, with a run's tower, adapter and codecs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from edje.models.edje import EDJE
 from edje.retrieval.exact import own_arithmetic, products_in
 from edje.tokens.codec import Codec, make_codec
 
-MOST_THREADS = 16  # for decoding pictures
+MOST_THREADS = 16  # that read and decode pictures
 TEXTS_AT_ONCE = 256
+Given = TypeVar("Given")
+Prepared = TypeVar("Prepared")
 
 
 class PictureEncoder:
@@ -55,7 +58,8 @@ class PictureEncoder:
         done = 0
         hidden = len(pictures) <= batch_size if show_progress_bar is None else not show_progress_bar
         with tqdm(total=len(pictures), desc="encode", unit="image", disable=hidden) as bar:
-            for pixels in self._pixels(pictures, batch_size):
+            for batch in prepared_ahead(self.prepared, pictures, batch_size):
+                pixels = torch.stack(batch)
                 rows = slice(done, done + len(pixels))
                 embeddings[rows], cells = self.encoded(pixels)
                 tokens[rows] = self.compressed.decode(torch.from_numpy(cells), dtype)
@@ -114,25 +118,28 @@ class PictureEncoder:
                 self.backbone.to(device)
         return device
 
-    def _pixels(self, pictures: Sequence[Picture | Tensor], batch_size: int) -> Iterator[Tensor]:
-        """Batches of pixels; the next batch is prepared while one is used."""
-        threads = min(MOST_THREADS, cores(), max(len(pictures), 1))
-        with ThreadPoolExecutor(threads) as pool:
-            waiting: list[Future[Tensor]] = []
-            started = 0
-            try:
-                for first in range(0, len(pictures), batch_size):
-                    for picture in pictures[started : first + 2 * batch_size]:
-                        # PIL reads an opened file on first use: never in two threads.
-                        under_way = zip(pictures[first:started], waiting, strict=True)
-                        same = next((one for other, one in under_way if other is picture), None)
-                        waiting.append(same or pool.submit(self.prepared, picture))
-                        started += 1
-                    batch, waiting = waiting[:batch_size], waiting[batch_size:]
-                    yield torch.stack([one.result() for one in batch])
-            finally:
-                for one in waiting:
-                    one.cancel()
+
+def prepared_ahead(
+    prepare: Callable[[Given], Prepared], given: Sequence[Given], batch_size: int
+) -> Iterator[list[Prepared]]:
+    """What threads make of the given things, in batches; one more is prepared while one is used."""
+    threads = min(MOST_THREADS, cores(), max(len(given), 1))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[Future[Prepared]] = []
+        started = 0
+        try:
+            for first in range(0, len(given), batch_size):
+                for one in given[started : first + 2 * batch_size]:
+                    # PIL reads an opened file on first use: never in two threads.
+                    under_way = zip(given[first:started], waiting, strict=True)
+                    same = next((future for other, future in under_way if other is one), None)
+                    waiting.append(same or pool.submit(prepare, one))
+                    started += 1
+                batch, waiting = waiting[:batch_size], waiting[batch_size:]
+                yield [future.result() for future in batch]
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def stored_type(codec: Codec) -> torch.dtype:

@@ -568,17 +568,16 @@ def test_pictures_that_get_a_second_id_are_told(
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_pieces_grow_with_the_addition() -> None:
+def test_pieces_grow_with_the_addition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each version lists all pieces: in equal ones, the lists of many would outgrow the rows."""
     count = 400_000
 
     class Counted(Addition):
-        def _groups(self) -> Iterator[list[Any]]:
-            return ([None] * 32 for _ in range(0, count, 32))
-
         def _rows(self, group: Sequence[Any]) -> list[Row]:
             return [{}] * len(group)
 
+    groups = ([None] * 32 for _ in range(0, count, 32))
+    monkeypatch.setattr("edje.index.additions.prepared_ahead", lambda *_: groups)
     none: Any = None
     addition = Counted(none, none, [], none, 0, batch_size=32, on_error="record", values=dict)
     sizes = [len(piece) for piece in addition.pieces()]
