@@ -50,8 +50,8 @@ MAY_IMPORT = {
         "part_kinds",
     },
     "index": {
-        "ranges", "cores", "errors", "identity", "images", "inference", "backbones.pretrained",
-        "registry",
+        "ranges", "errors", "identity", "images", "inference", "backbones.pretrained",
+        "registry", "data.mixture.tar_members",
         "retrieval.exact", "tokens.codec", "tokens.lock",
     },
     "serving": {"errors", "captions", "images", "index", "inference"},

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edje.data.mixture.tar_members import files_of_tar, read_bytes
 from edje.errors import EdjeError
 from edje.images.decoder import brief
 from edje.index.given_pictures import ENDINGS, IDS, IMAGE, GivenPicture, ShardFile, valid_id
@@ -145,13 +146,10 @@ class TarPictures:
         found: dict[str, tuple[int, int]] = {}
         self.problem: str | None = None
         try:
-            with tarfile.open(file.path, "r:") as members:
-                for member in members:
-                    name = str(PurePosixPath(member.name))
-                    if member.isreg() and _is_picture(name):
-                        found[name] = (member.offset_data, member.size)  # the last one wins
-                if not _is_end(file.path, members.offset):
-                    raise tarfile.ReadError("bad header")
+            with Path(file.path).open("rb") as content:
+                for member in files_of_tar(content):
+                    if _is_picture(name := str(PurePosixPath(member.name))):
+                        found[name] = (member.offset, member.size)  # the last one wins
         except tarfile.TarError as error:
             self.problem = f"the tar is broken after {len(found)} pictures: {brief(error)}"
         self.names = list(found)
@@ -166,8 +164,7 @@ class TarPictures:
         start, size = self._places[row].tolist()
         with Path(self.file.path).open("rb") as opened:
             _check_same(self.file, os.fstat(opened.fileno()))
-            opened.seek(start)
-            return {IMAGE: opened.read(size)}
+            return {IMAGE: read_bytes(opened, start, size)}
 
 
 class ParquetPictures:
@@ -238,13 +235,6 @@ def _rows(file: ShardFile) -> tuple[TarPictures | ParquetPictures, dict[str, int
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
-
-
-def _is_end(path: str, offset: int) -> bool:
-    """Whether a tar really ends at an offset; tarfile also stops at a bad header."""
-    with Path(path).open("rb") as opened:
-        opened.seek(offset)
-        return not any(opened.read(tarfile.BLOCKSIZE))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -129,6 +129,18 @@ def test_a_bad_header_in_the_middle_of_a_tar_is_no_end(tmp_path: Path) -> None:
         given[1].load()
 
 
+def test_a_tar_without_its_end_gives_its_pictures_and_a_problem(tmp_path: Path) -> None:
+    tar = make_tar(tmp_path / "tar.tar", {"0.png": 0, "1.png": 1})
+    with tarfile.open(tar) as opened:
+        opened.getmembers()
+        end = opened.offset
+    tar.write_bytes(tar.read_bytes()[:end])
+    given = Shard("tar", str(tar)).pictures()
+    assert [one.id for one in given] == ["tar/0.png", "tar/1.png", "tar"]
+    with pytest.raises(OSError, match="broken after 2 pictures: no end of archive"):
+        given[2].load()
+
+
 def test_a_picture_of_a_shard_that_changed_meanwhile_is_a_problem(tmp_path: Path) -> None:
     tar = make_tar(tmp_path / "tar.tar", {"a.png": 1})
     rows = {"image": pa.array([b"picture"], pa.binary())}

@@ -44,7 +44,7 @@ class Sample:
 
 
 def files_of_tar(content: IO[bytes]) -> Iterator[Member]:
-    """The files of a tar, without junk, links and sparse files.
+    """The files of a tar, without links and sparse files.
 
     Raises:
         tarfile.TarError: it is cut off, compressed or not a tar.
@@ -55,20 +55,22 @@ def files_of_tar(content: IO[bytes]) -> Iterator[Member]:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
             end = tar.offset
             # A sparse file's bytes aren't contiguous; a link has none.
-            if member.isreg() and not member.issparse() and not _JUNK.search(member.name):
+            if member.isreg() and not member.issparse():
                 yield Member(member.name, member.offset_data, member.size)
         if read_bytes(content, end, _RECORD) != bytes(_RECORD):  # tarfile accepts a missing end
             raise tarfile.ReadError("no end of archive")
 
 
 def samples_of(members: Iterable[Member]) -> list[Sample]:
-    """Members grouped by key; a repeated extension of a key starts another sample of that key.
+    """Members grouped by key, without junk; a repeated extension of a key starts another sample.
 
     So joined shards, each numbered from 0, keep all their samples.
     """
     samples: list[Sample] = []
     latest: dict[str, Sample] = {}
     for member in members:
+        if _JUNK.search(member.name):
+            continue
         key, _, ending = member.name.removeprefix("./").rpartition(".")
         ending = ending.lower()
         sample = latest.get(key)
