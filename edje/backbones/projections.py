@@ -169,8 +169,5 @@ def _schedule(step: int, steps: int) -> float:
 def _symmetric_info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     logits = image @ text.T * scale
     target = torch.arange(len(logits))
-    images, captions = (
-        functional.cross_entropy(logits, target),
-        functional.cross_entropy(logits.T, target),
-    )
-    return (images + captions) / 2
+    images = functional.cross_entropy(logits, target)
+    return (images + functional.cross_entropy(logits.T, target)) / 2

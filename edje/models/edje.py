@@ -87,10 +87,8 @@ class EDJE(nn.Module):
         Raises:
             ValueError: the model is residual and the first-stage score is missing.
         """
-        states, mask = (
-            self.joint.read_text(text.input_ids, text.attention_mask),
-            text.attention_mask,
-        )
+        mask = text.attention_mask
+        states = self.joint.read_text(text.input_ids, mask)
         rows = torch.arange(len(states), device=states.device) if text_rows is None else text_rows
         hidden = self.joint.fuse(states.index_select(0, rows), mask[rows], visual)
         evidence = self.pair_evidence(states, mask, rows, visual)

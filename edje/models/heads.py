@@ -25,10 +25,10 @@ class MatchHead(nn.Module):
 class MaskedLanguageHead(nn.Module):
     """Predicts word pieces: dense, GELU, LayerNorm, then a decoder tied to the word embeddings."""
 
-    def __init__(self, width: int, vocabulary: int, layer_norm_eps: float = 1e-12):
+    def __init__(self, width: int, vocabulary: int):
         super().__init__()
         self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def take_over(self, layer_norm_eps: float, weights: Mapping[str, Tensor] | None) -> None:

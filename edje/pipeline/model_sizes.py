@@ -134,16 +134,15 @@ def counted_sizes(
     options: JointOptions,
     raw_codec: CodecName,
     compressed_codec: CodecName,
-    teacher: AdapterSpecification = LOCAL,
 ) -> Sizes:
-    """All figures of a plan; the teacher has the same language model.
+    """All figures of a plan; the teacher is local and has the same language model.
 
     Raises:
         EdjeError: an adapter or a codec rejects its choices.
     """
     facts, width = towers.facts, int(language_model.hidden_size)
     built, taught = (
-        adapter_class(one.target)(facts.beside(width), **one.choices) for one in (adapter, teacher)
+        adapter_class(one.target)(facts.beside(width), **one.choices) for one in (adapter, LOCAL)
     )
     reading, teaching = (Reading(language_model, one, options) for one in (built, taught))
     tokens = torch.randn(1, facts.num_tokens, facts.token_width)

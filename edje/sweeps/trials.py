@@ -129,10 +129,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{JOURNAL}.held").open("w") as file:
-        try:
-            fcntl.lockf(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # released with the process, however it ends
+        try:  # released with the process, however it ends
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise EdjeError(
                 f"{folder}: another process is running this study. Wait for it, or end it. For "

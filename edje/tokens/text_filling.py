@@ -52,7 +52,7 @@ def fill_table(
             _encode_the_rest(unfinished, width, batches, encode)
         done = MappedMatrix(unfinished, 0, len(ids), width)
         places = order.argsort()
-        chunks = (done.read(places[rows]) for rows in _ranges(len(ids), rows_at_once(width)))
+        chunks = map(done.read, places.split(rows_at_once(width)))
         write_chunks(folder, fingerprint, ids, width, chunks)
         for left in folder.glob("unfinished-*.f32"):
             left.unlink(missing_ok=True)
@@ -80,7 +80,3 @@ def _order_digest(batches: Sequence[Tensor], width: int) -> str:
     for batch in batches:
         facts.update(batch.numpy().tobytes())
     return facts.hexdigest()[:12]
-
-
-def _ranges(count: int, most: int) -> Sequence[slice]:
-    return [slice(first, first + most) for first in range(0, count, most)]
