@@ -220,7 +220,7 @@ class VisionWork:
 
     def encoder(self) -> Encoder:
         """From pixels to tokens."""
-        return _Tower(self._built())
+        return Tower(self._built())
 
     def dataset(self) -> PixelRows:
         """From rows to pixels."""
@@ -233,12 +233,15 @@ class VisionWork:
         return self._backbone
 
 
-class _Tower(Encoder):
+class Tower(Encoder):
+    """A backbone as the encoder of image files."""
+
     def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
 
     def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
+        """Tokens and features of a batch of pixels."""
         return self.backbone.encode_images(batch.inputs)
 
 

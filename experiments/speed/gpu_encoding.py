@@ -14,11 +14,10 @@ from torch import Tensor
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
 from edje.backbones.huggingface import HuggingFaceBackbone
-from edje.backbones.protocol import ImageEncoding
 from edje.benchmark.flops import count_flops
 from edje.benchmark.peers import made_up_words
-from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
-from edje.pipeline.encoding import Encoder
+from edje.data.datamodules.shard_datamodule import PixelRows
+from edje.pipeline.collection import Tower
 from edje.pipeline.storage import Storage
 from edje.pipeline.writing import fill_store
 from edje.retrieval.exact import products_in
@@ -112,15 +111,6 @@ def _backbone(sizes: EncodingSizes, folder: Path) -> HuggingFaceBackbone:
     return HuggingFaceBackbone(pretrained=str(folder))
 
 
-class _Tower(Encoder):
-    def __init__(self, backbone: HuggingFaceBackbone):
-        super().__init__()
-        self.backbone = backbone
-
-    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
-        return self.backbone.encode_images(batch.inputs)
-
-
 def _filled(
     sizes: EncodingSizes, backbone: HuggingFaceBackbone, folder: Path, device: torch.device
 ) -> float:
@@ -137,7 +127,7 @@ def _filled(
         feature_width=backbone.feature_width,
         precision="tf32",
         image_ids=ids,
-        encoder=lambda: _Tower(backbone),
+        encoder=lambda: Tower(backbone),
         dataset=lambda: PixelRows(paths, backbone.preprocess),
     )
     codec = make_codec("bf16", backbone.num_tokens, backbone.token_width)

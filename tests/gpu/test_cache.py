@@ -8,10 +8,9 @@ from PIL import Image
 
 import edje
 from edje.backbones.huggingface import HuggingFaceBackbone
-from edje.backbones.protocol import ImageEncoding
-from edje.data.datamodules.shard_datamodule import PixelRows, ShardBatch
+from edje.data.datamodules.shard_datamodule import PixelRows
+from edje.pipeline.collection import Tower
 from edje.pipeline.devices import devices_of
-from edje.pipeline.encoding import Encoder
 from edje.pipeline.storage import Storage
 from edje.pipeline.writing import fill_store
 from edje.tokens.codec import make_codec
@@ -28,15 +27,6 @@ pytestmark = [
     ),
 ]
 IMAGES, BATCH = (200, 64) if IS_REAL else (6, 4)
-
-
-class Tower(Encoder):
-    def __init__(self, backbone: HuggingFaceBackbone):
-        super().__init__()
-        self.backbone = backbone
-
-    def predict_step(self, batch: ShardBatch, batch_idx: int) -> ImageEncoding:
-        return self.backbone.encode_images(batch.inputs)
 
 
 @pytest.mark.parametrize("device", [*devices_of(ACCELERATOR), torch.device(DEVICE.type)])
