@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from edje.tokens.lock import is_being_written
+from edje.tokens.lock import is_being_written, locked
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Claims:
         """Claim a shard; False if another process has it, or no process leads the writing."""
         if not is_being_written(self._folder):
             return False
-        return _lock(self._descriptor, 1, index)
+        return locked(self._descriptor, 1, index)
 
     def give_back(self, index: int) -> None:
         """Release a shard for others."""
@@ -48,7 +48,7 @@ def wait_until_alone(folder: Path) -> None:
     descriptor = _open(folder)
     announced = False
     try:
-        while not _lock(descriptor, 0, 0):
+        while not locked(descriptor):
             if not announced:
                 log.info("waiting for processes of a finished run that still write %s", folder)
                 announced = True
@@ -59,12 +59,3 @@ def wait_until_alone(folder: Path) -> None:
 
 def _open(folder: Path) -> int:
     return os.open(folder / CLAIMS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-
-def _lock(descriptor: int, length: int, start: int) -> bool:
-    """Lock a range of bytes (length 0: to the end), if no other process holds any of it."""
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

@@ -60,12 +60,18 @@ def is_being_written(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
+        return not locked(descriptor)
     finally:
         os.close(descriptor)
-    return False
+
+
+def locked(descriptor: int, length: int = 0, start: int = 0) -> bool:
+    """Lock a range of bytes (length 0: to the end), if no other process holds any of it."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _is_held(path: Path) -> bool:
@@ -78,20 +84,17 @@ def _acquire(path: Path, folder: Path, wait: bool, what: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_current(path, descriptor):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
-                return descriptor
-        except (BlockingIOError, PermissionError):  # held by another process
-            if not wait:
-                holder = _holder(descriptor)
-                os.close(descriptor)
+            if locked(descriptor):
+                if _is_current(path, descriptor):
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+                    return descriptor
+            elif not wait:
                 raise EdjeError(
-                    f"the {what} {folder} is being written by {holder}. "
+                    f"the {what} {folder} is being written by {_holder(descriptor)}. "
                     "Wait until it is done, or end that process, then run this again."
-                ) from None
-            if not announced:
+                )
+            elif not announced:
                 log.info("waiting for %s, which is writing %s", _holder(descriptor), folder)
                 announced = True
         except BaseException:
