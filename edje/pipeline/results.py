@@ -33,12 +33,10 @@ def write_results(
     for direction, lists in reranked.items():
         query_ids, candidate_ids, images = sides[direction]
         candidates.append(pd.DataFrame(candidate_columns(lists, query_ids, candidate_ids)))
-        queries.append(pd.DataFrame(query_columns(lists, query_ids, images)))
-    texts = dict(zip(caption_ids, collection.texts, strict=True))
-    table = pd.concat(queries, ignore_index=True)
-    table["text"] = table["query_id"].map(texts)
+        texts = collection.texts if direction == "t2i" else None
+        queries.append(pd.DataFrame(query_columns(lists, query_ids, images, texts)))
     pd.concat(candidates, ignore_index=True).to_parquet(folder / "candidates.parquet")
-    table.to_parquet(folder / "queries.parquet")
+    pd.concat(queries, ignore_index=True).to_parquet(folder / "queries.parquet")
     paths = [str(Path(image.path).resolve()) for image in split.images]
     pd.DataFrame({"image_id": image_ids, "path": paths}).to_parquet(folder / "images.parquet")
     if split.skipped:

@@ -17,6 +17,7 @@ from edje.data.datamodules.batches import Batch
 from edje.data.mixture.order import MixtureOrder, Rows
 from edje.data.mixture.pairs import Pair
 from edje.data.mixture.pretrain import Mixture
+from edje.data.mixture.tar_members import read_bytes
 from edje.errors import EdjeError
 from edje.images.decoder import open_image
 
@@ -146,8 +147,7 @@ def opened(root: Path, pair: Pair) -> Image.Image:
         return open_image(root / pair.file)
     try:
         with (root / pair.file).open("rb", buffering=0) as tar:
-            tar.seek(pair.offset)
-            content = tar.read(pair.size)
+            content = read_bytes(tar, pair.offset, pair.size)
     except OSError as error:
         raise EdjeError(f"{root / pair.file}: {pair.member} is not readable ({error}).") from error
     return open_image(f"{root / pair.file}/{pair.member}", content)
