@@ -109,6 +109,7 @@ def setting(
 ) -> list[Entry]:
     """All lanes with one number of tokens and candidates."""
     entries: list[Entry] = []
+    of_peers = sizes.candidates if sizes.peer_candidates is None else sizes.peer_candidates
     for lane in sizes.lanes:
         if lane == "ours":
             for layer in sizes.fusion_layers:
@@ -116,7 +117,7 @@ def setting(
             if sizes.int8 and device.type == "cpu" and has_int8_products():
                 in_int8 = OurLane(sizes, tokens, k, 0, device, folder, torch.int8)
                 entries.append(in_int8.entry(SCORER))
-        elif lane not in BLIP and k in sizes.peer_candidates:
+        elif lane not in BLIP and k in of_peers:
             entry = peer_entry(lane, sizes, tokens, k, device)
             entries += [] if entry is None else [entry]
     return entries

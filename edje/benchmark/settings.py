@@ -1,6 +1,7 @@
 """What a benchmark measures: sizes, lanes and durations."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ Tier = Literal["scorer", "host", "warm", "cold", "query"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Sizes of the models, of the workload (one query with k candidates) and of the measurement.
 
@@ -63,90 +65,52 @@ class Benchmark:
         runs: a folder of evaluated runs, whose R@1 is plotted against the time of a whole query.
     """
 
-    def __init__(
-        self,
-        *,
-        lanes: Sequence[
-            Literal["ours", "research", "lean", "cross_encoder", "blip", "blip_vision"]
-        ] = LANES,
-        tiers: Sequence[Literal["scorer", "host", "warm", "cold", "query"]] = TIERS,
-        tokens: Sequence[int] = (16, 32, 64, 128, 576),
-        text_tokens: PositiveInt = 18,
-        candidates: Sequence[int] = (10, 100, 1000),
-        peer_candidates: Sequence[int] | None = None,
-        fusion_layers: Sequence[int] = (0, 8),
-        int8: bool = True,
-        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-        batch_size: PositiveInt | None = None,
-        width: PositiveInt = 384,
-        num_layers: PositiveInt = 12,
-        num_heads: PositiveInt = 12,
-        hidden_width: PositiveInt = 1536,
-        vocabulary: PositiveInt = 30522,
-        raw_tokens: PositiveInt = 576,
-        raw_width: PositiveInt = 1024,
-        adapter_hidden_width: PositiveInt = 8192,
-        stored_images: PositiveInt = 1000,
-        corpus: PositiveInt = 10000,
-        text_encoder_width: PositiveInt = 768,
-        text_encoder_layers: PositiveInt = 12,
-        text_encoder_tokens: PositiveInt = 64,
-        blip_width: PositiveInt = 768,
-        blip_layers: PositiveInt = 12,
-        blip_image_size: PositiveInt = 384,
-        blip_candidates: PositiveInt = 4,
-        clock: Literal["wall", "cpu"] = "wall",
-        warmup: NonNegativeInt = 1,
-        min_runs: PositiveInt = 3,
-        seconds: float = 12.0,
-        longest: float | None = None,
-        runs: str | None = None,
-    ):
-        self.lanes = tuple(lanes)
-        self.tiers = tuple(tiers)
-        self.tokens = tuple(tokens)
-        self.text_tokens = text_tokens
-        self.candidates = tuple(candidates)
-        self.peer_candidates = (
-            self.candidates if peer_candidates is None else tuple(peer_candidates)
-        )
-        self.fusion_layers = tuple(fusion_layers)
-        self.int8 = int8
-        self.precision = precision
-        self.batch_size = batch_size
-        self.width = width
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.hidden_width = hidden_width
-        self.vocabulary = vocabulary
-        self.raw_tokens = raw_tokens
-        self.raw_width = raw_width
-        self.adapter_hidden_width = adapter_hidden_width
-        self.stored_images = stored_images
-        self.corpus = corpus
-        self.text_encoder_width = text_encoder_width
-        self.text_encoder_layers = text_encoder_layers
-        self.text_encoder_tokens = text_encoder_tokens
-        self.blip_width = blip_width
-        self.blip_layers = blip_layers
-        self.blip_image_size = blip_image_size
-        self.blip_candidates = blip_candidates
-        self.clock = clock
-        self.warmup = warmup
-        self.min_runs = min_runs
-        self.seconds = seconds
-        self.longest = longest
-        self.runs = runs
+    lanes: Sequence[Lane] = LANES
+    tiers: Sequence[Tier] = TIERS
+    tokens: Sequence[int] = (16, 32, 64, 128, 576)
+    text_tokens: PositiveInt = 18
+    candidates: Sequence[int] = (10, 100, 1000)
+    peer_candidates: Sequence[int] | None = None
+    fusion_layers: Sequence[int] = (0, 8)
+    int8: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch_size: PositiveInt | None = None
+    width: PositiveInt = 384
+    num_layers: PositiveInt = 12
+    num_heads: PositiveInt = 12
+    hidden_width: PositiveInt = 1536
+    vocabulary: PositiveInt = 30522
+    raw_tokens: PositiveInt = 576
+    raw_width: PositiveInt = 1024
+    adapter_hidden_width: PositiveInt = 8192
+    stored_images: PositiveInt = 1000
+    corpus: PositiveInt = 10000
+    text_encoder_width: PositiveInt = 768
+    text_encoder_layers: PositiveInt = 12
+    text_encoder_tokens: PositiveInt = 64
+    blip_width: PositiveInt = 768
+    blip_layers: PositiveInt = 12
+    blip_image_size: PositiveInt = 384
+    blip_candidates: PositiveInt = 4
+    clock: Literal["wall", "cpu"] = "wall"
+    warmup: NonNegativeInt = 1
+    min_runs: PositiveInt = 3
+    seconds: float = 12.0
+    longest: float | None = None
+    runs: str | None = None
+
+    def __post_init__(self) -> None:
         if "scorer" not in self.tiers:
             raise EdjeError(
                 f"benchmark.tiers={list(self.tiers)}: lacks scorer, which is needed to count the "
                 "arithmetic of the others. Add it."
             )
         for k in self.candidates:
-            if not 1 <= k <= corpus:
+            if not 1 <= k <= self.corpus:
                 raise EdjeError(
                     f"benchmark.candidates={list(self.candidates)}: {k} candidates can't be drawn "
-                    f"from benchmark.corpus={corpus}; expected 1 to {corpus}. Enlarge the corpus."
+                    f"from benchmark.corpus={self.corpus}; expected 1 to {self.corpus}. Enlarge "
+                    "the corpus."
                 )
 
     def layer_flops(self, tokens: int, k: int) -> int:

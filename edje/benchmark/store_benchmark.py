@@ -34,6 +34,7 @@ OURS, MAP, PLAIN = "store", "memory map", "plain write"
 DISTINCT = 1024  # images of different content; the others repeat them
 
 
+@dataclass(frozen=True, kw_only=True)
 class StoreBenchmark:
     """Sizes of the store and of the measurement; the tokens are random and stored in bf16.
 
@@ -50,26 +51,14 @@ class StoreBenchmark:
             not counted.
     """
 
-    def __init__(
-        self,
-        *,
-        images: PositiveInt = 20_000,
-        tokens: PositiveInt = 64,
-        width: PositiveInt = 384,
-        batches: Sequence[int] = (64, 256, 1000),
-        cold_batches: Sequence[int] = (100, 256),
-        threads: PositiveInt = 16,
-        min_runs: PositiveInt = 5,
-        seconds: float = 10.0,
-    ):
-        self.images = images
-        self.tokens = tokens
-        self.width = width
-        self.batches = tuple(batches)
-        self.cold_batches = tuple(cold_batches)
-        self.threads = threads
-        self.min_runs = min_runs
-        self.seconds = seconds
+    images: PositiveInt = 20_000
+    tokens: PositiveInt = 64
+    width: PositiveInt = 384
+    batches: Sequence[int] = (64, 256, 1000)
+    cold_batches: Sequence[int] = (100, 256)
+    threads: PositiveInt = 16
+    min_runs: PositiveInt = 5
+    seconds: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -130,12 +130,27 @@ def parameters_of(
             for inner in statement.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
                     return arguments(inner.args, module, own, skip=1)
-            if any("dataclass" in ast.unparse(d) for d in statement.decorator_list):
-                return None
+            decorators = " ".join(map(ast.unparse, statement.decorator_list))
+            if "dataclass" in decorators:
+                is_plain = "kw_only=True" in decorators and not statement.bases
+                return fields_of(statement, module, own) if is_plain else None
             if len(statement.bases) == 1 and isinstance(statement.bases[0], ast.Name) and depth < 9:
                 base = find(module, statement.bases[0].id)
                 return parameters_of(base, own, depth + 1) if base else None
     return None
+
+
+def fields_of(
+    statement: ast.ClassDef, module: Module, own: bool
+) -> tuple[dict[str, Parameter], bool]:
+    """Parameters of a dataclass of keyword-only fields."""
+    fields = [one for one in statement.body if isinstance(one, ast.AnnAssign)]
+    names = [ast.arg(ast.unparse(one.target), one.annotation) for one in fields]
+    values = [one.value for one in fields]
+    given = ast.arguments(
+        posonlyargs=[], args=[], defaults=[], kwonlyargs=names, kw_defaults=values
+    )
+    return arguments(given, module, own, skip=0)
 
 
 def arguments(

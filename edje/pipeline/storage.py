@@ -1,5 +1,6 @@
 """How token stores are written: number formats, batches, processes."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from edje.ranges import NonNegativeInt, PositiveInt
@@ -8,6 +9,7 @@ from edje.tokens.codec import CodecName
 TowerPrecision = Literal["fp32", "tf32", "bf16"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Storage:
     """How token stores are written.
 
@@ -26,19 +28,9 @@ class Storage:
             instructions for bf16; its stores count as other stores than those of tf32.
     """
 
-    def __init__(
-        self,
-        *,
-        raw_codec: CodecName = "bf16",
-        compressed_codec: CodecName = "bf16",
-        batch_size: PositiveInt = 64,
-        num_workers: NonNegativeInt | None = None,
-        join: bool = False,
-        tower_precision: TowerPrecision = "tf32",
-    ):
-        self.raw_codec: CodecName = raw_codec
-        self.compressed_codec: CodecName = compressed_codec
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.join = join
-        self.tower_precision: TowerPrecision = tower_precision
+    raw_codec: CodecName = "bf16"
+    compressed_codec: CodecName = "bf16"
+    batch_size: PositiveInt = 64
+    num_workers: NonNegativeInt | None = None
+    join: bool = False
+    tower_precision: TowerPrecision = "tf32"

@@ -1,6 +1,7 @@
 """The LightningDataModule over cached tokens, and the batches' order."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -104,6 +105,7 @@ class ResumableLoader(DataLoader):
         """Nothing to restore."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class CachedLoading:
     """How pair batches are made from a token store.
 
@@ -120,20 +122,11 @@ class CachedLoading:
             out none.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: PositiveInt = 64,
-        num_workers: NonNegativeInt | None = None,
-        neighbours: NonNegativeInt = 0,
-        mined_pool: PositiveInt = 10,
-        mined_margin: float | None = None,
-    ):
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.neighbours = neighbours
-        self.mined_pool = mined_pool
-        self.mined_margin = mined_margin
+    batch_size: PositiveInt = 64
+    num_workers: NonNegativeInt | None = None
+    neighbours: NonNegativeInt = 0
+    mined_pool: PositiveInt = 10
+    mined_margin: float | None = None
 
 
 class CachedTokenDataModule(L.LightningDataModule):
