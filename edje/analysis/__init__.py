@@ -10,6 +10,7 @@ from edje.analysis.decision import decide
 from edje.analysis.failure_bars import failure_bars
 from edje.analysis.failures import failures, query_outcomes
 from edje.analysis.gallery import gallery
+from edje.analysis.judged import compare_judged, judged
 from edje.analysis.lists import StoredLists, image_paths, read_lists, recompute_metrics
 from edje.analysis.map_facts import map_facts, map_overlap, normalised_entropy
 from edje.analysis.paper import paper_table
@@ -21,6 +22,7 @@ from edje.analysis.speed import recall_against_latency
 from edje.analysis.study import bracketed, study_plot, study_table
 from edje.analysis.sweep import sweep_plot, sweep_table
 from edje.analysis.table import metrics_table
+from edje.analysis.trec import write_trec
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 
 __all__ = [
@@ -33,12 +35,14 @@ __all__ = [
     "candidate_curve_plot",
     "coco_relevance",
     "compare",
+    "compare_judged",
     "decide",
     "failure_bars",
     "failures",
     "first_hit_ranks",
     "gallery",
     "image_paths",
+    "judged",
     "latest_run",
     "load_runs",
     "loss_curves",
@@ -60,4 +64,5 @@ __all__ = [
     "study_table",
     "sweep_plot",
     "sweep_table",
+    "write_trec",
 ]

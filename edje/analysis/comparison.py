@@ -77,11 +77,16 @@ def compare(
         for way in directions
         for row in _compared(groups, pairs, *paired_hits(folders, way, k), way)
     ]
-    table = pd.DataFrame(rows)
-    table["p.holm"] = holm(table["p"].to_numpy())
+    return concluded(pd.DataFrame(rows))
+
+
+def concluded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `p` corrected for its rows (`p.holm`), and which side is `better`."""
+    corrected = holm(table["p"].to_numpy())
     sides = np.where(table["difference"] > 0, "a", "b")
-    table["better"] = np.where(table["p.holm"] <= ERROR_RATE, sides, "")
-    return table
+    return table.assign(
+        **{"p.holm": corrected, "better": np.where(corrected <= ERROR_RATE, sides, "")}
+    )
 
 
 def holm(p: np.ndarray) -> np.ndarray:

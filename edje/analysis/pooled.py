@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-Hits = Float[Tensor, "queries runs"]  # in percent: 0 or 100
+Hits = Float[Tensor, "queries runs"]  # in percent; 0 or 100 of a hit
 EXACT_UP_TO = 12  # images whose signs are all tried
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import SiglipImageProcessor
 
 from edje import ImageIndex, Reranker, TokenStore
+from edje.analysis import write_trec
 from edje.data.shapes.shapes_source import ShapesSource
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
@@ -96,13 +97,17 @@ def of_stores(_: list[str], __: ExitStack) -> tuple[dict[str, str], dict[str, An
 
 
 def of_sweeps(_: list[str], __: ExitStack) -> tuple[dict[str, str], dict[str, Any]]:
-    """Two runs of a sweep."""
+    """Two runs of a sweep, the lists of one as a rival's file, and an index."""
     for job in range(2):
         write_run(folder := Path(f"runs/shapes/sweep/{job}"), seed=job)
         config = yaml.safe_load((folder / "config.yaml").read_text())
         config["adapter"]["num_tokens"] = 4 * (job + 1)
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return {"<name>/<sweep>": "shapes/sweep", "<name>/<run>": "shapes/sweep/0"}, {}
+    write_trec("runs/shapes/sweep/1", "rival.txt")
+    index = ImageIndex.open("photos.edje", Reranker.from_pretrained("shapes", device="cpu"))
+    index.add(["a.jpg", "b.jpg"])
+    named = {"<name>/<sweep>": "shapes/sweep", "<name>/<run>": "shapes/sweep/0"}
+    return named, {"index": index}
 
 
 def of_nothing(_: list[str], __: ExitStack) -> tuple[dict[str, str], dict[str, Any]]:
