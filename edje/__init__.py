@@ -34,10 +34,14 @@ _HOMES = {
     "register_objective": "edje.registry",
 }
 
+_PACKAGES = ("analysis", "pipeline")  # also without an import of their own
+
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -52,6 +52,11 @@ def test_type_checkers_see_the_same_names() -> None:
     assert seen == edje._HOMES
 
 
+def test_analysis_and_pipeline_need_no_import_of_their_own() -> None:
+    code = "import edje; print(edje.analysis.compare.__name__, edje.pipeline.finish.__name__)"
+    assert python(code).split() == ["compare", "finish"]
+
+
 def test_another_name_is_none() -> None:
     with pytest.raises(AttributeError, match="'edje' has no attribute 'reranker'"):
         edje.reranker  # noqa: B018

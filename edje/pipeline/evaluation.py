@@ -22,6 +22,8 @@ from edje.pipeline.compressed import compressed_collection
 from edje.pipeline.devices import make_current
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
+from edje.pipeline.recorded import of_evaluation
+from edje.pipeline.results import refuse_other_run, write_run
 from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.pipeline.token_cache import Cache
 from edje.ranges import check_path
@@ -53,6 +55,7 @@ def evaluate(
     score: Score | None = None,
     seed: int = 0,
     store: str | Path | None = None,
+    folder: str | Path | None = None,
 ) -> dict[str, Any]:
     """Rerank a source's evaluated split: recall with intervals, the content of metrics.json.
 
@@ -68,9 +71,12 @@ def evaluate(
         score: joint, residual or sum; by default residual if it was trained so, else joint.
         seed: for resampling the intervals.
         store: a token store (folder or URL) to read instead of the cache's.
+        folder: a run folder to write, as `edje.analysis` reads it: the lists with all scores, the
+            metrics and the configuration. An evaluation of the same configuration is replaced.
 
     Raises:
-        EdjeError: data, store, backbone, checkpoint and score don't fit each other.
+        EdjeError: data, store, backbone, checkpoint and score don't fit each other, or the folder
+            holds a run of another configuration.
     """
     if isinstance(checkpoint, Reranker):
         backbone = checkpoint.picture_encoder.backbone if backbone is None else backbone
@@ -82,16 +88,15 @@ def evaluate(
         backbone = backbone_of(checkpoint)
     if score is None:
         score = "joint" if checkpoint.model.residual is None else "residual"
-    return evaluated(
-        checkpoint,
-        source,
-        backbone,
-        Cache(Path("cache")) if cache is None else cache,
-        Scoring() if scoring is None else scoring,
-        score,
-        seed,
-        store=store,
-    ).metrics
+    cache = Cache(Path("cache")) if cache is None else cache
+    scoring = Scoring() if scoring is None else scoring
+    if folder is not None:
+        config = of_evaluation(checkpoint, scoring, score)
+        refuse_other_run(Path(folder), config)
+    result = evaluated(checkpoint, source, backbone, cache, scoring, score, seed, store=store)
+    if folder is not None:
+        write_run(Path(folder), config, result.metrics, result.reranked, result.collection)
+    return result.metrics
 
 
 def evaluated(

@@ -1,4 +1,4 @@
-"""The configuration that a training keeps in its checkpoints: what scoring pictures depends on."""
+"""Configurations as YAML: a training's in its checkpoints, an evaluation's in its run folder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,12 @@ import yaml
 from edje.backbones.loading import built_from
 from edje.backbones.protocol import Backbone
 from edje.inference.checkpoint import Checkpoint
-from edje.inference.run_choices import CODECS, configuration_of
+from edje.inference.run_choices import CODECS, Score, configuration_of
 from edje.inference.saved_folder import with_assets
 from edje.pipeline.preparation import Training
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.storage import Storage
+from edje.registry import lasting_name
 
 
 def recorded(
@@ -36,7 +37,35 @@ def recorded(
         full["backbone"] = values
     if full == config:
         return checkpoint.config
-    text: str = yaml.safe_dump(full, sort_keys=False, allow_unicode=True)
+    return _text(full)
+
+
+def of_evaluation(checkpoint: Checkpoint, scoring: Scoring, score: Score) -> str:
+    """The config.yaml of an evaluation: its reranker's configuration, and how it is scored.
+
+    The data that the reranker was trained on is left out: the dataset of an evaluation is in its
+    metrics.
+    """
+    config = configuration_of(checkpoint)
+    config.pop("data", None)
+    chosen = {
+        "candidates": scoring.candidates,
+        "precision": scoring.precision_name,
+        "num_tokens": scoring.num_tokens,
+        "shuffle_tokens": scoring.shuffle_tokens,
+    }
+    own = {
+        "task": "evaluate",
+        "score": score,
+        "scoring": _completed(config.get("scoring"), Scoring, chosen),
+    }
+    target = lasting_name("adapter", checkpoint.adapter.target)
+    adapter = {"_target_": target, **checkpoint.adapter.choices}
+    return _text({"adapter": adapter, **config, **own})
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     return text
 
 

@@ -7,11 +7,46 @@ from typing import Any
 
 import pandas as pd
 
-from edje.durable import new_file
+from edje.durable import new_file, writing_to
+from edje.errors import EdjeError
 from edje.pipeline.collection import Collection
 from edje.records import Direction
 from edje.retrieval.report import candidate_columns, query_columns
 from edje.retrieval.rerank import RerankedList
+
+CONFIG = "config.yaml"
+
+
+def refuse_other_run(folder: Path, config: str) -> None:
+    """Refuse a folder that holds a run of another configuration.
+
+    Raises:
+        EdjeError: it does.
+    """
+    path = folder / CONFIG
+    if path.is_file() and path.read_text(encoding="utf-8") != config:
+        raise EdjeError(
+            f"folder={folder}: it holds a run of another configuration ({CONFIG}). Give this "
+            "evaluation a folder of its own."
+        )
+
+
+def write_run(
+    folder: Path,
+    config: str,
+    metrics: Mapping[str, Any],
+    reranked: Mapping[Direction, RerankedList],
+    collection: Collection,
+) -> None:
+    """A whole run folder, as `edje.analysis` reads it: config.yaml and the results.
+
+    Raises:
+        EdjeError: the folder can't be written.
+    """
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(config, encoding="utf-8")
+        write_results(folder, metrics, reranked, collection)
 
 
 def write_results(

@@ -33,7 +33,8 @@ builtins.__import__ = guarded
 """
 AFTER = """
 scoring = Scoring(candidates=10)
-again = edje.evaluate(folder, source, backbone=backbone, cache=cache, scoring=scoring)
+chosen = {"backbone": backbone, "cache": cache, "scoring": scoring, "folder": folder / "test"}
+again = edje.evaluate(folder, source, **chosen)  # of the same configuration: written again
 assert again["t2i"] == found["t2i"] and found["num_images"] == 16
 assert {"dataset", "split", "score", "label", "dtype", "num_candidates"} <= found.keys()
 both = edje.evaluate(
@@ -43,6 +44,25 @@ assert both["score"] == "sum" and not checkpoint.fusion
 built = edje.Reranker.from_pretrained(folder, backbone=backbone)
 assert edje.evaluate(built, source, cache=cache, scoring=scoring)["t2i"] == found["t2i"]
 assert built.picture_encoder.backbone is backbone
+
+analysis = edje.analysis
+(row,) = analysis.load_runs("runs").to_dict("records")
+assert (row["run"], row["status"], row["message"]) == ("from_python/test", "done", "")
+assert row["adapter.num_tokens"] == 8 and row["scoring.candidates"] == 10
+assert (row["dataset"], row["split"], row["score"]) == ("shapes", "test", "joint")
+assert analysis.recompute_metrics(folder / "test")["t2i"] == found["t2i"]
+assert analysis.report(folder / "test", examples=1).is_file()
+fewer = chosen | {"scoring": Scoring(candidates=4)}
+edje.evaluate(folder, source, **fewer | {"folder": "runs/fewer"})
+table = analysis.compare("runs", by="scoring.candidates", direction="t2i")
+assert set(table[["a", "b"]].to_numpy()[0]) == {"scoring.candidates=10", "scoring.candidates=4"}
+try:
+    edje.evaluate(folder, source, **fewer)
+except edje.EdjeError as error:
+    assert "it holds a run of another configuration (config.yaml)" in str(error)
+else:
+    raise AssertionError("results were overwritten")
+assert analysis.recompute_metrics(folder / "test")["t2i"] == found["t2i"]
 saved = edje.Reranker.from_pretrained("my_reranker")
 assert saved.rank("a red circle", pictures, top_k=3) == best
 """

@@ -13,7 +13,7 @@ from edje.inference.run_choices import backbone_of, choices_of
 from edje.objectives.matching import Matching
 from edje.objectives.negatives import HardNegatives
 from edje.pipeline.preparation import Training
-from edje.pipeline.recorded import recorded
+from edje.pipeline.recorded import of_evaluation, recorded
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.storage import Storage
 from edje.training.optimisation import Optimisation
@@ -79,3 +79,28 @@ def test_a_backbone_that_was_built_otherwise_or_of_objects_is_left_out(tower: Pa
 def test_files_that_come_with_edje_are_named_wherever_it_is_installed() -> None:
     checkpoint = written(training(), load_backbone("shapes"), Storage())
     assert yaml.safe_load(checkpoint.config)["backbone"]["pretrained"].startswith("${asset:")
+
+
+def test_an_evaluations_configuration_is_the_rerankers_and_how_it_was_scored() -> None:
+    config = "{seed: 3, data: {split: val}, scoring: {precision: fp16, examples: 2}, task: run}"
+    found = yaml.safe_load(
+        of_evaluation(replace(tiny_checkpoint(), config=config), Scoring(candidates=7), "sum")
+    )
+    assert found["adapter"].keys() == {"_target_", *COMPRESSION.choices}
+    assert "data" not in found  # of the training: the evaluated one is in metrics.json
+    assert (found["seed"], found["task"], found["score"]) == (3, "evaluate", "sum")
+    scoring = {"precision": "bf16", "examples": 2, "candidates": 7, "num_tokens": None}
+    assert scoring.items() <= found["scoring"].items()
+
+
+def test_an_adapter_is_written_alike_by_its_short_and_by_its_dotted_name() -> None:
+    dotted = "edje.models.adapters.TokenCompressionAdapter"
+    texts = {
+        of_evaluation(
+            replace(tiny_checkpoint(), config="", adapter=replace(COMPRESSION, target=target)),
+            Scoring(),
+            "joint",
+        )
+        for target in ("compression", dotted)
+    }
+    assert len(texts) == 1 and f"_target_: {dotted}" in texts.pop()
