@@ -252,6 +252,8 @@ class Reranker:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         min_probability: float | None = None,
+        gallery_size: int | None = None,
+        first_stage: Numbers | None = None,
     ) -> list[dict[str, Any]]:
         """The documents from best to worst, in the format of sentence-transformers' CrossEncoder.
 
@@ -268,22 +270,30 @@ class Reranker:
             batch_size: pictures per run of the tower.
             show_progress_bar: for encoding pictures; by default if there are several batches.
             min_probability: leave out documents with a lower probability; the list may be empty.
+            gallery_size: number of images (for a picture: texts) that were searched, if the
+                documents are the best of more; by default their own number. Only probabilities
+                depend on it.
+            first_stage: the query's first-stage scores with the documents, as in `score_images`.
 
         Raises:
             EdjeError: a picture can't be read; query and documents aren't a text and pictures, or
-                a picture and texts; or `min_probability` is set and there is no calibration.
+                a picture and texts; `min_probability` is set and there is no calibration; or the
+                gallery is smaller than the list.
         """
         if top_k is not None:
             check_count("top_k", top_k, 0)
         candidates = several(documents, "documents")
+        if gallery_size is None:
+            gallery_size = len(candidates)
+        check_count("gallery_size", gallery_size, len(candidates))
         pairs = pairs_of_query(query, candidates)
-        scores = self._scores(pairs, batch_size, show_progress_bar)
+        scores = self._scores(pairs, batch_size, show_progress_bar, first_stage)
         order = scores.argsort(descending=True, stable=True)
         direction: Direction = "t2i" if isinstance(query, str) else "i2t"
         if min_probability is not None:
             check_probability("min_probability", min_probability)
             self._calibration(direction)  # raises if there is none
-        probability = self.probability(scores, len(candidates), direction)
+        probability = self.probability(scores, gallery_size, direction)
         if probability is not None and min_probability is not None:
             order = order[probability[order] >= min_probability]
         rows: list[dict[str, Any]] = []
@@ -305,10 +315,9 @@ class Reranker:
         the reranker has no calibration, because its training had no dev images.
 
         Raises:
-            EdjeError: the scores aren't a list of numbers, the size isn't a count, or the direction
-                isn't t2i or i2t.
+            EdjeError: the scores aren't a list of numbers, the size isn't a count of at least
+                theirs, or the direction isn't t2i or i2t.
         """
-        check_count("gallery_size", gallery_size, 0)
         if direction not in get_args(Direction):
             raise EdjeError(f"probability: direction={direction!r}, expected t2i or i2t.")
         if not (isinstance(scores, Tensor) and scores.is_floating_point()):
@@ -317,9 +326,10 @@ class Reranker:
             raise EdjeError(
                 f"scores: got numbers of shape {tuple(scores.shape)}, expected those of one search."
             )
+        check_count("gallery_size", gallery_size, len(scores))
         if direction not in self._calibrations or not len(scores):
             return None
-        return self._calibrations[direction].probability(scores, max(gallery_size, 1))
+        return self._calibrations[direction].probability(scores, gallery_size)
 
     def threshold(self, precision: float, direction: Direction = "t2i") -> float:
         """The `min_probability` above which top answers had this precision on dev.

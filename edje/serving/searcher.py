@@ -143,7 +143,8 @@ class Searcher:
                 torch.cat([stored.tokens, encoded.tokens]),
             )
         scores = reranker.score_images(job.query, encoded)
-        return _scored(documents, scores.double(), reranker.probability(scores, images))
+        searched = max(images, len(encoded))
+        return _scored(documents, scores.double(), reranker.probability(scores, searched))
 
     def _facts(self) -> IndexFacts:
         probability = self.index.reranker.probability(torch.zeros(2), 2)

@@ -184,6 +184,31 @@ def test_less_probable_documents_are_left_out():
     assert served.rank("red star", gallery(0), min_probability=0.5) == []
 
 
+def test_the_best_of_many_have_the_probability_of_a_search_in_all_of_them():
+    served, images = calibrated(), gallery()
+    hits = served.rank("red star", images, gallery_size=5_000_000)
+    scores = torch.tensor([hit["score"] for hit in hits])
+    expected = served.probability(scores, 5_000_000)
+    assert [hit["probability"] for hit in hits] == pytest.approx(expected.tolist(), abs=1e-6)
+    among_few = served.rank("red star", images)
+    assert served.rank("red star", images, gallery_size=6) == among_few
+    assert hits[0]["probability"] < among_few[0]["probability"]
+    middle = hits[2]["probability"]
+    some = {"min_probability": middle, "gallery_size": 5_000_000}
+    assert served.rank("red star", images, **some) == hits[:3]
+    assert served.rank("red star", gallery(0), gallery_size=100) == []
+
+
+def test_ranking_reads_the_first_stage_scores_that_it_is_given():
+    served, images = reranker(True), gallery(4)
+    first = [0.5, -0.25, 0.125, 1.0]
+    expected = served.score_images("red star", images, first)
+    for documents in (images, [*images]):
+        hits = served.rank("red star", documents, first_stage=first)
+        scores = {hit["corpus_id"]: hit["score"] for hit in hits}
+        assert [scores[row] for row in range(4)] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_a_probability_is_that_of_numbers_in_any_form():
     served = calibrated()
     expected = served.probability(torch.tensor([1.0, 2.0]), 100)
@@ -257,6 +282,14 @@ def test_a_row_of_another_reranker_is_named_among_the_documents():
         (lambda one: one.probability([1.0], 100, "zz"), "direction='zz', expected t2i or i2t"),
         (lambda one: one.probability([1.0], -5), "gallery_size=-5: expected a whole number"),
         (lambda one: one.probability([1.0], "100"), "gallery_size='100': expected a whole number"),
+        (lambda one: one.probability([1.0, 2.0], 1), "gallery_size=1: .* number of 2 or more"),
+        (lambda one: one.rank("a", gallery(3), gallery_size=2), "gallery_size=2: .* of 3 or more"),
+        (lambda one: one.rank("a", gallery(3), gallery_size=0), "gallery_size=0: .* of 3 or more"),
+        (
+            lambda one: one.rank("a", gallery(3), gallery_size=9.5),
+            "gallery_size=9.5: expected a wh",
+        ),
+        (lambda one: one.rank("a", gallery(3), first_stage=[1.0]), r"shape \(1,\), expected 3"),
         (lambda one: one.probability([[1.0]], 100), r"scores: got numbers of shape \(1, 1\)"),
         (lambda one: one.probability(["a"], 100), "scores: got a list"),
         (lambda one: one.compress(np.zeros((1, 9, 24))), "compress: got a ndarray, expected a ten"),
