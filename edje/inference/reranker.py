@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -88,6 +88,8 @@ class Reranker:
     Raises:
         EdjeError: the given backbone isn't the one that the reranker was trained with.
     """
+
+    num_labels: ClassVar[int] = 1  # evaluators of sentence-transformers read it
 
     def __init__(
         self,
@@ -254,6 +256,8 @@ class Reranker:
         min_probability: float | None = None,
         gallery_size: int | None = None,
         first_stage: Numbers | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> list[dict[str, Any]]:
         """The documents from best to worst, in the format of sentence-transformers' CrossEncoder.
 
@@ -274,12 +278,15 @@ class Reranker:
                 documents are the best of more; by default their own number. Only probabilities
                 depend on it.
             first_stage: the query's first-stage scores with the documents, as in `score_images`.
+            prompt_name: None, as callers of a CrossEncoder pass it; no other is accepted.
+            prompt: likewise.
 
         Raises:
             EdjeError: a picture can't be read; query and documents aren't a text and pictures, or
-                a picture and texts; `min_probability` is set and there is no calibration; or the
-                gallery is smaller than the list.
+                a picture and texts; `min_probability` is set and there is no calibration; the
+                gallery is smaller than the list; or there is a prompt.
         """
+        _check_prompt(prompt_name, prompt)
         if top_k is not None:
             check_count("top_k", top_k, 0)
         candidates = several(documents, "documents")
@@ -348,6 +355,8 @@ class Reranker:
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> Any:
         """The score of each (query, document); for a single pair, one number.
 
@@ -359,10 +368,13 @@ class Reranker:
             show_progress_bar: for encoding pictures; by default if there are several batches.
             convert_to_numpy: return a float32 array; else a list of tensors.
             convert_to_tensor: return a tensor instead of the array.
+            prompt_name: None, as evaluators of sentence-transformers pass it.
+            prompt: likewise.
 
         Raises:
             EdjeError: as `rank`.
         """
+        _check_prompt(prompt_name, prompt)
         given = several(pairs, "pairs")
         is_one = len(given) == 2 and not any(isinstance(part, tuple | list) for part in given)
         found = pairs_of([given] if is_one else given)
@@ -430,6 +442,11 @@ class Reranker:
             each = zip(counts, given, strict=True)
             first = torch.cat([number_per(count, some, "first_stage") for count, some in each])
         return list(self._scores(pairs, len(images), False, first).split(counts))
+
+    @property
+    def model_card_data(self) -> "_EvaluatorsCard":
+        """Where evaluators of sentence-transformers write their results, which are not kept."""
+        return _EvaluatorsCard()
 
     @property
     def token_budgets(self) -> list[int]:
@@ -729,6 +746,19 @@ def _check_tensor(tokens: Any, caller: str) -> None:
             f"{caller}: got a {type(tokens).__name__}, expected a tensor: torch.from_numpy makes "
             "one of an array, and encoded images have .tokens."
         )
+
+
+class _EvaluatorsCard:
+    def set_evaluation_metrics(self, *_: Any) -> None:
+        """The card of a saved folder has the results of the run itself."""
+
+
+def _check_prompt(prompt_name: Any, prompt: Any) -> None:
+    for name, given in (("prompt_name", prompt_name), ("prompt", prompt)):
+        if given is not None:
+            raise EdjeError(
+                f"{name}={given!r}: rerankers were trained on texts without a prompt. Leave it out."
+            )
 
 
 def _emptied(collection: ScoringSet) -> ScoringSet:

@@ -5,6 +5,9 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +86,47 @@ def test_embeddings_of_another_width_are_refused_where_they_are_read(used: Reran
     summing.choices = replace(used.choices, score="sum")
     with pytest.raises(EdjeError, match=r"got embeddings of \d+ numbers, but this reranker's have"):
         summing.rank(QUERY, wrong)
+
+
+class AsEvaluatorsCall:
+    """The calls and attributes of sentence-transformers' evaluators (6.2)."""
+
+    def __call__(self, model: Any, pairs: list[list[Any]]) -> Any:
+        scores = model.predict(
+            pairs, prompt_name=None, batch_size=64, convert_to_numpy=True, show_progress_bar=False
+        )
+        assert model.num_labels == 1
+        model.model_card_data.set_evaluation_metrics(self, {"map": 1.0}, -1, -1)
+        return scores
+
+
+def test_it_can_be_called_as_evaluators_of_cross_encoders_call(used: Reranker) -> None:
+    pairs = [[QUERY, picture] for picture in PICTURES]
+    assert (AsEvaluatorsCall()(used, pairs) == used.predict(pairs)).all()
+    assert used.rank(QUERY, PICTURES, prompt_name=None, prompt=None) == used.rank(QUERY, PICTURES)
+    for given in ({"prompt_name": "query"}, {"prompt": "find: "}):
+        for call in (partial(used.predict, pairs), partial(used.rank, QUERY, PICTURES)):
+            with pytest.raises(EdjeError, match="trained on texts without a prompt"):
+                call(**given)
+
+
+def test_the_evaluators_of_sentence_transformers_measure_a_reranker(
+    used: Reranker, tmp_path: Path
+) -> None:
+    evaluation = pytest.importorskip("sentence_transformers.cross_encoder.evaluation")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for picture, path in zip(PICTURES, paths, strict=True):
+        picture.save(path)
+    best = paths[used.rank(QUERY, paths)[0]["corpus_id"]]
+    sample = {"query": QUERY, "positive": [best], "documents": paths}
+    found = evaluation.CrossEncoderRerankingEvaluator([sample])(used)
+    assert found["map"] == found["mrr@10"] == found["ndcg@10"] == 1
+    pairs, scores = [[QUERY, path] for path in paths], [0.0, 1.0, 2.0]
+    found = evaluation.CrossEncoderCorrelationEvaluator(pairs, scores)(used)
+    assert set(found) == {"pearson", "spearman"}
+    labels = [int(path == best) for path in paths]
+    found = evaluation.CrossEncoderClassificationEvaluator(pairs, labels)(used)
+    assert found["accuracy"] == 1
 
 
 def test_a_row_is_sent_without_the_others() -> None:
