@@ -226,7 +226,8 @@ class Addition:
         """
         rows: list[Row] = []
         written, begun = 0, time.monotonic()
-        for group in prepared_ahead(self._read, self.to_read, self.batch_size):
+        for under_way in prepared_ahead(self._read, self.to_read, self.batch_size):
+            group = [one.result() for one in under_way]
             try:
                 rows += self._rows(group)
             except EdjeError:

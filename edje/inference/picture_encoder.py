@@ -13,6 +13,7 @@ from tqdm import tqdm
 from edje.backbones.protocol import Backbone
 from edje.captions import clean_caption
 from edje.cores import cores
+from edje.errors import EdjeError
 from edje.images.pictures import Picture, rgb_of
 from edje.inference.encoded_images import EncodedImages
 from edje.inference.precisions import has_bf16
@@ -25,6 +26,15 @@ MOST_THREADS = 16  # that read and decode pictures
 TEXTS_AT_ONCE = 256
 Given = TypeVar("Given")
 Prepared = TypeVar("Prepared")
+
+
+class UnreadPicture(EdjeError):
+    """Raised for a picture that can't be read; `place` is its place in the list, from 0."""
+
+    def __init__(self, place: int, why: str):
+        super().__init__(f"picture {place} (from 0): {why}")
+        self.place = place
+        self.why = why
 
 
 class PictureEncoder:
@@ -49,7 +59,7 @@ class PictureEncoder:
         """Embeddings and tokens; threads prepare pictures while the tower runs.
 
         Raises:
-            EdjeError: a picture can't be read.
+            UnreadPicture: a picture can't be read.
         """
         width = self.backbone.embedding_width
         dtype = stored_type(self.compressed)
@@ -59,7 +69,7 @@ class PictureEncoder:
         hidden = len(pictures) <= batch_size if show_progress_bar is None else not show_progress_bar
         with tqdm(total=len(pictures), desc="encode", unit="image", disable=hidden) as bar:
             for batch in prepared_ahead(self.prepared, pictures, batch_size):
-                pixels = torch.stack(batch)
+                pixels = torch.stack([_pixels_of(done + row, one) for row, one in enumerate(batch)])
                 rows = slice(done, done + len(pixels))
                 embeddings[rows], cells = self.encoded(pixels)
                 tokens[rows] = self.compressed.decode(torch.from_numpy(cells), dtype)
@@ -121,8 +131,11 @@ class PictureEncoder:
 
 def prepared_ahead(
     prepare: Callable[[Given], Prepared], given: Sequence[Given], batch_size: int
-) -> Iterator[list[Prepared]]:
-    """What threads make of the given things, in batches; one more is prepared while one is used."""
+) -> Iterator[list[Future[Prepared]]]:
+    """What threads make of the given things, in batches that the caller waits for.
+
+    One more batch is prepared while one is used.
+    """
     threads = min(MOST_THREADS, cores(), max(len(given), 1))
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[Future[Prepared]] = []
@@ -136,10 +149,17 @@ def prepared_ahead(
                     waiting.append(same or pool.submit(prepare, one))
                     started += 1
                 batch, waiting = waiting[:batch_size], waiting[batch_size:]
-                yield [future.result() for future in batch]
+                yield batch
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _pixels_of(place: int, prepared: Future[Tensor]) -> Tensor:
+    try:
+        return prepared.result()
+    except EdjeError as error:
+        raise UnreadPicture(place, str(error)) from error
 
 
 def stored_type(codec: Codec) -> torch.dtype:

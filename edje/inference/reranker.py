@@ -34,7 +34,7 @@ from edje.inference.encoded_images import (
 from edje.inference.example_texts import example_texts
 from edje.inference.given_numbers import Numbers, given_numbers, number_per
 from edje.inference.location import find_checkpoint, shipped_folder
-from edje.inference.picture_encoder import PictureEncoder
+from edje.inference.picture_encoder import PictureEncoder, UnreadPicture
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import (
@@ -225,8 +225,8 @@ class Reranker:
             show_progress_bar: by default if there is more than one batch.
 
         Raises:
-            EdjeError: a picture can't be read (the message names it), or the backbone can't be
-                built here.
+            EdjeError: a picture can't be read (the message gives its place in the list and why),
+                or the backbone can't be built here.
         """
         check_count("batch_size", batch_size, 1)
         return self.picture_encoder.images(
@@ -593,7 +593,7 @@ class Reranker:
             return torch.empty(0)
         images = pairs.images
         if not isinstance(images, EncodedImages):
-            images = self._encoded(images, batch_size, show_progress_bar)
+            images = self._encoded(images, batch_size, show_progress_bar, pairs.image_places)
         self._check_visual(images.tokens.shape[1:])
         first = torch.zeros(len(pairs.text_rows))
         if first_stage is not None:
@@ -708,19 +708,28 @@ class Reranker:
         images: Sequence[Picture | EncodedImage],
         batch_size: int,
         show_progress_bar: bool | None,
+        places: Sequence[int],
     ) -> EncodedImages:
-        """Pictures and encoded images as encoded images, in the same order."""
+        """Pictures and encoded images as encoded images, in the same order.
+
+        `places` are theirs in the caller's list, for messages.
+        """
         for image in images:
             if isinstance(image, EncodedImage):
                 self._check_visual(image.tokens.shape)
-        fresh = [image for image in images if not isinstance(image, EncodedImage)]
+        fresh = {at: one for at, one in enumerate(images) if not isinstance(one, EncodedImage)}
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
-        if fresh:
-            made = self.encode(fresh, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        try:
+            if fresh:
+                made = self.encode(
+                    list(fresh.values()), batch_size=batch_size, show_progress_bar=show_progress_bar
+                )
+        except UnreadPicture as error:
+            raise UnreadPicture(places[list(fresh)[error.place]], error.why) from error
         if len(made) == len(images):
             return made
-        rows = iter(made)
-        return stacked([one if isinstance(one, EncodedImage) else next(rows) for one in images])
+        new = iter(made)
+        return stacked([one if isinstance(one, EncodedImage) else next(new) for one in images])
 
     def _check_visual(self, shape: torch.Size) -> None:
         reads = int(self.model.adapter.num_tokens), self.model.joint.width

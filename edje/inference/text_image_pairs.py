@@ -34,6 +34,14 @@ class Pairs:
     image_rows: Int[Tensor, "pairs"]
     is_t2i: Bool[Tensor, "pairs"]
 
+    @property
+    def image_places(self) -> list[int]:
+        """The first pair of each image."""
+        first: dict[int, int] = {}
+        for pair, row in enumerate(self.image_rows.tolist()):
+            first.setdefault(row, pair)
+        return [first[row] for row in range(len(self.images))]
+
 
 def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
     """The texts and pictures of any pairs, without duplicates.
@@ -45,15 +53,18 @@ def pairs_of(pairs: Iterable[Sequence[Any]]) -> Pairs:
     images: dict[Hashable, int] = {}
     given: list[Image] = []
     rows: list[tuple[int, int, bool]] = []
-    for pair in pairs:
+    for place, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise EdjeError(f"got {_shown(pair)} as a pair; expected (query, document).")
+            raise EdjeError(
+                f"pair {place} (from 0): got {_shown(pair)} as a pair; expected (query, document)."
+            )
         query, document = pair
         is_t2i = isinstance(query, str)
         text, image = (query, document) if is_t2i else (document, query)
         if not isinstance(text, str) or not isinstance(image, EncodedImage | Picture):
             raise EdjeError(
-                f"got a pair of {_shown(query)} and {_shown(document)}; expected {EXPECTED}."
+                f"pair {place} (from 0): got a pair of {_shown(query)} and {_shown(document)}; "
+                f"expected {EXPECTED}."
             )
         key = id(image) if isinstance(image, EncodedImage) else same_picture(image)
         if key not in images:
@@ -101,8 +112,11 @@ def texts_of(given: Any, what: str) -> list[str]:
         EdjeError: it is a single text, not iterable, or something in it isn't a text.
     """
     texts = several(given, what)
-    if other := [one for one in texts if not isinstance(one, str)]:
-        raise EdjeError(f"got {_shown(other[0])} among {what}; expected texts.")
+    for place, one in enumerate(texts):
+        if not isinstance(one, str):
+            raise EdjeError(
+                f"number {place} (from 0): got {_shown(one)} among {what}; expected texts."
+            )
     return list(texts)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -135,6 +136,43 @@ def test_a_row_is_sent_without_the_others() -> None:
     for some in (images[3:4], images[3]):
         assert len(pickle.dumps(some)) < whole / 10
         assert torch.equal(pickle.loads(pickle.dumps(some)).tokens, some.tokens)
+
+
+@pytest.mark.parametrize(
+    "bad", [b"xx", np.zeros((2, 2), np.float32), Path("absent.png"), bytearray(b"xx")], ids=type
+)
+def test_what_can_not_be_read_is_told_by_its_place_in_the_callers_list(
+    used: Reranker, bad: Any
+) -> None:
+    red, blue, _ = PICTURES
+    rows = used.encode(PICTURES)
+    documents = [red, rows[1], red, blue, bad]  # of which the encoder gets three
+    said = r"^picture 4 \(from 0\): (a picture of 2 bytes|absent\.png|an array of float32) "
+    for call in (
+        partial(used.encode, [red, blue, red, red, bad]),
+        partial(used.encode, [red, blue, red, red, bad], batch_size=1),
+        partial(used.rank, QUERY, documents),
+        partial(used.predict, [(QUERY, one) for one in documents]),
+    ):
+        with pytest.raises(EdjeError, match=said):
+            call()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_text_or_pair_is_told_by_its_place(used: Reranker) -> None:
+    for call, said in (
+        (partial(used.encode_text, ["a", None]), r"^number 1 \(from 0\): got a NoneType among tex"),
+        (
+            partial(used.rank, QUERY, [PICTURES[0], 5]),
+            r"^pair 1 \(from 0\): got a pair of the text",
+        ),
+        (
+            partial(used.predict, [(QUERY, PICTURES[0]), "a"]),
+            r"^pair 1 \(from 0\): got the text 'a'",
+        ),
+    ):
+        with pytest.raises(EdjeError, match=said):
+            call()
 
 
 def test_a_score_that_is_no_number_is_refused(used: Reranker) -> None:
