@@ -68,11 +68,18 @@ def _names_lacking(part: Any, names: tuple[str, ...]) -> str | None:
     if not inspect.isclass(part):
         return None  # a function: what it builds is checked later
     if names == ("__call__",):  # on a class itself, hasattr is always true for it
-        has = any("__call__" in base.__dict__ for base in part.__mro__)
-        return None if has else "it lacks __call__"
+        defined = [vars(base)["__call__"] for base in part.__mro__ if "__call__" in vars(base)]
+        has = defined and not _is_abstract(defined[0])
+        return None if has else "it lacks __call__(outputs)"
     return _listed(part, names)
 
 
 def _listed(part: Any, names: tuple[str, ...]) -> str | None:
-    absent = [name for name in names if not hasattr(part, name)]
+    absent = [
+        name for name in names if not hasattr(part, name) or _is_abstract(getattr(part, name))
+    ]
     return f"it lacks {', '.join(absent)}" if absent else None
+
+
+def _is_abstract(member: Any) -> bool:
+    return getattr(member, "__isabstractmethod__", False) is True

@@ -28,6 +28,7 @@ from edje.inference.checkpoint import (
 )
 from edje.models.adapters import Adapter, LocalAdapter
 from edje.models.adapters.facts import AdapterFacts
+from edje.objectives.matching import Matching
 from edje.objectives.outputs import Objective
 from edje.part_kinds import OF_BACKBONE, PROJECTIONS, TEXT, VISION, lacking_when_built
 from tests.tiny.package import make_package
@@ -89,7 +90,8 @@ def test_a_module_that_is_run_again_registers_its_parts_again() -> None:
     for _ in range(2):
 
         @edje.register_objective("again")
-        class Again(Objective): ...
+        class Again(Objective):
+            def __call__(self, outputs: Any) -> Any: ...
 
     assert registry.find("objective", "again").load() is Again
 
@@ -157,6 +159,14 @@ class Half:
     def identity(self) -> None: ...
 
 
+class Forwards(Objective):
+    def forward(self, outputs: Any) -> Any: ...
+
+
+class OfProtocol(Backbone):
+    def identity(self) -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("register", "part", "missing"),
     [
@@ -165,8 +175,14 @@ class Half:
         (edje.register_adapter, NoForward, r"no forward\(tokens\)"),
         (edje.register_adapter, NoFacts, "takes no facts"),
         (edje.register_objective, Half, "it lacks __call__"),
+        (
+            edje.register_objective,
+            Forwards,
+            r"\(Forwards\) is not .*: it lacks __call__\(outputs\)",
+        ),
         (edje.register_objective, 3, "neither a class nor a function"),
         (edje.register_backbone, Half, "it lacks preprocess, encode_images"),
+        (edje.register_backbone, OfProtocol, "it lacks preprocess, encode_images"),
     ],
 )
 def test_what_is_no_part_is_told_what_it_lacks(register: Any, part: Any, missing: str) -> None:
@@ -177,8 +193,15 @@ def test_what_is_no_part_is_told_what_it_lacks(register: Any, part: Any, missing
 def test_what_a_built_part_lacks() -> None:
     assert lacking_when_built("adapter", torch.nn.Linear(1, 1)) is not None
     assert lacking_when_built("objective", lambda outputs: 0) == "it lacks needs, weight"
-    assert lacking_when_built("objective", Objective()) is None
+    assert lacking_when_built("objective", Matching()) is None
     assert "encode_texts" in str(lacking_when_built("backbone", Half()))
+
+
+def test_a_part_without_its_methods_is_not_built() -> None:
+    """A program may give objects of its own, without a name."""
+    for cls, method in ((Forwards, "__call__"), (OfProtocol, "encode_images")):
+        with pytest.raises(TypeError, match=f"abstract class {cls.__name__} .*{method}"):
+            cls()
 
 
 def test_a_backbone_must_have_what_its_protocol_says() -> None:

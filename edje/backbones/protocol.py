@@ -1,5 +1,6 @@
 """The interface of a backbone: its tokens, its features, its two embeddings."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -31,6 +32,7 @@ class VisionBackbone(Protocol):
     num_heads: int
     layer_norm_eps: float
 
+    @abstractmethod
     def identity(self) -> Identity:
         """What makes stored tokens comparable: weights, layer, preprocessing, token count, width.
 
@@ -38,10 +40,12 @@ class VisionBackbone(Protocol):
         """
         ...
 
+    @abstractmethod
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         """The pixels that `encode_images` expects of one RGB image."""
         ...
 
+    @abstractmethod
     def encode_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> ImageEncoding:
         """Tokens and unprojected features, in float32 and without gradients."""
         ...
@@ -52,10 +56,12 @@ class TextEncoder(Protocol):
 
     text_width: int
 
+    @abstractmethod
     def text_identity(self) -> Identity:
         """What makes stored caption features comparable."""
         ...
 
+    @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch text_features"]:
         """Unprojected features of cleaned captions, in float32 and without gradients."""
         ...
@@ -71,12 +77,14 @@ class Backbone(VisionBackbone, TextEncoder, Protocol):
 
     embedding_width: int
 
+    @abstractmethod
     def project_images(
         self, features: Float[Tensor, "batch features"]
     ) -> Float[Tensor, "batch embedding"]:
         """L2-normalised image embeddings."""
         ...
 
+    @abstractmethod
     def project_texts(
         self, features: Float[Tensor, "batch text_features"]
     ) -> Float[Tensor, "batch embedding"]:

@@ -1,6 +1,7 @@
 """The outputs of one training step, and the base class of objectives."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -111,7 +112,7 @@ def without_absent(
     return logits.masked_fill(~presence.candidates, torch.finfo(logits.dtype).min / 4)
 
 
-class Objective:
+class Objective(ABC):
     """A term of the training loss: outputs of a step in, a scalar out.
 
     `needs` names the parts of the step that the term reads, so that nothing is computed for
@@ -125,6 +126,6 @@ class Objective:
             raise ValueError(f"weight={weight}: expected at least 0")
         self.weight = weight
 
+    @abstractmethod
     def __call__(self, outputs: StepOutputs) -> Float[Tensor, ""]:
         """The unweighted value of the term."""
-        raise NotImplementedError

@@ -1,6 +1,7 @@
 """The interface of a source of image-caption data."""
 
 import hashlib
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ class Source(Protocol):
     dev_seed: int
     bad_images: BadImages
 
+    @abstractmethod
     def splits(self) -> list[str]:
         """Names of the splits, sorted."""
         ...
 
+    @abstractmethod
     def read(self, split: str) -> RetrievalSplit:
         """One split, checked.
 
