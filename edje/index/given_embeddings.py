@@ -89,8 +89,14 @@ def given_embeddings(
         matrix = source if isinstance(source, np.ndarray) else given_numbers(source, "embeddings")
     if isinstance(paths, str) or isinstance(ids, str):
         raise EdjeError("embeddings: got a text as paths or ids, expected a list of texts.")
-    if any(None in some for some in (paths, ids) if some is not None):
+    if any(one is None for some in (paths, ids) if some is not None for one in some):
         raise EdjeError("embeddings: a path or an id is missing (null). Give each picture both.")
+    for row, path in enumerate(() if paths is None else paths):
+        if not isinstance(path, str | Path):
+            raise EdjeError(
+                f"embeddings: got a {type(path).__name__} among paths (number {row}, from 0), "
+                "expected the pictures' files. Write pictures in memory to files first."
+            )
     if paths is None or (ids is not None and len(ids) != len(paths)):
         raise EdjeError(
             "embeddings need paths, the pictures' files in their order; ids, if any, likewise."

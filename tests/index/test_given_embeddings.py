@@ -148,6 +148,11 @@ def test_other_embeddings_and_additions_without_are_refused(
         (lambda m, p: (m, ["nope/1.png", *p[1:]]), r"there is no file .*nope/1\.png"),
         (lambda m, p: (m, "ab"), "got a text as paths or ids"),
         (lambda m, p: (m, [None, *p[1:]]), "a path or an id is missing"),
+        (lambda m, p: (m, [*p[:-1], b"GIF89a"]), r"a bytes among paths \(number 11, from 0\)"),
+        (
+            lambda m, p: (m, [m, *p[1:]]),
+            r"a ndarray among paths \(number 0, from 0\), expected the",
+        ),
         (lambda m, p: ("absent.npy", p), r"absent\.npy can't be read as a NumPy array"),
         (lambda m, p: ("absent.parquet", None), r"absent\.parquet can't be read as Parquet"),
     ],
