@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers, the same names as in the table below: a test compares them
     from edje.backbones.loading import load_backbone as load_backbone
     from edje.errors import EdjeError as EdjeError
+    from edje.index.answers import Question as Question
     from edje.index.image_index import ImageIndex as ImageIndex
     from edje.inference.reference import load_reference_checkpoint as load_reference_checkpoint
     from edje.inference.reranker import Reranker as Reranker
@@ -24,6 +25,7 @@ __version__ = "0.2.0.dev0"  # the only place; the build reads it from here
 _HOMES = {
     "EdjeError": "edje.errors",
     "ImageIndex": "edje.index.image_index",
+    "Question": "edje.index.answers",
     "Reranker": "edje.inference.reranker",
     "TokenStore": "edje.tokens.store",
     "evaluate": "edje.pipeline.evaluation",

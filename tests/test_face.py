@@ -35,7 +35,7 @@ def python(code: str) -> str:
 def test_the_face_is_what_it_promises() -> None:
     assert {
         "Reranker", "ImageIndex", "TokenStore", "load_backbone", "load_reference_checkpoint",
-        "evaluate", "EdjeError", "__version__",
+        "evaluate", "EdjeError", "Question", "__version__",
     } <= set(edje.__all__)  # fmt: skip
     assert sorted(edje.__all__) == dir(edje)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from edje.inference.given_numbers import Numbers
 from edje.ranges import check_count, check_probability
 
 CANDIDATES = 100  # of the first stage, by default
+Missing = Literal["error", "skip"]  # what becomes of ids that are not in the index
 
 
 class UnknownPicture(EdjeError):
@@ -30,8 +32,8 @@ class UnknownPicture(EdjeError):
 class Question:
     """A text, and the pictures to rerank: the first stage's `k` best, or those of `ids`.
 
-    `where`, `query_embedding` and `first_stage` (scores of the ids) are as in `ImageIndex`. With
-    `num_tokens`, only the first of nested visual tokens are read.
+    `where`, `query_embedding`, `first_stage` (scores of the ids) and `missing` are as in
+    `ImageIndex`. With `num_tokens`, only the first of nested visual tokens are read.
     """
 
     query: str
@@ -41,6 +43,7 @@ class Question:
     ids: Sequence[str] | None = None
     first_stage: Numbers | None = None
     num_tokens: int | None = None
+    missing: Missing = "error"
 
 
 @dataclass(frozen=True)

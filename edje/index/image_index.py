@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from edje.errors import EdjeError
 from edje.index.additions import Added, OnError, ToAdd, added_here
-from edje.index.answers import CANDIDATES, Answer, Question
+from edje.index.answers import CANDIDATES, Answer, Missing, Question
 from edje.index.built_with import check_reranker, new_facts
 from edje.index.given_embeddings import given_embeddings
 from edje.index.given_pictures import (
@@ -35,7 +35,7 @@ from edje.index.image_table import (
     TableFacts,
     place_of,
 )
-from edje.index.index_search import IndexSearch, check_where, list_of_ids
+from edje.index.index_search import IndexSearch, check_where, list_of_ids, not_there
 from edje.index.index_stats import IndexStats, Problem, problems_of, stats_of
 from edje.index.ray_engine import Engine, RayEngine
 from edje.index.shards import with_shards
@@ -288,8 +288,11 @@ class ImageIndex:
             after.delete(gone)
         return replace(added, removed=len(gone))
 
-    def remove(self, ids: Sequence[str]) -> int:
+    def remove(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Remove pictures by their ids; returns how many.
+
+        With `missing_ok`, ids that are not in the index are passed over, so that a removal can be
+        repeated.
 
         Raises:
             EdjeError: an id isn't in the index (nothing is removed then), or it can't be written.
@@ -297,7 +300,7 @@ class ImageIndex:
         ids = list_of_ids("remove", ids)
         self._existing("remove from")
         with self._writing(None) as after:
-            keys = self._keys(ids, "remove", "removed")
+            keys = self._keys(ids, "remove", "removed", missing_ok)
             after.delete(keys)
         return len(keys)
 
@@ -437,18 +440,23 @@ class ImageIndex:
         first_stage: Numbers | None = None,
         *,
         min_probability: float | None = None,
+        missing: Missing = "error",
     ) -> list[Hit]:
         """Pictures found by another search, best first; no picture is read.
 
         `first_stage` is that search's scores, in the order of the ids. If they are cosine
         similarities of the reranker's own first stage, they save computing these. Other scores
-        don't suit a reranker that sums both stages or was trained with the first stage.
+        don't suit a reranker that sums both stages or was trained with the first stage. With
+        `missing="skip"`, ids that are not in the index are left out; the others' ranks are those
+        among themselves.
 
         Raises:
             EdjeError: an id isn't in the index or occurs twice, the numbers of scores and ids
                 differ, or as `search`.
         """
-        question = Question(query, ids=list_of_ids("rerank", ids), first_stage=first_stage)
+        question = Question(
+            query, ids=list_of_ids("rerank", ids), first_stage=first_stage, missing=missing
+        )
         return self.answers([question])[0].best(min_probability=min_probability)
 
     def stats(self, queries: Sequence[str] | None = None) -> IndexStats:
@@ -533,13 +541,13 @@ class ImageIndex:
                 "pictures together with the others: ImageIndex.from_embeddings."
             )
 
-    def _keys(self, ids: Sequence[str], caller: str, done: str) -> list[int]:
+    def _keys(
+        self, ids: Sequence[str], caller: str, done: str, missing_ok: bool = False
+    ) -> list[int]:
         found = self._existing(caller).named(ids, [KEY])
-        if missing := [one for one in ids if one not in found]:
-            raise EdjeError(
-                f"{caller}: {len(missing)} of {len(ids)} ids are not in the index, such as "
-                f"{missing[0]!r}. Nothing was {done}; index.ids() lists them."
-            )
+        absent = [one for one in ids if one not in found]
+        if absent and not missing_ok:
+            raise EdjeError(f"{not_there(caller, absent, len(ids))}. Nothing was {done}.")
         return [row[KEY] for row in found.values()]
 
     def _gone(self, root: Path, table: ImageTable) -> list[int]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edje.errors import EdjeError
 from edje.images.pictures import is_unicode
-from edje.index.answers import Answer, Question, StageSeconds, UnknownPicture
+from edje.index.answers import Answer, Missing, Question, StageSeconds, UnknownPicture
 from edje.index.approximate_first_stage import ApproximateFirstStage
 from edje.index.exact_first_stage import ExactFirstStage, Wanted
 from edje.index.given_pictures import read_path, valid_id
@@ -44,6 +44,7 @@ OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
 OF_A_FILTER = re.compile(  # whole texts, names, comments and casts; else brackets and placeholders
     r"""'[^']*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/|::|[()?$:]""", re.DOTALL
 )
+SHOWN = 5  # ids in a message
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class IndexSearch:
         Raises:
             EdjeError: as `ImageIndex.rerank`.
         """
-        row_ids, places = np.unique(self._row_ids([ids])[0], return_inverse=True)
+        chosen, _ = self._rows([ids], ["error"], "encoded")[0]
+        row_ids, places = np.unique(chosen, return_inverse=True)
         return self._read(row_ids)[0][places]
 
     def with_tokens(self, num_tokens: int | None) -> Reranker:
@@ -165,7 +167,8 @@ class IndexSearch:
     def _candidates(
         self, questions: Sequence[Question], texts: Sequence[Tensor]
     ) -> list[Candidates]:
-        named = iter(self._row_ids([one.ids for one in questions if one.ids is not None]))
+        lists = [(one.ids, one.missing) for one in questions if one.ids is not None]
+        named = iter(self._rows([ids for ids, _ in lists], [one for _, one in lists], "rerank"))
         wanted = [
             Wanted(
                 self._own_query(one.query_embedding) if self.is_given else text, one.k, one.where
@@ -177,11 +180,12 @@ class IndexSearch:
         chosen = []
         for question in questions:
             if question.ids is not None:
+                row_ids, there = next(named)
                 given = question.first_stage
                 known = None
                 if given is not None:
-                    known = number_per(len(question.ids), given, "rerank: first_stage")
-                chosen.append(Candidates(next(named), known, known, self._size))
+                    known = number_per(len(question.ids), given, "rerank: first_stage")[there]
+                chosen.append(Candidates(row_ids, known, known, self._size))
                 continue
             found = next(best)
             known = None if self.is_given else found.scores
@@ -265,20 +269,26 @@ class IndexSearch:
     def _size(self) -> int:
         return self.table.count(READABLE)
 
-    def _row_ids(self, lists: Sequence[Sequence[str]]) -> list[np.ndarray]:
-        """Row ids of several lists of ids."""
-        lists = [list_of_ids("rerank", ids) for ids in lists]
+    def _rows(
+        self, lists: Sequence[Sequence[str]], missing: Sequence[Missing], caller: str
+    ) -> list[tuple[np.ndarray, list[int]]]:
+        """Of several lists of ids: the row ids of those that are there, and their places."""
+        lists = [list_of_ids(caller, ids) for ids in lists]
         every = list(dict.fromkeys(name for ids in lists for name in ids))
-        found = self.table.named(every, [PROBLEM])
-        for ids in lists:
-            missing = [one for one in ids if one not in found or found[one][PROBLEM] is not None]
-            if missing:
-                raise UnknownPicture(
-                    f"rerank: {len(missing)} of {len(ids)} ids are not in the index, "
-                    f"such as {missing[0]!r}. index.ids() lists them.",
-                    missing,
-                )
-        return [np.array([found[one][ROW] for one in ids], np.uint64) for ids in lists]
+        found = {
+            name: row[ROW]
+            for name, row in self.table.named(every, [PROBLEM]).items()
+            if row[PROBLEM] is None
+        }
+        chosen = []
+        for ids, what in zip(lists, missing, strict=True):
+            absent = [one for one in ids if one not in found]
+            if absent and what == "error":
+                skip = ' missing="skip" leaves them out.' if caller == "rerank" else ""
+                raise UnknownPicture(f"{not_there(caller, absent, len(ids))}.{skip}", absent)
+            there = [at for at, one in enumerate(ids) if one in found]
+            chosen.append((np.array([found[ids[at]] for at in there], np.uint64), there))
+        return chosen
 
     def _own_query(self, given: Any) -> Tensor:
         width = self.table.facts.given_width
@@ -303,6 +313,8 @@ class IndexSearch:
                     "(ImageIndex.from_embeddings); this one has the reranker's."
                 )
             return
+        if question.missing not in get_args(Missing):
+            raise EdjeError(f"rerank: missing={question.missing!r}, expected error or skip.")
         ids = list_of_ids("rerank", ids)
         if len(set(ids)) < len(ids):
             raise EdjeError("rerank: an id occurs twice. Give each once.")
@@ -334,6 +346,15 @@ def check_where(where: Any) -> None:
     if opened:
         which = "opened and not closed" if opened > 0 else "closed and not opened"
         raise EdjeError(f"invalid filter {where!r}: a bracket is {which}. Write both of a pair.")
+
+
+def not_there(caller: str, absent: Sequence[str], count: int) -> str:
+    """Which of so many ids are not in the index; without a full stop."""
+    some = ", ".join(map(repr, absent[:SHOWN])) + (", …" if absent[SHOWN:] else "")
+    return (
+        f"{caller}: {len(absent)} of {count} ids are not in the index, such as {some}; "
+        "index.ids() lists those that are"
+    )
 
 
 def list_of_ids(caller: str, ids: Any) -> list[str]:

@@ -142,6 +142,7 @@ def test_brackets_and_placeholders_in_texts_and_comments_are_no_fault(index, pic
             r"1 of 1 ids are not in the index, such as 'a\\\\xff'",
         ),
         (lambda index: index.rerank("red", ["a\udcff"]), "1 of 1 ids are not in the index"),
+        (lambda index: index.rerank("red", [], missing="no"), "missing='no', expected error or sk"),
         (lambda index: index.remove(["a\ud800"]), r"'a\\ud800' can't be an id of a picture"),
         (lambda index: index.add({"\ud800": b""}), r"'\\ud800' can't be an id of a picture"),
         (lambda index: index.add([], prefix="\ud800"), r"'\\ud800' can't be an id of a picture"),
@@ -209,6 +210,48 @@ def test_ids_of_another_search_are_reranked_without_a_picture(
         with pytest.raises(EdjeError, match=message):
             index.rerank("red", wrong, scores)
     assert index.rerank("red", []) == []
+
+
+def test_ids_that_are_gone_are_left_out_where_that_is_asked(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    there = index.ids()[:3]
+    ids = ["gone", there[0], "lost", *there[1:]]
+    scores = [9.0, 0.25, 9.0, 0.5, 0.125]
+    found = index.rerank("a red star", ids, missing="skip")
+    assert found == index.rerank("a red star", there)
+    given = index.rerank("a red star", ids, scores, missing="skip")
+    assert {hit.id: hit.first_stage for hit in given} == dict(
+        zip(there, [0.25, 0.5, 0.125], strict=True)
+    )
+    assert index.rerank("a red star", ["gone"], missing="skip") == []
+    asked = [Question("blue", ids=ids, missing="skip"), Question("blue", ids=there)]
+    first, second = index.answers(asked)
+    assert first.hits == second.hits
+    with pytest.raises(EdjeError, match=r"first_stage: got numbers of shape \(3,\), expected 5"):
+        index.rerank("red", ids, scores[:3], missing="skip")
+    with pytest.raises(EdjeError, match=r"2 of 5 .* such as 'gone', 'lost'; .* missing=\"skip\""):
+        index.rerank("red", ids)
+    with pytest.raises(UnknownPicture, match=r"2 of 5"):
+        index.answers([asked[0], Question("blue", ids=ids)])
+
+
+def test_a_removal_can_be_repeated_and_names_what_is_not_there(
+    index: ImageIndex, pictures: Path
+) -> None:
+    index.add(pictures)
+    first, second, *_ = index.ids()
+    many = [f"gone {number}" for number in range(7)]
+    with pytest.raises(
+        EdjeError,
+        match=r"remove: 7 of 8 ids .* such as 'gone 0', .*'gone 4', …; .* Nothing was removed",
+    ):
+        index.remove([first, *many])
+    assert first in index.ids()
+    assert index.remove([first, *many], missing_ok=True) == 1
+    assert index.remove([first, second], missing_ok=True) == 1
+    assert index.remove([first, second], missing_ok=True) == 0 and len(index) == 10
 
 
 def test_near_duplicates_stand_behind_the_best_of_them(index: ImageIndex, tmp_path: Path) -> None:
@@ -554,7 +597,7 @@ def test_stored_pictures_are_had_by_their_ids(
     found, expected = index.encoded(ids), ranker.encode([pictures / name for name in ids])
     assert torch.equal(found.tokens, expected.tokens)
     torch.testing.assert_close(found.embeddings, expected.embeddings)
-    with pytest.raises(UnknownPicture, match="'none'") as error:
+    with pytest.raises(UnknownPicture, match=r"^encoded: 1 of 1 ids .*'none'") as error:
         index.encoded(["none"])
     assert error.value.ids == ["none"]
 
