@@ -39,6 +39,9 @@ def _is_text(value: str) -> str:
 Query = Annotated[
     str, StringConstraints(min_length=1, max_length=LONGEST_QUERY), AfterValidator(_is_text)
 ]
+SkipMissing = Annotated[
+    bool | None, Field(description="leave out documents whose ids are not in the index")
+]
 TopN = Annotated[int, Field(ge=1, le=MOST_DOCUMENTS)]
 
 
@@ -67,6 +70,7 @@ class DocumentsRequest(BaseModel):
     top_n: TopN | None = None
     return_documents: bool | None = None
     raw_scores: bool | None = Field(None, description="the reranker's scores, not probabilities")
+    skip_missing: SkipMissing = None
 
 
 class TextsRequest(BaseModel):
@@ -79,6 +83,7 @@ class TextsRequest(BaseModel):
     texts: Annotated[list[str], Field(min_length=1, max_length=MOST_DOCUMENTS)]
     raw_scores: bool | None = None
     return_text: bool | None = None
+    skip_missing: SkipMissing = None
 
 
 TextsOrDocuments = Annotated[

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edje.errors import EdjeError
-from edje.index.answers import Answer, Question, UnknownPicture
+from edje.index.answers import Answer, Missing, Question, UnknownPicture
 from edje.index.image_index import ImageIndex
 from edje.inference.encoded_images import EncodedImages
 from edje.serving.documents import BadDocument, Documents, shown
@@ -24,14 +24,15 @@ class Reranking:
     query: str
     documents: Documents
     pixels: Sequence[Tensor] = ()
+    missing: Missing = "error"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Score and probability of each document, in the request's order."""
+    """Score and probability of each document that is there, by its number in the request."""
 
-    scores: list[float]
-    probabilities: list[float]
+    scores: dict[int, float]
+    probabilities: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -131,20 +132,23 @@ class Searcher:
 
     def _with_pictures(self, job: Reranking, images: int) -> Scored:
         """Scores of stored and uploaded pictures in one list."""
-        reranker, documents = self.index.reranker, job.documents
+        reranker, ids = self.index.reranker, job.documents.ids
         encoded = reranker.picture_encoder.images(job.pixels, len(job.pixels), False)
-        if documents.ids:
+        if ids:
             try:
-                stored = self.index.encoded(documents.ids)
+                stored = self.index.encoded(ids)
             except UnknownPicture as error:
-                raise _unknown(error) from error
+                if job.missing == "error":
+                    raise _unknown(error) from error
+                ids = [one for one in ids if one not in error.ids]
+                stored = self.index.encoded(ids)
             encoded = EncodedImages(
                 torch.cat([stored.embeddings, encoded.embeddings]),
                 torch.cat([stored.tokens, encoded.tokens]),
             )
         scores = reranker.score_images(job.query, encoded)
         searched = max(images, len(encoded))
-        return _scored(documents, scores.double(), reranker.probability(scores, searched))
+        return _scored(job.documents, ids, scores.double(), reranker.probability(scores, searched))
 
     def _facts(self) -> IndexFacts:
         probability = self.index.reranker.probability(torch.zeros(2), 2)
@@ -156,7 +160,9 @@ def _has_pictures(job: Job) -> bool:
 
 
 def _question(job: Job) -> Question:
-    return job if isinstance(job, Question) else Question(job.query, ids=job.documents.ids)
+    if isinstance(job, Question):
+        return job
+    return Question(job.query, ids=job.documents.ids, missing=job.missing)
 
 
 def _in_order(documents: Documents, answer: Answer) -> Scored:
@@ -165,14 +171,26 @@ def _in_order(documents: Documents, answer: Answer) -> Scored:
     scores = torch.tensor([hit.score for hit in hits], dtype=torch.float64)
     known = [hit.probability for hit in hits if hit.probability is not None]
     probability = torch.tensor(known, dtype=torch.float64) if len(known) == len(hits) else None
-    return _scored(documents, scores, probability)
+    return _scored(documents, [hit.id for hit in hits], scores, probability)
 
 
-def _scored(documents: Documents, scores: Tensor, probability: Tensor | None) -> Scored:
-    """Scores by document; without a calibration, the logistic function of the score."""
+def _scored(
+    documents: Documents, there: Sequence[str], scores: Tensor, probability: Tensor | None
+) -> Scored:
+    """Scores by document, from those of the ids that are there and then of the pictures.
+
+    Without a calibration, probabilities are the logistic function of the score.
+    """
     sure = scores.sigmoid() if probability is None else probability
-    places = documents.places
-    return Scored([scores[at].item() for at in places], [sure[at].item() for at in places])
+    pictures = range(len(documents.pictures))
+    every: list[str | int] = [*documents.ids, *pictures]
+    rows = {one: row for row, one in enumerate([*there, *pictures])}
+    of_documents = {at: rows.get(every[place]) for at, place in enumerate(documents.places)}
+    found = {at: row for at, row in of_documents.items() if row is not None}
+    return Scored(
+        {at: scores[row].item() for at, row in found.items()},
+        {at: sure[row].item() for at, row in found.items()},
+    )
 
 
 def _unknown(error: UnknownPicture) -> BadDocument:

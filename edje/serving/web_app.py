@@ -25,7 +25,7 @@ from torch import Tensor
 
 import edje
 from edje.errors import EdjeError
-from edje.index.answers import Answer, Question
+from edje.index.answers import Answer, Missing, Question
 from edje.index.hits import Hit
 from edje.inference.location import hub_name
 from edje.serving import messages
@@ -287,7 +287,7 @@ class WebApp:
 
         A document is the id of a stored picture or a picture in base64; addresses aren't fetched.
         """
-        scored = await self._scored(http, request.query, request.documents)
+        scored = await self._scored(http, request, request.documents)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return RerankAnswer(
             id=uuid.uuid4().hex,
@@ -309,7 +309,7 @@ class WebApp:
         """With `texts`, as text-embeddings-inference; with `documents`, as /v1/rerank."""
         if isinstance(request, DocumentsRequest):
             return await self.rerank(request, http)
-        scored = await self._scored(http, request.query, request.texts)
+        scored = await self._scored(http, request, request.texts)
         scores = scored.scores if request.raw_scores else scored.probabilities
         return [
             Rank(
@@ -319,7 +319,10 @@ class WebApp:
         ]
 
     async def _scored(
-        self, http: Request, query: str, given: Sequence[messages.Document]
+        self,
+        http: Request,
+        request: DocumentsRequest | messages.TextsRequest,
+        given: Sequence[messages.Document],
     ) -> Scored:
         documents: Documents = await anyio.to_thread.run_sync(documents_of, given)
         try:
@@ -327,7 +330,9 @@ class WebApp:
                 pixels = [await self._prepared(http, one) for one in documents.pictures]
         except TimeoutError:
             raise self._too_slow from None
-        scored, _ = await self.answered(Reranking(query, documents, pixels), len(documents.places))
+        missing: Missing = "skip" if request.skip_missing else "error"
+        job = Reranking(request.query, documents, pixels, missing)
+        scored, _ = await self.answered(job, len(documents.places))
         return scored
 
     async def _prepared(self, http: Request, picture: bytes) -> Tensor:
@@ -454,7 +459,7 @@ def _hits(hits: Sequence[Hit], places: Mapping[str, int]) -> list[HitAnswer]:
 
 def _order(scored: Scored) -> list[int]:
     """Positions from best to worst; ties keep the request's order."""
-    return sorted(range(len(scored.scores)), key=lambda at: -scored.scores[at])
+    return sorted(scored.scores, key=lambda at: -scored.scores[at])
 
 
 def _given(document: messages.Document) -> dict[str, Any]:

@@ -112,6 +112,26 @@ def test_an_unknown_id_is_named(served: Served, path: str) -> None:
     assert reply.status == 422 and '"it isn\'t there"' in reply.message
 
 
+def test_documents_that_are_gone_are_left_out_where_that_is_asked(
+    served: Served, gallery: Path
+) -> None:
+    there = ["holiday.jpg", "memory", {"image": base64_of(gallery / ODD[0])}, "holiday.jpg"]
+    for documents in (there[:2], there):
+        given = {"query": QUERY, "documents": documents, "raw_scores": True}
+        expected = served.post("/v1/rerank", given).json["results"]
+        given |= {"documents": ["gone", *documents, "lost", "gone"], "skip_missing": True}
+        found = served.post("/v1/rerank", given).json["results"]
+        assert [(one["index"] - 1, one["relevance_score"]) for one in found] == [
+            (one["index"], pytest.approx(one["relevance_score"], abs=1e-5)) for one in expected
+        ]
+    given = {"query": QUERY, "texts": ["gone", "memory"], "skip_missing": True}
+    assert [one["index"] for one in served.post("/rerank", given).json] == [1]
+    given = {"query": QUERY, "documents": ["gone"], "skip_missing": True}
+    assert served.post("/v2/rerank", given).json["results"] == []
+    given["skip_missing"] = False
+    assert served.post("/v2/rerank", given).status == 422
+
+
 def huge(side: int = 9000) -> bytes:
     """A small file of many pixels."""
     file = io.BytesIO()
