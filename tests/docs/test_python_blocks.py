@@ -17,6 +17,7 @@ from transformers import SiglipImageProcessor
 from edje import ImageIndex, Reranker, TokenStore
 from edje.analysis import write_trec
 from edje.data.shapes.shapes_source import ShapesSource
+from edje.part_kinds import lacking, lacking_when_built
 from edje.serving.searcher import Searcher
 from edje.serving.web_app import WebApp
 from tests.docs.blocks import BLOCKS, ROOT
@@ -24,6 +25,7 @@ from tests.inference.straight_line import write_fixture
 from tests.serving.served import serving
 from tests.tiny.folder_hub import FolderHub
 from tests.tiny.runs import write_run
+from tests.tiny.towers import save_clip
 
 ELSEWHERE = {"docs/python.md": "tests/pipeline/test_from_python.py"}  # without Hydra
 SHIPPED = {'from_pretrained("photos")': 'from_pretrained("shapes", device="cpu")'}
@@ -138,6 +140,28 @@ def test_the_python_of_a_page_runs(page: str, scenes: list[str], here: ExitStack
         for given, own in replaced.items():
             text = text.replace(given, own)
         exec(compile("\n" * block.line + text, block.document, "exec"), space)
+
+
+def test_the_backbone_of_the_page_is_one_wherever_its_files_are(tmp_path: Path) -> None:
+    (text,) = (block.text for block in BLOCKS if "class DualEncoder" in block.text)
+    exec(text, space := {"__name__": "page"})
+    there = save_clip(tmp_path / "here")
+    moved = shutil.copytree(there, tmp_path / "elsewhere")
+    one, other = (space["DualEncoder"](pretrained=str(path)) for path in (there, moved))
+    assert lacking("backbone", type(one)) is lacking_when_built("backbone", one) is None
+    assert one.identity() == other.identity() and one.text_identity() == other.text_identity()
+    changed = space["DualEncoder"](pretrained=str(save_clip(tmp_path / "changed", seed=1)))
+    assert changed.identity() != one.identity()
+    assert changed.text_identity() != one.text_identity()
+    pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
+    found = one.encode_images(torch.stack([one.preprocess(picture) for picture in pictures]))
+    assert found.tokens.shape == (2, one.num_tokens, one.token_width)
+    assert found.features.shape == (2, one.feature_width)
+    features = one.encode_texts(["a red ball", "a ball"])
+    assert features.shape == (2, one.text_width)
+    for embeddings in (one.project_images(found.features), one.project_texts(features)):
+        assert embeddings.shape == (2, one.embedding_width)
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
 
 
 def test_other_pages_run_in_tests_of_their_own() -> None:
