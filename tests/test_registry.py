@@ -302,7 +302,8 @@ def test_a_checkpoint_names_no_attention_that_is_fetched_as_code(tmp_path: Path)
 
 def test_the_adapter_of_the_page_works_in_the_run_that_it_is_swept_in(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "parts.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?class GroupMeans.*?)```", page, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = (block for block in blocks if "class GroupMeans" in block)
     (option,) = re.findall(r"```yaml\n(# your_conf/adapter/group_means.*?)```", page, re.DOTALL)
     own: dict[str, Any] = {"__name__": "your_package"}
     exec(code, own)

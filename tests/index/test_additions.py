@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -576,7 +577,9 @@ def test_pieces_grow_with_the_addition(monkeypatch: pytest.MonkeyPatch) -> None:
         def _rows(self, group: Sequence[Any]) -> list[Row]:
             return [{}] * len(group)
 
-    groups = ([None] * 32 for _ in range(0, count, 32))
+    read: Future[None] = Future()
+    read.set_result(None)
+    groups = ([read] * 32 for _ in range(0, count, 32))
     monkeypatch.setattr("edje.index.additions.prepared_ahead", lambda *_: groups)
     none: Any = None
     addition = Counted(none, none, [], none, 0, batch_size=32, on_error="record", values=dict)
