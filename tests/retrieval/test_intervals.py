@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
-from edje.retrieval.intervals import interval, interval_columns, paired_interval
+from edje.retrieval.intervals import (
+    interval,
+    interval_columns,
+    paired_interval,
+    resampled_means,
+)
 
 
-def test_the_value_is_the_plain_mean_over_queries():
-    estimate = interval(torch.tensor([1.0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 1]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_the_value_is_the_plain_mean_over_queries(dtype):
+    hits = torch.tensor([1, 0, 0, 1, 1], dtype=dtype)
+    estimate = interval(hits, torch.tensor([0, 0, 1, 1, 1]))
     assert estimate.value == pytest.approx(0.6)
     assert estimate.low <= estimate.value <= estimate.high
 
@@ -39,6 +46,7 @@ def test_a_paired_gain_is_tighter_than_the_difference_of_its_sides():
     gain = paired_interval(before, after, groups)
     assert gain.value == pytest.approx((after - before).mean().item())
     assert gain.low > 0
+    assert gain == interval(after - before, groups, 0, resamples=1000)
     one, two = interval(before, groups), interval(after, groups)
     assert gain.high - gain.low < (two.high - two.low + one.high - one.low) / 2
 
@@ -62,6 +70,12 @@ def test_columns_share_resamples():
     both = interval_columns(torch.stack([hits, 100 * hits], dim=1), torch.arange(60))
     assert both[0] == interval(hits, torch.arange(60))
     assert both[1].low == pytest.approx(100 * both[0].low)
+
+
+@pytest.mark.parametrize("resamples", [30, 100, 250])
+def test_there_are_as_many_resamples_as_asked_for(resamples):
+    means = resampled_means(torch.rand(8, 2), torch.arange(8), resamples=resamples)
+    assert means.shape == (resamples, 2)
 
 
 def test_one_image_gives_an_interval_without_width():
