@@ -81,7 +81,7 @@ def fit_sum_weight(
             1 / first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant)
             for weight in grid
         ]
-    ).nan_to_num(0.0, 0.0, 0.0)  # (weights, queries); without a hit the rank is infinite
+    )  # (weights, queries); 0 without a hit, where the rank is infinite
     best = int(reciprocal.mean(dim=1).argmax())
     gain = reciprocal[best] - reciprocal[0]
     error = gain.std(correction=0) / len(gain) ** 0.5

@@ -151,6 +151,22 @@ def test_right_and_wrong_far_apart_give_finite_weights_and_no_certainty():
     assert probability.max() <= 1 - 1 / 302 and probability.min() >= 1 / 302
 
 
+def test_no_hit_is_surer_than_the_number_of_searches_allows():
+    found = made(num_searches=98).probability(torch.tensor([1e3, -1e3]), 100)
+    assert found.tolist() == pytest.approx([0.99, 0.01])
+
+
+def test_where_no_feature_varies_the_intercept_alone_balances_the_penalty():
+    """Slope of the loss at it: Σ (probability − right) + intercept = 0."""
+    for num_right in (0, 3, 10):
+        right = (torch.arange(10) < num_right)[:, None]
+        searches = Searches(torch.full((10, 1), 2.0), right, torch.full((10,), 100))
+        fitted = fit_calibration(searches, "joint")
+        probability = 1 / (1 + math.exp(-fitted.intercept))
+        assert fitted.intercept == pytest.approx(num_right - 10 * probability, abs=1e-9)
+        assert (fitted.per_score, fitted.per_first, fitted.per_log_size) == (0.0, 0.0, 0.0)
+
+
 def test_without_a_right_hit_all_are_unlikely_and_no_threshold_is_given():
     searches = drawn(100, 3.0)
     useless = replace(searches, right=torch.zeros_like(searches.right))
@@ -190,7 +206,7 @@ def test_operating_points_go_from_all_answers_to_few():
     assert answered[-1] == pytest.approx(0.05, abs=0.01) and len(points) == 20
 
 
-@pytest.mark.parametrize("precision", [0.0, 90.0, -1.0])
+@pytest.mark.parametrize("precision", [0.0, 1.5, 90.0, -1.0])
 def test_a_precision_is_a_share(precision):
     with pytest.raises(EdjeError, match=f"precision={precision} is not a share.*0.9"):
         made().threshold(precision)

@@ -1,10 +1,10 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from edje.records import CandidateList
-from edje.retrieval.fusion import Standardiser, SumFusion, fit_sum, fit_sum_weight
+from edje.retrieval.fusion import WEIGHTS, Standardiser, SumFusion, fit_sum, fit_sum_weight
 from edje.retrieval.metrics import first_hit_ranks, recall_at_k
 from edje.retrieval.rerank import RerankedList
 
@@ -47,7 +47,14 @@ def test_a_standardiser_takes_mean_and_deviation_out():
     )
 
 
+def test_a_standardiser_knows_small_deviations_and_is_fitted_in_double_precision():
+    assert Standardiser.fit(torch.tensor([0.25, 0.75])) == Standardiser(0.5, 0.25)
+    halves = torch.tensor([2045.0, 2046.0, 2047.0, 2048.0]).half()
+    assert Standardiser.fit(halves) == Standardiser(2046.5, 1.25**0.5)
+
+
 def test_constant_scores_are_standardised_to_zero():
+    assert Standardiser.fit(torch.full((2, 2), 3.0)) == Standardiser(3.0, 1.0)
     assert Standardiser.fit(torch.full((2, 2), 3.0))(torch.full((2, 2), 3.0)).abs().max() == 0
 
 
@@ -78,6 +85,31 @@ def test_the_weight_takes_all_places_into_account_not_the_first_alone():
     first, joint = [[3.0, 2.0, 1.0]] * 20, [[3.0, 0.0, 2.0]] * 20
     given = lists(first, joint, [[0, 0, 1]] * 20)
     assert fit_sum_weight(given, SAME, SAME, weights=(0.0, 0.75)) == 0.75
+
+
+def test_the_grid_goes_from_one_stage_to_the_other_in_twentieths():
+    assert list(WEIGHTS) == [twentieth / 20 for twentieth in range(21)]
+
+
+def test_a_weight_is_compared_with_the_first_stage_alone_even_if_that_is_not_on_the_grid():
+    """At a tenth of the weight the relevant candidate has already won."""
+    given = lists([[1.0, 0.95]] * 20, [[0.0, 1.0]] * 20, [[0, 1]] * 20)
+    assert fit_sum_weight(given, SAME, SAME, weights=(0.5,)) == 0.5
+
+
+@pytest.mark.parametrize(("direction", "enough"), [("t2i", 9), ("i2t", 4)])
+def test_a_weight_must_gain_three_errors_over_captions_and_two_over_images(direction, enough):
+    """Of 100 queries some go from place 2 to 1: their number n has n ** 0.5 errors, about."""
+
+    def fitted(better):
+        joint = [[0.0, 1.0]] * better + [[1.0, 0.0]] * (100 - better)
+        relevant = [[0, 1]] * better + [[1, 0]] * (100 - better)
+        given = lists([[1.0, 0.0]] * 100, joint, relevant)
+        given = replace(given, first=replace(given.first, direction=direction))
+        return fit_sum_weight(given, SAME, SAME, weights=(0.75,))
+
+    assert fitted(enough) == 0.75
+    assert fitted(enough - 1) == 0.0
 
 
 def test_two_stages_with_independent_errors_beat_either():

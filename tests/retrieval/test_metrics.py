@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
-from edje.retrieval.metrics import first_hit_ranks, hits_at_k, recall_at_k
+from edje.retrieval.metrics import best_first, first_hit_ranks, hits_at_k, recall_at_k
 
 INF = float("inf")
 
@@ -15,6 +15,18 @@ def test_ranks_of_a_matrix_worked_by_hand():
     scores = [[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.2, 0.8, 0.4]]
     relevant = [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
     assert ranks(scores, relevant) == [1, 3, 2]
+
+
+def test_whole_numbers_are_scores_too():
+    assert ranks([[9, 5, 1], [2, 8, 4]], [[0, 1, 0], [1, 0, 1]]) == [2, 2]
+
+
+def test_a_list_is_put_in_order_with_the_relevant_ones_last_among_equals():
+    scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 7.0, 5.0]])
+    relevant = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    ordered, right = best_first(scores, relevant)
+    assert ordered.tolist() == [[3.0, 3.0, 2.0, 1.0], [7.0, 5.0, 5.0, 5.0]]
+    assert right.int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
 
 
 def test_of_several_captions_the_best_one_counts_and_the_others_are_not_in_its_way():

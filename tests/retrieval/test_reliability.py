@@ -12,14 +12,14 @@ from edje.retrieval.reliability import (
 
 
 def test_bins_worked_by_hand():
-    probability = torch.tensor([0.99, 0.02, 1.0, 0.05, 0.5, 0.0], dtype=torch.float64)
-    right = torch.tensor([True, False, False, True, True, False])
+    probability = torch.tensor([0.99, 0.02, 1.0, 0.095, 0.5, 0.0, 0.85], dtype=torch.float64)
+    right = torch.tensor([True, False, False, True, True, False, True])
     found = reliability(probability, right)
-    assert [one.searches for one in found] == [3, 1, 2]
-    assert [one.right for one in found] == pytest.approx([1 / 3, 1.0, 0.5])
-    assert [one.probability for one in found] == pytest.approx([0.07 / 3, 0.5, 0.995])
-    gaps = 3 * (1 / 3 - 0.07 / 3) + 0.5 + 2 * 0.495
-    assert calibration_error(found) == pytest.approx(gaps / 6, abs=1e-4)
+    assert [one.searches for one in found] == [3, 1, 1, 2]
+    assert [one.right for one in found] == pytest.approx([1 / 3, 1.0, 1.0, 0.5])
+    assert [one.probability for one in found] == pytest.approx([0.115 / 3, 0.5, 0.85, 0.995])
+    gaps = 3 * (1 / 3 - 0.115 / 3) + 0.5 + 0.15 + 2 * 0.495
+    assert calibration_error(found) == pytest.approx(gaps / 7, abs=1e-4)
 
 
 def test_boasting_is_found():

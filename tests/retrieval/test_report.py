@@ -34,6 +34,14 @@ def test_the_report_of_four_captions_worked_by_hand():
     assert results["share_of_ties"] == {"t2i": 0.0}
 
 
+def test_candidates_of_one_kind_are_no_ties_in_the_direction_that_has_kinds():
+    constant = {"t2i": RerankedList(FIRST, 0 * JOINT, 0 * JOINT)}
+    kinds = torch.tensor([7, 7, 8])
+    for given, share in (({"t2i": kinds}, 6 / 8), ({"i2t": kinds}, 1.0), (None, 1.0)):
+        results = retrieval_metrics(constant, {"t2i": IMAGES}, kinds=given)
+        assert results["share_of_ties"] == {"t2i": share}
+
+
 def test_intervals_enclose_their_values_and_k_above_the_pool_sees_the_pool():
     results = retrieval_metrics({"t2i": RERANKED}, {"t2i": IMAGES})["t2i"]
     for stage in results.values():
