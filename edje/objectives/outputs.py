@@ -65,10 +65,10 @@ class AlignedPairs:
     captions. A single rank holds one matrix, whose transpose is the other.
     """
 
-    t2i: Float[Tensor, "captions images"]  # own captions
-    same: Bool[Tensor, "captions images"]  # matching pairs, also those across samples
-    i2t: Float[Tensor, "images captions"] | None = None  # own images; None: t2i transposed
-    same_i2t: Bool[Tensor, "images captions"] | None = None
+    t2i: Float[Tensor, "own all"]  # own captions with all images
+    same: Bool[Tensor, "own all"]  # matching pairs, also those across samples
+    i2t: Float[Tensor, "own all"] | None = None  # own images, all captions; None: t2i transposed
+    same_i2t: Bool[Tensor, "own all"] | None = None
     first: int = 0  # index of this rank's first pair among all ranks' pairs
 
 

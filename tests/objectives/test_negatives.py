@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edje.objectives.draws import _between_0_and_1, uniform
+from edje.objectives.draws import _between_0_and_1, fraction, integer, uniform
 from edje.objectives.negatives import HardNegatives, matching_pairs, similarities
 
 
@@ -144,6 +144,23 @@ def test_uniform_draws_look_uniform_and_independent():
     assert abs(draws.var().item() - 1 / 12) < 0.002
     assert abs(torch.corrcoef(draws[:2])[0, 1].item()) < 0.15
     assert not torch.equal(draws[0], uniform(1, torch.arange(1)[:, None], torch.arange(500))[0])
+
+
+def test_draws_are_those_of_splitmix64():
+    """Its published first number for seed 0; and of several keys, in Python's own integers."""
+    first = 0xE220A8397B1DCDAF
+    assert integer(0) == first >> 11 and fraction(0) == (first >> 11) / 2**53
+
+    def mixed(value):
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    state, golden = 0, 0x9E3779B97F4A7C15
+    for key in (3, 2**40, 5):
+        state = mixed((state + golden + mixed(key)) % 2**64)
+    assert integer(3, 2**40, 5) == state >> 11
+    assert uniform(3, 2**40, torch.tensor([5])).tolist() == [(state >> 11) / 2**53]
 
 
 def test_a_draw_in_single_precision_is_the_same_number_cut_and_below_1():

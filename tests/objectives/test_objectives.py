@@ -42,10 +42,30 @@ def test_binary_matching_balances_positives_and_negatives():
     assert Matching(form="binary")(outputs()).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_masked_language_is_the_mean_over_masked_positions():
-    logits, labels = torch.zeros(3, 10), torch.tensor([1, 2, 3])
+@pytest.mark.parametrize("masked", [1, 3])
+def test_masked_language_is_the_mean_over_masked_positions(masked):
+    logits, labels = torch.zeros(masked, 10), torch.arange(masked)
     loss = MaskedLanguage()(outputs(masked=MaskedWords(logits, labels)))
     assert loss.item() == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_masked_words_weigh_the_same_on_whichever_rank_they_are():
+    """One word on the first rank, three on the second: two on average."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 10, generator=generator), torch.tensor([1, 2, 3, 4])
+    whole = MaskedLanguage()(outputs(masked=MaskedWords(logits, labels)))
+    shares = [
+        MaskedLanguage()(outputs(masked=MaskedWords(logits[own], labels[own], torch.tensor(2.0))))
+        for own in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(shares) / 2, whole)
+    none = MaskedWords(logits[:0], labels[:0], torch.tensor(0.0))
+    assert MaskedLanguage()(outputs(masked=none)).item() == 0
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    assert [MaskedLanguage(probability=share).probability for share in (0.0, 1.0)] == [0.0, 1.0]
+    assert [Matching(weight=weight).weight for weight in (0.0, 0.5)] == [0.0, 0.5]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
@@ -127,6 +147,21 @@ def test_a_match_by_chance_is_no_rival_of_the_alignment():
     )
 
 
-def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0.0"):
-        Alignment(temperature=0.0)
+def test_the_alignment_of_two_ranks_is_that_of_one_with_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    cosines, same = torch.randn(5, 5, generator=generator).tanh(), torch.eye(5).bool()
+    same[0, 3] = same[4, 1] = True
+    kept = same.clone()
+    whole = Alignment()(outputs(alignment=AlignedPairs(cosines, same)))
+    shares = []
+    for own in (slice(0, 2), slice(2, 5)):
+        pairs = AlignedPairs(cosines[own], same[own], cosines.T[own], same.T[own], own.start)
+        shares.append(Alignment()(outputs(alignment=pairs)) * (own.stop - own.start))
+    torch.testing.assert_close(sum(shares) / 5, whole)
+    assert torch.equal(same, kept)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_that_is_no_number_above_zero_is_refused(value):
+    with pytest.raises(ValueError, match=f"temperature must be above 0, got {value}"):
+        Alignment(temperature=value)
