@@ -65,10 +65,10 @@ class AlignedPairs:
     captions. A single rank holds one matrix, whose transpose is the other.
     """
 
-    t2i: Float[Tensor, "own all"]  # own captions with all images
-    same: Bool[Tensor, "own all"]  # matching pairs, also those across samples
-    i2t: Float[Tensor, "own all"] | None = None  # own images, all captions; None: t2i transposed
-    same_i2t: Bool[Tensor, "own all"] | None = None
+    t2i: Float[Tensor, "own pairs"]  # own captions with all images
+    same: Bool[Tensor, "own pairs"]  # matching pairs, also those across samples
+    i2t: Float[Tensor, "own pairs"] | None = None  # own images, all captions; None: t2i transposed
+    same_i2t: Bool[Tensor, "own pairs"] | None = None
     first: int = 0  # index of this rank's first pair among all ranks' pairs
 
 
