@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +7,7 @@ from torch import nn
 from edje.errors import EdjeError
 from edje.inference.checkpoint import AdapterSpecification, build_reranker
 from edje.models.adapters import BackboneFacts, LocalAdapter, TokenCompressionAdapter
-from edje.models.heads import late_interaction
+from edje.models.heads import FirstStageResidual, MatchHead, late_interaction
 from edje.models.joint_encoder import JointEncoder
 from edje.models.joint_options import JointOptions
 from edje.records import TextBatch
@@ -104,6 +106,44 @@ def test_a_fusion_layer_beyond_the_language_model_is_refused(layer):
         JointEncoder(tiny_language_model().encoder, 3, 63, 4, JointOptions(layer))
 
 
+def test_a_language_model_in_training_can_be_split_whatever_its_dropout():
+    encoder = tiny_language_model().encoder
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    assert JointEncoder(encoder.train(), 3, 63, 4, JointOptions(1)).fusion_layer == 1
+    assert encoder.training
+
+
+def test_a_text_that_is_too_long_is_cut_and_still_ends_with_a_separator():
+    joint = JointEncoder(tiny_language_model().encoder, 3, 4, 4)
+    mask = torch.arange(6) < torch.tensor([[6], [5], [4], [3]])
+    ids = torch.tensor([[2, 7, 8, 9, 6, 3], [2, 7, 8, 9, 3, 0], [2, 7, 8, 3, 0, 0]])
+    ids = torch.cat([ids, torch.tensor([[2, 7, 3, 0, 0, 0]])])
+    cut = joint.cut(TextBatch(ids, mask))
+    assert cut.input_ids.tolist() == [[2, 7, 8, 3]] * 3 + [[2, 7, 3, 0]]
+    assert cut.attention_mask.sum(dim=1).tolist() == [4, 4, 4, 3]
+
+
+def test_heads_compute_in_float32_under_autocast_too():
+    torch.manual_seed(0)
+    states, scores = torch.randn(6, 8), torch.randn(6)
+    match, residual = MatchHead(8), FirstStageResidual(8)
+    nn.init.normal_(residual.project.weight)
+    words, visual = torch.randn(3, 5, 8), torch.randn(2, 4, 8)
+    present = torch.ones(3, 5, dtype=torch.bool)
+
+    def computed():
+        return match(states), residual(states, scores), late_interaction(words, present, visual)
+
+    expected = computed()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = computed()
+        assert match(states.bfloat16()).dtype == torch.float32
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
 def test_late_interaction_is_the_mean_over_words_of_the_best_cosine():
     words, visual = torch.randn(3, 5, 8), torch.randn(2, 4, 8)
     present = torch.rand(3, 5) < 0.6
@@ -120,7 +160,9 @@ def test_late_interaction_is_the_mean_over_words_of_the_best_cosine():
 def test_a_short_position_table_is_extended_by_its_last_row():
     language_model = tiny_language_model(max_positions=40)
     before = language_model.encoder.embeddings.position_embeddings.weight.clone()
+    names = set(language_model.encoder.state_dict())
     joint = JointEncoder(language_model.encoder, 3, 63, 16)
+    assert set(joint.language_model.state_dict()) == names  # or checkpoints wouldn't fit
     after = joint.language_model.embeddings.position_embeddings.weight
     assert after.shape[0] == 63 + 16 + 1
     torch.testing.assert_close(after[:40], before)
@@ -198,6 +240,18 @@ def test_a_fresh_residual_changes_nothing_and_a_trained_one_does(pairs):
     nn.init.normal_(model.residual.project.weight)
     low = model.score(pairs.text, visual, "t2i", torch.zeros(8))
     assert not torch.allclose(low, model.score(pairs.text, visual, "t2i", torch.ones(8)))
+
+
+def test_a_residual_adds_its_projection_of_the_score_to_the_state():
+    residual = FirstStageResidual(3)
+    state, scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([2.0, -1.0])
+    assert torch.equal(residual(state, scores), state)
+    with torch.no_grad():
+        residual.expand.weight.fill_(1.0), residual.expand.bias.fill_(0.5)
+        residual.project.weight.fill_(0.25), residual.project.bias.fill_(-1.0)
+    gelu = [x * (1 + math.erf(x / 2**0.5)) / 2 for x in (2.5, -0.5)]
+    added = torch.tensor([[16 * value - 1] for value in gelu])
+    torch.testing.assert_close(residual(state, scores), state + added)
 
 
 def test_directions_are_standardised_apart():

@@ -78,6 +78,29 @@ def test_a_pairs_logit_is_its_cosine_times_the_scale():
         torch.testing.assert_close(logits, 20 * evidence(words, visual)[rows, images])
 
 
+def test_evidence_is_the_same_under_autocast():
+    torch.manual_seed(0)
+    evidence = AlignmentEvidence(8, 8).eval()
+    states, visual = drawn(3, 5, 8), drawn(3, 4, 8, seed=2)
+
+    def computed():
+        words = evidence.words(states, torch.ones(3, 5, dtype=torch.bool))
+        return evidence(words, visual), evidence.logits(words, torch.arange(3), visual)
+
+    expected = computed()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = computed()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+def test_the_mixture_holds_the_share_of_the_mean_cosine_and_the_rest():
+    evidence = AlignmentEvidence(8, 8)
+    torch.testing.assert_close(evidence.mixture.softmax(0).data, torch.tensor([0.75, 0.25]))
+    evidence.set_mean_share(0.4)
+    torch.testing.assert_close(evidence.mixture.softmax(0).data, torch.tensor([0.4, 0.6]))
+
+
 def test_an_untrained_match_head_leaves_the_score_to_the_evidence_and_padding_changes_nothing():
     model = reranker()
     words = tokenize(tiny_tokenizer(), tiny_captions(4))
@@ -192,8 +215,8 @@ def test_dropout_hides_a_channel_of_a_sample_everywhere_or_nowhere():
         Standardise(4, dropout=1.0)
 
 
-def test_a_constant_channel_is_centred_and_not_blown_up():
+def test_a_channel_is_divided_by_its_deviation_and_a_constant_one_only_centred():
     layer = Standardise(2)
-    layer.set_moments(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    layer.set_moments(torch.tensor([[1.0, 5.0], [5.0, 5.0]]))
     expected = torch.tensor([[[1.0, 0.0]]])
-    torch.testing.assert_close(layer(torch.tensor([[[3.0, 5.0]]])), expected)
+    torch.testing.assert_close(layer(torch.tensor([[[5.0, 5.0]]])), expected)
