@@ -69,5 +69,8 @@ def test_the_shares_of_several_threads_are_put_together_in_order(tmp_path: Path)
     split = make_split(*sorted(tmp_path.iterdir()))
     before = images_digest(split)
     assert {images_digest(split) for _ in range(3)} == {before}
-    (tmp_path / "599.png").write_bytes(b"000")
-    assert images_digest(split) != before
+    for number in (0, 255, 256, 511, 512, 599):  # the first and last of each share
+        path = tmp_path / f"{number:03d}.png"
+        path.write_bytes(b"xyz")
+        assert images_digest(split) != before, number
+        path.write_bytes(b"%03d" % number)

@@ -15,6 +15,15 @@ def test_the_digest_ignores_the_order_of_facts_and_nothing_else() -> None:
     assert len(digest) == 64
 
 
+def test_a_fingerprint_keeps_its_facts_whatever_becomes_of_the_given_ones() -> None:
+    given = {"layer": -1}
+    kept = Fingerprint(given)
+    given["layer"] = -2
+    assert kept == Fingerprint({"layer": -1})
+    with pytest.raises((TypeError, ValueError)):
+        Fingerprint(3)  # type: ignore[arg-type]
+
+
 def test_differences_are_named_with_both_values() -> None:
     store = Fingerprint({"layer": -1, "name": "tiny", "codec": "fp16"})
     asked = Fingerprint({"layer": -2, "name": "tiny", "adapter": "abc"})
