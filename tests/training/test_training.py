@@ -346,9 +346,11 @@ def test_anchors_come_with_their_mined_neighbours():
 def test_the_schedule_warms_up_and_decays():
     cosine = Optimisation(lr=1.0, warmup_steps=10, initial_lr=0.1, final_lr=0.01)
     assert cosine.factor(0, 100, 5) == pytest.approx(0.1)
+    assert cosine.factor(4, 100, 5) == pytest.approx(0.46)
     assert cosine.factor(10, 100, 5) == pytest.approx(1.0)
     assert cosine.factor(55, 100, 5) == pytest.approx(0.505)
-    assert cosine.factor(100, 100, 5) == pytest.approx(0.01)
+    assert [cosine.factor(step, 100, 5) for step in (100, 150)] == pytest.approx([0.01, 0.01])
+    assert cosine.factor(11, 11, 5) == pytest.approx(0.01)
     paper = Optimisation(lr=1.0, warmup_steps=0, final_lr=0.5, schedule="exponential")
     assert [paper.factor(step, 100, 5) for step in (0, 5, 10, 99)] == pytest.approx(
         [1.0, 0.9, 0.81, 0.5]
@@ -385,6 +387,18 @@ def test_values_that_no_training_can_go_by_are_refused(name, values):
         with pytest.raises(EdjeError, match=rf"optim\.{name}=.*: expected "):
             Optimisation(**{name: value})
     Optimisation(warmup_steps=0, weight_decay=0, final_lr=0, betas=[0, 0.9], adapter_lr_scale=0)
+    Optimisation(lr=1e-3, initial_lr=1e-3, final_lr=1e-3, decay_per_epoch=1)
+
+
+def test_the_optimiser_gets_the_betas_and_the_rates_that_were_asked_for():
+    model = tiny_reranker()
+    asked = Optimisation(lr=0.5, betas=[0.8, 0.95], adapter_lr_scale=0.1, warmup_steps=0)
+    optimizer, _ = asked.build(model, 10, 5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = 0.05 if name.startswith("adapter.") else 0.5
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1])
