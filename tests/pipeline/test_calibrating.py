@@ -15,6 +15,7 @@ from edje.pipeline.sampled_searches import (
     QUERIES,
     candidates_in,
     drawn_galleries,
+    gallery_sizes,
     joined,
     with_and_without,
 )
@@ -32,6 +33,11 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.randn(IMAGES, 8, generator=generator)
     captions = images[OWNER] + 0.5 * torch.randn(len(OWNER), 8, generator=generator)
     return normalize(images, dim=1), normalize(captions, dim=1)
+
+
+def test_galleries_grow_in_equal_ratios_from_the_smallest_to_all_images():
+    assert gallery_sizes(1000) == [50, 136, 368, 1000]  # each 2.71 times the one before
+    assert (gallery_sizes(51), gallery_sizes(50), gallery_sizes(49)) == ([50, 51], [50], [])
 
 
 @pytest.mark.parametrize(("size", "count"), [(50, 8), (120, 4), (200, 2), (520, 1)])

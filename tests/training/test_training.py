@@ -250,6 +250,10 @@ def test_text_recovery_alone_runs_no_adapter(pairs, monkeypatch):
     monkeypatch.setattr(reranker, "compress", None)  # calling it would fail
     alone = forward_step(reranker, pairs, None, TextRecovery.needs, None, 4, None)
     torch.testing.assert_close(alone.text_only.embeddings, whole.text_only.embeddings)
+    read = reranker.joint.language_model(pairs.text.input_ids, pairs.text.attention_mask.long())
+    of_cls = reranker.text_recovery(read.last_hidden_state[:, 0])
+    torch.testing.assert_close(alone.text_only.embeddings, of_cls)
+    assert torch.equal(alone.text_only.targets, pairs.text_embeddings)
 
 
 def test_aligned_words_know_their_neighbours_only_above_layer_zero(pairs):
