@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import torch
 
@@ -26,6 +27,7 @@ def test_equal_pictures_are_near_duplicates_at_a_cosine_of_1() -> None:
     one = torch.randn(50, 64, 1024, generator=torch.Generator().manual_seed(0))
     hits = [hit(f"{number}") for number in range(150)]
     found = grouped(hits, cosines(one.repeat(3, 1, 1)), 150, 1.0)
+    assert (cosines(one.half()).diagonal() - 1).abs().max() < 1e-5  # also of tokens in 16 bits
     assert [hit.duplicates for hit in found] == [(f"{n + 50}", f"{n + 100}") for n in range(50)]
 
 
@@ -41,3 +43,9 @@ def test_thousands_of_distinct_pictures_are_grouped_at_once() -> None:
 
 def test_a_hit_without_a_probability_shows_its_score() -> None:
     assert str(hit("a.png")).split() == ["1.000", "a.png"]
+
+
+def test_a_hit_is_one_line_with_its_probability_and_the_number_of_its_near_duplicates() -> None:
+    sure = replace(hit("a\n\x1b[1m\u2028é.png"), probability=0.5, duplicates=("b",))
+    assert str(sure).strip() == r"50.0%  a\n\x1b[1m\u2028é.png  (+1 near duplicate)"
+    assert str(replace(sure, duplicates=("b", "c"))).endswith("  (+2 near duplicates)")
