@@ -59,6 +59,7 @@ def test_a_difference_and_its_interval_are_those_worked_by_hand(tmp_path, make_r
         lost = table["relevant"] & (first if name == "b" else False)
         table.assign(final=table["relevant"] - 2.0 * lost).to_parquet(path)
     (row,) = compare([tmp_path / "a", tmp_path / "b"], direction="t2i").to_dict("records")
+    assert [row[side] for side in "ab"] == [(tmp_path / side).as_posix() for side in "ab"]
     assert (row["a.recall"], row["b.recall"]) == (100, pytest.approx(200 / 3))
     assert row["difference"] == pytest.approx(100 / 3)
     # images differ by 100, 0, 0: standard error 33.3, times 4.30 of two degrees of freedom

@@ -58,6 +58,26 @@ def test_runs_alone_give_students_interval_of_their_recall() -> None:
     assert found == pytest.approx((4, *ends, welch.pvalue))
 
 
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_variances_over_images_and_runs_are_added_less_their_interaction(runs: int) -> None:
+    """One query an image: the mean squares of the classical analysis of variance of two ways."""
+    draws, images = np.random.default_rng(1), 6
+    hits = 50 + 2 * draws.normal(size=(images, 1)) + draws.normal(0, 2, (images, runs))
+    hits += 2 * np.arange(runs)
+    of_image, of_run = hits.mean(axis=1, keepdims=True), hits.mean(axis=0, keepdims=True)
+    rest = hits - of_image - of_run + hits.mean()
+    over_images = runs * of_image.var(ddof=1) / hits.size
+    over_runs = images * of_run.var(ddof=1) / hits.size
+    both = (rest**2).sum() / ((images - 1) * (runs - 1)) / hits.size
+    variance = over_images + over_runs - both
+    assert variance > max(over_images, over_runs) and both > 0.02 * variance
+    freedom = variance**2 / (over_images**2 / (images - 1) + over_runs**2 / (runs - 1))
+    half = stats.t.ppf(0.975, freedom) * variance**0.5
+    found = pooled_recall(torch.from_numpy(hits), torch.arange(images))
+    ends = (hits.mean() - half, hits.mean() + half)
+    assert (found.value, found.low, found.high) == pytest.approx((hits.mean(), *ends))
+
+
 def test_runs_of_the_same_seed_differ_by_what_they_do_not_share() -> None:
     a = columns([10.0] * 20, [80.0] * 20, [45.0] * 20)
     found = paired_difference(a, a - 5, torch.arange(20))
