@@ -41,8 +41,9 @@ def test_the_cheapest_that_is_not_shown_to_be_worse_is_taken(sweep: Path) -> Non
     assert table["run"].tolist() == [sweep / first for first in ("4", "2", "0")]
 
 
-def test_it_is_what_the_comparison_of_every_pair_says(sweep: Path) -> None:
-    runs = load_runs(sweep)
+@pytest.mark.parametrize("order", [1, -1])  # the best first, and behind the one that is worse
+def test_it_is_what_the_comparison_of_every_pair_says(sweep: Path, order: int) -> None:
+    runs = load_runs(sweep).iloc[::order]
     pairs = compare(runs, by="adapter.num_tokens", direction="i2t")
     table = decide(runs, by="adapter.num_tokens", direction="i2t").set_index("choice")
     (best,) = table.index[table["best"]]
