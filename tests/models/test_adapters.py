@@ -258,6 +258,11 @@ def test_k_means_finds_clusters_that_lie_apart():
     torch.testing.assert_close(centres[nearest], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_k_means_starts_nearest_to_the_mean_and_then_farthest_from_the_chosen():
+    tokens = torch.tensor([[[8.0], [5.5], [1.0], [6.0]]])  # their mean is 5.125
+    assert kmeans(tokens, 3, iterations=0).flatten().tolist() == [5.5, 1.0, 8.0]
+
+
 def test_k_means_ends_where_each_centre_is_the_mean_of_its_tokens():
     centres = kmeans(images(), 4, iterations=50)
     for points, found in zip(images(), centres, strict=True):
