@@ -174,6 +174,26 @@ def drawn(images: int = 30, captions: int = 90) -> tuple[Tensor, Tensor, Tensor]
     return one, other, torch.arange(captions) % images
 
 
+def test_recall_of_the_first_stage_is_the_share_of_queries_in_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, captions, owner = drawn(60, 120)
+    captions = F.normalize(captions + 0.5 * images[owner], dim=1)
+    monkeypatch.setattr(first_stage, "embeddings", lambda *given: (images, captions))
+    chosen: Any = SimpleNamespace(image_of_caption=owner)
+    found = first_stage.first_stage_recall(Words(), chosen, CPU)  # type: ignore[arg-type]
+    relevant = owner[:, None] == torch.arange(60)
+    for direction, own in (("t2i", relevant), ("i2t", relevant.T)):
+        scores = captions @ images.T if direction == "t2i" else images @ captions.T
+        best = scores.where(own, -torch.inf).amax(dim=1, keepdim=True)
+        ahead = ((scores >= best) & ~own).sum(dim=1)
+        assert found[direction] == {
+            f"recall@{k}": round((ahead < k).double().mean().item() * 100, 2)
+            for k in (1, 5, 10, 20, 50)
+        }
+        assert 0 < found[direction]["recall@1"] < found[direction]["recall@20"] < 100
+
+
 def statistics(model: EDJE) -> list[float]:
     return [*model.first_stage_mean.tolist(), *model.first_stage_deviation.tolist()]
 
