@@ -218,5 +218,5 @@ def test_dropout_hides_a_channel_of_a_sample_everywhere_or_nowhere():
 def test_a_channel_is_divided_by_its_deviation_and_a_constant_one_only_centred():
     layer = Standardise(2)
     layer.set_moments(torch.tensor([[1.0, 5.0], [5.0, 5.0]]))
-    expected = torch.tensor([[[1.0, 0.0]]])
-    torch.testing.assert_close(layer(torch.tensor([[[5.0, 5.0]]])), expected)
+    expected = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    torch.testing.assert_close(layer(torch.tensor([[[5.0, 5.0], [3.0, 7.0]]])), expected)
