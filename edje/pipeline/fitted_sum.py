@@ -49,6 +49,20 @@ def fitted_sums(
             served, backbone, dev, scoring, codec, first=first, devices=devices
         )
         fitted[count] = fusion_weights(lists)
+    unused = [
+        f"{direction} with {count} tokens"
+        for count, sums in fitted.items()
+        for direction, one in sums.items()
+        if one.weight == 0
+    ]
+    if unused:
+        log.warning(
+            "score=sum: on the %d images held back, the reranker gains no more than chance over "
+            "the first stage, which therefore ranks alone (weight 0): %s. Hold back more images "
+            "(data.dev_images), train on more, or use score=joint",
+            len(dev.split.images),
+            ", ".join(unused),
+        )
     return fitted
 
 

@@ -11,7 +11,11 @@ import torch
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edje.inference.saved_folder import save_folder
+from edje.pipeline import fitted_sum
 from edje.pipeline.fitted_sum import dev_to_fit_on
+from edje.pipeline.scoring import Scoring
+from edje.retrieval.fusion import Standardiser, SumFusion
+from tests.tiny.bright_tower import BrightTower
 from tests.tiny.rerankers import tiny_checkpoint
 
 HELD_BACK = {"dev_images": 20, "dev_seed": 1}
@@ -58,6 +62,25 @@ def test_an_older_checkpoint_is_asked_by_its_configuration(tmp_path: Path, confi
     loaded = load_checkpoint(tmp_path / "model.ckpt")
     assert ACCEPTED in refusal(loaded)
     assert OTHERS in refusal(loaded, dev_images=19)
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_a_weight_of_nothing_is_told(
+    gains: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = Standardiser(0.0, 1.0)
+    weights = {"t2i": SumFusion(0.4, same, same), "i2t": SumFusion(0.4 * gains, same, same)}
+    monkeypatch.setattr(fitted_sum, "first_stage_lists", lambda *_, **__: [])
+    monkeypatch.setattr(fitted_sum, "rerank_collection", lambda *_, **__: ({},))
+    monkeypatch.setattr(fitted_sum, "fusion_weights", lambda _: weights)
+    dev: Any = SimpleNamespace(split=SimpleNamespace(images=range(7)))
+    cpu, backbone = torch.device("cpu"), BrightTower()
+    found = fitted_sum.fitted_sums(trained(), backbone, dev, Scoring(), "bf16", [cpu])
+    assert found == {4: weights}
+    said = "on the 7 images held back, the reranker gains no more than chance over the first stage"
+    assert (said in caplog.text) is not gains
+    assert ("alone (weight 0): i2t with 4 tokens. Hold back more" in caplog.text) is not gains
+    assert "t2i" not in caplog.text
 
 
 @pytest.mark.parametrize("config", ["{}", "data: coco", "data: {dev_images: 20}", "a text"])
