@@ -71,6 +71,15 @@ def test_a_row_of_the_paper_is_labelled_and_composes_for_training_and_for_evalua
     assert cfg.paper.images in (evaluated.split_sizes.test, None)
 
 
+def test_photographs_start_from_half_the_mean_cosine_or_from_any_other_start() -> None:
+    own = {"_target_": "edje.pipeline.start.ContrastiveStart", "mean_share": 0.5}
+    assert composed("photos").start == own
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("run", ["experiment=photos", "start=checkpoint", "start.path=photos"])
+    assert not [p for p in problems_of(cfg) if "???" not in str(p)]
+    assert cfg.start == {"_target_": "edje.pipeline.start.CheckpointStart", "path": "photos"}
+
+
 def test_the_rows_have_the_published_figures_and_null_where_none_is_known() -> None:
     figures = {row.removeprefix("paper/"): composed(row).paper for row in ROWS}
     assert set(LABELS) - set(figures) == {"flickr30k", "coco"}  # what several rows share
