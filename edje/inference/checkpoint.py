@@ -65,6 +65,10 @@ class Checkpoint:
     fusion: FittedSums  # weights of score=sum; empty until they are fitted
     calibration: Calibrations = field(default_factory=dict)  # empty if there was no dev split
     held_back: Mapping[str, int] = field(default_factory=dict)  # its run's dev_images and dev_seed
+    text_backbone: Mapping[str, Any] = field(default_factory=dict)  # first_stage's caption encoder
+    started_from: Mapping[str, Any] = field(default_factory=dict)  # of `origin`; empty if fresh
+    notes: str = ""  # of its maker, for the model card
+    licence: str = ""  # as the hub names it
 
 
 def build_reranker(
@@ -219,6 +223,12 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys that each of our checkpoints has besides `state_dict`."""
     target = short_name("adapter", checkpoint.adapter.target)
     packages = packages_of([target, *TARGET.findall(checkpoint.config)])
+    later = {
+        "text_backbone": dict(checkpoint.text_backbone),
+        "started_from": dict(checkpoint.started_from),
+        "notes": checkpoint.notes,
+        "licence": checkpoint.licence,
+    }
     return {
         "edje": {
             "language_model": checkpoint.language_model.specification(),
@@ -235,6 +245,7 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
             "calibration": plain_calibrations(checkpoint.calibration),
             "held_back": dict(checkpoint.held_back),
             **({"packages": packages} if packages else {}),  # that provide parts other than ours
+            **{name: value for name, value in later.items() if value},
         },
         "edje_config": checkpoint.config,
     }
@@ -331,7 +342,11 @@ def _rebuilt(content: Mapping[str, Any], path: Path) -> Checkpoint:
         first_stage=dict(fields["first_stage"]),
         fusion=sums_of(fields["fusion"], model.adapter.num_tokens),
         calibration=calibrations_of(fields.get("calibration", {})),  # older files have none
-        held_back=dict(fields.get("held_back", {})),  # nor this
+        held_back=dict(fields.get("held_back", {})),  # nor these
+        text_backbone=dict(fields.get("text_backbone", {})),
+        started_from=dict(fields.get("started_from", {})),
+        notes=str(fields.get("notes", "")),
+        licence=str(fields.get("licence", "")),
     )
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.named_weights import NamedWeights
+from edje.inference.origins import ancestors, described
 from edje.inference.run_choices import backbone_values, choices_of
 from edje.installed import asset
 from edje.packaged import INSTALL, PACKAGES, PREFIX
@@ -35,36 +36,44 @@ def model_card(
     checkpoint: Checkpoint,
     metrics: Mapping[str, Any] | None,
     named: Sequence[NamedWeights],
-    notes: str = "",
 ) -> str:
-    """The README.md of a saved folder, in Markdown; `notes` follow the first paragraph."""
+    """The README.md of a saved folder, in Markdown; its notes follow the first paragraph."""
     sources = dict.fromkeys(source for _, source in backbone_sources(checkpoint))
     foreign = foreign_parts(checkpoint)
     weights = [*sources, *(one.source for one in named)]
+    started_from = checkpoint.started_from
+    bases = [one["repository"] for one in ancestors(started_from) if "repository" in one]
+    bases += [source.partition("@")[0] for source in sources if _is_hub_name(source)]
     header = ModelCardData(
         library_name="edje",
         tags=["edje", "reranking", "image-text-retrieval", "vision-language"],
-        base_model=[source.partition("@")[0] for source in sources if _is_hub_name(source)] or None,
+        base_model=list(dict.fromkeys(bases)) or None,
+        license=checkpoint.licence or None,
     )
     model, choices = checkpoint.model, choices_of(checkpoint)
     tokens, width = int(model.adapter.num_tokens), model.joint.width
     size = make_codec(choices.compressed_codec, tokens, width).cell_bytes
     parameters = sum(parameter.numel() for parameter in model.joint.parameters())
+    trained_on = checkpoint.label
+    if started_from:
+        trained_on += f", starting from {started_from['name']}"
+    also = ", also of what it started from," if started_from else ""
     paragraphs = [
         f"---\n{header.to_yaml()}\n---",
         "# An edje reranker",
-        f"It reranks images for a text, and texts for an image, trained on {checkpoint.label}. An "
+        f"It reranks images for a text, and texts for an image, trained on {trained_on}. An "
         f"image is stored as {tokens} tokens of width {width} in {choices.compressed_codec}, "
         f"{size:,} bytes; a joint encoder of {parameters / 1e6:.1f} million parameters reads the "
         f"text with them. Score: {choices.score}.",
-        *([notes] if notes else []),
+        *([checkpoint.notes] if checkpoint.notes else []),
         _USE,
         f"{_installation(foreign, weights)}; it needs neither lightning nor hydra.",
         "## Measured recall",
         "\n".join(_measured(metrics)),
+        *(["## Started from", "\n".join(described(started_from))] if started_from else []),
         "## Parts",
         "\n".join([*map(_provided, foreign), *_parts(checkpoint, named)]),
-        "The licence of the training data applies to its users, too.",
+        f"The licence of the training data{also} applies to its users, too.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 

