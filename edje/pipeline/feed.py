@@ -24,7 +24,7 @@ from edje.language_model import MAX_TRAINING_TOKENS, LanguageModel, tokenize
 from edje.pipeline.collection import Collection, cached_collection
 from edje.pipeline.compressed import stored_tokens
 from edje.pipeline.devices import move
-from edje.pipeline.first_stage import align, embeddings
+from edje.pipeline.first_stage import align, embeddings, restore_first_stage
 from edje.pipeline.mining import Mining
 from edje.pipeline.preparation import Prepared, Training
 from edje.pipeline.token_cache import Cache
@@ -99,7 +99,7 @@ def cached_feed(
     *,
     rebuild: Callable[[], Backbone] | None = None,
 ) -> Feed:
-    """The train split from its stores, with the first stage fitted if necessary.
+    """The train split from its stores, with the first stage fitted unless the start has brought it.
 
     A teacher's stored tokens are used if there are any. `rebuild` is as in `cached_collection`.
 
@@ -109,7 +109,10 @@ def cached_feed(
     check_size(source, training.loading.batch_size)
     whole = cached_collection(cache, source, backbone, "train", rebuild=rebuild)
     train, dev = train_and_dev(source, whole)
-    align(backbone, train, cache, source.dev_seed)
+    if prepared.checkpoint.first_stage:
+        restore_first_stage(backbone, prepared.checkpoint.first_stage)
+    else:
+        align(backbone, train, cache, source.dev_seed)
     images, captions = embeddings(backbone, train)
     loading, scoring = training.loading, training.scoring
     mining = Mining(cache, loading, scoring, train, images, captions, prepared.miner)
@@ -157,6 +160,8 @@ def streamed_feed(
     Raises:
         EdjeError: annotations, tars, images or the evaluated source are missing or broken.
     """
+    if prepared.checkpoint.first_stage:
+        restore_first_stage(backbone, prepared.checkpoint.first_stage)
     dev = None
     if source.dev_images:
         dev = cached_collection(cache, source, backbone, DEV, rebuild=rebuild)

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone, Identity
 from edje.data.datamodules.batches import each_tensor
-from edje.identity import LATER
+from edje.errors import EdjeError
+from edje.identity import LATER, differing_names
+from edje.inference.checkpoint import Checkpoint
+from edje.inference.run_choices import backbone_of
 from edje.pipeline.collection import Collection
 from edje.pipeline.kept import Facts, kept
 from edje.pipeline.token_cache import Cache
@@ -81,6 +84,29 @@ def _fit_file(text: Identity, backbone: FittedProjections, train: Collection, se
 def first_stage_state(backbone: Backbone) -> dict[str, Tensor]:
     """The part of the first stage that a checkpoint keeps; empty for dual encoders."""
     return backbone.first_stage_state() if isinstance(backbone, FittedProjections) else {}
+
+
+def reason_to_fit(trained: Checkpoint, backbone: Backbone) -> str:
+    """Why a reranker's fitted projections aren't those of a run's backbone; empty if they are.
+
+    An older checkpoint doesn't say whose captions they are for, so its caption encoder is built.
+    """
+    if not trained.first_stage:
+        return "it has none"
+    if trained.facts.embedding_width != backbone.embedding_width:
+        return (
+            f"its embeddings have width {trained.facts.embedding_width}, this run's "
+            f"{backbone.embedding_width}"
+        )
+    if differing := differing_names(trained.backbone, backbone.identity()):
+        return f"they are for another image encoder, which differs in {', '.join(differing)}"
+    try:
+        text = trained.text_backbone or backbone_of(trained).text_identity()
+    except EdjeError as error:
+        return f"its caption encoder can't be compared with this run's ({error})"
+    if differing := differing_names(text, backbone.text_identity()):
+        return f"they are for another caption encoder, which differs in {', '.join(differing)}"
+    return ""
 
 
 def restore_first_stage(backbone: Backbone, state: dict[str, Tensor]) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.config.problems import nothing_held_back, untrained_tokens
@@ -21,11 +22,13 @@ from edje.inference.checkpoint import (
     Checkpoint,
     build_reranker,
     keep_first_tokens,
+    load_checkpoint,
 )
 from edje.inference.run_choices import LOADER, Score, facts_of
 from edje.language_model import LanguageModel
 from edje.objectives.negatives import HardNegatives
 from edje.objectives.outputs import Objective
+from edje.pipeline.first_stage import FittedProjections, reason_to_fit
 from edje.pipeline.scoring import Scoring
 from edje.pipeline.start import FreshStart, Start
 from edje.pipeline.trained import Published, check_named, load_trained
@@ -158,9 +161,15 @@ def prepare(training: Training, backbone: Backbone, source: Source, folder: Path
     loggers = run_loggers(training.loggers, folder)
     torch.manual_seed(training.seed)  # fresh weights are a function of the seed
     new = new_checkpoint(training, backbone, source)
-    if last_checkpoint(folder) is None:
+    last = last_checkpoint(folder)
+    if last is None:
         check_new(training, new, source)
-    training.start.load(new, backbone, training.published)
+    started_from = training.start.load(new, backbone, training.published)
+    if last is None:
+        projections = training.start.projections(backbone)
+    else:
+        projections = begun_with(last, backbone)
+    new = replace(new, first_stage=projections, started_from=started_from or {})
     if training.gradient_checkpointing:
         checkpoint_layers(new.model)
     if training.compile_training is not None:
@@ -176,6 +185,20 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint from which a training in this folder continues; None for a new one."""
     last = folder / "checkpoints" / "last.ckpt"
     return last if last.is_file() else None
+
+
+def begun_with(last: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """The fitted projections of a training that continues; empty if its backbone is another one.
+
+    Raises:
+        EdjeError: its last checkpoint can't be read.
+    """
+    if not isinstance(backbone, FittedProjections):
+        return {}
+    trained = load_checkpoint(last)
+    text = trained.text_backbone or backbone.text_identity()  # an older one doesn't say it
+    is_other = reason_to_fit(replace(trained, text_backbone=text), backbone)
+    return {} if is_other else trained.first_stage
 
 
 def check_new(training: Training, new: Checkpoint, source: Source) -> None:
@@ -224,6 +247,7 @@ def new_checkpoint(training: Training, backbone: Backbone, source: Source) -> Ch
         first_stage={},
         fusion={},
         held_back={"dev_images": source.dev_images, "dev_seed": source.dev_seed},
+        text_backbone=backbone.text_identity() if isinstance(backbone, FittedProjections) else {},
     )
 
 

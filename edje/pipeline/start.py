@@ -1,15 +1,20 @@
 """The initial weights of a reranker: from a seed, another reranker, or training-set statistics."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
-from edje.inference.checkpoint import Checkpoint, warm_start
+from edje.inference.checkpoint import Checkpoint, load_checkpoint, warm_start
+from edje.inference.origins import origin
 from edje.pipeline.canonical import canonical_start
 from edje.pipeline.collection import Collection
+from edje.pipeline.first_stage import FittedProjections, reason_to_fit
 from edje.pipeline.trained import Published, trained_content
 from edje.ranges import check_path
 
@@ -21,8 +26,14 @@ class Start:
 
     path: str | None = None  # of a reranker to load
 
-    def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> None:
-        """The part that needs no data."""
+    def load(
+        self, new: Checkpoint, backbone: Backbone, published: Published
+    ) -> Mapping[str, Any] | None:
+        """The part that needs no data; returns what the checkpoint keeps of where it started."""
+
+    def projections(self, backbone: Backbone) -> dict[str, Tensor]:
+        """Fitted projections of an aligned backbone; empty if they are to be fitted."""
+        return {}
 
     def fit(self, new: Checkpoint, train: Collection, seed: int, device: torch.device) -> None:
         """The part computed from the training set; the model is on the CPU before and after."""
@@ -39,15 +50,46 @@ class CheckpointStart(Start):
     """Another reranker's weights wherever name and shape agree.
 
     Args:
-        path: our run folder or .ckpt, or the name or path of a published checkpoint.
+        path: our run folder, .ckpt or saved folder, a name on the hub or one that comes with edje,
+            or a published checkpoint.
+        first_stage: kept uses its fitted projections too, if it has some and both encoders are
+            this run's; fitted fits them on this run's images, for many images of another kind.
+
+    Raises:
+        EdjeError: `first_stage` is neither.
     """
 
-    def __init__(self, *, path: str):
+    def __init__(self, *, path: str, first_stage: Literal["kept", "fitted"] = "kept"):
+        if first_stage not in ("kept", "fitted"):
+            raise EdjeError(f"start.first_stage={first_stage}: expected kept or fitted.")
         check_path("start.path", path)
-        self.path = path
+        self.path, self.first_stage = path, first_stage
 
-    def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> None:
-        """Copy its weights.
+    def projections(self, backbone: Backbone) -> dict[str, Tensor]:
+        """Its fitted projections, if they are of this run's encoders; the log says so, or why not.
+
+        Raises:
+            EdjeError: it can't be read.
+        """
+        if self.path is None or not isinstance(backbone, FittedProjections):
+            return {}
+        reason = f"start.first_stage={self.first_stage}"
+        if self.first_stage == "kept":
+            trained = load_checkpoint(Path(self.path))
+            reason = reason_to_fit(trained, backbone)
+            if not reason:
+                log.info(
+                    "first stage: the fitted projections of %s are kept (start.first_stage=fitted "
+                    "fits them on this run's images)",
+                    self.path,
+                )
+                return trained.first_stage
+            reason = f"those of {self.path} are not kept: {reason}"
+        log.info("first stage: the projections are fitted on this run's images; %s", reason)
+        return {}
+
+    def load(self, new: Checkpoint, backbone: Backbone, published: Published) -> Mapping[str, Any]:
+        """Copy its weights; returns what a model card says of it.
 
         Raises:
             EdjeError: it can't be read, or its joint encoder differs.
@@ -64,6 +106,7 @@ class CheckpointStart(Start):
                 *(self.path, heads, here),
             )
         log.info("warm start from %s; fresh: %s", self.path, ", ".join(parts) or "nothing")
+        return origin(self.path, content["edje"])
 
 
 class CanonicalStart(Start):

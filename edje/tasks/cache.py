@@ -14,7 +14,8 @@ from edje.parallel.environment import own_rank
 from edje.pipeline.collection import cached_collection
 from edje.pipeline.devices import similarity_device
 from edje.pipeline.feed import train_and_dev
-from edje.pipeline.first_stage import align, first_stage_recall
+from edje.pipeline.first_stage import align, first_stage_recall, restore_first_stage
+from edje.pipeline.start import Start
 from edje.quiet import quiet_libraries
 from edje.tasks.building import backbone_from
 from edje.tasks.wiring import backbone_builder, cache_of
@@ -40,7 +41,11 @@ def run(cfg: DictConfig, folder: Path) -> float | None:
     evaluated = cached(source.split)
     if own_rank() > 0:
         return None
-    align(backbone, train, cache, source.dev_seed)
+    start: Start = instantiate(cfg.start)
+    if projections := start.projections(backbone):
+        restore_first_stage(backbone, projections)
+    else:
+        align(backbone, train, cache, source.dev_seed)
     chosen = evaluated if dev is None else dev
     recalls = first_stage_recall(backbone, chosen, similarity_device(cache.device))
     report = {"dataset": source.name, "split": chosen.split.name, "recall": recalls}

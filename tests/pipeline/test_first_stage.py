@@ -2,6 +2,7 @@
 
 import resource
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from edje.pipeline import caption_features, first_stage
 from edje.pipeline import collection as collections
 from edje.pipeline import first_stage_statistics as fixed
 from edje.pipeline.collection import Collection, collection_of
-from edje.pipeline.first_stage import align, embeddings
+from edje.pipeline.first_stage import align, embeddings, reason_to_fit
 from edje.pipeline.first_stage_statistics import evenly, fix_statistics
 from edje.pipeline.kept import kept
 from edje.pipeline.token_cache import Cache
@@ -27,7 +28,8 @@ from edje.retrieval.candidates import candidate_lists
 from edje.tokens.fingerprint import Fingerprint
 from edje.tokens.lock import writer_lock
 from edje.tokens.store import TokenStore
-from tests.tiny.rerankers import tiny_reranker
+from tests.tiny.bright_tower import BrightTower
+from tests.tiny.rerankers import FACTS, tiny_checkpoint, tiny_reranker
 from tests.tiny.stores import locked_elsewhere, make_store
 
 CPU = torch.device("cpu")
@@ -293,6 +295,36 @@ def test_what_is_kept_is_computed_by_one_and_the_others_wait(tmp_path: Path) -> 
         process.communicate()
         waiting.join(20)
     assert len(calls) == 2 and other.is_file()
+
+
+REASONS: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"first_stage": {}}, "it has none"),
+    ({"facts": replace(FACTS, embedding_width=9)}, "its embeddings have width 9, this run's 12"),
+    ({"backbone": {"name": "other"}}, "for another image encoder, which differs in name"),
+    ({"text_backbone": {"name": "other"}}, "for another caption encoder, which differs in name"),
+    ({"text_backbone": {}}, "can't be compared with this run's (the checkpoint doesn't say how"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), REASONS)
+def test_projections_serve_the_encoders_that_they_are_for(
+    changes: dict[str, Any], reason: str
+) -> None:
+    state = {"a": torch.ones(1)}
+    fields: dict[str, Any] = {"text_backbone": {"name": "tiny"}, "first_stage": state}
+    found = reason_to_fit(replace(tiny_checkpoint(), **(fields | changes)), BrightTower())
+    assert reason in found and bool(found) is bool(reason)
+
+
+def test_an_older_reranker_s_caption_encoder_is_built_to_be_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = replace(tiny_checkpoint(), first_stage={"a": torch.ones(1)})
+    monkeypatch.setattr(first_stage, "backbone_of", lambda _: BrightTower())
+    assert reason_to_fit(older, BrightTower()) == ""
+    monkeypatch.setattr(BrightTower, "text_identity", lambda self: {"words": id(self)})
+    assert "another caption encoder, which differs in words" in reason_to_fit(older, BrightTower())
 
 
 class Aligned(Words):
