@@ -38,7 +38,7 @@ from edje.index.image_table import (
     ImageTable,
     Row,
 )
-from edje.index.known_pictures import KnownPicture, KnownPictures, known_in
+from edje.index.known_pictures import KnownPicture, KnownPictures, LookedUpPictures, known_in
 from edje.index.shards import Shard
 from edje.inference.picture_encoder import PictureEncoder, prepared_ahead
 from edje.inference.reranker import Reranker
@@ -46,6 +46,7 @@ from edje.inference.reranker import Reranker
 GROUPS = 8  # groups of pictures through the tower that are written together at first;
 GROWTH, MOST_ROWS = 32, 4096  # then a 32nd of what is written, at most so many pictures …
 SECONDS = 20.0  # … or fewer, if they take this long
+ROWS_READ = 2000  # of the index, in the time that looking up one picture takes at most
 OF_THE_CONTENT = (EMBEDDING, CELL, WIDTH, HEIGHT)  # columns shared by files with equal content
 log = logging.getLogger(__name__)
 _reading = threading.Lock()  # PIL reads an opened file on first use: only in one thread at a time
@@ -94,14 +95,19 @@ class ToAdd:
     on_error: OnError
     batch_size: int
 
-    def known(self) -> KnownPictures:
+    def known(self, may_look_up: bool = False) -> KnownPictures:
         """What the index knows of its pictures; warns of those that it will have twice.
+
+        With `may_look_up`, a few files are looked up in a large index, instead of reading it.
 
         Raises:
             EdjeError: it can't be read.
         """
         ids, leads = {one.id for one in self.files}, {shard.lead for shard in self.shards}
-        known = KnownPictures(known_in(self.before), ids, leads)
+        if may_look_up and not leads and ROWS_READ * len(ids) < self.before.count():
+            known: KnownPictures = LookedUpPictures(self.before, ids)
+        else:
+            known = KnownPictures(known_in(self.before), ids, leads)
         new = {one.path for one in self.files if one.id not in known.by_id}
         new |= {shard.path for shard in self.shards if not known.under(shard.lead)}
         if twice := known.elsewhere(new):
@@ -137,7 +143,7 @@ def added_here(work: ToAdd, show_progress_bar: bool | None = None) -> Added:
     Raises:
         EdjeError: as `Addition.write_into`, or an id belongs to another picture.
     """
-    known = work.known()
+    known = work.known(may_look_up=True)
     next_key, counts = known.next_key, Counter[str]()
     for shard in (None, *work.shards) if work.files else work.shards:
         given = work.files if shard is None else shard.pictures()

@@ -475,7 +475,8 @@ class ImageIndex:
     def optimize(self, keep: timedelta = KEPT) -> None:
         """Merge the pieces of many additions, and free space that is no longer used.
 
-        Also updates the index of the embeddings, if there are many pictures.
+        Also updates the indices (of embeddings, ids, paths and contents), if there are many
+        pictures.
 
         Versions younger than `keep` stay for readers that have them open.
 
@@ -594,6 +595,7 @@ class ImageIndex:
             assert after is not None and self._table is not None
             try:
                 yield after
+                after.index_look_ups()
             finally:
                 self.refresh()
 
@@ -637,7 +639,7 @@ class ImageIndex:
     def _index_embeddings(self, table: ImageTable) -> None:
         """Make the index of a large table's embeddings, if there is none."""
         column = table.first_stage_column
-        if table.count(READABLE) > self.exact_up_to and not table.has_index(column):
+        if not table.has_index(column) and table.count(READABLE) > self.exact_up_to:
             table.make_index(column)
 
 

@@ -33,6 +33,8 @@ OURS = (
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
 ROW, DISTANCE = "_rowid", "_distance"
 AT_ONCE = 1000  # keys in one filter
+LOOKED_UP = (ID, PATH, HASH)  # columns of which a large table has an index
+INDEXED_FROM = 50_000  # rows in no index that make one; in a large table a tenth of all
 PROBES = 100  # parts of the embeddings' index that a query searches; there are √rows of them
 REFINED = 3  # times k: the number of pictures compared exactly
 Row = dict[str, Any]
@@ -291,15 +293,31 @@ class ImageTable:
         """The folder of the table itself."""
         return Path(self.folder) / f"{TABLE}.lance"  # a table at a URL is never written
 
+    def among(
+        self, column: str, texts: Sequence[str], columns: Sequence[str], where: str | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows of which a column has one of some texts, as `scan` gives them.
+
+        Raises:
+            EdjeError: as `scan`.
+        """
+        texts = [one for one in texts if is_unicode(one)]  # no row has anything else
+        also = f" AND {whole(where)}" if where else ""
+        for first in range(0, len(texts), AT_ONCE):
+            some = ("'" + one.replace("'", "''") + "'" for one in texts[first : first + AT_ONCE])
+            yield from self.scan(columns, f"{column} IN ({', '.join(some)}){also}")
+
     def named(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, Row]:
         """Columns and `_rowid` of pictures by their ids; missing ids are left out."""
-        found: dict[str, Row] = {}
-        ids = [one for one in ids if is_unicode(one)]  # no id is anything else
-        for first in range(0, len(ids), AT_ONCE):
-            texts = ("'" + one.replace("'", "''") + "'" for one in ids[first : first + AT_ONCE])
-            for batch in self.scan([ID, *columns], f"{ID} IN ({', '.join(texts)})"):
-                found |= {row[ID]: row for row in batch.to_pylist()}
-        return found
+        batches = self.among(ID, ids, [ID, *columns])
+        return {row[ID]: row for batch in batches for row in batch.to_pylist()}
+
+    @property
+    def next_key(self) -> int:
+        """A key above those of all rows."""
+        among = f"{KEY} >= {self.count() - 1}"  # keys differ, so the largest is one of these
+        keys = (batch.column(KEY).to_numpy() for batch in self.scan([KEY], among))
+        return 1 + max((int(some.max()) for some in keys if len(some)), default=-1)
 
     def delete(self, keys: Sequence[int]) -> None:
         """Remove rows by their keys.
@@ -345,6 +363,21 @@ class ImageTable:
         config = index_kinds().IvfSq(distance_type="dot", num_partitions=parts)
         with lance(self.folder, TO_WRITE):
             self._table.create_index(column, config=config)
+
+    def index_look_ups(self) -> None:
+        """Make the indices of `LOOKED_UP`, or make them anew, if many rows are in none.
+
+        Rows that are in none are found too, by reading them all.
+
+        Raises:
+            EdjeError: it can't be written.
+        """
+        with lance(self.folder, TO_WRITE):
+            rows = int(self._table.count_rows())
+            indexed = {one.columns[0]: one.num_indexed_rows for one in self._table.list_indices()}
+            for column in LOOKED_UP:
+                if rows - indexed.get(column, 0) >= max(INDEXED_FROM, rows // 10):
+                    self._table.create_index(column, config=index_kinds().BTree())
 
     def nearest(
         self, column: str, query: np.ndarray, k: int, where: str | None

@@ -10,7 +10,14 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from edje.errors import EdjeError
-from edje.index.given_pictures import NOWHERE, GivenPicture, absolute, is_gone, read_path
+from edje.index.given_pictures import (
+    NOWHERE,
+    GivenPicture,
+    absolute,
+    is_gone,
+    read_path,
+    written_path,
+)
 from edje.index.image_table import HASH, ID, KEY, MODIFIED, PATH, PROBLEM, ROW, SIZE, ImageTable
 
 COLUMNS = (KEY, ID, PATH, SIZE, MODIFIED, HASH, PROBLEM)
@@ -66,12 +73,12 @@ class KnownPictures:
 
     def with_content(self, content: str) -> KnownPicture | None:
         """A row of a readable picture with this hash; None if there is none."""
-        return next(iter(self._by_hash.get(content, [])), None)
+        return next(iter(self._with_hash(content)), None)
 
     def moved(self, content: str) -> KnownPicture | None:
         """A row with this hash whose file is gone: its picture has moved; gives each row once."""
         with self._moving:
-            for one in self._by_hash.get(content, []):
+            for one in self._with_hash(content):
                 if one.key not in self._moved and self._is_gone(one):
                     self._moved.add(one.key)
                     return one
@@ -89,6 +96,9 @@ class KnownPictures:
         """Rows of readable pictures that are or are in these files, under ids not being added."""
         found = (one for one in self.by_id.values() if one.is_readable and one.path in paths)
         return [one for one in found if one.path is not None and not self._is_given(one)]
+
+    def _with_hash(self, content: str) -> Sequence[KnownPicture]:
+        return self._by_hash.get(content, ())
 
     def _is_given(self, one: KnownPicture) -> bool:
         if one.id in self._given:
@@ -121,6 +131,35 @@ class KnownPictures:
         return now == (known.size, known.modified) and _is_one_place(given.file, known.path)
 
 
+class LookedUpPictures(KnownPictures):
+    """Rows of a large table, looked up when a small addition needs them.
+
+    `under` and `gone` need all rows: this isn't for shards or Ray.
+    """
+
+    def __init__(self, table: ImageTable, given: Collection[str]):
+        super().__init__(known_among(table, ID, given), given)
+        self.next_key = table.next_key
+        own = ImageTable.open(table.folder, table.version)
+        assert own is not None
+        self._table = own  # as a table is for one thread at a time
+        self._looked_up: dict[str, list[KnownPicture]] = {}  # by their content
+        self._looking_up = threading.Lock()
+
+    def elsewhere(self, paths: Collection[str | None]) -> list[KnownPicture]:
+        """Rows of readable pictures that are these files, under ids not being added."""
+        written = [written_path(path) for path in paths if path is not None]
+        found = known_among(self._table, PATH, written)
+        return [one for one in found if one.is_readable and not self._is_given(one)]
+
+    def _with_hash(self, content: str) -> Sequence[KnownPicture]:
+        with self._looking_up:
+            if content not in self._looked_up:
+                found = known_among(self._table, HASH, [content])
+                self._looked_up[content] = [one for one in found if one.is_readable]
+            return self._looked_up[content]
+
+
 def _is_one_place(one: str | None, other: str | None) -> bool:
     """Whether two paths of files are one, also by way of a folder that is a link."""
     if one is None or other is None:
@@ -147,6 +186,16 @@ def known_in(table: ImageTable) -> Iterator[KnownPicture]:
         EdjeError: they can't be read.
     """
     for batch in table.scan(COLUMNS):
+        yield from known_pictures(batch)
+
+
+def known_among(table: ImageTable, column: str, texts: Collection[str]) -> Iterator[KnownPicture]:
+    """The rows of which a column has one of some texts.
+
+    Raises:
+        EdjeError: they can't be read.
+    """
+    for batch in table.among(column, list(texts), COLUMNS):
         yield from known_pictures(batch)
 
 

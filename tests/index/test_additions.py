@@ -17,9 +17,19 @@ from edje.errors import EdjeError
 from edje.images.decoder import MissingDecoder
 from edje.index import image_index
 from edje.index.additions import Added, Addition
-from edje.index.image_table import ImageTable, Row
+from edje.index.image_table import KEY, ImageTable, Row
 from tests.index.indexed import ODD, contents
 from tests.tiny.image_files import make_picture
+
+both_ways = pytest.mark.usefixtures("knowing")
+
+
+@pytest.fixture(params=["read", "looked up"])
+def knowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the index knows is read as a whole, or as of a large index, looked up."""
+    if request.param == "looked up":
+        monkeypatch.setattr("edje.index.additions.ROWS_READ", 0)
+        monkeypatch.setattr("edje.index.image_table.INDEXED_FROM", 1)
 
 
 def touch(path: Path) -> None:
@@ -44,6 +54,7 @@ def test_stored_numbers_are_those_of_the_reranker(
     assert {(row["width"], row["height"]) for row in found.values()} == {(32, 32)}
 
 
+@both_ways
 def test_the_second_addition_encodes_what_is_new_or_changed_alone(
     index: ImageIndex, pictures: Path, encoded: list[int]
 ) -> None:
@@ -63,6 +74,7 @@ def test_the_second_addition_encodes_what_is_new_or_changed_alone(
     assert index.add(pictures) == Added(unchanged=13)
 
 
+@both_ways
 def test_a_moved_file_keeps_its_tokens_and_gets_the_new_id(
     index: ImageIndex, pictures: Path, encoded: list[int]
 ) -> None:
@@ -82,6 +94,7 @@ def test_a_moved_file_keeps_its_tokens_and_gets_the_new_id(
     assert len(hits) == 12 and {Path(hit.path or "").is_file() for hit in hits} == {True}
 
 
+@both_ways
 def test_copies_share_tokens_and_stay_pictures_of_their_own(
     index: ImageIndex, pictures: Path, encoded: list[int]
 ) -> None:
@@ -97,6 +110,7 @@ def test_copies_share_tokens_and_stay_pictures_of_their_own(
     assert len(index.search("red", where="album IS NULL", top=20)) == 1  # the copy
 
 
+@both_ways
 def test_files_that_exchange_their_names_exchange_their_tokens(
     index: ImageIndex, pictures: Path
 ) -> None:
@@ -146,6 +160,7 @@ def test_an_interrupted_addition_goes_on_where_it_was(
     assert contents(index) == contents(peace)
 
 
+@both_ways
 def test_what_cannot_be_read_is_listed_and_not_tried_again_until_it_changes(
     index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +340,7 @@ def test_with_raise_the_first_unreadable_picture_ends_it_and_what_came_before_is
     assert index.add(pictures) == Added(new=7, unchanged=4, problems=1)
 
 
+@both_ways
 def test_an_id_that_another_picture_has_is_refused_unless_there_is_a_prefix(
     index: ImageIndex, pictures: Path, tmp_path: Path
 ) -> None:
@@ -343,6 +359,7 @@ def test_an_id_that_another_picture_has_is_refused_unless_there_is_a_prefix(
         index.add({"000.png": Image.new("RGB", (8, 8))})
 
 
+@both_ways
 def test_a_folder_that_has_moved_as_a_whole_keeps_its_ids_and_tokens(
     index: ImageIndex, pictures: Path, tmp_path: Path, encoded: list[int]
 ) -> None:
@@ -359,6 +376,7 @@ def test_a_folder_that_has_moved_as_a_whole_keeps_its_ids_and_tokens(
     assert [row["cell"] for row in after.values()] == [row["cell"] for row in before.values()]
 
 
+@both_ways
 def test_pictures_without_files_are_known_by_their_pixels(
     index: ImageIndex, encoded: list[int]
 ) -> None:
@@ -384,6 +402,7 @@ def test_a_data_set_is_added_and_broken_rows_are_listed(index: ImageIndex, scene
     assert index.add(rows) == Added(unchanged=3)
 
 
+@both_ways
 def test_names_of_any_kind_are_added_found_moved_and_removed(
     index: ImageIndex, tmp_path: Path
 ) -> None:
@@ -439,6 +458,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again_next_time(
     assert index.add(pictures / "000.png") == Added(unchanged=1)
 
 
+@both_ways
 def test_sync_removes_what_came_from_the_folder_and_is_gone(
     index: ImageIndex, pictures: Path, tmp_path: Path
 ) -> None:
@@ -518,6 +538,7 @@ def test_a_picture_on_a_disk_that_fails_keeps_its_id(
     assert contents(index) == before
 
 
+@both_ways
 def test_a_folder_and_a_link_to_it_are_the_same_source(
     index: ImageIndex, pictures: Path, tmp_path: Path
 ) -> None:
@@ -539,6 +560,7 @@ def test_a_folder_and_a_link_to_it_have_the_same_pictures(
     assert index.add(pictures) == index.sync(link) == Added(unchanged=12)
 
 
+@both_ways
 def test_a_link_that_leads_to_another_folder_now_has_the_pictures_of_that(
     index: ImageIndex, pictures: Path, tmp_path: Path
 ) -> None:
@@ -553,6 +575,7 @@ def test_a_link_that_leads_to_another_folder_now_has_the_pictures_of_that(
     assert sorted(index.ids()) == ["000.png", "001.png", "new.png"]
 
 
+@both_ways
 def test_pictures_that_get_a_second_id_are_told(
     index: ImageIndex, pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -566,6 +589,32 @@ def test_pictures_that_get_a_second_id_are_told(
     assert "'home/more/0" in said
     index.add(pictures / "more")
     assert len(caplog.records) == 1
+
+
+def test_a_small_addition_to_a_large_index_reads_few_of_its_rows(
+    index: ImageIndex, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures)
+    monkeypatch.setattr("edje.index.additions.ROWS_READ", 5)
+    read: list[int] = []
+    scan = ImageTable.scan
+
+    def counting(self: ImageTable, columns: Sequence[str], where: str | None = None) -> Any:
+        for batch in scan(self, columns, where):
+            if list(columns) != [KEY]:
+                read.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(ImageTable, "scan", counting)
+    assert index.add({"one": Image.new("RGB", (8, 8))}) == Added(new=1)
+    assert sum(read) == 0
+    shutil.move(pictures / "000.png", tmp_path / "moved.png")
+    assert index.add(tmp_path / "moved.png") == Added(moved=1)
+    assert sum(read) == 2  # what is known of it, and the row itself
+    read.clear()
+    paths = [pictures / f"00{number}.png" for number in (1, 2, 3)]
+    assert index.add(paths) == Added(unchanged=3)  # not few
+    assert sum(read) == 13
 
 
 @pytest.mark.usefixtures("unchecked")
