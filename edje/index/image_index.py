@@ -327,9 +327,13 @@ class ImageIndex:
             after.count(where)  # is refused before a column is added
             if missing := chosen.missing(after.schema):
                 after.add_columns(missing)
+            read = [KEY, ID, *chosen.given]
+            are_all_by_id = len(chosen.by_id) == len(chosen.given)
             rows = [
                 {**row, **values}
-                for batch in after.scan([KEY, ID, *chosen.given], where)
+                for batch in (
+                    after.among(ID, ids, read, where) if are_all_by_id else after.scan(read, where)
+                )
                 for row in batch.to_pylist()
                 if (values := chosen.of(row.pop(ID)))
             ]

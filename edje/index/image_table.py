@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from edje.errors import EdjeError
 from edje.identity import Value
@@ -32,6 +33,7 @@ OURS = (
 )
 READABLE = f"{PROBLEM} IS NULL"  # rows of pictures that could be read
 ROW, DISTANCE = "_rowid", "_distance"
+FEW = 20  # a change of fewer rows than one in so many reads only these: Lance would read all
 AT_ONCE = 1000  # keys in one filter
 LOOKED_UP = (ID, PATH, HASH)  # columns of which a large table has an index
 INDEXED_FROM = 50_000  # rows in no index that make one; in a large table a tenth of all
@@ -263,7 +265,26 @@ class ImageTable:
             return
         made = self.columns_of(rows, [name for name in rows[0] if name != ROW])
         with lance(self.folder, TO_WRITE):
-            self._table.merge_insert(KEY).when_matched_update_all().execute(made)
+            if FEW * len(rows) <= self.count():
+                self.merge(self._completed(made))
+            else:
+                self._table.merge_insert(KEY).when_matched_update_all().execute(made)
+
+    def _completed(self, made: pa.Table) -> pa.Table:
+        """Rows with some new columns, and the others as they are in the table."""
+        keys = made.column(KEY).to_pylist()
+        names = self.schema.names
+        batches = [
+            batch.select(names)
+            for first in range(0, len(keys), AT_ONCE)
+            for batch in self.scan(names, _among(keys[first : first + AT_ONCE]))
+        ]
+        found = pa.Table.from_batches(batches, self.schema)
+        order = pc.index_in(found.column(KEY), made.column(KEY).combine_chunks())
+        for field in made.schema:
+            place = names.index(field.name)
+            found = found.set_column(place, field, made.column(field.name).take(order))
+        return found
 
     def append_pieces(self, pieces: Sequence[str]) -> None:
         """Add pieces that others have written (`ray_units.Made`) to the table, in one step.

@@ -1,5 +1,6 @@
 """Claims about the user's columns of an index: given, changed, found and shown."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,8 +12,16 @@ from edje import ImageIndex, Reranker
 from edje.errors import EdjeError
 from edje.index.additions import Added
 from edje.index.answers import Question
+from edje.index.image_table import ImageTable
 from tests.index.indexed import ODD, contents
 from tests.tiny.image_files import make_picture
+
+
+@pytest.fixture(params=["few", "many"])
+def change(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any change is one of few rows, or of many."""
+    few = 0 if request.param == "few" else 10**9
+    monkeypatch.setattr("edje.index.image_table.FEW", few)
 
 
 def columns_of(index: ImageIndex, **search: Any) -> dict[str, dict[str, Any]]:
@@ -60,6 +69,7 @@ def test_hits_show_the_columns(index: ImageIndex, pictures: Path) -> None:
     assert len(set(index.search("red"))) == 10  # hits stay hashable
 
 
+@pytest.mark.usefixtures("change")
 def test_columns_of_pictures_that_are_there_are_set(
     index: ImageIndex, pictures: Path, encoded: list[int]
 ) -> None:
@@ -127,6 +137,31 @@ def test_a_value_is_kept_whole_or_refused(
     assert columns_of(index) == {"000.png": {"mine": there}}
 
 
+def test_a_change_of_few_pictures_reads_and_writes_only_these(
+    index: ImageIndex, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add(pictures, columns={"tags": {"001.png": ["a", "b"]}, "year": 1999})
+    before = contents(index)
+    monkeypatch.setattr("edje.index.image_table.FEW", 6)
+    read: list[int] = []
+    scan = ImageTable.scan
+
+    def counting(self: ImageTable, columns: Sequence[str], where: str | None = None) -> Any:
+        for batch in scan(self, columns, where):
+            read.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(ImageTable, "scan", counting)
+    assert index.set_columns({"year": {"001.png": 2001, "more/009.png": 2009}}) == 2
+    assert sum(read) == 6  # to find them, their values, and the rest of them
+    monkeypatch.undo()
+    found = columns_of(index)
+    assert found["001.png"] == {"tags": ["a", "b"], "year": 2001}
+    assert [one["year"] for one in found.values()].count(1999) == 10
+    assert contents(index) == before
+
+
+@pytest.mark.usefixtures("change")
 def test_a_value_of_another_kind_that_fits_is_taken(index: ImageIndex, pictures: Path) -> None:
     index.add(pictures / "000.png", columns={"stars": 2.5, "year": 2000, "price": Decimal("1.50")})
     assert index.set_columns({"stars": 3, "year": 2026.0, "price": 2}) == 1
@@ -136,6 +171,7 @@ def test_a_value_of_another_kind_that_fits_is_taken(index: ImageIndex, pictures:
     assert found == {"stars": 3, "year": 2026, "price": 2, "day": date(2026, 1, 2)}
 
 
+@pytest.mark.usefixtures("change")
 def test_a_column_is_cleared_with_none(index: ImageIndex, pictures: Path) -> None:
     index.add(pictures / "more", columns={"album": "Rome", "year": 1999})
     assert index.set_columns({"year": {"008.png": None}}) == 1
@@ -149,6 +185,7 @@ def test_a_column_is_cleared_with_none(index: ImageIndex, pictures: Path) -> Non
     assert columns_of(index)["000.png"] == {"album": None, "year": 2000}
 
 
+@pytest.mark.usefixtures("change")
 def test_names_of_files_are_ids_as_the_disk_has_them(
     index: ImageIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
