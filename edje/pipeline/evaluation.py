@@ -23,7 +23,6 @@ from edje.pipeline.devices import make_current
 from edje.pipeline.first_stage import restore_first_stage
 from edje.pipeline.fitted_sum import dev_to_fit_on, fitted_sums
 from edje.pipeline.recorded import of_evaluation
-from edje.pipeline.results import refuse_other_run, write_run
 from edje.pipeline.scoring import Scoring, fusion_of, rerank_collection
 from edje.pipeline.token_cache import Cache
 from edje.ranges import check_path
@@ -90,12 +89,15 @@ def evaluate(
         score = "joint" if checkpoint.model.residual is None else "residual"
     cache = Cache(Path("cache")) if cache is None else cache
     scoring = Scoring() if scoring is None else scoring
-    if folder is not None:
-        config = of_evaluation(checkpoint, scoring, score)
-        refuse_other_run(Path(folder), config)
-    result = evaluated(checkpoint, source, backbone, cache, scoring, score, seed, store=store)
-    if folder is not None:
-        write_run(Path(folder), config, result.metrics, result.reranked, result.collection)
+    chosen = (checkpoint, source, backbone, cache, scoring, score, seed)
+    if folder is None:
+        return evaluated(*chosen, store=store).metrics
+    from edje.pipeline.results import refuse_other_run, write_run  # it needs pandas
+
+    config = of_evaluation(checkpoint, scoring, score)
+    refuse_other_run(Path(folder), config)
+    result = evaluated(*chosen, store=store)
+    write_run(Path(folder), config, result.metrics, result.reranked, result.collection)
     return result.metrics
 
 
