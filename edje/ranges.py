@@ -3,8 +3,8 @@
 The configuration check enforces the types.
 """
 
+import os
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
@@ -41,5 +41,5 @@ def check_path(name: str, given: Any) -> None:
     Raises:
         EdjeError: the message names the argument.
     """
-    if not isinstance(given, str | Path) or given == "":
+    if not isinstance(given, str | os.PathLike) or given == "":
         raise EdjeError(f"{name}={given!r}: expected a path. The current folder is a dot: '.'.")

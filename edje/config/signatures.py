@@ -132,8 +132,10 @@ def parameters_of(
                     return arguments(inner.args, module, own, skip=1)
             decorators = " ".join(map(ast.unparse, statement.decorator_list))
             if "dataclass" in decorators:
+                # Elsewhere a field may be a ClassVar, or a call of `field`.
                 is_plain = "kw_only=True" in decorators and not statement.bases
-                return fields_of(statement, module, own) if is_plain else None
+                is_ours = module.name.split(".")[0] == OWN
+                return fields_of(statement, module, own) if is_plain and is_ours else None
             if len(statement.bases) == 1 and isinstance(statement.bases[0], ast.Name) and depth < 9:
                 base = find(module, statement.bases[0].id)
                 return parameters_of(base, own, depth + 1) if base else None

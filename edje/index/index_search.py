@@ -41,8 +41,9 @@ from edje.ranges import check_count
 from edje.tokens.codec import Codec, make_codec
 
 OF_A_PICTURE = (ID, PATH, WIDTH, HEIGHT)
-OF_A_FILTER = re.compile(  # whole texts, names, comments and casts; else brackets and placeholders
-    r"""'[^']*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/|::|[()?$:]""", re.DOTALL
+OF_A_FILTER = re.compile(  # texts, names, comments, slices and casts; else brackets, placeholders
+    r"""'[^']*'|"[^"]*"|`[^`]*`|--[^\n]*|/\*.*?\*/|\[[^\]]*\]|::|[()?$]|:(?=[^\W\d])""",
+    re.DOTALL,
 )
 SHOWN = 5  # ids in a message
 

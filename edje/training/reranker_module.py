@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from edje.errors import EdjeError
 from edje.models.edje import EDJE
 from edje.objectives.draws import fraction
 from edje.objectives.masked_language import MaskedLanguage
@@ -189,5 +190,18 @@ class RerankerModule(L.LightningModule):
         checkpoint[COUNTS] = [self.missing_negatives, self._short_batches]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Continue counting where the interrupted run stopped."""
+        """Continue counting where the interrupted run stopped.
+
+        Raises:
+            EdjeError: another number of weights was trained in it.
+        """
         self.missing_negatives, self._short_batches = checkpoint.get(COUNTS, (0, 0))
+        trained = sum(weight.requires_grad for weight in self.model.parameters())
+        for state in checkpoint.get("optimizer_states", ()):
+            kept = sum(len(group["params"]) for group in state["param_groups"])
+            if kept != trained:
+                raise EdjeError(
+                    f"The training to continue had {kept} weights, this one has {trained}: an "
+                    "earlier version also trained weights of the language model that nothing "
+                    "reads. Begin a new training with start=checkpoint and start.path=<its run>."
+                )

@@ -32,6 +32,24 @@ TARGETS = sorted(
 )
 
 
+OTHERS = """from dataclasses import dataclass, field
+from typing import ClassVar
+
+@dataclass(kw_only=True)
+class Margin:
+    needs: ClassVar[frozenset[str]] = frozenset({"pairs"})
+    margin: float = field(default=0.2)
+    seen: int = field(default=0, init=False)
+"""
+
+
+def test_fields_of_others_that_are_no_arguments_are_not_taken_for_some(tmp_path, monkeypatch):
+    (tmp_path / "others_margin.py").write_text(OTHERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    (name,) = (found := signature_of("others_margin.Margin").parameters)
+    assert name == "margin" and found[name].default == 0.2
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_source_and_import_give_the_same_signature(target: str) -> None:
     signature, imported = signature_of(target), signature_of(target, imported=True)

@@ -99,6 +99,7 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
         ("nonsense = 3", r"invalid filter of the index .* No field named nonsense.*\bid\b"),
         ("width >", "invalid filter of the index .* Expected: an expression"),
         ("width = ?", r"invalid filter 'width = \?': \? stands for a value that nothing gives"),
+        ("width = :width", "invalid filter 'width = :width': : stands for a value"),
         ("width = 1)) OR ((width = 2", "a bracket is closed and not opened"),
         ("(width = 1", "a bracket is opened and not closed"),
         ("width = 'wide'", "invalid filter of the index"),
@@ -123,6 +124,7 @@ def test_a_filter_narrows_what_is_searched(index: ImageIndex, pictures: Path) ->
         "`id` <> 'it''s ) \"' AND (((width)) > 1)",
         "\"id\" <> '`' -- ?)",
         "/* :) */ width::int > 1",
+        "array_length(make_array(1, 2, 3)[1:2]) = 2",
     ],
 )
 def test_brackets_and_placeholders_in_texts_and_comments_are_no_fault(index, pictures, where):

@@ -1,11 +1,13 @@
 """Exactly the weights that some objective reads are trained."""
 
 from itertools import chain, combinations
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from edje.errors import EdjeError
 from edje.inference.checkpoint import build_reranker
 from edje.language_model import LanguageModel, pretrained_language_model
 from edje.objectives.alignment import Alignment
@@ -75,3 +77,13 @@ def test_what_a_language_model_keeps_for_other_uses_is_frozen(family, tmp_path):
     chosen = {name for name, weight in weights.items() if weight.requires_grad}
     assert chosen == {name for name, weight in weights.items() if weight.grad is not None}
     assert chosen < weights.keys()
+    module.on_load_checkpoint(of_optimiser(len(chosen)))
+    with pytest.raises(
+        EdjeError, match=f"had {len(weights)} weights, this one has {len(chosen)}: "
+    ):
+        module.on_load_checkpoint(of_optimiser(len(weights)))  # an earlier version trained all
+
+
+def of_optimiser(count: int) -> dict[str, Any]:
+    """A checkpoint of a training with so many weights."""
+    return {"optimizer_states": [{"param_groups": [{"params": list(range(count))}]}]}

@@ -27,6 +27,14 @@ def source(root: Path, **more: Any) -> FolderSource:
     return FolderSource(name="mine", root=str(root), **more)
 
 
+def test_a_root_may_be_any_kind_of_path_but_no_empty_text(tmp_path: Path) -> None:
+    with os.scandir(tmp_path.parent) as entries:
+        entry = next(entries)  # has __fspath__, and is no Path
+    assert FolderSource(name="mine", root=entry).root == Path(entry)  # type: ignore[arg-type]
+    with pytest.raises(EdjeError, match=r"data\.root='': expected a path"):
+        FolderSource(name="mine", root="")
+
+
 def test_rows_of_one_image_are_its_captions(tmp_path: Path) -> None:
     table = 'image,caption,split\nb.png,one,train\nsub/a.png,"two, three",train\nb.png,four,train\n'
     write(tmp_path, table, "b.png", "sub/a.png")
