@@ -68,6 +68,9 @@ class UnknownTargetError(Exception):
         super().__init__(message)
         self.candidates = candidates
 
+    def __reduce__(self) -> tuple[type, tuple[str, list[str]]]:
+        return type(self), (str(self), self.candidates)
+
 
 @cache
 def signature_of(target: str, *, imported: bool = False) -> Signature:

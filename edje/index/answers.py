@@ -27,6 +27,9 @@ class UnknownPicture(EdjeError):
         super().__init__(message)
         self.ids = list(ids)
 
+    def __reduce__(self) -> tuple[type, tuple[str, list[str]]]:
+        return type(self), (str(self), self.ids)
+
 
 @dataclass(frozen=True)
 class Question:

@@ -19,6 +19,7 @@ from edje.inference.encoded_images import EncodedImages
 from edje.inference.precisions import has_bf16
 from edje.inference.run_choices import RunChoices
 from edje.models.edje import EDJE
+from edje.ranges import check_count
 from edje.retrieval.exact import own_arithmetic, products_in
 from edje.tokens.codec import Codec, make_codec
 
@@ -26,15 +27,6 @@ MOST_THREADS = 16  # that read and decode pictures
 TEXTS_AT_ONCE = 256
 Given = TypeVar("Given")
 Prepared = TypeVar("Prepared")
-
-
-class UnreadPicture(EdjeError):
-    """Raised for a picture that can't be read; `place` is its place in the list, from 0."""
-
-    def __init__(self, place: int, why: str):
-        super().__init__(f"picture {place} (from 0): {why}")
-        self.place = place
-        self.why = why
 
 
 class PictureEncoder:
@@ -54,13 +46,22 @@ class PictureEncoder:
         )
 
     def images(
-        self, pictures: Sequence[Picture | Tensor], batch_size: int, show_progress_bar: bool | None
+        self,
+        pictures: Sequence[Picture | Tensor],
+        batch_size: int,
+        show_progress_bar: bool | None,
+        places: Sequence[int] | None = None,
     ) -> EncodedImages:
         """Embeddings and tokens; threads prepare pictures while the tower runs.
 
+        `places` are the pictures' in the caller's list, for messages; by default from 0.
+
         Raises:
-            UnreadPicture: a picture can't be read.
+            EdjeError: a picture can't be read (the message gives its place), or `batch_size` is
+                below 1.
         """
+        check_count("batch_size", batch_size, 1)
+        places = range(len(pictures)) if places is None else places
         width = self.backbone.embedding_width
         dtype = stored_type(self.compressed)
         shape = (len(pictures), self.compressed.num_tokens, self.compressed.width)
@@ -69,8 +70,9 @@ class PictureEncoder:
         hidden = len(pictures) <= batch_size if show_progress_bar is None else not show_progress_bar
         with tqdm(total=len(pictures), desc="encode", unit="image", disable=hidden) as bar:
             for batch in prepared_ahead(self.prepared, pictures, batch_size):
-                pixels = torch.stack([_pixels_of(done + row, one) for row, one in enumerate(batch)])
-                rows = slice(done, done + len(pixels))
+                rows = slice(done, done + len(batch))
+                ready = zip(places[rows], batch, strict=True)
+                pixels = torch.stack([_pixels_of(place, one) for place, one in ready])
                 embeddings[rows], cells = self.encoded(pixels)
                 tokens[rows] = self.compressed.decode(torch.from_numpy(cells), dtype)
                 done = rows.stop
@@ -159,7 +161,7 @@ def _pixels_of(place: int, prepared: Future[Tensor]) -> Tensor:
     try:
         return prepared.result()
     except EdjeError as error:
-        raise UnreadPicture(place, str(error)) from error
+        raise EdjeError(f"picture {place} (from 0): {error}") from error
 
 
 def stored_type(codec: Codec) -> torch.dtype:

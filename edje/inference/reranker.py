@@ -34,7 +34,7 @@ from edje.inference.encoded_images import (
 from edje.inference.example_texts import example_texts
 from edje.inference.given_numbers import Numbers, given_numbers, number_per
 from edje.inference.location import find_checkpoint, shipped_folder
-from edje.inference.picture_encoder import PictureEncoder, UnreadPicture
+from edje.inference.picture_encoder import PictureEncoder
 from edje.inference.precisions import device_of, precision_of
 from edje.inference.published_model import published_checkpoint
 from edje.inference.run_choices import (
@@ -228,7 +228,6 @@ class Reranker:
             EdjeError: a picture can't be read (the message gives its place in the list and why),
                 or the backbone can't be built here.
         """
-        check_count("batch_size", batch_size, 1)
         return self.picture_encoder.images(
             several(images, "pictures"), batch_size, show_progress_bar
         )
@@ -751,13 +750,11 @@ class Reranker:
                 self._check_visual(image.tokens.shape)
         fresh = {at: one for at, one in enumerate(images) if not isinstance(one, EncodedImage)}
         made = EncodedImages(torch.empty(0, 0), torch.empty(0, 0, 0))
-        try:
-            if fresh:
-                made = self.encode(
-                    list(fresh.values()), batch_size=batch_size, show_progress_bar=show_progress_bar
-                )
-        except UnreadPicture as error:
-            raise UnreadPicture(places[list(fresh)[error.place]], error.why) from error
+        if fresh:
+            of_fresh = [places[at] for at in fresh]
+            made = self.picture_encoder.images(
+                list(fresh.values()), batch_size, show_progress_bar, of_fresh
+            )
         if len(made) == len(images):
             return made
         new = iter(made)

@@ -154,8 +154,10 @@ def test_what_can_not_be_read_is_told_by_its_place_in_the_callers_list(
         partial(used.rank, QUERY, documents),
         partial(used.predict, [(QUERY, one) for one in documents]),
     ):
-        with pytest.raises(EdjeError, match=said):
+        with pytest.raises(EdjeError, match=said) as raised:
             call()
+        sent = pickle.loads(pickle.dumps(raised.value))  # as from a worker of a pool
+        assert str(sent) == str(raised.value)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -114,8 +114,9 @@ def test_what_comes_again_is_encoded_once(world: Path, monkeypatch: pytest.Monke
     reranker = Reranker.from_pretrained(world / "residual", device="cpu")
     paths = list(Candidates(world / "residual").paths)[:3]
     seen: list[int] = []
-    encode, words = reranker.encode, reranker.encode_text
-    monkeypatch.setattr(reranker, "encode", lambda s, **o: seen.append(len(s)) or encode(s, **o))
+    encoder, words = reranker.picture_encoder, reranker.encode_text
+    encode = encoder.images
+    monkeypatch.setattr(encoder, "images", lambda s, *o: seen.append(len(s)) or encode(s, *o))
     monkeypatch.setattr(reranker, "encode_text", lambda s: seen.append(len(s)) or words(s))
     reranker.predict([(text, path) for text in ("red", "blue") for path in paths * 2])
     assert seen == [3, 2]
