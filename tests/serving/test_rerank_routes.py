@@ -116,7 +116,7 @@ def test_documents_that_are_gone_are_left_out_where_that_is_asked(
     served: Served, gallery: Path
 ) -> None:
     there = ["holiday.jpg", "memory", {"image": base64_of(gallery / ODD[0])}, "holiday.jpg"]
-    for documents in (there[:2], there):
+    for documents in (there[:2], there, there[2:3]):
         given = {"query": QUERY, "documents": documents, "raw_scores": True}
         expected = served.post("/v1/rerank", given).json["results"]
         given |= {"documents": ["gone", *documents, "lost", "gone"], "skip_missing": True}
@@ -126,8 +126,11 @@ def test_documents_that_are_gone_are_left_out_where_that_is_asked(
         ]
     given = {"query": QUERY, "texts": ["gone", "memory"], "skip_missing": True}
     assert [one["index"] for one in served.post("/rerank", given).json] == [1]
-    given = {"query": QUERY, "documents": ["gone"], "skip_missing": True}
-    assert served.post("/v2/rerank", given).json["results"] == []
+    given["texts"] = ["gone", "lost"]
+    assert served.post("/rerank", given).json == []
+    given = {"query": QUERY, "documents": ["gone"], "skip_missing": True, "top_n": 1}
+    for path in ("/v1/rerank", "/v2/rerank"):
+        assert served.post(path, given).json["results"] == []
     given["skip_missing"] = False
     assert served.post("/v2/rerank", given).status == 422
 
