@@ -2,7 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from edje.retrieval.metrics import hits_at_k
 from edje.retrieval.report import CUTOFFS
@@ -26,4 +26,7 @@ class RecallAtK(MeanMetric):
 
 def recall_metrics(prefix: str) -> MetricCollection:
     """One metric per cutoff, logged as `<prefix>recall@<k>`."""
-    return MetricCollection({f"recall@{k}": RecallAtK(k) for k in CUTOFFS}, prefix=prefix)
+    metrics: dict[str, Metric | MetricCollection]
+    metrics = {f"recall@{k}": RecallAtK(k) for k in CUTOFFS}
+    # Cutoffs whose first values are equal would else be taken for one metric from then on.
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

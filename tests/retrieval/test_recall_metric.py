@@ -19,6 +19,13 @@ def test_recall_is_in_percent_by_cutoff():
         assert torch.tensor(100 * recall_at_k(RANKS, (k,))[k]) == found[f"dev/t2i_recall@{k}"]
 
 
+def test_cutoffs_that_begin_with_equal_values_are_still_counted_apart():
+    metrics = recall_metrics("")
+    for ranks in ([1.0, 1.0], [3.0, 8.0]):
+        metrics.update(torch.tensor(ranks))
+    assert metrics.compute() == {"recall@1": 50.0, "recall@5": 75.0, "recall@10": 100.0}
+
+
 def test_it_is_the_same_however_the_queries_are_split_and_starts_again_after_a_reset():
     whole, parts = RecallAtK(1), RecallAtK(1)
     for part in (RANKS[:1], RANKS[1:1], RANKS[1:]):
