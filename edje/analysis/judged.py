@@ -5,7 +5,7 @@ The measures have the names and definitions of ir-measures and trec_eval.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,14 @@ from edje.analysis.trec import (
     QRELS,
     RUN,
     Columns,
+    Numbers,
     Stage,
     lists_of_run,
     qrels_of_run,
     read_trec,
 )
 from edje.errors import EdjeError
+from edje.ranges import check_path
 from edje.retrieval.graded import Gains, measure_named
 from edje.retrieval.intervals import interval_columns
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 MEASURES = ("Success@1", "nDCG@10", "AP", "RR")
 
 Given = str | Path | Mapping[str, Mapping[str, float]]  # query → picture → its score, or its grade
+_ByQuery = Iterable[tuple[str, Mapping[str, float]]]
 _Chosen = Mapping[str, Callable[[Gains, Gains], float]]  # measures by name
 
 
@@ -144,7 +147,7 @@ def compare_judged(
 class _Relevance:
     """What is relevant for the queries that are measured."""
 
-    grades: dict[str, dict[str, float]]  # only those above 0, and queries that have some
+    grades: dict[str, Numbers]  # only those above 0, and queries that have some
     groups: Int[Tensor, "queries"]  # equal for queries with the same relevant pictures
     left_out: int  # queries that have none
 
@@ -156,71 +159,79 @@ class _Measured:
 
 
 def _relevance(qrels: Given) -> _Relevance:
-    given = _by_query(qrels, qrels_of_run, QRELS)
-    grades: dict[str, dict[str, float]] = {}
-    for query, judgements in given.items():
+    grades: dict[str, Numbers] = {}
+    count = 0
+    for query, judgements in _by_query("qrels", qrels, qrels_of_run, QRELS):
+        count += 1
         numbers = _numbers(judgements, query, "grade")
         if above := {picture: grade for picture, grade in numbers.items() if grade > 0}:
             grades[query] = above
     if not grades:
         raise EdjeError(
-            f"The qrels have no grade above 0 for any of their {len(given)} queries, so nothing "
+            f"The qrels have no grade above 0 for any of their {count} queries, so nothing "
             "can be measured. Give a picture of each query a grade of 1 or more."
         )
     kinds = pd.Series([frozenset(above) for above in grades.values()], dtype=object)
     groups = torch.from_numpy(pd.factorize(kinds)[0].copy())
-    return _Relevance(grades, groups, len(given) - len(grades))
+    return _Relevance(grades, groups, count - len(grades))
 
 
 def _measured(run: Given, stage: Stage, relevance: _Relevance, chosen: _Chosen) -> _Measured:
-    given = _by_query(run, partial(lists_of_run, stage=stage), RUN)
-    judged_here = [query for query in relevance.grades if query in given]
-    lists = {query: _numbers(given[query], query, "score") for query in judged_here}
-    if not lists:
-        theirs, ours = (", ".join(map(repr, list(one)[:2])) for one in (relevance.grades, given))
-        raise EdjeError(
-            f"The run has none of the judged queries: the qrels have {theirs}, the run "
-            f"{ours or 'no query'}. Use the same ids in both."
-        )
     values = torch.zeros(len(relevance.grades), len(chosen), dtype=torch.double)
-    for row, (query, grades) in enumerate(relevance.grades.items()):
-        scores = lists.get(query, {})
+    rows = {query: row for row, query in enumerate(relevance.grades)}
+    count, found = 0, False
+    strangers: list[str] = []
+    for query, listed in _by_query("run", run, partial(lists_of_run, stage=stage), RUN):
+        if query not in rows:
+            strangers = [*strangers, query][:2]
+            continue
+        count += 1
+        row, grades, scores = rows[query], relevance.grades[query], _numbers(listed, query, "score")
+        found = found or not scores.keys().isdisjoint(grades)
         gains = np.array([grades.get(picture, 0.0) for picture in scores])
         best_first = np.lexsort((gains, -np.array(list(scores.values()))))
         ideal = np.sort(list(grades.values()))[::-1]
         for column, measure in enumerate(chosen.values()):
             values[row, column] = 100 * measure(gains[best_first], ideal)
-    if not any(scores.keys() & relevance.grades[query] for query, scores in lists.items()):
+    if not count:
+        theirs, ours = (", ".join(map(repr, list(one)[:2])) for one in (rows, strangers))
+        raise EdjeError(
+            f"The run has none of the judged queries: the qrels have {theirs}, the run "
+            f"{ours or 'no query'}. Use the same ids in both."
+        )
+    if not found:
         log.warning(
             "No list of the run has any relevant picture. If it names pictures otherwise than the "
             "qrels do (such as %r), use the same ids in both.",
-            next(iter(relevance.grades[judged_here[0]])),
+            next(iter(next(iter(relevance.grades.values())))),
         )
-    return _Measured(values, len(relevance.grades) - len(lists))
+    return _Measured(values, len(rows) - count)
 
 
 def _by_query(
-    given: Given, of_run: Callable[[Path], Mapping[str, Mapping[str, float]]], columns: Columns
-) -> Mapping[str, Mapping[str, float]]:
+    name: str, given: Given, of_run: Callable[[Path], _ByQuery], columns: Columns
+) -> _ByQuery:
+    """Each query with the numbers of its pictures; those of a run folder are made one by one."""
     if isinstance(given, str | Path):
+        check_path(name, given)
         path = Path(given)
-        return of_run(path) if path.is_dir() else read_trec(path, columns)
+        return of_run(path) if path.is_dir() else read_trec(path, columns).items()
     if not isinstance(given, Mapping):
         raise EdjeError(
             f"Got a {type(given).__name__}, expected a mapping from queries to pictures with their "
             "numbers, a run folder or the path of a TREC file."
         )
-    return given
+    return given.items()
 
 
-def _numbers(given: Any, query: str, what: str) -> dict[str, float]:
+def _numbers(given: Any, query: str, what: str) -> Numbers:
     """The scores or grades of a query's pictures as floats."""
     if not isinstance(given, Mapping):
         raise EdjeError(
             f"The query {query!r} has a {type(given).__name__}, expected a mapping from pictures "
             f"to a {what} each."
         )
-    numbers: dict[str, float] = {}
+    numbers: Numbers = {}
     for picture, value in given.items():
         try:
             numbers[picture] = float(value)
@@ -234,15 +245,19 @@ def _numbers(given: Any, query: str, what: str) -> dict[str, float]:
     return numbers
 
 
-def _runs(given: Given | Sequence[Given]) -> Sequence[Given]:
-    runs = [given] if isinstance(given, str | Path | Mapping) else list(given)
+def _runs(given: Any) -> list[Given]:
+    alone = isinstance(given, str | Path | Mapping) or not isinstance(given, Iterable)
+    runs = [given] if alone else list(given)
     if not runs:
         raise EdjeError("A side of the comparison has no run. Give one or several.")
     return runs
 
 
-def _chosen(measures: str | Sequence[str]) -> _Chosen:
-    names = [measures] if isinstance(measures, str) else list(measures)
-    if not names:
+def _chosen(measures: Any) -> _Chosen:
+    names = [measures] if isinstance(measures, str) else measures
+    if not isinstance(names, Iterable) or not (names := list(names)):
         raise EdjeError(f"measures={measures!r}: expected one or several, such as nDCG@10.")
+    for name in names:
+        if not isinstance(name, str):
+            raise EdjeError(f"measures: got {name!r}, expected names such as nDCG@10.")
     return {name: measure_named(name) for name in names}

@@ -105,6 +105,19 @@ def read_text_lists(run_folder: str | Path) -> StoredLists:
     return stored
 
 
+def read_text_queries(run_folder: str | Path) -> pd.DataFrame:
+    """A row per text query: query_id, image_id, num_relevant.
+
+    Raises:
+        EdjeError: queries.parquet or one of its columns is missing, or there are no text queries.
+    """
+    queries = _read(Path(run_folder) / "queries.parquet", QUERY_COLUMNS)
+    queries = queries[queries["direction"] == "t2i"]
+    if queries.empty:
+        raise EdjeError(f"{run_folder} has no text queries: evaluate this run again.")
+    return queries
+
+
 def image_paths(run_folder: str | Path) -> dict[str, str]:
     """The file of each image that the run was evaluated on, by image id, in the run's order.
 

@@ -1,14 +1,18 @@
 """Ranked lists and relevance by id: those of our runs, and files in TREC's formats."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from edje.analysis.lists import read_text_lists
-from edje.durable import new_file
+from edje.analysis.lists import StoredLists, read_text_lists, read_text_queries
+from edje.durable import new_file, writing_to
 from edje.errors import EdjeError
+from edje.ranges import check_path
 
 Stage = Literal["first_stage", "reranked"]
 Columns = tuple[str, ...]
+Numbers = dict[str, float]  # of pictures: their scores, or their grades
 RUN: Columns = ("query", "Q0", "picture", "rank", "score", "tag")
 QRELS: Columns = ("query", "0", "picture", "grade")
 
@@ -28,73 +32,79 @@ def write_trec(
         tag: the run's name in the file.
 
     Raises:
-        EdjeError: the run has no such lists, or the tag or an id holds white space, which separates
-            the columns of the format.
+        EdjeError: the run has no such lists, the tag or an id holds white space, which separates
+            the columns of the format, or the file can't be written.
     """
+    check_path("path", path)
+    path = Path(path)
     lists = lists_of_run(run_folder, stage)
-    pictures = {picture for scores in lists.values() for picture in scores}
-    for name in (tag, *lists, *sorted(pictures)):
-        if name.split() != [name]:
-            raise EdjeError(
-                f"A TREC file can't hold {name!r} of {run_folder}: white space separates its "
-                "columns. Rename it, or give `judged` the run folder itself."
-            )
-    with new_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for query, scores in lists.items():
+    with (
+        writing_to(path),
+        new_file(path) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
+        for query, scores in lists:
+            for name in (tag, query, *scores):
+                if name.split() != [name]:
+                    raise EdjeError(
+                        f"A TREC file can't hold {name!r} of {run_folder}: white space separates "
+                        "its columns. Rename it, or give `judged` the run folder itself."
+                    )
             for rank, (picture, score) in enumerate(scores.items(), 1):
                 file.write(f"{query} Q0 {picture} {rank} {score!r} {tag}\n")
 
 
-def lists_of_run(run_folder: str | Path, stage: Stage) -> dict[str, dict[str, float]]:
-    """The scores of a run's candidates by caption and image, best first.
+def lists_of_run(run_folder: str | Path, stage: Stage) -> Iterator[tuple[str, Numbers]]:
+    """A run's captions, each with the scores of its candidates by image, best first.
 
     Raises:
         EdjeError: the run has no lists of text queries with their text, or no such stage.
     """
     if stage not in ("first_stage", "reranked"):
         raise EdjeError(f"stage={stage!r}: expected 'reranked' or 'first_stage'.")
-    stored = read_text_lists(run_folder)
+    return _lists(read_text_lists(run_folder), stage)
+
+
+def _lists(stored: StoredLists, stage: Stage) -> Iterator[tuple[str, Numbers]]:
     first = stored.reranked.first
     scores = first.scores if stage == "first_stage" else stored.reranked.final
     best, order = scores.double().sort(dim=1, descending=True, stable=True)
-    named = [stored.candidate_ids[one] for one in first.candidates.gather(1, order).flatten()]
-    pool = best.shape[1]
-    return {
-        query: dict(zip(named[row * pool : (row + 1) * pool], of_query, strict=True))
-        for row, (query, of_query) in enumerate(
-            zip(stored.queries["query_id"], best.tolist(), strict=True)
-        )
-    }
+    candidates = first.candidates.gather(1, order)
+    for row, query in enumerate(stored.queries["query_id"]):
+        pictures = (stored.candidate_ids[one] for one in candidates[row].tolist())
+        yield query, dict(zip(pictures, best[row].tolist(), strict=True))
 
 
-def qrels_of_run(run_folder: str | Path) -> dict[str, dict[str, float]]:
+def qrels_of_run(run_folder: str | Path) -> Iterator[tuple[str, Numbers]]:
     """What a run itself counts as relevant for its captions: the image of each.
 
     Raises:
-        EdjeError: the run has no lists of text queries with their text.
+        EdjeError: the run has no text queries.
     """
-    queries = read_text_lists(run_folder).queries
-    return {
-        query: {image: 1.0}
-        for query, image in zip(queries["query_id"], queries["image_id"], strict=True)
-    }
+    queries = read_text_queries(run_folder)
+    for query, image in zip(queries["query_id"], queries["image_id"], strict=True):
+        yield query, {image: 1.0}
 
 
-def read_trec(path: str | Path, columns: Columns) -> dict[str, dict[str, float]]:
+def read_trec(path: str | Path, columns: Columns) -> dict[str, Numbers]:
     """The scores of a TREC run file (`RUN`), or the grades of a qrels file (`QRELS`).
 
     Raises:
         EdjeError: there is no such file, or a line isn't of this format or repeats a pair.
     """
-    path, place = Path(path), columns.index("score" if "score" in columns else "grade")
-    found: dict[str, dict[str, float]] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with Path(path).open(encoding="utf-8-sig", newline="\n") as file:
+            return _parsed(file, path, columns)
     except (OSError, UnicodeDecodeError) as error:
         raise EdjeError(
             f"{path} can't be read ({error}). Give a text file with the columns "
             f"{' '.join(columns)}, or the folder of an evaluated run."
         ) from error
+
+
+def _parsed(lines: Iterable[str], path: str | Path, columns: Columns) -> dict[str, Numbers]:
+    place = columns.index("score" if "score" in columns else "grade")
+    found: dict[str, Numbers] = {}
     for number, line in enumerate(lines, 1):
         if not (fields := line.split()):
             continue
@@ -111,5 +121,5 @@ def read_trec(path: str | Path, columns: Columns) -> dict[str, dict[str, float]]
             raise EdjeError(
                 f"{path}, line {number}: the query {fields[0]} has {fields[2]} twice. Leave one."
             )
-        found[fields[0]][fields[2]] = value
+        found[fields[0]][sys.intern(fields[2])] = value  # one text for all lists with a picture
     return found

@@ -1,6 +1,7 @@
 """Claims about measures by given relevance."""
 
 import logging
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from edje.analysis import compare, compare_judged, judged, read_metrics, write_trec
+from edje.analysis.lists import read_text_lists
 from edje.errors import EdjeError
 
 QRELS = {  # the values of ir-measures 0.4.3 (trec_eval) are below
@@ -73,6 +75,24 @@ def test_a_run_and_its_trec_file_have_the_same_values(run_folder: Path, tmp_path
         write_trec(run_folder, tmp_path / "run.txt", stage=stage)
         read = judged(tmp_path / "run.txt", run_folder, resamples=50)
         assert read.equals(judged(run_folder, run_folder, stage=stage, resamples=50))
+
+
+def test_the_lists_of_a_run_folder_are_measured_one_by_one(
+    tmp_path: Path, make_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them as dictionaries would take more than 100 bytes per candidate."""
+    make_run(run := tmp_path / "run", images=60, pool=60)
+    stored = read_text_lists(run)
+    monkeypatch.setattr("edje.analysis.trec.read_text_lists", lambda folder: stored)
+    candidates = stored.reranked.final.numel()
+    judged(run, run, "RR", resamples=1)  # what is imported or cached once
+    tracemalloc.start()
+    try:
+        judged(run, run, "RR", resamples=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * candidates
 
 
 def test_files_of_trec_and_mappings_are_measured_alike(tmp_path: Path) -> None:
@@ -142,6 +162,8 @@ def test_ids_that_no_list_has_are_told(caplog: pytest.LogCaptureFixture) -> None
         (RUN, {"a": {"x": float("inf")}}, "the grade inf for 'x'"),
         ({"a": {"x": float("nan")}}, QRELS, "'a' has the score nan for 'x'"),
         ({"a": ["x", "y"]}, QRELS, "'a' has a list, expected a mapping from pictures to a score"),
+        ("", QRELS, "run='': expected a path"),
+        (RUN, "", "qrels='': expected a path"),
         (["x"], QRELS, "Got a list, expected a mapping from queries"),
     ],
 )
@@ -153,6 +175,12 @@ def test_what_cannot_be_measured_is_refused(run: object, qrels: object, said: st
 def test_no_measure_no_run_and_no_such_stage_are_refused(run_folder: Path) -> None:
     with pytest.raises(EdjeError, match=r"expected one or several, such as nDCG@10"):
         judged(RUN, QRELS, [])
+    with pytest.raises(EdjeError, match=r"measures=None: expected one or several"):
+        judged(RUN, QRELS, None)
+    with pytest.raises(EdjeError, match=r"measures: got 3, expected names such as nDCG@10"):
+        judged(RUN, QRELS, [3])
+    with pytest.raises(EdjeError, match="Got a int, expected a mapping from queries"):
+        compare_judged(RUN, 3, QRELS)
     with pytest.raises(EdjeError, match="A side of the comparison has no run"):
         compare_judged([], RUN, QRELS)
     with pytest.raises(EdjeError, match="stage='joint': expected 'reranked' or 'first_stage'"):

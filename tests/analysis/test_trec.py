@@ -31,7 +31,7 @@ def test_a_run_file_has_all_candidates_best_first_with_exact_scores(
 
 
 def test_a_runs_own_relevance_is_the_image_of_each_caption(run_folder: Path) -> None:
-    qrels = qrels_of_run(run_folder)
+    qrels = dict(qrels_of_run(run_folder))
     assert len(qrels) == 36 and qrels["scene_003#2"] == {"scene_003": 1}
 
 
@@ -46,6 +46,25 @@ def test_ids_and_tags_with_white_space_are_refused(tmp_path: Path, make_run) -> 
     with pytest.raises(EdjeError, match=r"can't hold 'my photo.jpg' of .*the run folder itself"):
         write_trec(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_where_no_file_can_be_written_and_runs_without_texts_are_refused(
+    tmp_path: Path, make_run
+) -> None:
+    make_run(run := tmp_path / "run")
+    for path, said in (
+        ("", "path='': expected a path"),
+        (3, "path=3: expected a path"),
+        (tmp_path / "missing" / "out", r"can't write to .*missing.out.*No such file"),
+        (run, r"can't write to .*run.*directory"),
+    ):
+        with pytest.raises(EdjeError, match=said):
+            write_trec(run, path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run_images"]
+    table = pd.read_parquet(run / "queries.parquet")
+    table[table["direction"] == "i2t"].to_parquet(run / "queries.parquet")
+    with pytest.raises(EdjeError, match=r"run has no text queries: evaluate this run again"):
+        dict(qrels_of_run(run))
 
 
 @pytest.mark.parametrize(
