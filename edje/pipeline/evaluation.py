@@ -71,12 +71,15 @@ def evaluate(
         seed: for resampling the intervals.
         store: a token store (folder or URL) to read instead of the cache's.
         folder: a run folder to write, as `edje.analysis` reads it: the lists with all scores, the
-            metrics and the configuration. An evaluation of the same configuration is replaced.
+            metrics and the configuration. An earlier evaluation there is replaced if it had the
+            same configuration, weights and split (name, ids and captions); `seed` may differ.
 
     Raises:
         EdjeError: data, store, backbone, checkpoint and score don't fit each other, or the folder
-            holds a run of another configuration.
+            can't be written or holds another run.
     """
+    if folder is not None:
+        check_path("folder", folder)
     if isinstance(checkpoint, Reranker):
         backbone = checkpoint.picture_encoder.backbone if backbone is None else backbone
         checkpoint = checkpoint.checkpoint
@@ -92,10 +95,10 @@ def evaluate(
     chosen = (checkpoint, source, backbone, cache, scoring, score, seed)
     if folder is None:
         return evaluated(*chosen, store=store).metrics
-    from edje.pipeline.results import refuse_other_run, write_run  # it needs pandas
+    from edje.pipeline.results import prepare_folder, write_run  # it needs pandas
 
-    config = of_evaluation(checkpoint, scoring, score)
-    refuse_other_run(Path(folder), config)
+    config = of_evaluation(checkpoint, scoring, score, source)
+    prepare_folder(Path(folder), config)
     result = evaluated(*chosen, store=store)
     write_run(Path(folder), config, result.metrics, result.reranked, result.collection)
     return result.metrics

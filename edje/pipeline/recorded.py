@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 from edje.backbones.loading import built_from
+from edje.backbones.pretrained import weights_digest
 from edje.backbones.protocol import Backbone
+from edje.data.sources.source import Source, split_digest
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.run_choices import CODECS, Score, configuration_of
 from edje.inference.saved_folder import with_assets
@@ -40,11 +42,14 @@ def recorded(
     return _text(full)
 
 
-def of_evaluation(checkpoint: Checkpoint, scoring: Scoring, score: Score) -> str:
+def of_evaluation(checkpoint: Checkpoint, scoring: Scoring, score: Score, source: Source) -> str:
     """The config.yaml of an evaluation: its reranker's configuration, and how it is scored.
 
-    The data that the reranker was trained on is left out: the dataset of an evaluation is in its
-    metrics.
+    `evaluated` says what: the data, with the digest of the whole split, and the digest of the
+    reranker's weights, by which seeds differ. The data of the training is left out.
+
+    Raises:
+        EdjeError: the source's split can't be read.
     """
     config = configuration_of(checkpoint)
     config.pop("data", None)
@@ -58,6 +63,12 @@ def of_evaluation(checkpoint: Checkpoint, scoring: Scoring, score: Score) -> str
         "task": "evaluate",
         "score": score,
         "scoring": _completed(config.get("scoring"), Scoring, chosen),
+        "evaluated": {
+            "dataset": source.name,
+            "split": source.split,
+            "split_digest": split_digest(source.read(source.split)),
+            "weights": weights_digest(checkpoint.model),
+        },
     }
     target = lasting_name("adapter", checkpoint.adapter.target)
     adapter = {"_target_": target, **checkpoint.adapter.choices}

@@ -1,6 +1,7 @@
 """The results in a run folder: metrics, all scores, and the data for galleries."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,29 @@ from edje.retrieval.report import candidate_columns, query_columns
 from edje.retrieval.rerank import RerankedList
 
 CONFIG = "config.yaml"
+METRICS = "metrics.json"
+SKIPPED = "skipped_images.json"
 
 
-def refuse_other_run(folder: Path, config: str) -> None:
-    """Refuse a folder that holds a run of another configuration.
+def prepare_folder(folder: Path, config: str) -> None:
+    """Make the folder of an evaluation, unless it exists, before anything is scored.
 
     Raises:
-        EdjeError: it does.
+        EdjeError: the folder can't be written, or it holds another run's configuration or results.
     """
     path = folder / CONFIG
-    if path.is_file() and path.read_text(encoding="utf-8") != config:
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if path.is_file():
+            same = path.read_bytes() == config.encode()
+        else:
+            same = not (folder / METRICS).is_file()
+    if not same:
         raise EdjeError(
-            f"folder={folder}: it holds a run of another configuration ({CONFIG}). Give this "
-            "evaluation a folder of its own."
+            f"folder={folder}: it holds a run of another configuration, reranker or data (its "
+            f"{CONFIG if path.is_file() else METRICS}). Give this evaluation a folder of its own."
         )
 
 
@@ -38,14 +49,13 @@ def write_run(
     reranked: Mapping[Direction, RerankedList],
     collection: Collection,
 ) -> None:
-    """A whole run folder, as `edje.analysis` reads it: config.yaml and the results.
+    """Fill an evaluation's folder, as `edje.analysis` reads it: config.yaml and the results.
 
     Raises:
         EdjeError: the folder can't be written.
     """
     with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(config, encoding="utf-8")
+        (folder / CONFIG).write_bytes(config.encode())
         write_results(folder, metrics, reranked, collection)
 
 
@@ -55,7 +65,10 @@ def write_results(
     reranked: Mapping[Direction, RerankedList],
     collection: Collection,
 ) -> None:
-    """metrics.json, candidates.parquet, queries.parquet and images.parquet of a run folder."""
+    """A run folder's metrics.json, candidates.parquet, queries.parquet and images.parquet.
+
+    And skipped_images.json, where images were left out.
+    """
     split = collection.split
     image_ids = [image.image_id for image in split.images]
     caption_ids = [caption.caption_id for caption in split.captions]
@@ -75,6 +88,8 @@ def write_results(
     paths = [str(Path(image.path).resolve()) for image in split.images]
     pd.DataFrame({"image_id": image_ids, "path": paths}).to_parquet(folder / "images.parquet")
     if split.skipped:
-        (folder / "skipped_images.json").write_text(json.dumps(list(split.skipped), indent=1))
-    with new_file(folder / "metrics.json") as temporary:
+        (folder / SKIPPED).write_text(json.dumps(list(split.skipped), indent=1))
+    else:
+        (folder / SKIPPED).unlink(missing_ok=True)  # of earlier results
+    with new_file(folder / METRICS) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2))

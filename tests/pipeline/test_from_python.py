@@ -49,20 +49,6 @@ analysis = edje.analysis
 (row,) = analysis.load_runs("runs").to_dict("records")
 assert (row["run"], row["status"], row["message"]) == ("from_python/test", "done", "")
 assert row["adapter.num_tokens"] == 8 and row["scoring.candidates"] == 10
-assert (row["dataset"], row["split"], row["score"]) == ("shapes", "test", "joint")
-assert analysis.recompute_metrics(folder / "test")["t2i"] == found["t2i"]
-assert analysis.report(folder / "test", examples=1).is_file()
-fewer = chosen | {"scoring": Scoring(candidates=4)}
-edje.evaluate(folder, source, **fewer | {"folder": "runs/fewer"})
-table = analysis.compare("runs", by="scoring.candidates", direction="t2i")
-assert set(table[["a", "b"]].to_numpy()[0]) == {"scoring.candidates=10", "scoring.candidates=4"}
-try:
-    edje.evaluate(folder, source, **fewer)
-except edje.EdjeError as error:
-    assert "it holds a run of another configuration (config.yaml)" in str(error)
-else:
-    raise AssertionError("results were overwritten")
-assert analysis.recompute_metrics(folder / "test")["t2i"] == found["t2i"]
 saved = edje.Reranker.from_pretrained("my_reranker")
 assert saved.rank("a red circle", pictures, top_k=3) == best
 """

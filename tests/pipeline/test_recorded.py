@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from edje.backbones.loading import load_backbone
+from edje.data.sources.folder import FolderSource
 from edje.inference.checkpoint import Checkpoint
 from edje.inference.run_choices import backbone_of, choices_of
 from edje.objectives.matching import Matching
@@ -20,6 +21,7 @@ from edje.training.optimisation import Optimisation
 from tests.tiny.encoders import tiny_language_model
 from tests.tiny.rerankers import COMPRESSION, tiny_checkpoint
 from tests.tiny.towers import make_siglip
+from tests.tiny.world import make_images
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +83,55 @@ def test_files_that_come_with_edje_are_named_wherever_it_is_installed() -> None:
     assert yaml.safe_load(checkpoint.config)["backbone"]["pretrained"].startswith("${asset:")
 
 
-def test_an_evaluations_configuration_is_the_rerankers_and_how_it_was_scored() -> None:
+def folder_source(root: Path, split: str = "val") -> FolderSource:
+    return FolderSource(name="mine", root=str(root), images="images", split=split)
+
+
+def test_an_evaluations_configuration_is_the_rerankers_and_how_it_was_scored(
+    tmp_path: Path,
+) -> None:
+    data = folder_source(make_images(tmp_path / "data"))
     config = "{seed: 3, data: {split: val}, scoring: {precision: fp16, examples: 2}, task: run}"
     found = yaml.safe_load(
-        of_evaluation(replace(tiny_checkpoint(), config=config), Scoring(candidates=7), "sum")
+        of_evaluation(replace(tiny_checkpoint(), config=config), Scoring(candidates=7), "sum", data)
     )
     assert found["adapter"].keys() == {"_target_", *COMPRESSION.choices}
-    assert "data" not in found  # of the training: the evaluated one is in metrics.json
+    assert "data" not in found  # of the training
+    assert (found["evaluated"]["dataset"], found["evaluated"]["split"]) == ("mine", "val")
     assert (found["seed"], found["task"], found["score"]) == (3, "evaluate", "sum")
     scoring = {"precision": "bf16", "examples": 2, "candidates": 7, "num_tokens": None}
     assert scoring.items() <= found["scoring"].items()
 
 
-def test_an_adapter_is_written_alike_by_its_short_and_by_its_dotted_name() -> None:
+def test_evaluations_of_other_weights_or_other_data_have_another_configuration(
+    tmp_path: Path,
+) -> None:
+    root = make_images(tmp_path / "data")
+    first, second = tiny_checkpoint(), tiny_checkpoint()
+    second.model.load_state_dict(first.model.state_dict())
+
+    def text(checkpoint: Checkpoint, data: FolderSource) -> str:
+        return of_evaluation(checkpoint, Scoring(), "joint", data)
+
+    usual = text(first, folder_source(root))
+    assert text(second, folder_source(root)) == usual
+    next(second.model.parameters()).data += 1
+    others = {text(second, folder_source(root)), text(first, folder_source(root, "train"))}
+    lines = (root / "captions.csv").read_text().splitlines(keepends=True)
+    (root / "captions.csv").write_text("".join(lines[:-2]))  # without the last image of val
+    others.add(text(first, folder_source(root)))
+    assert len(others) == 3 and usual not in others
+
+
+def test_an_adapter_is_written_alike_by_its_short_and_by_its_dotted_name(tmp_path: Path) -> None:
+    model, data = tiny_checkpoint(), folder_source(make_images(tmp_path / "data"))
     dotted = "edje.models.adapters.TokenCompressionAdapter"
     texts = {
         of_evaluation(
-            replace(tiny_checkpoint(), config="", adapter=replace(COMPRESSION, target=target)),
+            replace(model, config="", adapter=replace(COMPRESSION, target=target)),
             Scoring(),
             "joint",
+            data,
         )
         for target in ("compression", dotted)
     }
