@@ -12,6 +12,7 @@ from edje.data.sources.holdout import hold_out
 from edje.data.sources.source import Source
 from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, each_budget
+from edje.inference.fitted_sums import FittedSums
 from edje.inference.run_choices import configuration_of
 from edje.pipeline.collection import Collection, collection_of, raw_fingerprints
 from edje.pipeline.devices import similarity_device
@@ -35,20 +36,24 @@ def fitted_sums(
     scoring: Scoring,
     codec: CodecName,
     devices: Sequence[torch.device],
-) -> dict[int, dict[Direction, SumFusion]]:
+    before: FittedSums = {},  # noqa: B006  # never changed
+) -> FittedSums:
     """score=sum fitted on dev: with all tokens and with each of an adapter's nested budgets.
 
-    The model is on the first device, and all devices share the pairs.
+    The model is on the first device, and all devices share the pairs. Where the gain on dev could
+    be chance, the weights of `before` are kept, those of the reranker that training started from.
     """
     first = first_stage_lists(
         backbone, dev, scoring.candidates, device=similarity_device(devices[0])
     )
-    fitted: dict[int, dict[Direction, SumFusion]] = {}
+    fitted: dict[int, Mapping[Direction, SumFusion]] = {}
     for count, served in each_budget(trained):
         lists, *_ = rerank_collection(
             served, backbone, dev, scoring, codec, first=first, devices=devices
         )
-        fitted[count] = fusion_weights(lists)
+        fitted[count] = fusion_weights(lists, before.get(count, {}))
+    if before:
+        log.info("score=sum: where its gain on dev could be chance, the start's weights are kept")
     unused = [
         f"{direction} with {count} tokens"
         for count, sums in fitted.items()

@@ -143,9 +143,14 @@ def rerank_collection(
     return by_direction, codec, work.num_pairs / seconds, work.precision
 
 
-def fusion_weights(dev: Mapping[Direction, RerankedList]) -> dict[Direction, SumFusion]:
-    """The weights of score=sum, fitted on dev, by direction."""
-    return {direction: fit_sum(lists) for direction, lists in dev.items()}
+def fusion_weights(
+    dev: Mapping[Direction, RerankedList], before: Mapping[Direction, SumFusion]
+) -> dict[Direction, SumFusion]:
+    """The weights of score=sum by direction, fitted on dev; where that is chance, `before`'s."""
+    weights = {direction: one.weight for direction, one in before.items()}
+    return {
+        direction: fit_sum(lists, weights.get(direction, 0.0)) for direction, lists in dev.items()
+    }
 
 
 def fusion_of(checkpoint: Checkpoint, direction: Direction) -> SumFusion:

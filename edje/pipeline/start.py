@@ -10,21 +10,26 @@ from torch import Tensor
 
 from edje.backbones.protocol import Backbone
 from edje.errors import EdjeError
+from edje.identity import differing_names
 from edje.inference.checkpoint import Checkpoint, load_checkpoint, warm_start
+from edje.inference.fitted_sums import FittedSums, sums_of
 from edje.inference.origins import origin
 from edje.pipeline.canonical import canonical_start
 from edje.pipeline.collection import Collection
 from edje.pipeline.first_stage import FittedProjections, reason_to_fit
 from edje.pipeline.trained import Published, trained_content
 from edje.ranges import check_path
+from edje.registry import short_name
 
 log = logging.getLogger(__name__)
+ONLY_TRAINED = {"masked_language", "text_recovery"}  # heads that scores don't depend on
 
 
 class Start:
     """Changes the fresh weights of a new reranker, in place, before it is trained."""
 
     path: str | None = None  # of a reranker to load
+    sums: FittedSums = {}  # noqa: RUF012  # its weights of score=sum, after `load`; never changed
 
     def load(
         self, new: Checkpoint, backbone: Backbone, published: Published
@@ -85,6 +90,7 @@ class CheckpointStart(Start):
                 )
                 return trained.first_stage
             reason = f"those of {self.path} are not kept: {reason}"
+            self.sums = {}
         log.info("first stage: the projections are fitted on this run's images; %s", reason)
         return {}
 
@@ -98,6 +104,11 @@ class CheckpointStart(Start):
         content = trained_content(self.path, "start.path", backbone, published)
         fresh = warm_start(new.model, Path(self.path), content)
         parts = dict.fromkeys(name.split(".")[0] for name in fresh)
+        is_kept = self.first_stage == "kept" or not isinstance(backbone, FittedProjections)
+        is_kept &= not differing_names(content["edje"]["backbone"], new.backbone)
+        is_kept &= content["edje"]["adapter"]["target"] == short_name("adapter", new.adapter.target)
+        if is_kept and not parts.keys() - ONLY_TRAINED:
+            self.sums = sums_of(content["edje"].get("fusion", {}), new.model.adapter.num_tokens)
         heads, here = content["edje"].get("facts", {}).get("num_heads"), new.facts.num_heads
         if heads not in (None, here) and "adapter" not in parts:
             log.warning(

@@ -229,7 +229,8 @@ def fitted_on(
     """Fit what is fitted after the last step: the weights of score=sum, and the calibration."""
     scoring, codec = training.scoring.unshuffled(), cache.storage.compressed_codec
     if training.score == "sum":
-        sums = fitted_sums(trained, backbone, dev, scoring, codec, cache.devices)
+        before = training.start.sums
+        sums = fitted_sums(trained, backbone, dev, scoring, codec, cache.devices, before)
         trained = replace(trained, fusion=sums)
     calibration = fitted_calibrations(
         trained, backbone, dev, scoring, codec, training.score, training.seed, cache.devices

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -56,10 +55,13 @@ class SumFusion:
         return (1 - self.weight) * self.first(first) + self.weight * self.joint(joint)
 
 
-def fit_sum(dev: RerankedList) -> SumFusion:
-    """The fusion for one direction, with means, deviations and weight from dev lists."""
+def fit_sum(dev: RerankedList, before: float = 0.0) -> SumFusion:
+    """The fusion for one direction, with means, deviations and weight from dev lists.
+
+    `before` is as in `fit_sum_weight`.
+    """
     first, joint = Standardiser.fit(dev.first.scores), Standardiser.fit(dev.joint)
-    return SumFusion(fit_sum_weight(dev, first, joint), first, joint)
+    return SumFusion(fit_sum_weight(dev, first, joint, before=before), first, joint)
 
 
 def fit_sum_weight(
@@ -67,22 +69,28 @@ def fit_sum_weight(
     first: Standardiser,
     joint: Standardiser,
     weights: Sequence[float] = WEIGHTS,
+    before: float = 0.0,
 ) -> float:
-    """The weight in [0, 1] with the best mean reciprocal rank on dev, or 0 if that is chance.
+    """The weight in [0, 1] with the best mean reciprocal rank on dev; `before` if that is chance.
 
     The mean reciprocal rank depends on every place of every list, recall@1 only on the first
     place, so its maximum depends less on chance. The weight must gain `SPREAD` standard errors of
     the paired difference over the first stage alone (weight 0). So a reranker that learned
-    nothing does no harm on other data.
+    nothing does no harm on other data. `before` is the weight of the reranker that it was before
+    this training, known by other images: it is kept unless it loses as much as others must gain.
     """
-    grid = sorted({0.0, *weights})
-    reciprocal = torch.stack(
-        [
-            1 / first_hit_ranks(SumFusion(weight, first, joint)(dev).final, dev.first.relevant)
-            for weight in grid
-        ]
-    )  # (weights, queries); 0 without a hit, where the rank is infinite
-    best = int(reciprocal.mean(dim=1).argmax())
-    gain = reciprocal[best] - reciprocal[0]
-    error = gain.std(correction=0) / len(gain) ** 0.5
-    return grid[best] if gain.mean() > SPREAD[dev.first.direction] * error else 0.0
+
+    def reciprocal(weight: float) -> Float[Tensor, "queries"]:  # 0 without a hit
+        final = SumFusion(weight, first, joint)(dev).final
+        return 1 / first_hit_ranks(final, dev.first.relevant)
+
+    def beyond_chance(gain: Float[Tensor, "queries"]) -> bool:
+        error = gain.std(correction=0) / len(gain) ** 0.5
+        return bool(gain.mean() > SPREAD[dev.first.direction] * error)
+
+    alone = reciprocal(0.0)
+    of_weights = {weight: reciprocal(weight) for weight in sorted({0.0, *weights})}
+    best = max(of_weights, key=lambda weight: of_weights[weight].mean().item())
+    if beyond_chance(of_weights[best] - alone):
+        return best
+    return 0.0 if beyond_chance(alone - reciprocal(before)) else before

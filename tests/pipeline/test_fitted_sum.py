@@ -12,11 +12,13 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edje.inference.saved_folder import save_folder
 from edje.pipeline import fitted_sum
+from edje.pipeline.first_stage import FittedProjections
 from edje.pipeline.fitted_sum import dev_to_fit_on
 from edje.pipeline.scoring import Scoring
+from edje.pipeline.start import CheckpointStart
 from edje.retrieval.fusion import Standardiser, SumFusion
 from tests.tiny.bright_tower import BrightTower
-from tests.tiny.rerankers import tiny_checkpoint
+from tests.tiny.rerankers import LOCAL, tiny_checkpoint
 
 HELD_BACK = {"dev_images": 20, "dev_seed": 1}
 OTHERS = "data, dev_images or dev_seed isn't its run's"
@@ -64,6 +66,31 @@ def test_an_older_checkpoint_is_asked_by_its_configuration(tmp_path: Path, confi
     assert OTHERS in refusal(loaded, dev_images=19)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_start_brings_its_weights_of_the_sum_if_its_scores_and_first_stage_are_kept(
+    tmp_path: Path,
+) -> None:
+    same = Standardiser(0.0, 1.0)
+    own = {4: {"t2i": SumFusion(0.4, same, same), "i2t": SumFusion(0.0, same, same)}}
+    towers: dict[str, Any] = {"backbone": {"backbone": "a tower", "layer": -2}}
+    save_checkpoint(replace(trained(), fusion=own, **towers), tmp_path / "model.ckpt")
+    nothing: Any = None
+    members = {name: len for name in vars(FittedProjections) if not name.startswith("_")}
+    aligned = SimpleNamespace(**members)
+
+    def brought(new: Checkpoint, backbone: Any = nothing, **choices: Any) -> Any:
+        start = CheckpointStart(path=str(tmp_path / "model.ckpt"), **choices)
+        start.load(new, backbone, nothing)
+        return start.sums
+
+    new = replace(trained(), **towers)
+    assert brought(new) == brought(new, first_stage="fitted") == brought(new, aligned) == own
+    assert brought(new, aligned, first_stage="fitted") == {}
+    other: dict[str, Any] = {"backbone": {"backbone": "another tower", "layer": -2}}
+    assert brought(replace(new, **other)) == {}
+    assert brought(replace(tiny_checkpoint(LOCAL), **towers)) == {}  # another adapter
+
+
 @pytest.mark.parametrize("gains", [True, False])
 def test_a_weight_of_nothing_is_told(
     gains: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -72,7 +99,7 @@ def test_a_weight_of_nothing_is_told(
     weights = {"t2i": SumFusion(0.4, same, same), "i2t": SumFusion(0.4 * gains, same, same)}
     monkeypatch.setattr(fitted_sum, "first_stage_lists", lambda *_, **__: [])
     monkeypatch.setattr(fitted_sum, "rerank_collection", lambda *_, **__: ({},))
-    monkeypatch.setattr(fitted_sum, "fusion_weights", lambda _: weights)
+    monkeypatch.setattr(fitted_sum, "fusion_weights", lambda *_: weights)
     dev: Any = SimpleNamespace(split=SimpleNamespace(images=range(7)))
     cpu, backbone = torch.device("cpu"), BrightTower()
     found = fitted_sum.fitted_sums(trained(), backbone, dev, Scoring(), "bf16", [cpu])

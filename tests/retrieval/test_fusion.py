@@ -112,6 +112,16 @@ def test_a_weight_must_gain_three_errors_over_captions_and_two_over_images(direc
     assert fitted(enough - 1) == 0.0
 
 
+@pytest.mark.parametrize(("better", "kept"), [(8, 0.6), (0, 0.6), (-8, 0.6), (-9, 0.0), (9, 0.75)])
+def test_a_weight_known_from_before_is_kept_unless_dev_shows_a_gain_or_a_loss(better, kept):
+    """Of 100 queries that many go from place 2 to 1, or from 1 to 2, at both weights."""
+    moved = abs(better)
+    joint = [[0.0, 3.0]] * moved + [[3.0, 0.0]] * (100 - moved)
+    relevant = [[0, 1] if better > 0 else [1, 0]] * moved + [[1, 0]] * (100 - moved)
+    given = lists([[1.0, 0.0]] * 100, joint, relevant)
+    assert fit_sum_weight(given, SAME, SAME, weights=(0.75,), before=0.6) == kept
+
+
 def test_two_stages_with_independent_errors_beat_either():
     given = noisy(1, 1.0, queries=3000)
     fusion = fit_sum(given)
