@@ -228,6 +228,7 @@ class Reranker:
             EdjeError: a picture can't be read (the message gives its place in the list and why),
                 or the backbone can't be built here.
         """
+        check_count("batch_size", batch_size, 1)  # before the tower is loaded
         return self.picture_encoder.images(
             several(images, "pictures"), batch_size, show_progress_bar
         )

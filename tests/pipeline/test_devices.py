@@ -13,6 +13,7 @@ from edje.pipeline import evaluation, mining, shares, training
 from edje.pipeline.devices import devices_of, make_current, moved, similarity_device
 from edje.pipeline.encoding import Encoding
 from edje.pipeline.scoring import Scoring
+from edje.pipeline.start import Start
 from edje.pipeline.storage import Storage
 from edje.pipeline.token_cache import Cache
 from edje.pipeline.trainer import trainer_devices
@@ -190,14 +191,17 @@ def test_a_run_s_sum_and_calibration_are_fitted_on_its_devices_and_saved_from_th
     four_gpus, monkeypatch, tmp_path
 ):
     trained = tiny_checkpoint()
-    moves, asked, dev = [], [], object()
+    moves, asked, dev, start = [], [], object(), Start()
+    start.sums = {2: {}}
     sums = {4: {"t2i": SumFusion(1.0, Standardiser(0.0, 1.0), Standardiser(0.0, 1.0))}}
     calibration = {4: {"t2i": Calibration("sum", *[0.0] * 6, 50, 100, 300, ())}}
     monkeypatch.setattr(trained.model, "to", lambda device: moves.append(str(device)))
     monkeypatch.setattr(trained.model, "cpu", lambda: moves.append("cpu"))
 
     def sums_fitted(*given):
-        asked.append(("sums", given[-1]))
+        *_, devices, before = given
+        assert before is start.sums
+        asked.append(("sums", devices))
         return sums
 
     def calibrations_fitted(checkpoint, *given):
@@ -209,7 +213,7 @@ def test_a_run_s_sum_and_calibration_are_fitted_on_its_devices_and_saved_from_th
     (tmp_path / "checkpoints").mkdir()
     cache = Cache(tmp_path, devices=devices_of("gpu", [2, 3]))
     both = (torch.device("cuda:2"), torch.device("cuda:3"))
-    chosen = SimpleNamespace(score="sum", scoring=Scoring(), seed=0)
+    chosen = SimpleNamespace(score="sum", scoring=Scoring(), seed=0, start=start)
     done = training.finish(chosen, trained, None, dev, cache, tmp_path)
     assert moves == ["cuda:2", "cpu"] and done.fusion == sums and done.calibration == calibration
     assert asked == [("sums", both), ("of 1 sums", both)]

@@ -11,6 +11,7 @@ from edje.errors import EdjeError
 from edje.inference.checkpoint import load_checkpoint, save_checkpoint
 from edje.pipeline import training
 from edje.pipeline.scoring import Scoring
+from edje.pipeline.start import Start
 from edje.training import one_training_set
 from tests.tiny.rerankers import tiny_checkpoint
 
@@ -43,7 +44,7 @@ def test_nothing_is_fitted_on_shuffled_tokens(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(training, "fitted_sums", fitted)
     monkeypatch.setattr(training, "fitted_calibrations", fitted)
     scoring = Scoring(shuffle_tokens=True)
-    choices: Any = SimpleNamespace(scoring=scoring, score="sum", seed=0)
+    choices: Any = SimpleNamespace(scoring=scoring, score="sum", seed=0, start=Start())
     cache: Any = SimpleNamespace(storage=SimpleNamespace(compressed_codec="bf16"), devices=())
     training.fitted_on(cache, choices, tiny_checkpoint(), cache, cache)
     assert seen == [False, False] and scoring.shuffle_tokens
