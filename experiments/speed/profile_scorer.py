@@ -11,6 +11,7 @@ With one thread the parts are timed by the process's CPU time, with more by wall
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from edje.benchmark.ours import OurLane
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
 from edje.inference.cls_encoder import BertClsEncoder
-from edje.inference.cpu import attend, attend_by_products
+from edje.inference.cpu.attention import AT_ONCE, attend, attend_by_products
 
 CPU = torch.device("cpu")
 TOKENS, SECONDS = 64, 20.0
@@ -68,7 +69,13 @@ def parts_of_a_layer(encoder: BertClsEncoder, sizes: Benchmark, pairs: int) -> T
     attention = 4 * pairs * positions**2 * sizes.width
     parts: dict[str, tuple[int, Callable[[], object]]] = {
         "query, key, value": (linear[0], lambda: layer.query_key_value(states)),
-        "attention by two products": (attention, lambda: attend_by_products(*inputs)),
+        **{
+            f"attention by products, {some} pairs": (
+                attention,
+                partial(attend_by_products, *inputs, at_once=some),
+            )
+            for some in AT_ONCE
+        },
         "attention by torch's kernel": (attention, lambda: attend(*inputs)),
         "its output": (linear[1], lambda: layer.mix(states)),
         "feed-forward in, with GELU": (linear[2], lambda: layer.expand(states)),

@@ -9,8 +9,8 @@ from edje.inference.cpu.attention import (
     attend,
     attend_by_products,
     attention_for,
+    faster_products,
     prefers_products,
-    products_are_faster,
 )
 
 CPU = torch.device("cpu")
@@ -28,11 +28,12 @@ def exact(query, key, value, heads: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 9])
 def test_two_products_are_attention(rows):
     torch.manual_seed(0)
-    key, value = drawn(11, 9, 1.0), drawn(11, 9, 1.0)  # more pairs than go at once
+    key, value = drawn(11, 9, 1.0), drawn(11, 9, 1.0)
     query = key[:, :rows]
-    found = attend_by_products(query, key, value, heads=2)
-    assert found.shape == query.shape and found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
+    for at_once in (4, 8, 16):  # pairs of two batches and a rest, of one and a rest, of one
+        found = attend_by_products(query, key, value, heads=2, at_once=at_once)
+        assert found.shape == query.shape and found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -51,15 +52,22 @@ def test_only_bf16_on_a_cpu_takes_the_products():
     assert not prefers_products(torch.device("cuda"), torch.bfloat16)
 
 
-@pytest.mark.parametrize(("ours", "theirs", "kernel"), [(1.0, 1.2, True), (1.0, 1.1, False)])
+@pytest.mark.parametrize(
+    ("few", "many", "at_once"),
+    [(1.0, 1.1, 8), (1.1, 1.0, 16), (1.0, 1.0, 8), (1.05, 1.1, 0), (1.3, 1.05, 0)],
+)
 def test_the_kernel_in_bf16_is_the_one_that_was_measured_clearly_faster(
-    ours, theirs, kernel, monkeypatch, caplog
+    few, many, at_once, monkeypatch, caplog
 ):
     monkeypatch.setattr(attention, "has_bf16_instructions", lambda: True)
-    monkeypatch.setattr(attention, "seconds_in_one_thread", lambda *_, **__: [ours, theirs])
-    products_are_faster.cache_clear()
+    monkeypatch.setattr(attention, "seconds_in_one_thread", lambda *_, **__: [few, many, 1.2])
+    faster_products.cache_clear()
     with caplog.at_level("DEBUG"):
         found = attention_for(CPU, torch.bfloat16)
-    products_are_faster.cache_clear()
-    assert found is (attend_by_products if kernel else attend)
-    assert f"1000.00 ms with two products, {1000 * theirs:.2f} with torch's kernel" in caplog.text
+    faster_products.cache_clear()
+    if at_once:
+        assert found.func is attend_by_products and found.keywords == {"at_once": at_once}
+    else:
+        assert found is attend
+    assert f"{1000 * min(few, many):.2f} ms with two products, " in caplog.text
+    assert "1200.00 with torch's kernel" in caplog.text

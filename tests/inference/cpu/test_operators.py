@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROBES = (
     *(operators.can_pack, operators.has_int8_products, operators.has_bf16_instructions),
-    attention.products_are_faster,
+    attention.faster_products,
 )
 
 
