@@ -16,7 +16,7 @@ from edje.inference.turns import seconds_in_one_thread
 log = logging.getLogger(__name__)
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # query, key, value, heads
 
-AT_ONCE = (8, 16)  # pairs: scores of few stay in a core's L2 cache, many need fewer calls
+AT_ONCE = (8, 16)  # pairs per thread: scores of few stay in its L2 cache, many need fewer calls
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
 TRIED = (AT_ONCE[-1], 83, 3 * 384)  # measured pairs, positions (for 64 tokens), widths
 TRIED_HEADS = 12
@@ -86,9 +86,9 @@ def attend_by_products(
     heads: int,
     at_once: int = AT_ONCE[0],
 ) -> Float[Tensor, "pairs rows width"]:
-    """The same as product, exponential and product, for `at_once` pairs at a time."""
+    """The same as product, exponential and product, for `at_once` pairs per thread at a time."""
     mixed = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    parts = (part.split(at_once) for part in (query, key, value, mixed))
+    parts = (part.split(at_once * torch.get_num_threads()) for part in (query, key, value, mixed))
     for some in zip(*parts, strict=True):
         some_query, some_key, some_value, output = (_by_head(part, heads) for part in some)
         _attend_by_products(some_query, some_key, some_value, output)
