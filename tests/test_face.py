@@ -80,6 +80,7 @@ def test_importing_it_takes_less_than_a_tenth_of_a_second_and_imports_no_library
     assert min(float(took) for took, *_ in runs) < 0.1
 
 
+@pytest.mark.packaging
 def test_all_names_resolve_without_any_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = {

@@ -2,16 +2,15 @@
 
     OMP_NUM_THREADS=1 python experiments/speed/profile_scorer.py [fp32 | bf16 | int8] [pairs]
 
-Prints the machine, the two attention kernels, the operators of two queries by their CPU time, and
-the parts of a layer, each alone and in turns with products of its shapes: milliseconds of the
-fastest run, arithmetic per second, and share of the fastest product. By default 48 pairs at once.
+Prints the machine, the operators of two queries by their CPU time, and the parts of a layer, each
+alone and in turns with products of its shapes: milliseconds of the fastest run, arithmetic per
+second, and share of the fastest product. By default 48 pairs at once.
 With one thread the parts are timed by the process's CPU time, with more by wall-clock time.
 """
 
 import logging
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from edje.benchmark.ours import OurLane
 from edje.benchmark.settings import Benchmark
 from edje.benchmark.timing import CLOCKS, timed_together
 from edje.inference.cls_encoder import BertClsEncoder
-from edje.inference.cpu.attention import AT_ONCE, attend, attend_by_products
+from edje.inference.cpu import attend, attend_by_products
 
 CPU = torch.device("cpu")
 TOKENS, SECONDS = 64, 20.0
@@ -69,13 +68,7 @@ def parts_of_a_layer(encoder: BertClsEncoder, sizes: Benchmark, pairs: int) -> T
     attention = 4 * pairs * positions**2 * sizes.width
     parts: dict[str, tuple[int, Callable[[], object]]] = {
         "query, key, value": (linear[0], lambda: layer.query_key_value(states)),
-        **{
-            f"attention by products, {some} pairs": (
-                attention,
-                partial(attend_by_products, *inputs, at_once=some),
-            )
-            for some in AT_ONCE
-        },
+        "attention by two products": (attention, lambda: attend_by_products(*inputs)),
         "attention by torch's kernel": (attention, lambda: attend(*inputs)),
         "its output": (linear[1], lambda: layer.mix(states)),
         "feed-forward in, with GELU": (linear[2], lambda: layer.expand(states)),
@@ -107,6 +100,5 @@ def parts_of_a_layer(encoder: BertClsEncoder, sizes: Benchmark, pairs: int) -> T
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("edje.inference.cpu").setLevel(logging.DEBUG)  # the two attention kernels
     precision, pairs = [*sys.argv[1:], *("bf16", "48")[len(sys.argv) - 1 :]]
     main(precision, int(pairs))

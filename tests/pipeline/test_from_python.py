@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,7 @@ assert saved.rank("a red circle", pictures, top_k=3) == best
 """
 
 
+@pytest.mark.docs
 def test_the_page_runs_without_hydra(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     for given, shorter in SHORTER.items():

@@ -346,6 +346,7 @@ def test_two_processes_evaluate_to_the_lists_and_metrics_of_one(world, root, tmp
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.sweeps
 def test_a_sweep_gives_a_folder_per_job_and_one_table(world, root, capsys):
     sweep = [
         "-m",

@@ -1,71 +1,40 @@
 """Attention without a mask, by the kernel that is fastest on this machine."""
 
-import logging
 import math
 from collections.abc import Callable
-from functools import cache, partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from edje.inference.cpu.operators import has_bf16_instructions
-from edje.inference.turns import seconds_in_one_thread
+from edje.inference.cpu.operators import has_bf16_instructions, has_tiles
 
-log = logging.getLogger(__name__)
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # query, key, value, heads
 
-AT_ONCE = (8, 16)  # pairs per thread: scores of few stay in its L2 cache, many need fewer calls
+# Per thread at once: scores of few pairs stay in its L2 cache, many need fewer calls.
+PAIRS_AT_ONCE, BYTES_AT_ONCE = 12, 2**23
+LONGEST_WITH_TILES = 200  # positions; torch's kernel is faster beyond
 SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
-TRIED = (AT_ONCE[-1], 83, 3 * 384)  # measured pairs, positions (for 64 tokens), widths
-TRIED_HEADS = 12
-TRIALS = 9
 LOG2_E = math.log2(math.e)
-CLEARLY = 1.15  # torch's kernel is more exact, so the products must be this much faster
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
-    """The kernel for such tensors; both kernels give the same result up to rounding."""
+    """The kernel for such tensors; all give the same result up to rounding."""
     if not prefers_products(device, dtype):
         return attend
-    return partial(attend_by_products, at_once=faster_products())
+    return attend_short_by_products if has_tiles() else attend_by_products
 
 
 def prefers_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether two batched products beat torch's kernel: only in bf16 on a CPU, if so measured."""
-    return (
-        device.type == "cpu"
-        and dtype == torch.bfloat16
-        and has_bf16_instructions()
-        and faster_products() > 0
-    )
+    """Whether two batched products beat torch's kernel: in bf16 on a CPU with instructions for it.
 
-
-@cache
-def faster_products() -> int:
-    """With how many pairs at once two products are faster than torch's kernel, 0 if with none.
-
-    The result of a measurement of a tenth of a second, once per process. torch's kernel makes a
-    small product per head, block of rows and pair. Without tiles (AMX) it is half as fast; with
-    them, it has products of its own.
+    A measurement here would decide otherwise on a busy machine, and two processes that share an
+    index would round differently. It was made once (`experiments/speed`): with 83 positions they
+    are 1.8 times as fast, and 1.25 times with tiles (AMX), for which torch's kernel has products of
+    its own.
     """
-    drawn = torch.Generator().manual_seed(0)  # on equal numbers torch's kernel is faster
-    joined = torch.randn(TRIED, generator=drawn, dtype=torch.bfloat16, device="cpu")
-    query, key, value = joined.chunk(3, dim=-1)  # views of one product's output, as in a layer
-    ways = [
-        *(partial(attend_by_products, query, key, value, TRIED_HEADS, n) for n in AT_ONCE),
-        partial(attend, query, key, value, TRIED_HEADS),
-    ]
-    *ours, theirs = seconds_in_one_thread(ways, turns=TRIALS)
-    fastest, at_once = min(zip(ours, AT_ONCE, strict=True))
-    log.debug(
-        "attention in bf16: %.2f ms with two products, %d pairs at once; %.2f with torch's kernel",
-        1000 * fastest,
-        at_once,
-        1000 * theirs,
-    )
-    return at_once if CLEARLY * fastest < theirs else 0
+    return device.type == "cpu" and dtype == torch.bfloat16 and has_bf16_instructions()
 
 
 def attend(
@@ -79,16 +48,29 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
+def attend_short_by_products(
+    query: Float[Tensor, "pairs rows width"],
+    key: Float[Tensor, "pairs sequence width"],
+    value: Float[Tensor, "pairs sequence width"],
+    heads: int,
+) -> Float[Tensor, "pairs rows width"]:
+    """The same: short sequences by products, long ones by torch."""
+    way = attend_by_products if key.shape[1] <= LONGEST_WITH_TILES else attend
+    return way(query, key, value, heads)
+
+
 def attend_by_products(
     query: Float[Tensor, "pairs rows width"],
     key: Float[Tensor, "pairs sequence width"],
     value: Float[Tensor, "pairs sequence width"],
     heads: int,
-    at_once: int = AT_ONCE[0],
 ) -> Float[Tensor, "pairs rows width"]:
-    """The same as product, exponential and product, for `at_once` pairs per thread at a time."""
+    """The same as product, exponential and product, for a few pairs at a time."""
     mixed = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    parts = (part.split(at_once * torch.get_num_threads()) for part in (query, key, value, mixed))
+    bytes_per_pair = heads * query.shape[1] * key.shape[1] * query.element_size()
+    at_once = min(PAIRS_AT_ONCE, BYTES_AT_ONCE // bytes_per_pair) or 1
+    at_once *= torch.get_num_threads()
+    parts = (part.split(at_once) for part in (query, key, value, mixed))
     for some in zip(*parts, strict=True):
         some_query, some_key, some_value, output = (_by_head(part, heads) for part in some)
         _attend_by_products(some_query, some_key, some_value, output)

@@ -99,6 +99,12 @@ def has_bf16_instructions() -> bool:
     )
 
 
+@cache
+def has_tiles() -> bool:
+    """Whether this processor has tiles (AMX) for products in bf16, and torch uses them."""
+    return _works("query for tiles", lambda: bool(torch.cpu._is_amx_tile_supported()))
+
+
 def packed_products() -> list[Any]:
     """The operators that are matrix products, for counting floating-point operations."""
     found = (

@@ -8,8 +8,8 @@ from edje.inference.cpu import attention
 from edje.inference.cpu.attention import (
     attend,
     attend_by_products,
+    attend_short_by_products,
     attention_for,
-    faster_products,
     prefers_products,
 )
 
@@ -30,10 +30,9 @@ def test_two_products_are_attention(rows):
     torch.manual_seed(0)
     key, value = drawn(11, 9, 1.0), drawn(11, 9, 1.0)
     query = key[:, :rows]
-    for at_once in (1, 4, 16):  # pairs per thread: in several batches, or in one
-        found = attend_by_products(query, key, value, heads=2, at_once=at_once)
-        assert found.shape == query.shape and found.dtype == torch.bfloat16
-        torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
+    found = attend_by_products(query, key, value, heads=2)
+    assert found.shape == query.shape and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact(query, key, value), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -53,21 +52,45 @@ def test_only_bf16_on_a_cpu_takes_the_products():
 
 
 @pytest.mark.parametrize(
-    ("few", "many", "at_once"),
-    [(1.0, 1.1, 8), (1.1, 1.0, 16), (1.0, 1.0, 8), (1.05, 1.1, 0), (1.3, 1.05, 0)],
+    ("instructions", "tiles", "kernel"),
+    [
+        (False, False, attend),
+        (True, False, attend_by_products),
+        (True, True, attend_short_by_products),
+    ],
 )
-def test_the_kernel_in_bf16_is_the_one_that_was_measured_clearly_faster(
-    few, many, at_once, monkeypatch, caplog
-):
-    monkeypatch.setattr(attention, "has_bf16_instructions", lambda: True)
-    monkeypatch.setattr(attention, "seconds_in_one_thread", lambda *_, **__: [few, many, 1.2])
-    faster_products.cache_clear()
-    with caplog.at_level("DEBUG"):
-        found = attention_for(CPU, torch.bfloat16)
-    faster_products.cache_clear()
-    if at_once:
-        assert found.func is attend_by_products and found.keywords == {"at_once": at_once}
-    else:
-        assert found is attend
-    assert f"{1000 * min(few, many):.2f} ms with two products, " in caplog.text
-    assert "1200.00 with torch's kernel" in caplog.text
+def test_the_kernel_in_bf16_goes_by_the_processor_alone(instructions, tiles, kernel, monkeypatch):
+    """Not by a measurement, by which two processes would round differently."""
+    monkeypatch.setattr(attention, "has_bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(attention, "has_tiles", lambda: tiles)
+    assert attention_for(CPU, torch.bfloat16) is kernel
+    assert attention_for(CPU, torch.float32) is attend
+
+
+def test_with_tiles_long_sequences_are_left_to_torch(monkeypatch):
+    torch.manual_seed(0)
+    longest = attention.LONGEST_WITH_TILES
+    for positions, kernel in ((longest, attend_by_products), (longest + 1, attend)):
+        states = drawn(2, positions, 1.0)
+        found = attend_short_by_products(states, states, states, heads=2)
+        assert torch.equal(found, kernel(states, states, states, heads=2))
+        assert not torch.equal(attend(states, states, states, 2), found) or kernel is attend
+
+
+@pytest.mark.parametrize("limit", ["PAIRS_AT_ONCE", "BYTES_AT_ONCE"])
+def test_how_many_pairs_go_at_once_changes_nothing(limit, monkeypatch):
+    torch.manual_seed(0)
+    states = drawn(30, 9, 1.0)
+    expected = attend_by_products(states, states, states, heads=2)
+    products = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *two: products.append(len(two[0])) or bmm(*two))
+    for at_once in (1, 7, 40):  # pairs of 2 heads, 9 positions and 2 bytes a number
+        given = at_once if limit == "PAIRS_AT_ONCE" else at_once * 2 * 9 * 9 * 2
+        monkeypatch.setattr(attention, "PAIRS_AT_ONCE", 10**6)
+        monkeypatch.setattr(attention, limit, given)
+        products.clear()
+        assert torch.equal(attend_by_products(states, states, states, heads=2), expected)
+        assert sum(products) == 60 and products[0] == min(at_once * torch.get_num_threads(), 30) * 2
+    monkeypatch.setattr(attention, "BYTES_AT_ONCE", 1)  # of a pair too long: it goes alone
+    assert torch.equal(attend_by_products(states, states, states, heads=2), expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edje.errors import EdjeError
-from edje.inference.cpu import Dense, attention, operators
+from edje.inference.cpu import Dense, operators
 from edje.inference.scorer import StoredTokenScorer
 from tests.tiny.scoring import all_pairs, collection, reranker_of
 
@@ -15,8 +15,10 @@ pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN"
 )
 PROBES = (
-    *(operators.can_pack, operators.has_int8_products, operators.has_bf16_instructions),
-    attention.faster_products,
+    operators.can_pack,
+    operators.has_int8_products,
+    operators.has_bf16_instructions,
+    operators.has_tiles,
 )
 
 
@@ -77,7 +79,11 @@ def scores(precision: torch.dtype) -> torch.Tensor:
 
 PACKING = [("mkldnn", "_reorder_linear_weight"), ("mkldnn", "_linear_pointwise")]
 IN_INT8 = [("onednn", "qlinear_prepack"), ("onednn", "qlinear_pointwise")]
-ASKED = [("mkldnn", "_is_mkldnn_bf16_supported"), ("cpu", "_is_avx512_bf16_supported")]
+ASKED = [
+    ("mkldnn", "_is_mkldnn_bf16_supported"),
+    ("cpu", "_is_avx512_bf16_supported"),
+    ("cpu", "_is_amx_tile_supported"),
+]
 
 
 @pytest.mark.parametrize("other", [None, takes_another])
