@@ -13,17 +13,16 @@ def best_seconds(
     calls: Sequence[Callable[[], object]],
     device: torch.device,
     clock: Clock = time.perf_counter,
-    turns: int = TURNS,
 ) -> list[float]:
     """The shortest time of each call, after one run of each that isn't counted."""
     for call in calls:
         call()
-    timed = [[_timed(call, device, clock) for call in calls] for _ in range(turns)]
+    timed = [[_timed(call, device, clock) for call in calls] for _ in range(TURNS)]
     return [min(seconds) for seconds in zip(*timed, strict=True)]
 
 
 def seconds_in_one_thread(
-    calls: Sequence[Callable[[], object]], clock: Clock = time.thread_time, turns: int = TURNS
+    calls: Sequence[Callable[[], object]], clock: Clock = time.thread_time
 ) -> list[float]:
     """The same on a CPU in one thread, by its CPU time, which other load hardly affects.
 
@@ -33,7 +32,7 @@ def seconds_in_one_thread(
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            return best_seconds(calls, torch.device("cpu"), clock, turns)
+            return best_seconds(calls, torch.device("cpu"), clock)
     finally:
         torch.set_num_threads(threads)
 

@@ -67,7 +67,7 @@ def test_the_kernel_in_bf16_goes_by_the_processor_alone(instructions, tiles, ker
     assert attention_for(CPU, torch.float32) is attend
 
 
-def test_with_tiles_long_sequences_are_left_to_torch(monkeypatch):
+def test_with_tiles_long_sequences_are_left_to_torch():
     torch.manual_seed(0)
     longest = attention.LONGEST_WITH_TILES
     for positions, kernel in ((longest, attend_by_products), (longest + 1, attend)):
